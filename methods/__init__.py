@@ -1,0 +1,1 @@
+"""The methods that come with qbench, one file each, on the interface that any plugin uses."""

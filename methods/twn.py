@@ -1,0 +1,82 @@
+"""Ternary Weight Networks (Li, Zhang, Liu, 2016, arXiv:1605.04711).
+
+Weights, 2 bits, for each layer (Eq. 3–6)::
+
+    Δ = 0.7 · mean|w|
+    t = +1 where w > Δ, −1 where w < −Δ, else 0
+    w_q = α t,   α = mean of |w| over |w| > Δ
+
+α is the least-squares scale of t. The gradient goes straight through: ∂w_q/∂w = 1.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor, nn
+
+from qbench.functional import filter_dims, straight_through
+from qbench.method import Bits, Layer, Method, Scope, Width
+
+
+class TWN(Method):
+    """Ternary weights, α·{−1, 0, 1}.
+
+    Options:
+        threshold: Δ / mean|w|.
+        scope: one Δ and α for the layer (the paper), or for each filter.
+    """
+
+    title = "TWN"
+    paper = "Li et al., 2016, arXiv:1605.04711"
+    quantizes = "weights, 2 bits (ternary)"
+    paper_recipe = {
+        "optimizer": "sgd",
+        "lr": 0.1,
+        "momentum": 0.9,
+        "schedule": "step",
+        "milestones": [30, 40, 50],
+        "gamma": 0.1,
+        "epochs": 60,
+        "batch_size": 64,
+        "weight_decay": 1e-4,
+        "initialization": "scratch",
+    }
+    threshold: float = 0.7
+    scope: Literal["layer", "filter"] = "layer"
+
+    @property
+    def weight_scope(self) -> Scope:
+        """As the option says."""
+        return self.scope
+
+    def supports(self, bits: Bits, task: str) -> str | None:
+        """2/32."""
+        if bits.weights not in (Width(2), Width(2, 1)):
+            return "its weights are ternary (2 bits)"
+        return None if bits.activations.is_float else "it quantizes weights only"
+
+    def weight_quantizer(self, layer: Layer, weight: Tensor) -> Ternary:
+        """α t."""
+        return Ternary(self.threshold, per_filter=self.scope == "filter")
+
+
+class Ternary(nn.Module):
+    """w_q = α t with t ∈ {−1, 0, 1}.
+
+    Args:
+        threshold: Δ / mean|w|.
+        per_filter: Δ and α for each output channel.
+    """
+
+    def __init__(self, threshold: float, per_filter: bool) -> None:
+        super().__init__()
+        self.threshold, self.per_filter = threshold, per_filter
+
+    def forward(self, w: Tensor) -> Tensor:
+        """Ternarise ``w``, (out, in, …)."""
+        dims = filter_dims(w) if self.per_filter else tuple(range(w.dim()))
+        size = w.detach().abs()
+        kept = (size > self.threshold * size.mean(dims, keepdim=True)).to(w.dtype)
+        alpha = (size * kept).sum(dims, keepdim=True) / kept.sum(dims, keepdim=True).clamp(min=1)
+        return straight_through(w, alpha * w.sign() * kept)

@@ -1,0 +1,25 @@
+"""qbench: the benchmark of low-bit neural network quantizers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from qbench.attachment import Handle, attach
+    from qbench.bits import Bits, Width
+
+__version__ = "0.1.0"
+__all__ = ["Bits", "Handle", "Width", "attach"]
+
+
+def __getattr__(name: str) -> Any:
+    """Load the Python interface on first use, so that the command line starts without torch."""
+    if name in {"attach", "Handle"}:
+        from qbench import attachment
+
+        return getattr(attachment, name)
+    if name in {"Bits", "Width"}:
+        from qbench import bits
+
+        return getattr(bits, name)
+    raise AttributeError(f"module 'qbench' has no attribute {name!r}")

@@ -1,0 +1,346 @@
+"""Put a method's quantizers on a model, harden them, take them off.
+
+A weight quantizer is a ``torch.nn.utils.parametrize`` parametrization of ``layer.weight``; an input
+quantizer is a submodule ``layer.input_quantizer`` that a forward pre-hook runs. The model stays the
+module it was: ``state_dict``, ``deepcopy``, DDP, ``torch.compile`` and autocast keep working.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.utils.hooks import RemovableHandle
+
+from qbench import registry
+from qbench.bits import Bits, Width
+from qbench.errors import QbenchError, nearest
+from qbench.method import Layer, Method, Quantizer
+
+QUANTIZABLE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+POLICIES = ("skip_first_last", "all", "first_last_8bit")
+LayerPolicy = str | Sequence[str] | Mapping[str, str]
+_SAMPLE_VALUES = 2**22
+
+
+def attach(
+    model: nn.Module,
+    method: str | Method,
+    *,
+    bits: str | Bits,
+    calibration: Iterable[Any] = (),
+    layers: LayerPolicy = "skip_first_last",
+    task: str = "classification",
+    **options: Any,
+) -> Handle:
+    """Attach a method's quantizers to a model, in place.
+
+    Args:
+        model: any module; its conv and linear layers are quantized.
+        method: the name of a method (``qbench list methods``), or one already built.
+        bits: widths as ``'3(±4)/2'``: weights / activations.
+        calibration: batches of training data from which input quantizers are initialised: tensors,
+            or tuples whose first item is the input. Needed where activations are quantized.
+        layers: which layers: ``'skip_first_last'`` (all but the first conv and the last layer),
+            ``'all'``, ``'first_last_8bit'``, a list of names, or a mapping from names to widths.
+        task: what the model does, for methods that support only some.
+        options: the method's options, where ``method`` is a name.
+
+    Returns:
+        The handle through which training drives the method.
+
+    Raises:
+        QbenchError: the method, an option, a layer or the widths are unknown or unsupported.
+    """
+    try:
+        widths = bits if isinstance(bits, Bits) else Bits.parse(bits)
+        if isinstance(method, str):
+            method = registry.build_method(method, options)
+        elif options:
+            raise QbenchError(f"options go with a method's name, not with a {method.title} built")
+    except ValueError as error:
+        raise QbenchError(str(error)) from error
+    if reason := method.supports(widths, task):
+        raise QbenchError(f"{method.name} cannot do {widths}: {reason}")
+
+    model = method.prepare(model, widths)
+    method.layers = select_layers(model, layers, widths)
+    handle = Handle(model, method)
+    samples = _sample_inputs(model, method.layers, calibration)
+    for layer in method.layers:
+        handle._attach_weight(layer)
+        if not layer.input_bits.is_float:
+            handle._attach_input(layer, samples[layer.name])
+    return handle
+
+
+class Handle:
+    """What `attach` returns: drives a method during training and hardens it afterwards.
+
+    Attributes:
+        model: the model with quantizers; the one given to `attach` unless the method replaced it.
+        method: the method.
+        layers: the quantized layers.
+    """
+
+    def __init__(self, model: nn.Module, method: Method) -> None:
+        self.model = model
+        self.method = method
+        self._hooks: list[RemovableHandle] = []
+
+    @property
+    def layers(self) -> list[Layer]:
+        """The quantized layers, in the model's order."""
+        return self.method.layers
+
+    def on_epoch_start(self, epoch: int, epochs: int) -> None:
+        """Tell the method that an epoch starts.
+
+        Args:
+            epoch: counted from 1.
+            epochs: how many there will be.
+        """
+        self.method.on_epoch_start(epoch, epochs)
+
+    def after_step(self) -> None:
+        """Tell the method that the optimiser has stepped."""
+        with torch.no_grad():
+            self.method.after_step()
+
+    def penalty(self) -> Tensor:
+        """The scalar that the method adds to the loss; zero for most."""
+        penalty = self.method.penalty()
+        return torch.zeros(()) if penalty is None else penalty
+
+    def parameter_groups(self, lr: float, weight_decay: float) -> list[dict[str, Any]]:
+        """Parameters for a ``torch.optim`` optimiser: the network's, then the quantizers'.
+
+        Args:
+            lr: learning rate of the network, which quantizers share unless the method says other.
+            weight_decay: weight decay of the network; the method decides for its quantizers.
+        """
+        learned: list[nn.Parameter] = []
+        for layer in self.layers:
+            for quantizer in (layer.weight_quantizer, layer.input_quantizer):
+                if quantizer is not None:
+                    learned += [p for p in quantizer.parameters() if p.requires_grad]
+        learned = list(dict.fromkeys(learned))
+        own = set(learned)
+        network = [p for p in self.model.parameters() if p.requires_grad and p not in own]
+        groups: list[dict[str, Any]] = [{"params": network, "weight_decay": weight_decay}]
+        if learned:
+            groups += [{"lr": lr, **group} for group in self.method.parameter_groups(learned, lr)]
+        return groups
+
+    def harden(self) -> nn.Module:
+        """Make quantization final, in place.
+
+        Every ``layer.weight`` becomes a plain parameter that holds only quantized values, and every
+        input quantizer stays in its hard form whatever ``train()`` says.
+
+        Returns:
+            The model.
+        """
+        self._remove_hooks()
+        for layer in self.layers:
+            if layer.weight_quantizer is not None:
+                layer.weight_quantizer.eval()
+                parametrize.remove_parametrizations(layer.module, "weight")
+                layer.weight_quantizer = None
+            if layer.input_quantizer is not None:
+                layer.input_quantizer = Hardened(layer.input_quantizer)
+                layer.module.input_quantizer = layer.input_quantizer
+                layer.module.register_forward_pre_hook(_quantize_input)
+        return self.model
+
+    def detach(self) -> nn.Module:
+        """Take the quantizers off again and leave the latent float weights.
+
+        Returns:
+            The model.
+        """
+        self._remove_hooks()
+        for layer in self.layers:
+            if layer.weight_quantizer is not None:
+                parametrize.remove_parametrizations(
+                    layer.module, "weight", leave_parametrized=False
+                )
+                layer.weight_quantizer = None
+            if layer.input_quantizer is not None:
+                del layer.module.input_quantizer
+                layer.input_quantizer = None
+        return self.model
+
+    def _attach_weight(self, layer: Layer) -> None:
+        if layer.weight_bits.is_float:
+            return
+        weight = layer.module.weight
+        assert isinstance(weight, Tensor)  # noqa: S101
+        quantizer = self.method.weight_quantizer(layer, weight.detach().clone())
+        if quantizer is None:
+            return
+        quantizer.to(weight.device)
+        _check_output(quantizer, weight.detach(), f"{self.method.name}'s weight quantizer", layer)
+        parametrize.register_parametrization(layer.module, "weight", quantizer)
+        layer.weight_quantizer = quantizer
+        if _learns_outside_autograd(quantizer):
+            self._hooks.append(layer.module.register_forward_hook(_update_weight_quantizer))
+
+    def _attach_input(self, layer: Layer, sample: Tensor) -> None:
+        quantizer = self.method.input_quantizer(layer, sample)
+        if quantizer is None:
+            return
+        quantizer.to(sample.device)
+        _check_output(quantizer, sample[:1], f"{self.method.name}'s input quantizer", layer)
+        layer.module.input_quantizer = quantizer
+        layer.input_quantizer = quantizer
+        self._hooks.append(layer.module.register_forward_pre_hook(_quantize_input))
+
+    def _remove_hooks(self) -> None:
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks.clear()
+
+
+class Hardened(nn.Module):
+    """An input quantizer that stays in its hard form: ``train()`` does not soften it.
+
+    Args:
+        quantizer: the quantizer to hold.
+    """
+
+    def __init__(self, quantizer: nn.Module) -> None:
+        super().__init__()
+        self.quantizer = quantizer
+        self.train(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Quantize ``x``, any shape."""
+        return self.quantizer(x)  # type: ignore[no-any-return]
+
+    def train(self, mode: bool = True) -> Hardened:
+        """Stay in evaluation mode, whatever ``mode`` is."""
+        return super().train(False)
+
+
+def select_layers(model: nn.Module, policy: LayerPolicy, bits: Bits) -> list[Layer]:
+    """The layers that a policy quantizes, each with its widths.
+
+    Args:
+        model: any module.
+        policy: as in `attach`.
+        bits: the widths where the policy names no other.
+
+    Raises:
+        QbenchError: a name in the policy is no layer of the model, or no policy.
+    """
+    found = {name: m for name, m in model.named_modules() if isinstance(m, QUANTIZABLE)}
+    names = list(found)
+    ends = {names[0], names[-1]} if names else set()
+    widths: dict[str, Bits]
+    if isinstance(policy, str):
+        if policy not in POLICIES:
+            raise QbenchError(f"'{policy}' is no layer policy{nearest(policy, POLICIES)}")
+        widths = {name: bits for name in names if policy != "skip_first_last" or name not in ends}
+        if policy == "first_last_8bit":
+            widths |= {name: _eight_bits(bits) for name in ends}
+    elif isinstance(policy, Mapping):
+        widths = {name: Bits.parse(text) for name, text in policy.items()}
+    else:
+        widths = dict.fromkeys(policy, bits)
+    for name in widths:
+        if name not in found:
+            raise QbenchError(f"the model has no conv or linear layer '{name}'{nearest(name, names)}")
+    return [
+        Layer(name, found[name], widths[name].weights, widths[name].activations)
+        for name in names
+        if name in widths and not widths[name].is_float
+    ]
+
+
+def _eight_bits(bits: Bits) -> Bits:
+    eight = Width(8)
+    return Bits(
+        bits.weights if bits.weights.is_float else eight,
+        bits.activations if bits.activations.is_float else eight,
+    )
+
+
+def _sample_inputs(
+    model: nn.Module, layers: Sequence[Layer], batches: Iterable[Any]
+) -> dict[str, Tensor]:
+    """Inputs of every layer whose input is to be quantized, on the full-precision model."""
+    wanted = [layer for layer in layers if not layer.input_bits.is_float]
+    if not wanted:
+        return {}
+    seen: dict[str, list[Tensor]] = {layer.name: [] for layer in wanted}
+
+    def keep(name: str) -> Any:
+        def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
+            room = _SAMPLE_VALUES - sum(t.numel() for t in seen[name])
+            x = args[0].detach()
+            images = min(len(x), room // max(1, x[0].numel()))
+            if images or not seen[name]:
+                seen[name].append(x[: max(1, images)].clone())
+
+        return hook
+
+    hooks = [m.module.register_forward_pre_hook(keep(m.name)) for m in wanted]
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            for batch in batches:
+                model(batch[0] if isinstance(batch, list | tuple) else batch)
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module, training in modes:
+            module.training = training
+    for name, inputs in seen.items():
+        if not inputs:
+            raise QbenchError(
+                f"'{name}' saw no calibration data, and quantizing its input needs some: pass "
+                "calibration=batches of training images"
+            )
+    return {name: torch.cat(inputs) for name, inputs in seen.items()}
+
+
+def _check_output(quantizer: nn.Module, x: Tensor, what: str, layer: Layer) -> None:
+    with torch.no_grad():
+        y = quantizer(x)
+    if not isinstance(y, Tensor):
+        raise TypeError(f"{what} returned {type(y).__name__} for '{layer.name}', not a tensor")
+    if y.shape != x.shape or y.dtype != x.dtype:
+        raise ValueError(
+            f"{what} turned '{layer.name}' from {tuple(x.shape)} {x.dtype} into "
+            f"{tuple(y.shape)} {y.dtype}; it must keep shape and dtype"
+        )
+
+
+def _learns_outside_autograd(quantizer: nn.Module) -> bool:
+    return isinstance(quantizer, Quantizer) and type(quantizer).update is not Quantizer.update
+
+
+# Hooks are functions of this module, not closures, so that a model with them can be pickled.
+
+
+def _update_weight_quantizer(module: nn.Module, args: Any, output: Any) -> None:
+    if module.training:
+        weight: Any = module.parametrizations.weight  # type: ignore[union-attr]
+        with torch.no_grad():
+            weight[0].update(weight.original)
+
+
+def _quantize_input(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    quantizer = module.input_quantizer
+    assert isinstance(quantizer, nn.Module)  # noqa: S101
+    x = args[0]
+    y = quantizer(x)
+    if module.training and isinstance(quantizer, Quantizer):
+        with torch.no_grad():
+            quantizer.update(x.detach())
+    return (y, *args[1:])

@@ -1,0 +1,121 @@
+"""Bit-widths in the papers' notation: ``W/A``, as in ``1/32``, ``3(±4)/32``, ``2/2``.
+
+A width names how many bits one number takes. ``k`` alone leaves the levels to the method (most use
+2^k of them). ``k(±m)`` fixes them to integers (Yang et al., CVPR 2019, Section 4): all of −m…m
+where 2^k codes can hold them, else zero and the signed powers of two up to m. So ``3(±2)`` is
+{−2, −1, 0, 1, 2} and ``3(±4)`` is {−4, −2, −1, 0, 1, 2, 4}.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+FLOAT_BITS = 32
+_MAX_BITS = 8
+_WIDTH = re.compile(r"(?P<bits>\d+)(?:\((?:±|\+-|\+/-)(?P<top>\d+)\))?")
+
+
+@dataclass(frozen=True)
+class Width:
+    """The bit-width of one kind of number.
+
+    Attributes:
+        bits: bits per number, 1 to 8, or 32 for full precision.
+        top: the largest integer level m of ``k(±m)``; None where the method chooses its levels.
+    """
+
+    bits: int
+    top: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.bits != FLOAT_BITS and not 1 <= self.bits <= _MAX_BITS:
+            raise ValueError(
+                f"{self.bits} bits: a width is 1 to {_MAX_BITS} bits, or {FLOAT_BITS} for full "
+                "precision"
+            )
+        if self.top is not None and self.levels is None:
+            raise ValueError(f"'{self}': ±{self.top} does not fit into {self.bits} bits")
+
+    @classmethod
+    def parse(cls, text: str) -> Width:
+        """Read one side of ``W/A``.
+
+        Args:
+            text: ``'2'``, ``'3(±4)'`` or, without a ± at hand, ``'3(+-4)'``.
+
+        Raises:
+            ValueError: the text is no bit-width; the message says what is.
+        """
+        match = _WIDTH.fullmatch(text.strip())
+        if match is None:
+            raise ValueError(f"'{text}' is no bit-width; write one as 2 or 3(±4)")
+        top = match["top"]
+        return cls(int(match["bits"]), None if top is None else int(top))
+
+    @property
+    def is_float(self) -> bool:
+        """Whether numbers of this width stay full precision."""
+        return self.bits == FLOAT_BITS
+
+    @property
+    def levels(self) -> tuple[int, ...] | None:
+        """The integer levels that ``k(±m)`` fixes, ascending, or None where it fixes none."""
+        if self.top is None or self.top < 1 or self.is_float:
+            return None
+        codes = 2**self.bits
+        if 2 * self.top + 1 <= codes:
+            magnitudes = list(range(1, self.top + 1))
+        elif self.top & (self.top - 1) == 0 and 2 * self.top.bit_length() + 1 <= codes:
+            magnitudes = [2**i for i in range(self.top.bit_length())]
+        else:
+            return None
+        return tuple([-m for m in reversed(magnitudes)] + [0] + magnitudes)
+
+    @property
+    def count(self) -> int:
+        """How many distinct values the width allows: 2^k, or the number of fixed levels."""
+        return len(self.levels) if self.levels is not None else 2**self.bits
+
+    def __str__(self) -> str:
+        return str(self.bits) if self.top is None else f"{self.bits}(±{self.top})"
+
+
+@dataclass(frozen=True)
+class Bits:
+    """A pair ``W/A``: the widths of weights and of activations."""
+
+    weights: Width
+    activations: Width
+
+    @classmethod
+    def parse(cls, text: str) -> Bits:
+        """Read ``W/A``.
+
+        Args:
+            text: for example ``'1/32'``, ``'3(±4)/2'``.
+
+        Raises:
+            ValueError: the text is no such pair; the message says what is.
+        """
+        weights, slash, activations = str(text).partition("/")
+        if not slash:
+            raise ValueError(f"'{text}' is no bit-width pair; write weights/activations as 2/32")
+        pair = cls(Width.parse(weights), Width.parse(activations))
+        if pair.activations.top is not None:
+            raise ValueError(
+                f"'{text}': activations follow a ReLU, their levels are 0…2^k−1; write "
+                f"{pair.weights}/{pair.activations.bits}"
+            )
+        return pair
+
+    @property
+    def is_float(self) -> bool:
+        """Whether nothing is quantized (``32/32``)."""
+        return self.weights.is_float and self.activations.is_float
+
+    def __str__(self) -> str:
+        return f"{self.weights}/{self.activations}"
+
+
+FULL_PRECISION = Bits(Width(FLOAT_BITS), Width(FLOAT_BITS))

@@ -1,0 +1,27 @@
+"""Mistakes a user can make, told without a traceback."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class QbenchError(Exception):
+    """A mistake in what the user gave; the message says what, where, and what would be valid."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return ``; did you mean 'x'?`` for the known word closest to ``word``, or all of them.
+
+    Args:
+        word: what the user wrote.
+        known: the valid words.
+
+    Returns:
+        A clause to append to an error message.
+    """
+    words = sorted(known)
+    close = difflib.get_close_matches(word.lower(), words, n=1, cutoff=0.5)
+    if close:
+        return f"; did you mean '{close[0]}'?"
+    return f"; known: {', '.join(words)}" if words else ""

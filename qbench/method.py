@@ -1,0 +1,239 @@
+"""The plugin interface: what a quantization method tells qbench.
+
+A method is one class in one file. Most answer two questions, how a weight is quantized and how a
+layer's input is, and nothing else::
+
+    import torch
+    from qbench.method import Layer, Method, Quantizer
+
+    class Halves(Method):
+        '''Weights rounded to halves.'''
+
+        title = "Halves"
+        step: float = 0.5  # an option: `halves: {step: 0.25}` in a suite
+
+        def weight_quantizer(self, layer: Layer, weight: torch.Tensor) -> Quantizer:
+            return RoundTo(self.step)
+
+Annotated attributes are options: they are checked, recorded, and part of a trial's key. A quantizer
+is any ``nn.Module`` from a tensor to a tensor of the same shape; ``training`` selects the form used
+in training or the hard form used in evaluation. It is built from the tensor it will quantize, so
+its constructor is its initialisation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, dataclass_transform
+
+from torch import Tensor, nn
+
+from qbench.bits import Bits, Width
+
+Scope = Literal["layer", "filter"]
+
+
+@dataclass(eq=False)
+class Layer:
+    """One quantized layer, as a method sees it.
+
+    Attributes:
+        name: its name in the model, as in ``named_modules()``.
+        module: the ``nn.Conv2d`` or ``nn.Linear``.
+        weight_bits: the width its weight is to have; full precision leaves the weight alone.
+        input_bits: the width its input is to have; full precision leaves the input alone.
+        weight_quantizer: the method's quantizer, once attached.
+        input_quantizer: likewise for the input.
+    """
+
+    name: str
+    module: nn.Module
+    weight_bits: Width
+    input_bits: Width
+    weight_quantizer: nn.Module | None = field(default=None, repr=False)
+    input_quantizer: nn.Module | None = field(default=None, repr=False)
+
+    @property
+    def latent_weight(self) -> nn.Parameter:
+        """The full-precision weight that training updates, shape as ``module.weight``."""
+        if self.weight_quantizer is None:
+            weight = self.module.weight
+        else:
+            weight = self.module.parametrizations.weight.original  # type: ignore[union-attr]
+        assert isinstance(weight, nn.Parameter)  # noqa: S101
+        return weight
+
+
+class Quantizer(nn.Module):
+    """A quantizer with state that changes outside autograd. Any other ``nn.Module`` will do too.
+
+    ``forward`` must be a pure function of its input and the module's state: a layer's weight is
+    quantized again every time it is read. What changes from step to step (a running maximum, a
+    basis) changes in `update`.
+    """
+
+    def update(self, x: Tensor) -> None:
+        """Learn from the tensor just quantized.
+
+        Called once per training forward pass of the layer, after `forward`, without autograd.
+
+        Args:
+            x: the full-precision tensor that was quantized (the latent weight, or the input).
+        """
+
+
+@dataclass_transform(kw_only_default=True)
+class Method:
+    """A quantization method: a subclass answers what it needs to and inherits the rest.
+
+    Class attributes:
+        title: the method's name in tables.
+        paper: its source, as ``Authors, venue year, arXiv:number``.
+        quantizes: what it can quantize, for ``qbench list methods``.
+        paper_recipe: the training recipe its paper used, for ``recipe: paper``: values for any of
+            the fields of `qbench.recipe.Recipe`.
+
+    Annotated attributes of a subclass are its options; they become keyword arguments.
+    """
+
+    name: ClassVar[str] = ""
+    title: ClassVar[str] = ""
+    paper: ClassVar[str] = ""
+    quantizes: ClassVar[str] = "weights and activations"
+    paper_recipe: ClassVar[dict[str, Any]] = {}
+
+    layers: list[Layer]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.name = cls.__dict__.get("name") or _snake_case(cls.__name__)
+        cls.title = cls.__dict__.get("title") or cls.__name__
+        dataclass(kw_only=True, eq=False)(cls)
+
+    # What a method must answer ---------------------------------------------------------------
+
+    def weight_quantizer(self, layer: Layer, weight: Tensor) -> nn.Module | None:
+        """Build the quantizer of one layer's weight.
+
+        Args:
+            layer: the layer; ``layer.weight_bits`` is the width asked for.
+            weight: its float weight, (out, in, kh, kw) or (out, in), detached; initialise from it.
+
+        Returns:
+            A module from the latent weight to the quantized weight, same shape and dtype; None
+            leaves the weight at full precision.
+        """
+        return None
+
+    def input_quantizer(self, layer: Layer, sample: Tensor) -> nn.Module | None:
+        """Build the quantizer of one layer's input.
+
+        Args:
+            layer: the layer; ``layer.input_bits`` is the width asked for.
+            sample: inputs the layer sees on training data, (images, …), detached; initialise
+                from them.
+
+        Returns:
+            A module from the input to the quantized input, same shape and dtype; None leaves the
+            input at full precision.
+        """
+        return None
+
+    # What it promises ------------------------------------------------------------------------
+
+    def supports(self, bits: Bits, task: str) -> str | None:
+        """Say why the method cannot do a cell of the grid, or None where it can.
+
+        Args:
+            bits: the widths asked for.
+            task: ``'classification'``.
+
+        Returns:
+            A reason, as short as a footnote; the table prints a dash with it. None: supported.
+        """
+        return None
+
+    @property
+    def weight_scope(self) -> Scope:
+        """Whether weight levels are shared by a layer, or by each filter (output channel)."""
+        return "layer"
+
+    # Over time -------------------------------------------------------------------------------
+
+    def on_epoch_start(self, epoch: int, epochs: int) -> None:
+        """Set what changes by epoch: a temperature, a partition, a phase.
+
+        Args:
+            epoch: the epoch about to start, counted from 1.
+            epochs: how many there will be.
+        """
+
+    def after_step(self) -> None:
+        """Change the latent weights after an optimiser step, outside autograd."""
+
+    def penalty(self) -> Tensor | None:
+        """Return a scalar to add to the loss, or None."""
+        return None
+
+    # Around the model ------------------------------------------------------------------------
+
+    def prepare(self, model: nn.Module, bits: Bits) -> nn.Module:
+        """Change the model before quantizers are attached: its block order, its activations.
+
+        Args:
+            model: the full-precision model; may be changed in place.
+            bits: the widths asked for.
+
+        Returns:
+            The model to quantize.
+        """
+        return model
+
+    def parameter_groups(
+        self, parameters: list[nn.Parameter], lr: float
+    ) -> Iterable[dict[str, Any]]:
+        """Group what the quantizers learn (step sizes, scales) for the optimiser.
+
+        Args:
+            parameters: every learned parameter of every attached quantizer.
+            lr: the recipe's learning rate.
+
+        Returns:
+            Parameter groups as ``torch.optim`` takes them. By default one, without weight decay:
+            a scale has no reason to shrink to zero.
+        """
+        return [{"params": parameters, "weight_decay": 0.0}]
+
+
+def replace_modules(
+    model: nn.Module, kind: type[nn.Module], new: type[nn.Module], **options: Any
+) -> nn.Module:
+    """Replace every submodule of one class, in place: for `Method.prepare`.
+
+    Args:
+        model: the model to change.
+        kind: the class to replace, subclasses included.
+        new: the class to put there.
+        options: keyword arguments for ``new``.
+
+    Returns:
+        The same model.
+    """
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, kind):
+                setattr(parent, name, new(**options))
+    return model
+
+
+def _snake_case(name: str) -> str:
+    out = [name[0].lower()]
+    for before, letter in zip(name, name[1:], strict=False):
+        if letter.isupper() and not before.isupper():
+            out.append("_")
+        out.append(letter.lower())
+    return "".join(out)
+
+
+__all__ = ["Bits", "Layer", "Method", "Quantizer", "Scope", "Width", "replace_modules"]

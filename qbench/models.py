@@ -1,0 +1,122 @@
+"""Models: two small networks for 8×8 images, and every classifier of torchvision by its name."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import torchvision
+from torch import Tensor, nn
+
+from qbench.errors import QbenchError, nearest
+
+
+def conv_bn_relu(inputs: int, outputs: int, stride: int = 1) -> list[nn.Module]:
+    """A 3×3 convolution, batch normalisation and ReLU: the block order of the literature."""
+    return [
+        nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(),
+    ]
+
+
+class ConvNetTiny(nn.Sequential):
+    """Four 3×3 convolutions with batch normalisation, average pooling, one linear layer.
+
+    The first convolution and the linear layer stay full precision under the default layer policy,
+    so three convolutions are quantized.
+
+    Args:
+        num_classes: outputs.
+        in_channels: channels of the image.
+        width: channels of the first convolution.
+    """
+
+    def __init__(self, num_classes: int, in_channels: int, width: int = 16) -> None:
+        super().__init__(
+            *conv_bn_relu(in_channels, width),
+            *conv_bn_relu(width, width),
+            nn.MaxPool2d(2),
+            *conv_bn_relu(width, 2 * width),
+            *conv_bn_relu(2 * width, 2 * width),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(2 * width, num_classes),
+        )
+
+
+class ResidualBlock(nn.Module):
+    """Two 3×3 convolutions and a shortcut (He et al., CVPR 2016, arXiv:1512.03385, Fig. 2).
+
+    Args:
+        inputs: channels in.
+        outputs: channels out.
+        stride: of the first convolution; the shortcut is a 1×1 convolution where shapes differ.
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            *conv_bn_relu(inputs, outputs, stride),
+            nn.Conv2d(outputs, outputs, 3, padding=1, bias=False),
+            nn.BatchNorm2d(outputs),
+        )
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or inputs != outputs:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False), nn.BatchNorm2d(outputs)
+            )
+        self.relu = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, inputs, H, W) to (N, outputs, H/stride, W/stride)."""
+        return self.relu(self.body(x) + self.shortcut(x))  # type: ignore[no-any-return]
+
+
+class ResNetTiny(nn.Sequential):
+    """Three residual blocks of 16, 32 and 64 channels: a CIFAR ResNet-8 for small images.
+
+    Args:
+        num_classes: outputs.
+        in_channels: channels of the image.
+    """
+
+    def __init__(self, num_classes: int, in_channels: int) -> None:
+        super().__init__(
+            *conv_bn_relu(in_channels, 16),
+            ResidualBlock(16, 16, 1),
+            ResidualBlock(16, 32, 2),
+            ResidualBlock(32, 64, 2),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(64, num_classes),
+        )
+
+
+@cache
+def torchvision_names() -> tuple[str, ...]:
+    """The names of torchvision's classification models."""
+    return tuple(torchvision.models.list_models(module=torchvision.models))
+
+
+def torchvision_model(name: str, num_classes: int, in_channels: int) -> nn.Module:
+    """Build a torchvision classifier, randomly initialised.
+
+    Args:
+        name: as in ``torchvision.models.list_models()``.
+        num_classes: outputs.
+        in_channels: 3, or 1: a grey image is repeated to three channels.
+
+    Raises:
+        QbenchError: torchvision has no classifier of that name.
+    """
+    if name not in torchvision_names():
+        raise QbenchError(f"no model is named '{name}'{nearest(name, torchvision_names())}")
+    model: nn.Module = torchvision.models.get_model(name, weights=None, num_classes=num_classes)
+    if in_channels == 1:
+        model.register_forward_pre_hook(_grey_to_rgb)
+    return model
+
+
+def _grey_to_rgb(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Any, ...]:
+    return (args[0].expand(-1, 3, -1, -1), *args[1:])

@@ -1,0 +1,247 @@
+"""Names to methods, models and datasets: built in, installed, or in a file given by path.
+
+Everything is found through entry points, qbench's own parts included: the groups ``qbench.methods``,
+``qbench.models`` and ``qbench.datasets``. A method may also come from a Python file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import inspect
+import linecache
+import sys
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import ConfigDict, ValidationError, create_model
+
+from qbench.errors import QbenchError, nearest
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from qbench.data import Dataset
+    from qbench.method import Method
+
+Kind = Literal["methods", "models", "datasets"]
+_plugin_methods: dict[str, type[Method]] = {}
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """A method file: its name for messages, and its text, so that it can travel to other nodes.
+
+    Attributes:
+        path: where the user has it.
+        source: its Python text.
+    """
+
+    path: str
+    source: str
+
+    @classmethod
+    def read(cls, path: Path) -> Plugin:
+        """Read a method file.
+
+        Raises:
+            QbenchError: there is no such file, or it is no text.
+        """
+        try:
+            return cls(str(path), path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            raise QbenchError(f"{path}: cannot read this method file: {reason}") from error
+
+
+def load_plugin(plugin: Plugin) -> list[str]:
+    """Run a method file and register the methods it defines.
+
+    Args:
+        plugin: the file.
+
+    Returns:
+        The names of its methods, in the order in which the file defines them.
+
+    Raises:
+        QbenchError: the file fails to import, defines no method, or takes a built-in's name.
+    """
+    from qbench.method import Method
+
+    digest = hashlib.sha256(plugin.source.encode()).hexdigest()[:12]
+    module = types.ModuleType(f"qbench_plugin_{Path(plugin.path).stem}_{digest}")
+    module.__file__ = plugin.path
+    sys.modules[module.__name__] = module
+    lines = plugin.source.splitlines(keepends=True)
+    linecache.cache[plugin.path] = (len(plugin.source), None, lines, plugin.path)
+    try:
+        exec(compile(plugin.source, plugin.path, "exec"), module.__dict__)  # noqa: S102
+    except Exception as error:
+        line = _line_in(error, plugin.path)
+        raise QbenchError(f"{plugin.path}{line}: {type(error).__name__}: {error}") from error
+    found = [
+        value
+        for value in vars(module).values()
+        if inspect.isclass(value)
+        and issubclass(value, Method)
+        and value.__module__ == module.__name__
+    ]
+    if not found:
+        raise QbenchError(f"{plugin.path}: defines no subclass of qbench.method.Method")
+    for cls in found:
+        if cls.name in _entry_points("methods"):
+            raise QbenchError(
+                f"{plugin.path}: '{cls.name}' is the name of an installed method; give the class "
+                'another, as in `name = "my_method"`'
+            )
+        _plugin_methods[cls.name] = cls
+    return [cls.name for cls in found]
+
+
+def names(kind: Kind) -> list[str]:
+    """Every known name of a kind, sorted; of models, torchvision's are not among them."""
+    plugins = list(_plugin_methods) if kind == "methods" else []
+    return sorted([*_entry_points(kind), *plugins])
+
+
+def method_class(name: str) -> type[Method]:
+    """The method of that name.
+
+    Raises:
+        QbenchError: no method has it; the message names the nearest.
+    """
+    if name in _plugin_methods:
+        return _plugin_methods[name]
+    cls: type[Method] = _load("methods", name)
+    return cls
+
+
+def method_source(name: str) -> str:
+    """SHA-256 of the file that defines a method: tells whether it has changed since a trial."""
+    cls = method_class(name)
+    file = sys.modules[cls.__module__].__file__ or ""
+    text = "".join(linecache.getlines(file))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def method_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Check a method's options and fill in its defaults.
+
+    Args:
+        name: the method.
+        options: as a suite gives them.
+
+    Returns:
+        Every option of the method, with its value in the declared type.
+
+    Raises:
+        QbenchError: no such method.
+        pydantic.ValidationError: an option is unknown or its value is not of its type.
+    """
+    cls = method_class(name)
+    hints = typing.get_type_hints(cls)
+    fields: dict[str, Any] = {}
+    for option in dataclasses.fields(cls):  # type: ignore[arg-type]
+        default: Any = ...
+        if option.default is not dataclasses.MISSING:
+            default = option.default
+        fields[option.name] = (hints[option.name], default)
+    schema = create_model(cls.name, __config__=ConfigDict(extra="forbid", strict=False), **fields)
+    return schema.model_validate(dict(options)).model_dump()
+
+
+def build_method(name: str, options: Mapping[str, Any]) -> Method:
+    """Build a method from its name and options.
+
+    Raises:
+        QbenchError: the method or an option is unknown, or an option's value is not of its type.
+    """
+    try:
+        return method_class(name)(**method_options(name, options))
+    except ValidationError as error:
+        known = [f.name for f in dataclasses.fields(method_class(name))]  # type: ignore[arg-type]
+        raise QbenchError(
+            "\n".join(
+                f"{name}: {'.'.join(map(str, e['loc']))}: "
+                + (
+                    f"no such option{nearest(str(e['loc'][0]), known)}"
+                    if e["type"] == "extra_forbidden"
+                    else f"{e['msg']}, not {e['input']!r}"
+                )
+                for e in error.errors()
+            )
+        ) from error
+
+
+def build_dataset(name: str) -> Dataset:
+    """Build a dataset from its name.
+
+    Raises:
+        QbenchError: no dataset has it; the message names the nearest.
+    """
+    dataset: Dataset = _load("datasets", name)()
+    return dataset
+
+
+def build_model(name: str, num_classes: int, in_channels: int) -> nn.Module:
+    """Build a model, randomly initialised: a registered one, else torchvision's of that name.
+
+    Args:
+        name: as in a suite.
+        num_classes: size of its output.
+        in_channels: channels of its input images. torchvision's models take three; a grey image
+            is repeated.
+
+    Raises:
+        QbenchError: no model has the name; the message names the nearest.
+    """
+    if name in _entry_points("models"):
+        model: nn.Module = _load("models", name)(num_classes=num_classes, in_channels=in_channels)
+        return model
+    from qbench.models import torchvision_model
+
+    return torchvision_model(name, num_classes, in_channels)
+
+
+def check_model_name(name: str) -> None:
+    """Raise QbenchError, with the nearest name, where no model has this one."""
+    if name not in _entry_points("models"):
+        from qbench.models import torchvision_names
+
+        known = [*names("models"), *torchvision_names()]
+        if name not in known:
+            raise QbenchError(f"no model is named '{name}'{nearest(name, known)}")
+
+
+@functools.cache
+def _entry_points(kind: Kind) -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group=f"qbench.{kind}")}
+
+
+def _load(kind: Kind, name: str) -> Any:
+    point = _entry_points(kind).get(name)
+    if point is None:
+        what = kind.removesuffix("s")
+        raise QbenchError(f"no {what} is named '{name}'{nearest(name, names(kind))}")
+    try:
+        return point.load()
+    except Exception as error:
+        raise QbenchError(f"{name}: {point.value} cannot be imported: {error}") from error
+
+
+def _line_in(error: Exception, path: str) -> str:
+    if isinstance(error, SyntaxError):
+        return f":{error.lineno}"
+    lines = []
+    trace = error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == path:
+            lines.append(trace.tb_lineno)
+        trace = trace.tb_next
+    return f":{lines[-1]}" if lines else ""
