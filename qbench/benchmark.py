@@ -1,0 +1,223 @@
+"""A suite from end to end: what is done, what is to do, do it, and the frame for its tables."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import pandas as pd
+
+from qbench import registry
+from qbench.bits import Bits
+from qbench.grid import Cell, expand
+from qbench.outcome import Outcome
+from qbench.registry import Plugin, load_plugin
+from qbench.spool import Spool
+from qbench.store import Store
+from qbench.suite import Suite, load_suite
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+    from qbench.schedule import Observer, Summary
+
+Status = Literal["done", "failed", "missing", "unsupported"]
+HISTORY = ("train_loss", "top1", "lr")
+
+
+@dataclass
+class Benchmark:
+    """A suite, and what the store knows of it.
+
+    Attributes:
+        suite: the suite.
+        cells: its trials.
+        plugins: the method files given with it.
+        results: the results folder.
+        store: the store.
+        runs: the run that counts for each trial that has ended, by key.
+    """
+
+    suite: Suite
+    cells: list[Cell]
+    plugins: list[Plugin]
+    results: Path
+    store: Store
+    runs: dict[str, Run]
+
+    @classmethod
+    def open(
+        cls,
+        path: Path,
+        results: Path,
+        assignments: Sequence[str] = (),
+        method_files: Sequence[Path] = (),
+    ) -> Benchmark:
+        """Read a suite and look its trials up in the store.
+
+        Outcomes that a killed run left in the spool are recorded first.
+
+        Args:
+            path: the suite's file.
+            results: the results folder.
+            assignments: ``key=value`` overrides.
+            method_files: Python files whose methods are added to the suite.
+
+        Raises:
+            QbenchError: the suite or a method file has mistakes, or the store cannot be opened.
+        """
+        plugins = [Plugin.read(file) for file in method_files]
+        added = [name for plugin in plugins for name in load_plugin(plugin)]
+        suite = load_suite(path, assignments, added)
+        cells = expand(suite)
+        found = cls(suite, cells, plugins, results, Store(results), {})
+        for outcome in found.spool.waiting():
+            found.record(outcome)
+        found.refresh()
+        return found
+
+    @property
+    def spool(self) -> Spool:
+        """Where workers leave what they finish."""
+        return Spool(self.results / ".state")
+
+    @property
+    def folder(self) -> Path:
+        """Where the suite's tables and figures go."""
+        return self.results / self.suite.name
+
+    def refresh(self) -> None:
+        """Look the trials up again."""
+        self.runs = self.store.runs(cell.trial.key for cell in self.cells)
+
+    def status(self, cell: Cell) -> Status:
+        """Whether a trial is done, failed, missing (not run yet) or cannot be run."""
+        if cell.unsupported:
+            return "unsupported"
+        run = self.runs.get(cell.trial.key)
+        if run is None:
+            return "missing"
+        return "done" if run.info.status == "FINISHED" else "failed"
+
+    def to_do(self) -> list[Cell]:
+        """The trials that a run would train: those missing, and those that failed."""
+        return [cell for cell in self.cells if self.status(cell) in ("missing", "failed")]
+
+    def record(self, outcome: Outcome) -> None:
+        """Move an outcome from the spool to the store.
+
+        Raises:
+            QbenchError: the store refuses it; it stays in the spool.
+        """
+        key = outcome.trial.key
+        self.store.record(outcome, self.suite.name, self.spool.folder(key))
+        self.spool.discard(key)
+
+    def run(self, observer: Observer, address: str | None = None) -> Summary:
+        """Train what is to do.
+
+        Args:
+            observer: is told what happens.
+            address: of a running Ray cluster.
+
+        Raises:
+            QbenchError: Ray cannot be reached, or no node can hold a trial.
+        """
+        from qbench import schedule
+
+        trials = [cell.trial for cell in self.to_do()]
+        self._fetch_weights({trial.base.key for trial in trials if trial.base})
+        summary = schedule.run(
+            trials,
+            self.spool,
+            self.record,
+            observer,
+            self.suite.resources,
+            address,
+            self.plugins,
+        )
+        self.refresh()
+        return summary
+
+    def _fetch_weights(self, keys: set[str]) -> None:
+        """Bring the weights of finished full-precision trials into the spool."""
+        for key in keys & self.runs.keys():
+            if self.runs[key].info.status == "FINISHED":
+                if self.spool.weights_path(key).exists():
+                    continue
+                scratch = self.spool.root / "fetched" / key
+                scratch.mkdir(parents=True, exist_ok=True)
+                fetched = self.store.fetch(self.runs[key], "weights.pt", scratch)
+                self.spool.keep_weights(key, fetched)
+                fetched.unlink()
+
+    def trials(self) -> pd.DataFrame:
+        """One row for each trial of the suite, in its order: what tables are made from.
+
+        Columns: ``key``, ``method``, ``label`` (row of the table), ``options`` (JSON), ``model``,
+        ``dataset``, ``bits``, ``w_bits``, ``a_bits``, ``seed``, ``recipe``, ``epochs``, ``status``,
+        ``reason``, ``top1`` and ``top5`` (percent), ``test_loss``, ``train_seconds``, ``seconds``,
+        ``audit`` (empty where the promise of k bits holds), ``threads``.
+        """
+        return pd.DataFrame([self._row(cell) for cell in self.cells])
+
+    def _row(self, cell: Cell) -> dict[str, object]:
+        trial, status = cell.trial, self.status(cell)
+        run = self.runs.get(trial.key)
+        tags = run.data.tags if run is not None else {}
+        metrics = run.data.metrics if run is not None and status == "done" else {}
+        bits = Bits.parse(trial.bits)
+        return {
+            "key": trial.key,
+            "method": trial.method,
+            "label": cell.label,
+            "options": json.dumps(trial.options, sort_keys=True),
+            "model": trial.model,
+            "dataset": trial.dataset,
+            "bits": trial.bits,
+            "w_bits": bits.weights.bits,
+            "a_bits": bits.activations.bits,
+            "seed": trial.seed,
+            "recipe": cell.recipe,
+            "epochs": trial.recipe.epochs,
+            "status": status,
+            "reason": cell.unsupported or (tags.get("qbench.reason", "") if run else ""),
+            "top1": metrics.get("final_top1", float("nan")),
+            "top5": metrics.get("final_top5", float("nan")),
+            "test_loss": metrics.get("final_test_loss", float("nan")),
+            "train_seconds": metrics.get("train_seconds", float("nan")),
+            "seconds": metrics.get("seconds", float("nan")),
+            "audit": tags.get("qbench.audit", "") if status == "done" else "",
+            "threads": trial.threads,
+        }
+
+    def write_leaderboard(self) -> list[Path]:
+        """Rebuild the suite's tables and figures from the store.
+
+        Returns:
+            The files written, in `folder`.
+        """
+        from qbench import leaderboard
+
+        finished = {
+            key: run for key, run in self.runs.items() if run.info.status == "FINISHED"
+        }
+        title = self.suite.title or self.suite.name
+        histories = self.store.histories(finished, HISTORY)
+        return leaderboard.write(self.suite.name, title, self.trials(), histories, self.folder)
+
+    def stale(self) -> list[str]:
+        """Methods whose file has changed since a finished trial of theirs was trained."""
+        changed = {
+            cell.trial.method
+            for cell in self.cells
+            if self.status(cell) == "done"
+            and self.runs[cell.trial.key].data.tags.get("qbench.method_source")
+            != registry.method_source(cell.trial.method)
+        }
+        return sorted(changed)
+
+

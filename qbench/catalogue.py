@@ -1,0 +1,152 @@
+"""What there is: methods, models, datasets, suites, and recorded trials."""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from qbench import registry
+from qbench.errors import QbenchError
+from qbench.registry import Plugin, load_plugin
+
+
+def rows(kind: str, method_files: Sequence[Path] = ()) -> list[dict[str, Any]]:
+    """One entry for each thing of a kind: ``methods``, ``models``, ``datasets`` or ``suites``.
+
+    Raises:
+        QbenchError: a method file, or something installed, cannot be loaded.
+    """
+    for file in method_files:
+        load_plugin(Plugin.read(file))
+    match kind:
+        case "methods":
+            return [_method(name) for name in registry.names("methods")]
+        case "models":
+            from qbench.models import torchvision_names
+
+            own = [{"name": name, "source": "qbench"} for name in registry.names("models")]
+            return own + [{"name": n, "source": "torchvision"} for n in torchvision_names()]
+        case "datasets":
+            return [_dataset(name) for name in registry.names("datasets")]
+        case _:
+            return [_suite(path) for path in sorted(Path("suites").glob("*.yaml"))]
+
+
+def show(entries: Sequence[dict[str, Any]]) -> None:
+    """Print entries as a table; list-valued columns are left to ``--json``."""
+    if not entries:
+        Console().print("None here.")
+        return
+    columns = [name for name, value in entries[0].items() if not isinstance(value, dict)]
+    table = Table(*columns, box=None, pad_edge=False)
+    for entry in entries:
+        table.add_row(*(str(entry[name]) for name in columns))
+    Console(highlight=False).print(table)
+
+
+def trial(prefix: str, results: Path) -> dict[str, Any]:
+    """Everything recorded of one trial.
+
+    Args:
+        prefix: its key, or the start of it.
+        results: the results folder.
+
+    Raises:
+        QbenchError: no recorded trial has the key, or several have.
+    """
+    from qbench.store import Store, trial_of
+
+    if not re.fullmatch(r"[0-9a-f]{1,16}", prefix):
+        raise QbenchError(f"'{prefix}' is no key; a key is up to 16 digits 0–9 and a–f")
+    store = Store(results)
+    found = store.find(prefix)
+    if not found:
+        raise QbenchError(f"no recorded trial has a key that starts with '{prefix}'")
+    if len(found) > 1:
+        keys = ", ".join(sorted(found)[:5])
+        raise QbenchError(f"'{prefix}' fits {len(found)} trials: {keys} …")
+    key, run = next(iter(found.items()))
+    tags = run.data.tags
+    with tempfile.TemporaryDirectory() as scratch:
+        audit = json.loads(store.fetch(run, "audit.json", Path(scratch)).read_text())
+    prefix = "environment."
+    return {
+        "key": key,
+        "status": tags["qbench.status"],
+        "reason": tags["qbench.reason"],
+        "trial": trial_of(run).model_dump(mode="json"),
+        "metrics": dict(sorted(run.data.metrics.items())),
+        "audit": audit,
+        "environment": {k.removeprefix(prefix): v for k, v in tags.items() if prefix in k},
+        "mlflow_run": run.info.run_id,
+        "artifacts": run.info.artifact_uri,
+    }
+
+
+def show_trial(record: dict[str, Any]) -> None:
+    """Print what `trial` returns."""
+    console = Console(highlight=False)
+    for section, content in record.items():
+        if isinstance(content, dict):
+            console.print(f"[bold]{section}[/]")
+            table = Table.grid(padding=(0, 2))
+            for name, value in content.items():
+                shown = f"{value:.6g}" if isinstance(value, float) else str(value)
+                table.add_row(f"  {name}", shown)
+            console.print(table, markup=False)
+        elif isinstance(content, list):
+            console.print(f"[bold]{section}[/]")
+            for item in content:
+                levels = f"{item['levels']} of {item['promised']} levels"
+                console.print(f"  {item['layer']}.{item['tensor']}: {levels} ({item['scope']})")
+        elif content:
+            console.print(f"[bold]{section}[/] {content}", soft_wrap=True)
+
+
+def _method(name: str) -> dict[str, Any]:
+    cls = registry.method_class(name)
+    return {
+        "name": name,
+        "title": cls.title,
+        "paper": cls.paper,
+        "quantizes": cls.quantizes,
+        "options": _options(name),
+    }
+
+
+def _options(name: str) -> dict[str, Any]:
+    try:
+        return registry.method_options(name, {})
+    except ValueError:  # an option without a default
+        return {}
+
+
+def _dataset(name: str) -> dict[str, Any]:
+    dataset = registry.build_dataset(name)
+    return {
+        "name": name,
+        "title": dataset.title,
+        "task": dataset.task,
+        "classes": dataset.num_classes,
+        "image": "×".join(map(str, dataset.image_shape)),
+        "train": len(dataset.train()),  # type: ignore[arg-type]
+        "test": len(dataset.test()),  # type: ignore[arg-type]
+        "source": dataset.source,
+    }
+
+
+def _suite(path: Path) -> dict[str, Any]:
+    from qbench.suite import load_suite
+
+    try:
+        suite = load_suite(path)
+    except QbenchError as error:
+        return {"name": path.stem, "file": str(path), "title": f"mistakes: {error}"}
+    return {"name": suite.name, "file": str(path), "title": suite.title}

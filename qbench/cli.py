@@ -1,0 +1,257 @@
+"""The command line: verbs and no logic. Nothing heavy is imported before a verb needs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from qbench import __version__
+from qbench.errors import QbenchError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from qbench.benchmark import Benchmark
+
+app = typer.Typer(
+    name="qbench",
+    help="Compare low-bit neural network quantizers.\n\n"
+    "A suite is a YAML file that names methods × models × bit-widths × seeds. Try:\n\n"
+    "  qbench plan suites/digits_lowbit.yaml         what would be trained, and for how long\n\n"
+    "  qbench run suites/digits_lowbit.yaml          train what is missing, then write the tables\n\n"
+    "  qbench leaderboard suites/digits_lowbit.yaml  rebuild the tables from what is stored",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+SuiteFile = Annotated[Path, typer.Argument(metavar="SUITE", help="A suite, as suites/digits_lowbit.yaml.")]
+Assignments = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Override a value of the suite, as seeds=[0], recipe.epochs=5 or "
+        "methods.quantization_networks.temperature_rate=10. Repeatable.",
+    ),
+]
+MethodFiles = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--methods",
+        metavar="FILE.py",
+        help="Add the methods that this Python file defines. Repeatable.",
+    ),
+]
+Results = Annotated[
+    Path,
+    typer.Option(
+        "--results",
+        metavar="DIR",
+        envvar="QBENCH_RESULTS",
+        help="Where everything is written: tables, figures, and the store unless "
+        "MLFLOW_TRACKING_URI names another.",
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+
+
+class Kind(StrEnum):
+    """What `qbench list` lists."""
+
+    METHODS = "methods"
+    MODELS = "models"
+    DATASETS = "datasets"
+    SUITES = "suites"
+
+
+def main() -> None:
+    """Run the command line; a user's mistake ends in a message and exit code 2."""
+    try:
+        app()
+    except QbenchError as error:
+        print(f"qbench: {error}" if "\n" not in str(error) else str(error), file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("qbench: interrupted", file=sys.stderr)
+        raise SystemExit(130) from None
+    except BrokenPipeError:  # `qbench list models | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"qbench {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def run(
+    suite: SuiteFile,
+    assignments: Assignments = None,
+    methods: MethodFiles = None,
+    results: Results = Path("results"),
+    address: Annotated[
+        str | None,
+        typer.Option(help="Address of a running Ray cluster; by default this machine alone."),
+    ] = None,
+) -> None:
+    """Train the trials of a suite that have no result yet, then write its tables and figures.
+
+    What is done is kept: interrupt it (Ctrl-C) and run it again to go on. Exit code 0: every trial
+    is done; 1: some failed, and the table says why; 2: the suite or an option has a mistake; 130:
+    interrupted.
+    """
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    with console.status("Reading the suite and the store …"):
+        benchmark = _open(suite, results, assignments, methods)
+    raise typer.Exit(_run(benchmark, console, address, _again(suite, assignments, methods)))
+
+
+def _run(benchmark: Benchmark, console: Console, address: str | None, again: str) -> int:
+    from qbench.progress import Display, duration
+
+    to_do = benchmark.to_do()
+    runnable = [cell for cell in benchmark.cells if not cell.unsupported]
+    done = len(runnable) - len(to_do)
+    if stale := benchmark.stale():
+        console.print(
+            f"[yellow]Changed since some of their trials were trained: {', '.join(stale)}.[/]"
+        )
+    interrupted, unrecorded = False, ""
+    if not to_do:
+        console.print(f"All {done} trials are done; nothing to train.")
+    else:
+        console.print(f"{len(to_do)} trials to train, {done} of {len(runnable)} done already.")
+        with Display(console, len(to_do)) as display:
+            summary = benchmark.run(display, address)
+        interrupted, unrecorded = summary.interrupted, summary.unrecorded
+        trained = sum(outcome.seconds for outcome in summary.outcomes)
+        console.print(f"{len(summary.outcomes)} trials ended; {duration(trained)} of training.")
+    _write(benchmark, console)
+    failed = [cell for cell in benchmark.cells if benchmark.status(cell) == "failed"]
+    for reason in dict.fromkeys(_reason(benchmark, cell.trial.key) for cell in failed):
+        count = sum(_reason(benchmark, cell.trial.key) == reason for cell in failed)
+        console.print(f"[red]{count} failed:[/] {reason}", markup=True, soft_wrap=True)
+    if unrecorded:
+        console.print(f"[red]Not recorded yet:[/] {unrecorded}", soft_wrap=True)
+        console.print("What was trained is kept on disk; the next run records it.")
+    if interrupted:
+        left = len(benchmark.to_do())
+        console.print(f"Interrupted: {len(runnable) - left} of {len(runnable)} trials are done.")
+        console.print(f"Go on with: {again}", soft_wrap=True)
+        return 130
+    return 1 if failed or unrecorded else 0
+
+
+@app.command()
+def plan(
+    suite: SuiteFile,
+    assignments: Assignments = None,
+    methods: MethodFiles = None,
+    results: Results = Path("results"),
+    as_json: AsJson = False,
+) -> None:
+    """Show what `run` would train, what is done already, and how long the rest may take."""
+    from qbench import plan as plans
+
+    benchmark = _open(suite, results, assignments, methods)
+    if as_json:
+        print(json.dumps(plans.as_json(benchmark), indent=2, ensure_ascii=False))
+    else:
+        plans.show(benchmark)
+
+
+@app.command()
+def leaderboard(
+    suite: SuiteFile,
+    assignments: Assignments = None,
+    methods: MethodFiles = None,
+    results: Results = Path("results"),
+) -> None:
+    """Rebuild the tables and figures of a suite from what is stored; nothing is trained."""
+    from rich.console import Console
+
+    _write(_open(suite, results, assignments, methods), Console(highlight=False))
+
+
+@app.command("list")
+def list_(
+    kind: Annotated[Kind, typer.Argument(help="What to list.")],
+    as_json: AsJson = False,
+    methods: MethodFiles = None,
+) -> None:
+    """List the methods, models, datasets or suites that there are."""
+    from qbench import catalogue
+
+    rows = catalogue.rows(kind.value, methods or [])
+    if as_json:
+        print(json.dumps(rows, indent=2, ensure_ascii=False))
+    else:
+        catalogue.show(rows)
+
+
+@app.command()
+def show(
+    key: Annotated[str, typer.Argument(help="A trial's key, as `plan` prints it, or its start.")],
+    results: Results = Path("results"),
+    as_json: AsJson = False,
+) -> None:
+    """Show one recorded trial: its configuration, results, audit and environment."""
+    from qbench import catalogue
+
+    record = catalogue.trial(key, results)
+    if as_json:
+        print(json.dumps(record, indent=2, ensure_ascii=False))
+    else:
+        catalogue.show_trial(record)
+
+
+def _open(
+    suite: Path, results: Path, assignments: Sequence[str] | None, methods: Sequence[Path] | None
+) -> Benchmark:
+    from qbench.benchmark import Benchmark
+
+    return Benchmark.open(suite, results, assignments or (), methods or ())
+
+
+def _write(benchmark: Benchmark, console: Console) -> None:
+    with console.status("Writing tables and figures …"):
+        files = benchmark.write_leaderboard()
+    table = benchmark.folder / "leaderboard.md"
+    console.print(f"Wrote {len(files)} files; the table is {table}", soft_wrap=True)
+
+
+def _reason(benchmark: Benchmark, key: str) -> str:
+    tags: dict[str, Any] = benchmark.runs[key].data.tags
+    from rich.markup import escape
+
+    return escape(f"{benchmark.runs[key].data.params['method']}: {tags['qbench.reason']}")
+
+
+def _again(suite: Path, assignments: Sequence[str] | None, methods: Sequence[Path] | None) -> str:
+    import shlex
+
+    words = ["qbench", "run", str(suite)]
+    words += [word for value in assignments or () for word in ("--set", value)]
+    words += [word for file in methods or () for word in ("--methods", str(file))]
+    return shlex.join(words)

@@ -1,0 +1,160 @@
+"""YAML files whose every value knows the line it stands on."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from qbench.errors import QbenchError
+
+Location = tuple[str | int, ...]
+_MAX_BYTES = 1_000_000
+
+
+@dataclass
+class Document:
+    """A YAML mapping, and where each of its values comes from.
+
+    Attributes:
+        data: the mapping.
+        path: the file.
+        places: for a location in ``data``, where it was written: ``'digits.yaml:3'``, or
+            ``'--set epochs=3'``.
+    """
+
+    data: dict[str, Any]
+    path: Path
+    places: dict[Location, str] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, path: Path) -> Document:
+        """Read a YAML file as data: nothing in it is ever executed.
+
+        Raises:
+            QbenchError: the file cannot be read, is not YAML, is no mapping, has a key twice, or
+                uses anchors or tags.
+        """
+        try:
+            if path.stat().st_size > _MAX_BYTES:
+                raise QbenchError(f"{path}: larger than {_MAX_BYTES:,} bytes; is this a suite?")
+            text = path.read_text(encoding="utf-8")
+        except OSError as error:
+            raise QbenchError(f"{path}: {error.strerror}{_similar_files(path)}") from error
+        except UnicodeDecodeError as error:
+            raise QbenchError(f"{path}: not UTF-8 text ({error.reason})") from error
+        try:
+            for token in yaml.scan(text, Loader=yaml.SafeLoader):
+                if isinstance(token, yaml.AnchorToken | yaml.AliasToken | yaml.TagToken):
+                    line = token.start_mark.line + 1
+                    raise QbenchError(f"{path}:{line}: anchors, aliases and tags are not allowed")
+            node = yaml.compose(text, Loader=yaml.SafeLoader)
+            data = yaml.safe_load(text)
+        except yaml.MarkedYAMLError as error:
+            mark = error.problem_mark or error.context_mark
+            line = f":{mark.line + 1}" if mark else ""
+            raise QbenchError(f"{path}{line}: not YAML: {error.problem}") from error
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            raise QbenchError(f"{path}: not YAML: {error}") from error
+        if not isinstance(data, dict) or not isinstance(node, yaml.MappingNode):
+            raise QbenchError(f"{path}: expected `key: value` lines, found {_kind(data)}")
+        document = cls(data, path)
+        problems = list(document._index(node, ()))
+        if problems:
+            raise QbenchError("\n".join(problems))
+        return document
+
+    def set(self, assignment: str) -> None:
+        """Override a value, as ``--set`` does.
+
+        Args:
+            assignment: ``key=value`` or ``outer.inner=value``; the value is YAML. In a list of
+                names, such as ``methods``, a name selects its options.
+
+        Raises:
+            QbenchError: there is no ``=``, the value is not YAML, or the key leads nowhere.
+        """
+        key, equals, text = assignment.partition("=")
+        if not equals or not key.strip():
+            raise QbenchError(f"--set {assignment}: write it as key=value")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise QbenchError(f"--set {assignment}: the value is not YAML") from error
+        *outer, last = key.strip().split(".")
+        target: Any = self.data
+        location: Location = ()
+        for part in outer:
+            target, location = _descend(target, location, part, assignment)
+        if not isinstance(target, dict):
+            raise QbenchError(f"--set {assignment}: '{'.'.join(outer)}' has no keys")
+        target[last] = value
+        self.places = {
+            place: where
+            for place, where in self.places.items()
+            if place[: len(location) + 1] != (*location, last)
+        }
+        self.places[*location, last] = f"--set {assignment}"
+
+    def where(self, location: Sequence[str | int]) -> str:
+        """The place of a value, or of the nearest value around it."""
+        for length in range(len(location), 0, -1):
+            place = self.places.get(tuple(location[:length]))
+            if place is not None:
+                return place
+        return str(self.path)
+
+    def _index(self, node: yaml.Node, location: Location) -> Iterable[str]:
+        """Note the line of every value; yield a message for every key written twice."""
+        if location:
+            self.places[location] = f"{self.path}:{node.start_mark.line + 1}"
+        if isinstance(node, yaml.MappingNode):
+            seen: set[str] = set()
+            for key, value in node.value:
+                line = f"{self.path}:{key.start_mark.line + 1}"
+                name = str(key.value)
+                if name in seen:
+                    yield f"{line}: '{name}' is written twice"
+                seen.add(name)
+                yield from self._index(value, (*location, name))
+                self.places[*location, name] = line
+        elif isinstance(node, yaml.SequenceNode):
+            for index, value in enumerate(node.value):
+                yield from self._index(value, (*location, index))
+
+
+def _descend(target: Any, location: Location, part: str, assignment: str) -> tuple[Any, Location]:
+    if isinstance(target, dict):
+        inner = target.setdefault(part, {})
+        if isinstance(inner, str):  # `recipe: aligned` is short for `recipe: {name: aligned}`
+            inner = target[part] = {"name": inner}
+        return inner, (*location, part)
+    if isinstance(target, list):
+        for index, item in enumerate(target):
+            if item == part:
+                item = target[index] = {part: {}}
+            if isinstance(item, dict) and part in item:
+                item[part] = item[part] or {}
+                return item[part], (*location, index, part)
+        raise QbenchError(f"--set {assignment}: '{part}' is not in '{location[-1]}'")
+    raise QbenchError(f"--set {assignment}: '{'.'.join(map(str, location))}' has no keys")
+
+
+def _kind(value: Any) -> str:
+    kinds = {list: "a list", str: "text", type(None): "nothing"}
+    return kinds.get(type(value), f"a {type(value).__name__}")
+
+
+def _similar_files(path: Path) -> str:
+    try:
+        names = [p.name for p in path.parent.iterdir() if p.suffix in {".yaml", ".yml"}]
+    except OSError:
+        return ""
+    close = difflib.get_close_matches(path.name, names, n=1, cutoff=0.4)
+    if close:
+        return f"; did you mean {path.parent / close[0]}?"
+    return f"; there are {', '.join(sorted(names))}" if names else ""

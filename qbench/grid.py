@@ -1,0 +1,152 @@
+"""From a suite to its trials, each with its verdict: can it be trained at all?"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from qbench import registry
+from qbench.attachment import LayerPolicy, select_layers
+from qbench.bits import FULL_PRECISION, Bits
+from qbench.data import Dataset
+from qbench.errors import QbenchError
+from qbench.method import Method
+from qbench.recipe import Recipe
+from qbench.suite import Suite
+from qbench.trial import Trial, full_precision_trial
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One trial of a suite.
+
+    Attributes:
+        trial: what would be trained.
+        label: its row in the table.
+        recipe: ``aligned`` or ``paper``.
+        unsupported: why it cannot be trained; empty where it can.
+    """
+
+    trial: Trial
+    label: str
+    recipe: str
+    unsupported: str = ""
+
+
+def expand(suite: Suite) -> list[Cell]:
+    """The suite's trials in its own order, full-precision ones first.
+
+    Raises:
+        QbenchError: the changes to a recipe contradict it.
+    """
+    return list({cell.trial.key: cell for cell in _cells(suite)}.values())
+
+
+def _cells(suite: Suite) -> Iterator[Cell]:
+    dataset = registry.build_dataset(suite.dataset)
+    pretraining = _changed(dataset.full_precision_recipe, suite.full_precision)
+    rows = list(zip(suite.methods, suite.labels(), strict=True))
+    for model in suite.models:
+        problem = _model_problem(model, suite)
+        quantized = [
+            cell
+            for (name, options), label in rows
+            if name != "fp32"
+            for cell in _row(suite, dataset, pretraining, model, name, options, label, problem)
+        ]
+        listed = any(name == "fp32" for name, _ in suite.methods)
+        for seed in suite.seeds:
+            base = full_precision_trial(
+                model, suite.dataset, dataset.task, pretraining, seed, suite.threads
+            )
+            if listed or any(cell.trial.base == base for cell in quantized):
+                title = registry.method_class("fp32").title
+                yield Cell(base, title, suite.recipe.name, problem)
+        yield from quantized
+
+
+def _row(
+    suite: Suite,
+    dataset: Dataset,
+    pretraining: Recipe,
+    model: str,
+    name: str,
+    options: dict[str, object],
+    label: str,
+    problem: str,
+) -> Iterator[Cell]:
+    resolved = registry.method_options(name, options)
+    method = registry.method_class(name)(**resolved)
+    recipe = dataset.aligned_recipe
+    if suite.recipe.name == "paper" and method.paper_recipe:
+        recipe = Recipe.model_validate(method.paper_recipe)
+    recipe = _changed(recipe, suite.recipe.changes)
+    pretrained = recipe.initialization == "pretrained"
+    for bits in map(Bits.parse, suite.bits):
+        reason = problem or _refusal(method, bits, dataset.task)
+        for seed in suite.seeds:
+            trial = Trial(
+                method=name,
+                options=resolved,
+                model=model,
+                dataset=suite.dataset,
+                task=dataset.task,
+                bits=str(bits),
+                layers=suite.layers,  # type: ignore[arg-type]
+                recipe=recipe,
+                full_precision=pretraining if pretrained else None,
+                seed=seed,
+                threads=suite.threads,
+            )
+            yield Cell(trial, label, suite.recipe.name, reason)
+
+
+def _changed(recipe: Recipe, changes: dict[str, object]) -> Recipe:
+    try:
+        return Recipe.model_validate({**recipe.model_dump(), **changes})
+    except ValueError as error:
+        raise QbenchError(f"recipe: {error}") from error
+
+
+def _refusal(method: Method, bits: Bits, task: str) -> str:
+    if bits.is_float:
+        return "32/32 leaves nothing to quantize"
+    try:
+        return method.supports(bits, task) or ""
+    except Exception as error:  # a plugin's mistake costs its own row only
+        return f"its supports() raised {type(error).__name__}: {error}"
+
+
+def _model_problem(model: str, suite: Suite) -> str:
+    """Why the model cannot take the dataset's images or the suite's layers, or ''."""
+    layers = suite.layers
+    if problem := _shape_problem(model, suite.dataset):
+        return problem
+    if isinstance(layers, str):
+        return ""
+    try:
+        dataset = registry.build_dataset(suite.dataset)
+        with torch.device("meta"):
+            net = registry.build_model(model, dataset.num_classes, dataset.image_shape[0])
+        policy: LayerPolicy = layers
+        select_layers(net, policy, FULL_PRECISION)
+    except QbenchError as error:
+        return str(error)
+    return ""
+
+
+@functools.cache
+def _shape_problem(model: str, dataset_name: str) -> str:
+    dataset = registry.build_dataset(dataset_name)
+    try:
+        with torch.device("meta"):
+            net = registry.build_model(model, dataset.num_classes, dataset.image_shape[0]).eval()
+            net(torch.empty(2, *dataset.image_shape))
+    except (RuntimeError, ValueError) as error:
+        shape = "×".join(map(str, dataset.image_shape))
+        reason = str(error).splitlines()[0]
+        return f"{model} cannot take images of {shape}: {reason}"
+    return ""

@@ -1,0 +1,50 @@
+"""What a trial came to: plain data that travels from the worker to the store."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, Field
+
+from qbench.audit import Count
+from qbench.trial import Trial
+
+
+class Outcome(BaseModel):
+    """The end of a trial, good or bad.
+
+    Attributes:
+        trial: what was trained.
+        status: ``done`` or ``failed``.
+        reason: why it failed: one line.
+        traceback: where it failed, if code did.
+        metrics: of the hardened model on the test split, after the last epoch.
+        history: a record for each epoch: ``epoch`` from 1, ``train_loss``, ``lr``, and the
+            metrics of the model in evaluation mode.
+        audit: the levels counted.
+        started: seconds since 1970.
+        seconds: the whole trial: data, model, attachment, training, audit.
+        train_seconds: its epochs, each with its evaluation.
+        environment: what it ran on.
+        method_source: SHA-256 of the method's file.
+    """
+
+    trial: Trial
+    status: Literal["done", "failed"]
+    reason: str = ""
+    traceback: str = ""
+    metrics: dict[str, float] = Field(default_factory=dict)
+    history: list[dict[str, float]] = Field(default_factory=list)
+    audit: list[Count] = Field(default_factory=list)
+    started: float
+    seconds: float = 0.0
+    train_seconds: float = 0.0
+    environment: dict[str, str] = Field(default_factory=dict)
+    method_source: str = ""
+
+    @property
+    def audit_text(self) -> str:
+        """The first broken promise and how many more there are, or ''."""
+        broken = [str(count) for count in self.audit if not count.holds]
+        more = f" (and {len(broken) - 1} more)" if len(broken) > 1 else ""
+        return broken[0] + more if broken else ""

@@ -1,0 +1,110 @@
+"""What a run would do: trials, their status, and an estimate of the time."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from qbench.benchmark import Benchmark
+from qbench.estimate import Estimator
+from qbench.grid import Cell
+from qbench.progress import duration
+
+
+def as_json(benchmark: Benchmark) -> dict[str, Any]:
+    """The plan for programs: ``{"suite": …, "estimated_seconds": …, "trials": [{…}]}``."""
+    estimator = Estimator(benchmark)
+    return {
+        "suite": benchmark.suite.name,
+        "estimated_seconds": round(_total(benchmark, estimator), 1),
+        "trials": [_entry(benchmark, cell, estimator) for cell in benchmark.cells],
+    }
+
+
+def show(benchmark: Benchmark) -> None:
+    """Print the plan: a table of rows × widths, what is refused and why, and the time."""
+    console = Console(highlight=False)
+    columns = list(dict.fromkeys(cell.trial.bits for cell in benchmark.cells))
+    groups = dict.fromkeys((cell.trial.model, cell.label) for cell in benchmark.cells)
+    table = Table(title=f"{benchmark.suite.name}: trials done / all", title_justify="left")
+    for name in ("model", "method"):
+        table.add_column(name)
+    for bits in columns:
+        table.add_column(bits, justify="right")
+    for model, label in groups:
+        row = [c for c in benchmark.cells if (c.trial.model, c.label) == (model, label)]
+        cells = [_progress(benchmark, [c for c in row if c.trial.bits == b]) for b in columns]
+        table.add_row(model, label, *cells)
+    console.print(table)
+    refused = Counter(
+        f"{c.trial.method} {c.trial.bits}: {c.unsupported}"
+        for c in benchmark.cells
+        if c.unsupported
+    )
+    if refused:
+        console.print("– cannot be trained:")
+    for reason in refused:
+        console.print(f"  {reason}", soft_wrap=True)
+    for cell in benchmark.cells:
+        if benchmark.status(cell) == "failed":
+            tags = benchmark.runs[cell.trial.key].data.tags
+            reason = tags.get("qbench.reason", "")
+            console.print(f"  failed: {cell.trial.name}: {reason}", soft_wrap=True)
+    to_do = benchmark.to_do()
+    if stale := benchmark.stale():
+        console.print(f"Changed since some of their trials were trained: {', '.join(stale)}")
+    if not to_do:
+        console.print("Everything is done; a run would train nothing.")
+        return
+    seconds = _total(benchmark, Estimator(benchmark))
+    console.print(
+        f"{len(to_do)} trials to train, about {duration(seconds)} on this machine "
+        f"({_at_once(benchmark)} at once)."
+    )
+
+
+def _entry(benchmark: Benchmark, cell: Cell, estimator: Estimator) -> dict[str, Any]:
+    trial, status = cell.trial, benchmark.status(cell)
+    reason = cell.unsupported
+    if status == "failed":
+        reason = benchmark.runs[trial.key].data.tags.get("qbench.reason", "")
+    waits = status in ("missing", "failed")
+    return {
+        "key": trial.key,
+        "method": trial.method,
+        "label": cell.label,
+        "options": trial.options,
+        "model": trial.model,
+        "dataset": trial.dataset,
+        "bits": trial.bits,
+        "seed": trial.seed,
+        "recipe": cell.recipe,
+        "epochs": trial.recipe.epochs,
+        "status": status,
+        "reason": reason,
+        "base": trial.base.key if trial.base else None,
+        "estimated_seconds": round(estimator.seconds(trial), 1) if waits else 0.0,
+    }
+
+
+def _progress(benchmark: Benchmark, cells: list[Cell]) -> str:
+    if not cells:
+        return ""
+    statuses = Counter(benchmark.status(cell) for cell in cells)
+    if statuses["unsupported"]:
+        return "–"
+    failed = f" ({statuses['failed']} failed)" if statuses["failed"] else ""
+    return f"{statuses['done']}/{len(cells)}{failed}"
+
+
+def _at_once(benchmark: Benchmark) -> int:
+    return max(1, int((os.cpu_count() or 1) / benchmark.suite.resources.cpus))
+
+
+def _total(benchmark: Benchmark, estimator: Estimator) -> float:
+    trials = [cell.trial for cell in benchmark.to_do()]
+    return estimator.total(trials, _at_once(benchmark))

@@ -1,0 +1,279 @@
+"""Trials on Ray Tune: as many at once as the machine, or the cluster, can hold."""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import ray
+from ray import tune
+from ray.tune.search import Searcher
+
+from qbench.errors import QbenchError
+from qbench.outcome import Outcome
+from qbench.registry import Plugin
+from qbench.spool import Spool
+from qbench.suite import Resources
+from qbench.trial import Trial
+from qbench.worker import Desk, TrialActor
+
+_QUIET = {
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_DEDUP_LOGS": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",
+    "TUNE_MAX_PENDING_TRIALS_PG": "16",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+}
+
+
+class Observer(Protocol):
+    """Watches a grid being trained; called on the driver."""
+
+    def started(self, trial: Trial) -> None:
+        """A trial has been given to a worker."""
+
+    def progressed(self, trial: Trial, epoch: int) -> None:
+        """A trial has trained up to an epoch."""
+
+    def ended(self, outcome: Outcome) -> None:
+        """A trial is done or has failed."""
+
+
+@dataclass
+class Summary:
+    """How a grid ended.
+
+    Attributes:
+        outcomes: of the trials that ended, in the order in which they did.
+        unrecorded: why outcomes that ended could not be recorded; they wait in the spool.
+        interrupted: whether Ctrl-C stopped it.
+    """
+
+    outcomes: list[Outcome] = field(default_factory=list)
+    unrecorded: str = ""
+    interrupted: bool = False
+
+
+def run(
+    trials: Sequence[Trial],
+    spool: Spool,
+    record: Callable[[Outcome], None],
+    observer: Observer,
+    resources: Resources,
+    address: str | None = None,
+    plugins: Sequence[Plugin] = (),
+) -> Summary:
+    """Train trials, each as soon as the one it starts from has finished.
+
+    Args:
+        trials: what to train; a trial whose base is neither here nor in the spool fails.
+        spool: where workers leave what they finish.
+        record: stores an outcome; called once for each, in a thread of its own.
+        observer: is told what happens.
+        resources: what one trial takes.
+        address: of a running Ray cluster; None: ``RAY_ADDRESS``, else this machine alone.
+        plugins: method files that the trials need.
+
+    Raises:
+        QbenchError: there is no cluster at the address, or no node can hold a trial.
+    """
+    os.environ |= _QUIET
+    for name in ("ray", "ray.tune", "ray.train"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    _connect(address)
+    summary = Summary()
+    recorder = _Recorder(record, summary)
+    scratch = tempfile.mkdtemp(prefix="qbench-tune-")
+    try:
+        share = _share(resources)
+        desk = Desk(spool, ray.get_runtime_context().get_node_id())
+        backlog = _Backlog(trials, spool, recorder, observer, summary)
+        actor = tune.with_parameters(TrialActor, desk=desk, plugins=list(plugins))
+        tune.run(
+            actor,
+            name="grid",
+            search_alg=backlog,
+            num_samples=len(trials),
+            resources_per_trial=share,
+            reuse_actors=True,
+            max_failures=0,
+            raise_on_failed_trial=False,
+            storage_path=scratch,
+            trial_dirname_creator=lambda trial: trial.trial_id,
+            callbacks=[_Starts(observer)],
+            verbose=0,
+        )
+        # Tune ends in good order on Ctrl-C and does not say so; it leaves trials behind.
+        summary.interrupted = bool(backlog.waiting or backlog.running)
+    except KeyboardInterrupt:
+        summary.interrupted = True
+    finally:
+        recorder.close()
+        ray.shutdown()
+        shutil.rmtree(scratch, ignore_errors=True)
+    return summary
+
+
+class _Backlog(Searcher):
+    """Hands Tune the trials whose full-precision weights are there, in order."""
+
+    def __init__(
+        self,
+        trials: Sequence[Trial],
+        spool: Spool,
+        recorder: _Recorder,
+        observer: Observer,
+        summary: Summary,
+    ) -> None:
+        super().__init__()
+        self.waiting = list(trials)
+        self.running: dict[str, Trial] = {}
+        self._spool = spool
+        self._recorder = recorder
+        self._observer = observer
+        self._summary = summary
+
+    def suggest(self, trial_id: str) -> Any:
+        pending = {trial.key for trial in (*self.waiting, *self.running.values())}
+        for trial in self.waiting:
+            if trial.base is None or trial.base.key not in pending:
+                self.waiting.remove(trial)
+                self.running[trial_id] = trial
+                return {"trial": trial.model_dump_json()}
+        return None if self.waiting else Searcher.FINISHED
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        trial = self.running.pop(trial_id, None)
+        if trial is None or (result is not None and not result.get("done") and not error):
+            return
+        outcome = self._spool.get(trial.key)
+        if outcome is None:
+            reason = "its worker died: out of memory, killed, or crashed"
+            outcome = Outcome(trial=trial, status="failed", reason=reason, started=time.time())
+        self._end(outcome)
+
+    def _end(self, outcome: Outcome) -> None:
+        key = outcome.trial.key
+        weights = self._spool.folder(key) / "weights.pt"
+        if outcome.trial.method == "fp32" and weights.exists():
+            self._spool.keep_weights(key, weights)
+        self._summary.outcomes.append(outcome)
+        self._observer.ended(outcome)
+        self._recorder.add(outcome)
+        if outcome.status == "failed":
+            for trial in [t for t in self.waiting if t.base and t.base.key == key]:
+                self.waiting.remove(trial)
+                reason = f"the full-precision network it starts from failed: {outcome.reason}"
+                self._end(
+                    Outcome(trial=trial, status="failed", reason=reason, started=time.time())
+                )
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: what is done is known from the store."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing."""
+
+
+class _Starts(tune.Callback):
+    """Tells the observer what Tune starts and hears."""
+
+    def __init__(self, observer: Observer) -> None:
+        self._observer = observer
+
+    def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        self._observer.started(Trial.model_validate_json(trial.config["trial"]))
+
+    def on_trial_result(
+        self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        if not result.get("done"):
+            self._observer.progressed(
+                Trial.model_validate_json(trial.config["trial"]), result["epoch"]
+            )
+
+
+class _Recorder:
+    """Records outcomes in a thread, so that workers never wait for the store."""
+
+    def __init__(self, record: Callable[[Outcome], None], summary: Summary) -> None:
+        self._record = record
+        self._summary = summary
+        self._queue: queue.Queue[Outcome | None] = queue.Queue()
+        self._thread = threading.Thread(target=self._work, name="qbench-recorder")
+        self._thread.start()
+
+    def add(self, outcome: Outcome) -> None:
+        """Queue an outcome."""
+        self._queue.put(outcome)
+
+    def close(self) -> None:
+        """Wait until everything queued has been tried."""
+        self._queue.put(None)
+        self._thread.join()
+
+    def _work(self) -> None:
+        while (outcome := self._queue.get()) is not None:
+            try:
+                self._record(outcome)
+            except Exception as error:  # the outcome stays in the spool for the next run
+                self._summary.unrecorded = str(error)
+
+
+def _connect(address: str | None) -> None:
+    address = address or os.environ.get("RAY_ADDRESS")
+    local = {} if address else {"include_dashboard": False, "num_gpus": _gpus()}
+    try:
+        ray.init(
+            address=address or "local",
+            logging_level=logging.CRITICAL,
+            log_to_driver=False,
+            configure_logging=False,
+            **local,
+        )
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        where = f"no Ray cluster answers at {address}" if address else "Ray does not start"
+        raise QbenchError(f"{where}: {str(error).splitlines()[0]}") from error
+
+
+def _gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def _share(resources: Resources) -> dict[str, float]:
+    """A trial's share of the cluster: its CPUs, and by default its part of the GPUs there are.
+
+    Raises:
+        QbenchError: no node is large enough.
+    """
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    cpus = max(node.get("CPU", 0) for node in nodes)
+    gpus = max(node.get("GPU", 0) for node in nodes)
+    wanted = resources.gpus
+    if wanted is None:
+        # Every trial gets a GPU's slice; as many share one as have CPUs to feed it.
+        wanted = min(1.0, max(0.1, resources.cpus * gpus / cpus)) if gpus else 0.0
+    if resources.cpus > cpus or wanted > gpus:
+        raise QbenchError(
+            f"a trial takes {resources.cpus:g} CPUs and {wanted:g} GPUs, and the largest node has "
+            f"{cpus:g} and {gpus:g}; see `resources` in the suite"
+        )
+    return {"cpu": resources.cpus, "gpu": wanted}
+

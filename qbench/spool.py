@@ -1,0 +1,82 @@
+"""Finished trials on disk, from the worker that ended them to the store that records them.
+
+A worker writes a trial's outcome here before it reports it, so that a driver that is killed, or a
+tracking server that is away, loses nothing: the next run records what it finds. The weights of
+full-precision trials stay, for the trials that start from them.
+
+    spool/<key>/outcome.json, weights.pt     waiting to be recorded
+    weights/<key>.pt                         full-precision weights
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from qbench.outcome import Outcome
+
+
+@dataclass(frozen=True)
+class Spool:
+    """The folder that holds what workers finished.
+
+    Attributes:
+        root: the folder; made when something is written.
+    """
+
+    root: Path
+
+    def put(self, outcome: Outcome, weights: bytes | None) -> None:
+        """Write an outcome and its hardened weights: all of it or nothing."""
+        final = self.folder(outcome.trial.key)
+        scratch = self.root / "spool" / f".{uuid.uuid4().hex}"
+        scratch.mkdir(parents=True)
+        try:
+            (scratch / "outcome.json").write_text(outcome.model_dump_json(), encoding="utf-8")
+            if weights is not None:
+                (scratch / "weights.pt").write_bytes(weights)
+            shutil.rmtree(final, ignore_errors=True)
+            scratch.replace(final)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+    def folder(self, key: str) -> Path:
+        """Where the outcome of a trial waits."""
+        return self.root / "spool" / key
+
+    def get(self, key: str) -> Outcome | None:
+        """The outcome that waits under a key, or None."""
+        try:
+            text = (self.folder(key) / "outcome.json").read_text(encoding="utf-8")
+            return Outcome.model_validate_json(text)
+        except (OSError, ValidationError):
+            return None
+
+    def waiting(self) -> Iterator[Outcome]:
+        """Every outcome that waits, oldest first."""
+        folder = self.root / "spool"
+        keys = [p.name for p in folder.iterdir() if p.name[0] != "."] if folder.is_dir() else []
+        found = [outcome for outcome in map(self.get, keys) if outcome is not None]
+        yield from sorted(found, key=lambda outcome: outcome.started)
+
+    def discard(self, key: str) -> None:
+        """Forget an outcome: it has been recorded."""
+        shutil.rmtree(self.folder(key), ignore_errors=True)
+
+    def weights_path(self, key: str) -> Path:
+        """Where the weights of a full-precision trial are kept."""
+        return self.root / "weights" / f"{key}.pt"
+
+    def keep_weights(self, key: str, source: Path) -> None:
+        """Keep a trial's weights for those that start from them."""
+        target = self.weights_path(key)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        scratch = target.with_name(f".{uuid.uuid4().hex}")
+        shutil.copyfile(source, scratch)
+        os.replace(scratch, target)

@@ -1,0 +1,233 @@
+"""The store: every trial is an MLflow run. Record, look up, fetch.
+
+The default store is a sqlite database in the results folder; ``MLFLOW_TRACKING_URI`` names another,
+such as a tracking server. A run counts once its status is FINISHED or FAILED, which is written last:
+a half-written run is never listed.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from mlflow.entities import Metric, Param, Run, RunTag, ViewType
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from qbench.errors import QbenchError
+from qbench.outcome import Outcome
+from qbench.trial import Trial
+
+_PAGE = 1000
+_TAG_LENGTH = 4000
+
+
+class Store:
+    """Trials recorded in MLflow.
+
+    Args:
+        results: the results folder, for the default store.
+
+    Raises:
+        QbenchError: the store cannot be opened; the message says why.
+    """
+
+    def __init__(self, results: Path) -> None:
+        logging.getLogger("mlflow").setLevel(logging.ERROR)
+        logging.getLogger("alembic").setLevel(logging.ERROR)
+        warnings.filterwarnings("ignore", module="mlflow")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+        self._artifacts: str | None = None
+        self.uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+        if not self.uri:
+            results.mkdir(parents=True, exist_ok=True)
+            self.uri = f"sqlite:///{(results / 'mlflow.db').resolve()}"
+            self._artifacts = (results / "artifacts").resolve().as_uri()
+        try:
+            self._client = MlflowClient(tracking_uri=self.uri)
+            self._client.search_experiments(max_results=1)
+        except Exception as error:
+            raise QbenchError(f"cannot open the store {self.uri}: {_first_line(error)}") from error
+
+    # Record ----------------------------------------------------------------------------------
+
+    def record(self, outcome: Outcome, suite: str, folder: Path) -> None:
+        """Record a trial as a run of the experiment named after its suite.
+
+        Args:
+            outcome: what it came to.
+            suite: the suite's name.
+            folder: where its ``weights.pt`` is, if it has any.
+
+        Raises:
+            QbenchError: MLflow refuses; nothing is half recorded under the trial's key.
+        """
+        try:
+            self._record(outcome, suite, folder)
+        except (MlflowException, OSError) as error:
+            raise QbenchError(f"cannot record a trial in {self.uri}: {_first_line(error)}") from error
+
+    def _record(self, outcome: Outcome, suite: str, folder: Path) -> None:
+        trial = outcome.trial
+        ended = int(1000 * (outcome.started + outcome.seconds))
+        run = self._client.create_run(
+            self._experiment(suite),
+            start_time=int(1000 * outcome.started),
+            run_name=trial.name,
+            tags={"qbench.key": trial.key, "mlflow.source.name": "qbench"},
+        )
+        run_id = run.info.run_id
+        at = int(1000 * outcome.started)
+        metrics = [
+            Metric(name, value, at, int(record["epoch"]))
+            for record in outcome.history
+            for name, value in record.items()
+            if name != "epoch"
+        ]
+        last = int(outcome.history[-1]["epoch"]) if outcome.history else 0
+        final = {f"final_{name}": value for name, value in outcome.metrics.items()}
+        final |= {"seconds": outcome.seconds, "train_seconds": outcome.train_seconds}
+        metrics += [Metric(name, value, ended, last) for name, value in final.items()]
+        params = [Param(name, value) for name, value in _params(trial).items()]
+        tags = {
+            "qbench.trial": trial.model_dump_json(),
+            "qbench.status": outcome.status,
+            "qbench.reason": outcome.reason[:_TAG_LENGTH],
+            "qbench.audit": outcome.audit_text[:_TAG_LENGTH],
+            "qbench.method_source": outcome.method_source,
+            **{f"environment.{name}": value for name, value in outcome.environment.items()},
+        }
+        run_tags = [RunTag(name, value) for name, value in tags.items()]
+        self._client.log_batch(run_id, metrics[:1000], params, run_tags)
+        for start in range(1000, len(metrics), 1000):
+            self._client.log_batch(run_id, metrics[start : start + 1000])
+        with tempfile.TemporaryDirectory() as scratch:
+            self._write_artifacts(outcome, folder, Path(scratch))
+            self._client.log_artifacts(run_id, scratch)
+        status = "FINISHED" if outcome.status == "done" else "FAILED"
+        self._client.set_terminated(run_id, status, ended)
+
+    def _write_artifacts(self, outcome: Outcome, source: Path, folder: Path) -> None:
+        files = {
+            "trial.json": outcome.trial.model_dump(mode="json"),
+            "history.json": outcome.history,
+            "audit.json": [count.model_dump() for count in outcome.audit],
+            "environment.json": outcome.environment,
+        }
+        for name, content in files.items():
+            (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        if outcome.traceback:
+            (folder / "traceback.txt").write_text(outcome.traceback, encoding="utf-8")
+        if (source / "weights.pt").exists():
+            shutil.copyfile(source / "weights.pt", folder / "weights.pt")
+
+    def _experiment(self, name: str) -> str:
+        found = self._client.get_experiment_by_name(name)
+        if found is not None:
+            return str(found.experiment_id)
+        location = f"{self._artifacts}/{name}" if self._artifacts else None
+        try:
+            return str(self._client.create_experiment(name, artifact_location=location))
+        except MlflowException:  # somebody else made it in between
+            found = self._client.get_experiment_by_name(name)
+            if found is None:
+                raise
+            return str(found.experiment_id)
+
+    # Look up ---------------------------------------------------------------------------------
+
+    def runs(self, keys: Iterable[str]) -> dict[str, Run]:
+        """The run that counts for each key: the first that finished, else the last that failed.
+
+        Args:
+            keys: of trials; the answer has only those that have ended.
+        """
+        wanted = set(keys)
+        best: dict[str, Run] = {}
+        for run in self._search("attributes.status = 'FAILED'", "attributes.start_time ASC"):
+            best[run.data.tags["qbench.key"]] = run
+        for run in self._search("attributes.status = 'FINISHED'", "attributes.start_time DESC"):
+            best[run.data.tags["qbench.key"]] = run
+        return {key: run for key, run in best.items() if key in wanted}
+
+    def find(self, prefix: str) -> dict[str, Run]:
+        """The runs whose key starts with ``prefix``, as `runs` chooses them."""
+        found = self._search(f"tags.`qbench.key` LIKE '{prefix}%'", "attributes.start_time ASC")
+        return self.runs({run.data.tags["qbench.key"] for run in found})
+
+    def histories(self, runs: dict[str, Run], metrics: Sequence[str]) -> pd.DataFrame:
+        """What finished runs recorded by epoch.
+
+        Returns:
+            A row for each key and epoch, columns ``key``, ``epoch`` and ``metrics``.
+        """
+        rows: dict[tuple[str, int], dict[str, float]] = {}
+        for key, run in runs.items():
+            for metric in metrics:
+                for point in self._client.get_metric_history(run.info.run_id, metric):
+                    rows.setdefault((key, point.step), {})[metric] = point.value
+        records = [{"key": key, "epoch": epoch, **row} for (key, epoch), row in rows.items()]
+        return pd.DataFrame(records, columns=["key", "epoch", *metrics])
+
+    def fetch(self, run: Run, artifact: str, target: Path) -> Path:
+        """Download an artifact of a run.
+
+        Raises:
+            QbenchError: the run has no such artifact, or it cannot be fetched.
+        """
+        try:
+            found = self._client.download_artifacts(run.info.run_id, artifact, str(target))
+        except Exception as error:
+            raise QbenchError(
+                f"cannot fetch {artifact} of run {run.info.run_id}: {_first_line(error)}"
+            ) from error
+        return Path(found)
+
+    def _search(self, condition: str, order: str) -> Iterable[Run]:
+        experiments = [
+            e.experiment_id
+            for e in self._client.search_experiments(view_type=ViewType.ACTIVE_ONLY)
+        ]
+        token = None
+        while experiments:
+            page = self._client.search_runs(
+                experiments,
+                f"{condition} AND tags.`qbench.key` LIKE '%'",
+                max_results=_PAGE,
+                order_by=[order],
+                page_token=token,
+            )
+            yield from page
+            token = page.token
+            if not token:
+                return
+
+
+def trial_of(run: Run) -> Trial:
+    """The trial that a run recorded."""
+    return Trial.model_validate_json(run.data.tags["qbench.trial"])
+
+
+def _params(trial: Trial) -> dict[str, Any]:
+    """A trial flat, as MLflow's parameters: ``recipe.lr``, ``options.temperature_rate``."""
+    flat: dict[str, Any] = {}
+    for name, value in trial.model_dump(mode="json").items():
+        if isinstance(value, dict):
+            flat |= {f"{name}.{inner}": item for inner, item in value.items()}
+        elif value is not None:
+            flat[name] = value
+    return {name: str(value) for name, value in flat.items()}
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
