@@ -73,7 +73,7 @@ class BinaryConnect(Method):
         return BinaryInput()
 
     def after_step(self) -> None:
-        """w ← clip(w, −1, 1)."""
+        """Clip the latent weights: w ← clip(w, −1, 1)."""
         for layer in self.layers:
             layer.latent_weight.clamp_(-1, 1)
 

@@ -104,7 +104,7 @@ class BinaryFilters(nn.Module):
 
     def forward(self, w: Tensor) -> Tensor:
         """Binarise ``w``, (out, in, …)."""
-        return _ScaledSign.apply(w, self.gradient)  # type: ignore[no-any-return]
+        return _ScaledSign.apply(w, self.gradient)
 
 
 class _ScaledSign(torch.autograd.Function):

@@ -219,7 +219,7 @@ class Hardened(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Quantize ``x``, any shape."""
-        return self.quantizer(x)  # type: ignore[no-any-return]
+        return self.quantizer(x)
 
     def train(self, mode: bool = True) -> Hardened:
         """Stay in evaluation mode, whatever ``mode`` is."""
@@ -253,7 +253,9 @@ def select_layers(model: nn.Module, policy: LayerPolicy, bits: Bits) -> list[Lay
         widths = dict.fromkeys(policy, bits)
     for name in widths:
         if name not in found:
-            raise QbenchError(f"the model has no conv or linear layer '{name}'{nearest(name, names)}")
+            raise QbenchError(
+                f"the model has no conv or linear layer '{name}'{nearest(name, names)}"
+            )
     return [
         Layer(name, found[name], widths[name].weights, widths[name].activations)
         for name in names

@@ -36,7 +36,9 @@ class Count(BaseModel):
 
     def __str__(self) -> str:
         each = " in a filter" if self.scope == "filter" else ""
-        return f"{self.layer}.{self.tensor} has {self.levels} levels{each}, {self.promised} promised"
+        return (
+            f"{self.layer}.{self.tensor} has {self.levels} levels{each}, {self.promised} promised"
+        )
 
 
 def audit(
@@ -85,7 +87,7 @@ def audit(
 
 
 def count_levels(x: Tensor, scope: Scope) -> int:
-    """Distinct values of a tensor, or the most that any one of its filters (first dimension) has."""
+    """Distinct values of a tensor, or the most that any of its filters (first dimension) has."""
     if scope == "layer":
         return int(x.unique().numel())
     ordered = x.flatten(1).sort(1).values

@@ -202,9 +202,7 @@ class Benchmark:
         """
         from qbench import leaderboard
 
-        finished = {
-            key: run for key, run in self.runs.items() if run.info.status == "FINISHED"
-        }
+        finished = {key: run for key, run in self.runs.items() if run.info.status == "FINISHED"}
         title = self.suite.title or self.suite.name
         histories = self.store.histories(finished, HISTORY)
         return leaderboard.write(self.suite.name, title, self.trials(), histories, self.folder)
@@ -219,5 +217,3 @@ class Benchmark:
             != registry.method_source(cell.trial.method)
         }
         return sorted(changed)
-
-

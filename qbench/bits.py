@@ -35,7 +35,10 @@ class Width:
                 "precision"
             )
         if self.top is not None and self.levels is None:
-            raise ValueError(f"'{self}': ±{self.top} does not fit into {self.bits} bits")
+            fitting = [top for top in range(1, 2**7 + 1) if _levels(self.bits, top)]
+            near = min(fitting, key=lambda top: abs(top - (self.top or 0)), default=None)
+            hint = f"; the nearest that does is {self.bits}(±{near})" if near else ""
+            raise ValueError(f"'{self}': ±{self.top} does not fit into {self.bits} bits{hint}")
 
     @classmethod
     def parse(cls, text: str) -> Width:
@@ -61,16 +64,7 @@ class Width:
     @property
     def levels(self) -> tuple[int, ...] | None:
         """The integer levels that ``k(±m)`` fixes, ascending, or None where it fixes none."""
-        if self.top is None or self.top < 1 or self.is_float:
-            return None
-        codes = 2**self.bits
-        if 2 * self.top + 1 <= codes:
-            magnitudes = list(range(1, self.top + 1))
-        elif self.top & (self.top - 1) == 0 and 2 * self.top.bit_length() + 1 <= codes:
-            magnitudes = [2**i for i in range(self.top.bit_length())]
-        else:
-            return None
-        return tuple([-m for m in reversed(magnitudes)] + [0] + magnitudes)
+        return None if self.top is None else _levels(self.bits, self.top)
 
     @property
     def count(self) -> int:
@@ -79,6 +73,19 @@ class Width:
 
     def __str__(self) -> str:
         return str(self.bits) if self.top is None else f"{self.bits}(±{self.top})"
+
+
+def _levels(bits: int, top: int) -> tuple[int, ...] | None:
+    """The levels of ``bits(±top)``, or None where they do not fit."""
+    if top < 1 or bits == FLOAT_BITS:
+        return None
+    if 2 * top + 1 <= 2**bits:
+        magnitudes = list(range(1, top + 1))
+    elif top & (top - 1) == 0 and 2 * top.bit_length() + 1 <= 2**bits:
+        magnitudes = [2**i for i in range(top.bit_length())]
+    else:
+        return None
+    return tuple([-m for m in reversed(magnitudes)] + [0] + magnitudes)
 
 
 @dataclass(frozen=True)

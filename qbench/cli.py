@@ -25,7 +25,7 @@ app = typer.Typer(
     help="Compare low-bit neural network quantizers.\n\n"
     "A suite is a YAML file that names methods × models × bit-widths × seeds. Try:\n\n"
     "  qbench plan suites/digits_lowbit.yaml         what would be trained, and for how long\n\n"
-    "  qbench run suites/digits_lowbit.yaml          train what is missing, then write the tables\n\n"
+    "  qbench run suites/digits_lowbit.yaml          train what is missing, write the tables\n\n"
     "  qbench leaderboard suites/digits_lowbit.yaml  rebuild the tables from what is stored",
     no_args_is_help=True,
     add_completion=False,
@@ -33,7 +33,9 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-SuiteFile = Annotated[Path, typer.Argument(metavar="SUITE", help="A suite, as suites/digits_lowbit.yaml.")]
+SuiteFile = Annotated[
+    Path, typer.Argument(metavar="SUITE", help="A suite, as suites/digits_lowbit.yaml.")
+]
 Assignments = Annotated[
     list[str] | None,
     typer.Option(

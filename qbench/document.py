@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from qbench.errors import QbenchError
+from qbench.errors import QbenchError, nearest
 
 Location = tuple[str | int, ...]
 _MAX_BYTES = 1_000_000
@@ -130,7 +130,9 @@ class Document:
 def _descend(target: Any, location: Location, part: str, assignment: str) -> tuple[Any, Location]:
     if isinstance(target, dict):
         inner = target.setdefault(part, {})
-        if isinstance(inner, str):  # `recipe: aligned` is short for `recipe: {name: aligned}`
+        if (
+            isinstance(inner, str) and part == "recipe"
+        ):  # `recipe: aligned` is short for `recipe: {name: aligned}`
             inner = target[part] = {"name": inner}
         return inner, (*location, part)
     if isinstance(target, list):
@@ -140,7 +142,9 @@ def _descend(target: Any, location: Location, part: str, assignment: str) -> tup
             if isinstance(item, dict) and part in item:
                 item[part] = item[part] or {}
                 return item[part], (*location, index, part)
-        raise QbenchError(f"--set {assignment}: '{part}' is not in '{location[-1]}'")
+        names = [next(iter(item)) if isinstance(item, dict) else str(item) for item in target]
+        where = location[-1] if location else "the suite"
+        raise QbenchError(f"--set {assignment}: '{part}' is not in '{where}'{nearest(part, names)}")
     raise QbenchError(f"--set {assignment}: '{'.'.join(map(str, location))}' has no keys")
 
 

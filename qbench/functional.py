@@ -31,11 +31,11 @@ def round_ste(x: Tensor) -> Tensor:
     Returns:
         The rounded tensor, shape and dtype of ``x``.
     """
-    return _RoundSTE.apply(x)  # type: ignore[no-any-return]
+    return _RoundSTE.apply(x)
 
 
 def sign(x: Tensor) -> Tensor:
-    """Sign of x with sign(0) = +1: a 1-bit code has no zero. No gradient.
+    """The sign of x, that of 0 being +1: a 1-bit code has no zero. No gradient.
 
     Args:
         x: any shape, floating point.
@@ -56,7 +56,7 @@ def straight_through(x: Tensor, quantized: Tensor) -> Tensor:
     Returns:
         The values of ``quantized``, exactly, with ∂/∂x = 1.
     """
-    return _Replace.apply(x, quantized.detach())  # type: ignore[no-any-return]
+    return _Replace.apply(x, quantized.detach())
 
 
 class _Replace(torch.autograd.Function):
@@ -117,9 +117,7 @@ def staircase(
         b, with h_i = σ(T(βx − b_i)): ∂y/∂x = αβT Σ s_i h_i(1 − h_i), ∂y/∂α = y/α,
         ∂y/∂β = αT x Σ s_i h_i(1 − h_i), ∂y/∂b_i = −αT s_i h_i(1 − h_i).
     """
-    return _Staircase.apply(  # type: ignore[no-any-return]
-        x, alpha, beta, biases, scales, offset, temperature
-    )
+    return _Staircase.apply(x, alpha, beta, biases, scales, offset, temperature)
 
 
 class _Staircase(torch.autograd.Function):
@@ -153,7 +151,9 @@ class _Staircase(torch.autograd.Function):
         if ctx.needs_input_grad[3]:
             z = x.to(total.dtype) * (beta * temperature)
             h = [torch.sigmoid(z - b) for b in biases * temperature]
-            g_biases = -alpha * temperature * scales * torch.stack([(g * i * (1 - i)).sum() for i in h])
+            g_biases = (
+                -alpha * temperature * scales * torch.stack([(g * i * (1 - i)).sum() for i in h])
+            )
         return (
             (g_slope * beta).to(x.dtype),
             (g * total).sum(),

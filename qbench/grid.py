@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+from pydantic import ValidationError
 
 from qbench import registry
 from qbench.attachment import LayerPolicy, select_layers
@@ -95,7 +96,7 @@ def _row(
                 dataset=suite.dataset,
                 task=dataset.task,
                 bits=str(bits),
-                layers=suite.layers,  # type: ignore[arg-type]
+                layers=suite.layers,
                 recipe=recipe,
                 full_precision=pretraining if pretrained else None,
                 seed=seed,
@@ -107,8 +108,9 @@ def _row(
 def _changed(recipe: Recipe, changes: dict[str, object]) -> Recipe:
     try:
         return Recipe.model_validate({**recipe.model_dump(), **changes})
-    except ValueError as error:
-        raise QbenchError(f"recipe: {error}") from error
+    except ValidationError as error:
+        reasons = "; ".join(e["msg"].removeprefix("Value error, ") for e in error.errors())
+        raise QbenchError(f"recipe: {reasons}") from error
 
 
 def _refusal(method: Method, bits: Bits, task: str) -> str:

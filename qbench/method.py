@@ -23,6 +23,7 @@ its constructor is its initialisation.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, dataclass_transform
@@ -229,7 +230,7 @@ def replace_modules(
 
 def _snake_case(name: str) -> str:
     out = [name[0].lower()]
-    for before, letter in zip(name, name[1:], strict=False):
+    for before, letter in itertools.pairwise(name):
         if letter.isupper() and not before.isupper():
             out.append("_")
         out.append(letter.lower())

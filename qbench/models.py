@@ -70,7 +70,7 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, inputs, H, W) to (N, outputs, H/stride, W/stride)."""
-        return self.relu(self.body(x) + self.shortcut(x))  # type: ignore[no-any-return]
+        return self.relu(self.body(x) + self.shortcut(x))
 
 
 class ResNetTiny(nn.Sequential):

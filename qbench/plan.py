@@ -6,7 +6,9 @@ import os
 from collections import Counter
 from typing import Any
 
+from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from qbench.benchmark import Benchmark
@@ -28,27 +30,11 @@ def as_json(benchmark: Benchmark) -> dict[str, Any]:
 def show(benchmark: Benchmark) -> None:
     """Print the plan: a table of rows × widths, what is refused and why, and the time."""
     console = Console(highlight=False)
-    columns = list(dict.fromkeys(cell.trial.bits for cell in benchmark.cells))
-    groups = dict.fromkeys((cell.trial.model, cell.label) for cell in benchmark.cells)
-    table = Table(title=f"{benchmark.suite.name}: trials done / all", title_justify="left")
-    for name in ("model", "method"):
-        table.add_column(name)
-    for bits in columns:
-        table.add_column(bits, justify="right")
-    for model, label in groups:
-        row = [c for c in benchmark.cells if (c.trial.model, c.label) == (model, label)]
-        cells = [_progress(benchmark, [c for c in row if c.trial.bits == b]) for b in columns]
-        table.add_row(model, label, *cells)
-    console.print(table)
-    refused = Counter(
-        f"{c.trial.method} {c.trial.bits}: {c.unsupported}"
-        for c in benchmark.cells
-        if c.unsupported
-    )
-    if refused:
-        console.print("– cannot be trained:")
-    for reason in refused:
-        console.print(f"  {reason}", soft_wrap=True)
+    for model in dict.fromkeys(cell.trial.model for cell in benchmark.cells):
+        cells = [cell for cell in benchmark.cells if cell.trial.model == model]
+        console.print(_table(benchmark, model, cells))
+    for reason, refused in _refusals(benchmark).items():
+        console.print(f"– {'; '.join(refused)}: {reason}", soft_wrap=True, markup=False)
     for cell in benchmark.cells:
         if benchmark.status(cell) == "failed":
             tags = benchmark.runs[cell.trial.key].data.tags
@@ -88,6 +74,36 @@ def _entry(benchmark: Benchmark, cell: Cell, estimator: Estimator) -> dict[str, 
         "reason": reason,
         "base": trial.base.key if trial.base else None,
         "estimated_seconds": round(estimator.seconds(trial), 1) if waits else 0.0,
+    }
+
+
+def _table(benchmark: Benchmark, model: str, cells: list[Cell]) -> Table:
+    """Trials done of all, methods down and widths across."""
+    columns = list(dict.fromkeys(cell.trial.bits for cell in cells))
+    title = f"{benchmark.suite.name}, {model}: trials done / all"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, collapse_padding=True)
+    table.add_column("method", no_wrap=True)
+    for bits in columns:
+        table.add_column(bits, justify="right", no_wrap=True)
+    for label in dict.fromkeys(cell.label for cell in cells):
+        row = [cell for cell in cells if cell.label == label]
+        table.add_row(
+            escape(label),
+            *(_progress(benchmark, [c for c in row if c.trial.bits == b]) for b in columns),
+        )
+    return table
+
+
+def _refusals(benchmark: Benchmark) -> dict[str, list[str]]:
+    """For each reason, the cells that cannot be trained for it."""
+    found: dict[str, dict[str, dict[str, None]]] = {}
+    for cell in benchmark.cells:
+        if cell.unsupported:
+            widths = found.setdefault(cell.unsupported, {}).setdefault(cell.trial.method, {})
+            widths[cell.trial.bits] = None
+    return {
+        reason: [f"{method} {' '.join(widths)}" for method, widths in methods.items()]
+        for reason, methods in found.items()
     }
 
 

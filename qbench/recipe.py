@@ -53,3 +53,8 @@ class Recipe(BaseModel):
         if self.schedule == "exponential" and self.final_lr == 0:
             raise ValueError("schedule 'exponential' needs a final_lr above 0")
         return self
+
+    @property
+    def calibration_batches(self) -> int:
+        """How many batches hold `calibration_images`."""
+        return -(-self.calibration_images // self.batch_size)

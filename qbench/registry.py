@@ -1,7 +1,7 @@
 """Names to methods, models and datasets: built in, installed, or in a file given by path.
 
-Everything is found through entry points, qbench's own parts included: the groups ``qbench.methods``,
-``qbench.models`` and ``qbench.datasets``. A method may also come from a Python file.
+Everything is found through entry points, qbench's own parts included: the groups
+``qbench.methods``, ``qbench.models`` and ``qbench.datasets``. A method may also come from a file.
 """
 
 from __future__ import annotations

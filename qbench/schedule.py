@@ -179,9 +179,7 @@ class _Backlog(Searcher):
             for trial in [t for t in self.waiting if t.base and t.base.key == key]:
                 self.waiting.remove(trial)
                 reason = f"the full-precision network it starts from failed: {outcome.reason}"
-                self._end(
-                    Outcome(trial=trial, status="failed", reason=reason, started=time.time())
-                )
+                self._end(Outcome(trial=trial, status="failed", reason=reason, started=time.time()))
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: what is done is known from the store."""
@@ -276,4 +274,3 @@ def _share(resources: Resources) -> dict[str, float]:
             f"{cpus:g} and {gpus:g}; see `resources` in the suite"
         )
     return {"cpu": resources.cpus, "gpu": wanted}
-

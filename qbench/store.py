@@ -1,8 +1,8 @@
 """The store: every trial is an MLflow run. Record, look up, fetch.
 
-The default store is a sqlite database in the results folder; ``MLFLOW_TRACKING_URI`` names another,
-such as a tracking server. A run counts once its status is FINISHED or FAILED, which is written last:
-a half-written run is never listed.
+The default store is a sqlite database in the results folder; ``MLFLOW_TRACKING_URI`` names
+another, such as a tracking server. A run counts once its status is FINISHED or FAILED, which is
+written last: a half-written run is never listed.
 """
 
 from __future__ import annotations
@@ -73,7 +73,9 @@ class Store:
         try:
             self._record(outcome, suite, folder)
         except (MlflowException, OSError) as error:
-            raise QbenchError(f"cannot record a trial in {self.uri}: {_first_line(error)}") from error
+            raise QbenchError(
+                f"cannot record a trial in {self.uri}: {_first_line(error)}"
+            ) from error
 
     def _record(self, outcome: Outcome, suite: str, folder: Path) -> None:
         trial = outcome.trial
@@ -193,8 +195,7 @@ class Store:
 
     def _search(self, condition: str, order: str) -> Iterable[Run]:
         experiments = [
-            e.experiment_id
-            for e in self._client.search_experiments(view_type=ViewType.ACTIVE_ONLY)
+            e.experiment_id for e in self._client.search_experiments(view_type=ViewType.ACTIVE_ONLY)
         ]
         token = None
         while experiments:
@@ -229,5 +230,3 @@ def _params(trial: Trial) -> dict[str, Any]:
 
 def _first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -111,29 +112,23 @@ def load_suite(path: Path, assignments: Sequence[str] = (), plugins: Sequence[st
     if isinstance(data.get("methods"), list):
         present = [next(iter(m)) if isinstance(m, dict) and m else m for m in data["methods"]]
         data["methods"] += [name for name in plugins if name not in present]
-    problems = [
-        f"{document.where(location)}: {'.'.join(map(str, location))}: {message}"
-        for location, message in dict.fromkeys(_meaning(data))
-    ]
+    problems = dict(reversed(list(_meaning(data))))
     if isinstance(data.get("methods"), list):
         data["methods"] = [_method_entry(entry) for entry in data["methods"]]
     try:
         suite = Suite.model_validate(data)
     except ValidationError as error:
         for location, message in _schema(error):
-            line = f"{document.where(location)}: {'.'.join(map(str, location))}: {message}"
-            problems.append(line)
-        problems = _in_file_order(problems)
+            if not any(location[: len(known)] == known for known in problems):
+                problems[location] = message
     if problems:
-        raise QbenchError("\n".join(problems))
+        raise QbenchError("\n".join(_told(problems, document)))
     return suite
 
 
 def _normalised(data: dict[str, Any]) -> dict[str, Any]:
-    """Spell out the short forms: ``model: m``, ``recipe: aligned``, ``bits: 2/2``."""
+    """Spell out the short forms: ``models: m``, ``recipe: aligned``, ``bits: 2/2``."""
     data = dict(data)
-    if "model" in data and "models" not in data:
-        data["models"] = data.pop("model")
     for key in ("models", "bits", "methods"):
         if isinstance(data.get(key), str | dict):
             data[key] = [data[key]]
@@ -176,8 +171,9 @@ def _meaning(data: dict[str, Any]) -> Iterator[tuple[Location, str]]:
             yield ("models", index), str(error)
     dataset = data.get("dataset")
     if isinstance(dataset, str) and dataset not in registry.names("datasets"):
-        yield ("dataset",), f"no dataset is named '{dataset}'" + nearest(
-            dataset, registry.names("datasets")
+        yield (
+            ("dataset",),
+            f"no dataset is named '{dataset}'" + nearest(dataset, registry.names("datasets")),
         )
     for key, repeats in (("bits", bits), ("models", models), ("seeds", data.get("seeds"))):
         if isinstance(repeats, list):
@@ -237,7 +233,7 @@ def _schema(
             words = known or (
                 list(Resources.model_fields)
                 if location[0] == "resources"
-                else [*Suite.model_fields, "model"]
+                else list(Suite.model_fields)
             )
             yield location, f"no such key{nearest(str(location[-1]), words)}"
         elif found["type"] == "missing":
@@ -245,7 +241,8 @@ def _schema(
         elif found["type"] == "value_error":
             yield location, str(found["ctx"]["error"])
         elif found["type"] == "literal_error":
-            yield location, f"{found['input']!r} is not {found['ctx']['expected']}"
+            words = re.findall(r"'([^']*)'", found["ctx"]["expected"])
+            yield location, f"{found['input']!r} is not one{nearest(str(found['input']), words)}"
         elif found["type"] == "string_pattern_mismatch":
             yield location, f"{found['input']!r}: letters, digits, - and _ only"
         else:
@@ -253,9 +250,14 @@ def _schema(
             yield location, f"{message}, not {found['input']!r}"
 
 
-def _in_file_order(problems: list[str]) -> list[str]:
-    def line(problem: str) -> int:
-        parts = problem.split(":", 2)
-        return int(parts[1]) if len(parts) > 2 and parts[1].isdigit() else 0
+def _told(problems: dict[Location, str], document: Document) -> list[str]:
+    """A line for each problem: place, key, message; in the file's order."""
 
-    return sorted(dict.fromkeys(problems), key=line)
+    def order(location: Location) -> tuple[int, str]:
+        line = document.where(location).rpartition(":")[2]
+        return (int(line) if line.isdigit() else 0, str(location))
+
+    return [
+        f"{document.where(location)}: {'.'.join(map(str, location))}: {problems[location]}"
+        for location in sorted(problems, key=order)
+    ]

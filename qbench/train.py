@@ -89,7 +89,7 @@ class Training:
             task=trial.task,
             calibration=(
                 task.inputs(batch).to(device)
-                for batch in _first_images(train_loader, recipe.calibration_images)
+                for batch in itertools.islice(train_loader, recipe.calibration_batches)
             ),
         )
         model = handle.model
@@ -128,7 +128,7 @@ class TrainingError(Exception):
 def seed_everything(seed: int) -> None:
     """Seed Python, numpy and torch on every device."""
     random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002 - plugins and datasets may use the global generator
+    np.random.seed(seed)  # a plugin or a dataset may draw from it
     torch.manual_seed(seed)
 
 
@@ -168,11 +168,6 @@ def _loaders(
     )
 
 
-def _first_images(loader: DataLoader[Any], images: int) -> Iterator[Any]:
-    batches = math.ceil(images / loader.sampler.batch_size)  # type: ignore[union-attr]
-    return itertools.islice(iter(loader), batches)
-
-
 def _train_epoch(
     task: tasks.Task,
     model: nn.Module,
@@ -203,9 +198,7 @@ def _optimizer(handle: Handle, recipe: Recipe) -> torch.optim.Optimizer:
     groups = handle.parameter_groups(lr=recipe.lr, weight_decay=recipe.weight_decay)
     if recipe.optimizer == "adam":
         return torch.optim.Adam(groups, lr=recipe.lr)
-    return torch.optim.SGD(
-        groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov
-    )
+    return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov)
 
 
 def _lr_at(recipe: Recipe, epochs_done: int) -> float:
@@ -221,4 +214,3 @@ def _lr_at(recipe: Recipe, epochs_done: int) -> float:
             return last**progress
         case "constant":
             return 1.0
-

@@ -41,7 +41,8 @@ def evaluate(model: nn.Module, loader: DataLoader[Batch]) -> dict[str, float]:
     logits, target = torch.cat(scores), torch.cat(labels)
     classes = logits.shape[1]
     metrics = {
-        f"top{k}": 100 * float(multiclass_accuracy(logits, target, classes, top_k=k, average="micro"))
+        f"top{k}": 100
+        * float(multiclass_accuracy(logits, target, classes, top_k=k, average="micro"))
         for k in (1, 5)
         if k == 1 or classes > k
     }

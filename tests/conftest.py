@@ -1,0 +1,102 @@
+"""What tests share: a small suite, a command line, and one run of both."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+TINY = """\
+name: tiny
+dataset: digits
+models: [convnet_tiny]
+bits: [1/32, 2/32, 2/2]
+methods: [ste, twn, quantization_networks]
+seeds: [0, 1]
+recipe: {name: aligned, epochs: 2}
+full_precision: {epochs: 3}
+"""
+
+
+@dataclass
+class Qbench:
+    """The command line, writing into one results folder."""
+
+    results: Path
+    environment: dict[str, str]
+
+    def __call__(self, *arguments: str | Path, code: int = 0) -> str:
+        """Run `qbench`, expect an exit code, return what it printed."""
+        done = subprocess.run(
+            self.command(*arguments),
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        output = done.stdout + done.stderr
+        assert done.returncode == code, output
+        assert "Traceback" not in output, output
+        return output
+
+    def command(self, *arguments: str | Path) -> list[str]:
+        """The words of a command, for tests that start it themselves."""
+        return [sys.executable, "-m", "qbench", *map(str, arguments)]
+
+    def plan(self, *arguments: str | Path) -> list[dict[str, Any]]:
+        """The trials that `qbench plan --json` lists."""
+        trials: list[dict[str, Any]] = json.loads(self("plan", *arguments, "--json"))["trials"]
+        return trials
+
+
+@pytest.fixture(scope="session")
+def qbench_in() -> Callable[[Path], Qbench]:
+    """Make a command line for a results folder."""
+
+    def make(results: Path) -> Qbench:
+        kept = {
+            k: v for k, v in os.environ.items() if k not in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS")
+        }
+        return Qbench(results, {**kept, "QBENCH_RESULTS": str(results), "COLUMNS": "160"})
+
+    return make
+
+
+@dataclass
+class TinyRun:
+    """A suite that has been run once, for tests that read what it left."""
+
+    suite: Path
+    qbench: Qbench
+    output: str
+
+    @property
+    def folder(self) -> Path:
+        """Its tables."""
+        return self.qbench.results / "tiny"
+
+
+@pytest.fixture(scope="session")
+def tiny_suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of a suite of 14 short trials."""
+    path = tmp_path_factory.mktemp("suite") / "tiny.yaml"
+    path.write_text(TINY, encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_run(
+    tiny_suite: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    qbench_in: Callable[[Path], Qbench],
+) -> TinyRun:
+    """The tiny suite, run undisturbed."""
+    qbench = qbench_in(tmp_path_factory.mktemp("results"))
+    return TinyRun(tiny_suite, qbench, qbench("run", tiny_suite))

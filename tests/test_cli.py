@@ -1,0 +1,275 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tests import plugins
+from tests.conftest import TINY, Qbench, TinyRun
+
+MakeQbench = Callable[[Path], Qbench]
+TABLES = ("leaderboard.md", "leaderboard.tex", "leaderboard.csv")
+
+
+def tables(folder: Path) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name in TABLES}
+
+
+def everything(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = "import sys, qbench.cli; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert not loaded & {"torch", "ray", "mlflow", "pandas", "pydantic", "numpy", "rich"}
+
+
+def test_help_and_version(tmp_path: Path, qbench_in: MakeQbench) -> None:
+    qbench = qbench_in(tmp_path)
+    assert "qbench plan suites/digits_lowbit.yaml" in qbench("--help")
+    assert "--set" in qbench("run", "--help")
+    assert qbench("--version").startswith("qbench 0.")
+
+
+def test_run_trains_the_grid_and_writes_its_tables(tiny_run: TinyRun) -> None:
+    assert "[14/14]" in tiny_run.output
+    found = {path.name for path in tiny_run.folder.iterdir()}
+    assert {*TABLES, "trials.csv", "accuracy_by_bits.png", "training_curves.svg"} <= found
+    trials = pd.read_csv(tiny_run.folder / "trials.csv")
+    assert (trials["status"] == "done").sum() == 12 + 2
+    assert trials.loc[trials["status"] == "done", "top1"].between(5, 100).all()
+    assert trials["audit"].isna().all()
+    table = (tiny_run.folder / "leaderboard.md").read_text(encoding="utf-8")
+    assert "Quantization Networks" in table
+    assert "its weights are ternary" in table
+
+
+def test_run_again_trains_nothing(tiny_run: TinyRun) -> None:
+    before = everything(tiny_run.folder)
+    output = tiny_run.qbench("run", tiny_run.suite)
+    assert "All 14 trials are done; nothing to train." in output
+    assert everything(tiny_run.folder) == before
+
+
+def test_leaderboard_rebuilds_the_same_bytes(tiny_run: TinyRun) -> None:
+    before = everything(tiny_run.folder)
+    for path in tiny_run.folder.iterdir():
+        path.unlink()
+    tiny_run.qbench("leaderboard", tiny_run.suite)
+    assert everything(tiny_run.folder) == before
+
+
+def test_changing_one_option_touches_only_its_trials(tiny_run: TinyRun) -> None:
+    trials = tiny_run.qbench.plan(tiny_run.suite, "--set", "methods.twn.threshold=0.5")
+    missing = {(t["method"], t["bits"]) for t in trials if t["status"] == "missing"}
+    assert missing == {("twn", "2/32")}
+
+
+def test_plan_tells_what_is_done_and_what_cannot_be(tiny_run: TinyRun) -> None:
+    trials = tiny_run.qbench.plan(tiny_run.suite)
+    statuses = {(t["method"], t["bits"], t["seed"]): t["status"] for t in trials}
+    assert statuses["ste", "2/2", 1] == "done"
+    assert statuses["twn", "1/32", 0] == "unsupported"
+    assert {"key", "method", "model", "dataset", "bits", "seed", "status"} <= trials[0].keys()
+    shown = tiny_run.qbench("plan", tiny_run.suite, "--set", "seeds=[0, 1, 2]")
+    assert "7 trials to train, about" in shown
+    assert "its weights are ternary" in shown
+
+
+def test_show_tells_everything_of_a_trial(tiny_run: TinyRun) -> None:
+    key = next(t["key"] for t in tiny_run.qbench.plan(tiny_run.suite) if t["bits"] == "2/2")
+    record = json.loads(tiny_run.qbench("show", key[:10], "--json"))
+    assert record["key"] == key
+    assert record["trial"]["bits"] == "2/2"
+    assert record["environment"]["torch"]
+    assert all(count["levels"] <= count["promised"] for count in record["audit"])
+    assert "3.weight" in tiny_run.qbench("show", key)
+
+
+@pytest.mark.parametrize("kind", ["methods", "models", "datasets"])
+def test_list_names_what_there_is(tiny_run: TinyRun, kind: str) -> None:
+    entries = json.loads(tiny_run.qbench("list", kind, "--json"))
+    names = [entry["name"] for entry in entries]
+    expected = {"methods": "dorefa", "models": "resnet18", "datasets": "digits"}[kind]
+    assert expected in names
+    if kind == "methods":
+        assert {"name", "title", "paper", "quantizes"} <= entries[0].keys()
+    assert expected in tiny_run.qbench("list", kind)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "no_such.yaml"], "no_such.yaml: No such file"),
+        (["plan", "{suite}", "--set", "seeds"], "write it as key=value"),
+        (["plan", "{suite}", "--set", "methods=[dorfea]"], "did you mean 'dorefa'?"),
+        (["plan", "{suite}", "--methods", "no_such.py"], "no_such.py: cannot read"),
+        (["show", "ffff"], "no recorded trial has a key that starts with 'ffff'"),
+        (["show", "x'; --"], "is no key"),
+        (["list", "method"], "'method' is not one of"),
+        (["run", "{suite}", "--address", "127.0.0.1:1", "--set", "seeds=[9]"], "127.0.0.1:1"),
+    ],
+)
+def test_a_mistake_is_told_without_a_traceback(
+    tiny_run: TinyRun, arguments: list[str], message: str
+) -> None:
+    words = [str(tiny_run.suite) if word == "{suite}" else word for word in arguments]
+    assert message in " ".join(tiny_run.qbench(*words, code=2).split())
+
+
+def test_bad_plugins_fail_their_own_trials_only(tmp_path: Path, qbench_in: MakeQbench) -> None:
+    qbench = qbench_in(tmp_path / "results")
+    (tmp_path / "tiny.yaml").write_text(TINY, encoding="utf-8")
+    (tmp_path / "good.py").write_text(plugins.GOOD)
+    (tmp_path / "bad.py").write_text(plugins.BAD)
+    output = qbench(
+        *("run", tmp_path / "tiny.yaml", "--set", "seeds=[0]", "--set", "bits=[1/32]"),
+        *("--set", "methods=[ste]", "--methods", tmp_path / "good.py"),
+        *("--methods", tmp_path / "bad.py"),
+        code=1,
+    )
+    assert "raises: RuntimeError: no such luck" in output
+    trials = pd.read_csv(tmp_path / "results/tiny/trials.csv").set_index("method")
+    assert trials["status"].to_dict() == {
+        "fp32": "done",
+        "ste": "done",
+        "median_sign": "done",
+        "raises": "failed",
+        "not_finite": "failed",
+        "wrong_shape": "failed",
+        "too_many_levels": "done",
+        "exits": "failed",
+        "dies": "failed",
+        "supports_raises": "unsupported",
+    }
+    assert "its worker died" in trials["reason"]["dies"]
+    assert "4 promised" not in str(trials["audit"]["median_sign"])
+    table = (tmp_path / "results/tiny/leaderboard.md").read_text(encoding="utf-8")
+    assert "not k-bit" in table
+    assert "no such luck" in table
+
+
+def test_a_plugin_that_cannot_be_loaded_names_its_line(tiny_run: TinyRun, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.py"
+    for text, message in [
+        ("x = 1\ny = 1 / 0\n", "broken.py:2: ZeroDivisionError"),
+        ("def f(:\n", "broken.py:1: SyntaxError"),
+        ("x = 1\n", "broken.py: defines no subclass of qbench.method.Method"),
+        ("from qbench.method import Method\nclass STE(Method): ...\n", "'ste' is the name of an"),
+    ]:
+        broken.write_text(text)
+        output = tiny_run.qbench("plan", tiny_run.suite, "--methods", broken, code=2)
+        assert message in output
+
+
+def start(qbench: Qbench, *arguments: str | Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        qbench.command(*arguments),
+        env=qbench.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def read_until(process: subprocess.Popen[str], text: str) -> str:
+    """Read a command's output up to a line that has a text."""
+    assert process.stdout is not None
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if text in line:
+            return "".join(lines)
+    raise AssertionError("".join(lines))
+
+
+def test_a_killed_run_loses_no_finished_trial(
+    tiny_run: TinyRun, tmp_path: Path, qbench_in: MakeQbench
+) -> None:
+    qbench = qbench_in(tmp_path)
+    process = start(qbench, "run", tiny_run.suite)
+    read_until(process, "[ 4/14]")
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    done = [t for t in qbench.plan(tiny_run.suite) if t["status"] == "done"]
+    assert len(done) >= 4
+    output = qbench("run", tiny_run.suite)
+    assert f"{14 - len(done)} trials to train, {len(done)} of 14 done already" in output
+    assert tables(tmp_path / "tiny") == tables(tiny_run.folder)
+
+
+def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(
+    tiny_run: TinyRun, tmp_path: Path, qbench_in: MakeQbench
+) -> None:
+    qbench = qbench_in(tmp_path)
+    process = start(qbench, "run", tiny_run.suite)
+    read_until(process, "[ 3/14]")
+    os.kill(process.pid, signal.SIGINT)
+    output = process.communicate(timeout=120)[0]
+    assert process.returncode == 130, output
+    assert "Interrupted:" in output
+    assert f"Go on with: qbench run {tiny_run.suite}" in output
+    assert "Traceback" not in output
+    qbench("run", tiny_run.suite)
+    assert tables(tmp_path / "tiny") == tables(tiny_run.folder)
+
+
+@pytest.mark.slow
+def test_a_tracking_server_holds_the_results(
+    tiny_run: TinyRun, tmp_path: Path, qbench_in: MakeQbench
+) -> None:
+    port = "5917"
+    server = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", port),
+            *("--backend-store-uri", f"sqlite:///{tmp_path}/server.db", "--workers", "1"),
+            *("--artifacts-destination", str(tmp_path / "artifacts")),
+        ],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        qbench = qbench_in(tmp_path / "results")
+        qbench.environment["MLFLOW_TRACKING_URI"] = f"http://127.0.0.1:{port}"
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            probe = subprocess.run(
+                qbench.command("plan", tiny_run.suite), env=qbench.environment, capture_output=True
+            )
+            if probe.returncode == 0:
+                break
+        qbench("run", tiny_run.suite)
+        assert "nothing to train" in qbench("run", tiny_run.suite)
+        assert tables(tmp_path / "results/tiny") == tables(tiny_run.folder)
+        assert not (tmp_path / "results/mlflow.db").exists()
+        assert list((tmp_path / "artifacts").rglob("weights.pt"))
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(timeout=30)
+
+
+@pytest.mark.slow
+def test_a_running_cluster_is_used_by_its_address(
+    tiny_run: TinyRun, tmp_path: Path, qbench_in: MakeQbench
+) -> None:
+    ray = Path(sys.executable).with_name("ray")
+    head = ["start", "--head", "--port", "6399", "--num-cpus", "2", "--include-dashboard", "false"]
+    subprocess.run([ray, *head, "--node-ip-address", "127.0.0.1"], check=True, capture_output=True)
+    try:
+        qbench = qbench_in(tmp_path)
+        qbench("run", tiny_run.suite, "--address", "127.0.0.1:6399")
+        assert tables(tmp_path / "tiny") == tables(tiny_run.folder)
+    finally:
+        subprocess.run([ray, "stop", "--force"], check=True, capture_output=True)

@@ -1,0 +1,215 @@
+from __future__ import annotations
+
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+
+from qbench.errors import QbenchError
+from qbench.grid import Cell, expand
+from qbench.suite import Suite, load_suite
+
+GOOD = """\
+name: good
+dataset: digits
+models: [convnet_tiny]
+bits: [1/32, 2/2]
+methods: [ste, bwn]
+seeds: [0, 1]
+"""
+
+
+def load(tmp_path: Path, text: str, *assignments: str) -> Suite:
+    path = tmp_path / "suite.yaml"
+    path.write_text(dedent(text), encoding="utf-8")
+    return load_suite(path, assignments)
+
+
+def problems(tmp_path: Path, text: str, *assignments: str) -> list[str]:
+    with pytest.raises(QbenchError) as error:
+        load(tmp_path, text, *assignments)
+    return str(error.value).replace(f"{tmp_path}/", "").splitlines()
+
+
+def cells(tmp_path: Path, *assignments: str) -> list[Cell]:
+    return expand(load(tmp_path, GOOD, *assignments))
+
+
+def test_every_mistake_is_shown_at_once_with_its_line(tmp_path: Path) -> None:
+    found = problems(
+        tmp_path,
+        """\
+        name: bad
+        dataset: digit
+        models: [convnet_tny]
+        bits: [1/32, 9/32]
+        methods:
+          - ste: {scop: filter}
+          - dorfea
+          - quantization_networks: {temperature_rate: hot}
+        seeds: [0, x]
+        recipe: {name: alined, epochs: -3}
+        sead: 3
+        """,
+    )
+    expected = [
+        "suite.yaml:2: dataset: no dataset is named 'digit'; did you mean 'digits'?",
+        "suite.yaml:3: models.0: no model is named 'convnet_tny'; did you mean 'convnet_tiny'?",
+        "suite.yaml:4: bits.1: 9 bits: a width is 1 to 8 bits",
+        "suite.yaml:6: methods.0.ste.scop: no such key; did you mean 'scope'?",
+        "suite.yaml:7: methods.1: no method is named 'dorfea'; did you mean 'dorefa'?",
+        "suite.yaml:8: methods.2.quantization_networks.temperature_rate:",
+        "suite.yaml:9: seeds.1:",
+        "suite.yaml:10: recipe.epochs:",
+        "suite.yaml:10: recipe.name: 'alined' is not one; did you mean 'aligned'?",
+        "suite.yaml:11: sead: no such key; did you mean 'seeds'?",
+    ]
+    assert len(found) == len(expected)
+    for line, start in zip(found, expected, strict=True):
+        assert line.startswith(start), line
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name: a\nname: b\n", "suite.yaml:2: 'name' is written twice"),
+        ("a: [1\nb: 2\n", "suite.yaml:2: not YAML"),
+        ("- a\n", "expected `key: value` lines, found a list"),
+        ("", "found nothing"),
+        ("a: !!python/object/apply:os.system [ls]\n", "suite.yaml:1: anchors, aliases and tags"),
+        ("a: &x 1\nb: *x\n", "anchors, aliases and tags"),
+        (GOOD.replace("good", "../evil"), "suite.yaml:1: name: '../evil'"),
+        (GOOD.replace("good", "/etc/x"), "letters, digits, - and _ only"),
+        (GOOD.replace("[0, 1]", "[0, 0]"), "suite.yaml:6: seeds.1: 0 is there twice"),
+        (GOOD.replace("[0, 1]", "[true]"), "seeds.0: input should be a valid integer"),
+        (GOOD.replace("[ste, bwn]", "[my_method.py]"), "no method is named 'my_method.py'"),
+        (GOOD + "layers: first\n", "'first' is no layer policy"),
+        (GOOD + "recipe: {schedule: step}\n", ""),
+        (GOOD + "resources: {cpu: 1}\n", "did you mean 'cpus'?"),
+    ],
+)
+def test_a_bad_file_is_refused_in_words(tmp_path: Path, text: str, message: str) -> None:
+    if "schedule" in text:
+        with pytest.raises(QbenchError, match="milestones"):
+            expand(load(tmp_path, text))
+    else:
+        assert message in problems(tmp_path, text)[0]
+
+
+def test_a_missing_file_names_the_nearest(tmp_path: Path) -> None:
+    (tmp_path / "digits.yaml").write_text(GOOD)
+    with pytest.raises(QbenchError, match=r"did you mean .*digits\.yaml"):
+        load_suite(tmp_path / "digit.yaml")
+
+
+def test_set_overrides_values_and_method_options(tmp_path: Path) -> None:
+    suite = load(
+        tmp_path, GOOD, "seeds=[7]", "recipe.epochs=3", "methods.ste.scope=layer", "models=resnet18"
+    )
+    assert suite.seeds == [7]
+    assert suite.models == ["resnet18"]
+    assert suite.recipe.changes == {"epochs": 3}
+    assert suite.methods[0] == ("ste", {"scope": "layer"})
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("seeds", "write it as key=value"),
+        ("seeds=[", "the value is not YAML"),
+        ("methods.stee.scope=layer", "'stee' is not in 'methods'; did you mean 'ste'?"),
+        ("methods.ste.scope=leyer", "--set methods.ste.scope=leyer: methods.0.ste.scope: 'leyer'"),
+        ("recipe.epoch=3", "did you mean 'epochs'?"),
+        ("name.x=3", "has no"),
+    ],
+)
+def test_a_bad_override_is_named(tmp_path: Path, assignment: str, message: str) -> None:
+    assert message in "\n".join(problems(tmp_path, GOOD, assignment))
+
+
+def test_full_precision_comes_first_and_is_shared(tmp_path: Path) -> None:
+    found = cells(tmp_path)
+    assert [c.trial.method for c in found][:2] == ["fp32", "fp32"]
+    bases = {c.trial.base.key for c in found if c.trial.base}
+    assert bases == {c.trial.key for c in found[:2]}
+
+
+def test_what_a_method_cannot_do_is_known_before_anything_trains(tmp_path: Path) -> None:
+    reasons = {(c.trial.method, c.trial.bits): c.unsupported for c in cells(tmp_path)}
+    assert reasons["bwn", "2/2"] == "its weights have 1 bit"
+    assert reasons["bwn", "1/32"] == ""
+
+
+def test_a_model_that_cannot_take_the_images_is_refused(tmp_path: Path) -> None:
+    found = cells(tmp_path, "models=alexnet")
+    assert all(c.unsupported.startswith("alexnet cannot take images of 1×8×8") for c in found)
+
+
+def test_an_unknown_layer_is_refused_with_the_nearest(tmp_path: Path) -> None:
+    found = cells(tmp_path, "layers=['3', '99']")
+    assert all("no conv or linear layer '99'" in c.unsupported for c in found)
+
+
+def key(tmp_path: Path, *assignments: str) -> str:
+    return next(c.trial.key for c in cells(tmp_path, *assignments) if c.trial.method == "ste")
+
+
+@pytest.mark.parametrize(
+    "assignment",
+    [
+        "methods.ste.scope=filter",  # its default
+        "recipe.lr=0.02",  # the dataset's own
+        "recipe.milestones=[]",
+        "title=Other",
+        "name=other",
+        "resources={cpus: 2}",
+        "seeds=[0]",
+        "bits=[1/32]",
+    ],
+)
+def test_a_key_stays_where_the_number_does(tmp_path: Path, assignment: str) -> None:
+    assert key(tmp_path, assignment) == key(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "assignment",
+    [
+        "methods.ste.scope=layer",
+        "recipe.lr=0.5",
+        "full_precision.epochs=1",
+        "threads=2",
+        "layers=all",
+        "seeds=[5]",
+        "bits=[2/32]",
+        "models=resnet_tiny",
+    ],
+)
+def test_a_key_changes_where_the_number_may(tmp_path: Path, assignment: str) -> None:
+    assert key(tmp_path, assignment) != key(tmp_path)
+
+
+def test_a_key_does_not_depend_on_the_order_of_writing(tmp_path: Path) -> None:
+    there = key(tmp_path, "layers=['3', '7']", "recipe={epochs: 3, lr: 0.5}")
+    back = key(tmp_path, "layers=['7', '3']", "recipe={lr: 0.5, epochs: 3}")
+    assert there == back
+
+
+def test_from_scratch_needs_no_full_precision_trial(tmp_path: Path) -> None:
+    found = cells(tmp_path, "recipe.initialization=scratch")
+    assert {c.trial.method for c in found} == {"ste", "bwn"}
+
+
+def test_paper_recipes_are_each_method_s_own(tmp_path: Path) -> None:
+    found = cells(tmp_path, "recipe=paper", "methods=[bwn, twn]")
+    epochs = {c.trial.method: c.trial.recipe.epochs for c in found}
+    assert epochs["bwn"] == 55
+    assert epochs["twn"] == 60
+
+
+def test_a_method_twice_gets_two_rows(tmp_path: Path) -> None:
+    found = cells(tmp_path, "methods=[{ste: {scope: layer}}, {ste: {scope: filter}}]")
+    assert {c.label for c in found} == {
+        "Full precision",
+        "STE (scope=layer)",
+        "STE (scope=filter)",
+    }
