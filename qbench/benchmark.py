@@ -74,8 +74,9 @@ class Benchmark:
         suite = load_suite(path, assignments, added)
         cells = expand(suite)
         found = cls(suite, cells, plugins, results, Store(results), {})
-        for outcome in found.spool.waiting():
-            found.record(outcome)
+        with found.spool.lock(wait=False) as alone:
+            if alone:  # else a run is under way, and records its own
+                found._record_waiting()
         found.refresh()
         return found
 
@@ -113,11 +114,17 @@ class Benchmark:
             QbenchError: the store refuses it; it stays in the spool.
         """
         key = outcome.trial.key
-        self.store.record(outcome, self.suite.name, self.spool.folder(key))
+        self.store.record(outcome, self.spool.folder(key))
         self.spool.discard(key)
+
+    def _record_waiting(self) -> None:
+        for outcome in self.spool.waiting():
+            self.record(outcome)
 
     def run(self, observer: Observer, address: str | None = None) -> Summary:
         """Train what is to do.
+
+        One run at a time works in a results folder: the caller holds ``spool.lock``.
 
         Args:
             observer: is told what happens.
@@ -131,6 +138,7 @@ class Benchmark:
         trials = [cell.trial for cell in self.to_do()]
         self._fetch_weights({trial.base.key for trial in trials if trial.base})
         summary = schedule.run(
+            self.suite.name,
             trials,
             self.spool,
             self.record,

@@ -126,7 +126,14 @@ def run(
     console = Console(highlight=False)
     with console.status("Reading the suite and the store …"):
         benchmark = _open(suite, results, assignments, methods)
-    raise typer.Exit(_run(benchmark, console, address, _again(suite, assignments, methods)))
+    again = _again(suite, assignments, methods)
+    with benchmark.spool.lock(wait=False) as alone:
+        if alone:
+            raise typer.Exit(_run(benchmark, console, address, again))
+    console.print(f"Another run is writing to {results}; this one waits until it has ended.")
+    with benchmark.spool.lock(wait=True):
+        benchmark.refresh()
+        raise typer.Exit(_run(benchmark, console, address, again))
 
 
 def _run(benchmark: Benchmark, console: Console, address: str | None, again: str) -> int:

@@ -15,6 +15,7 @@ class Outcome(BaseModel):
 
     Attributes:
         trial: what was trained.
+        suite: the suite that it was trained for.
         status: ``done`` or ``failed``.
         reason: why it failed: one line.
         traceback: where it failed, if code did.
@@ -30,6 +31,7 @@ class Outcome(BaseModel):
     """
 
     trial: Trial
+    suite: str = ""
     status: Literal["done", "failed"]
     reason: str = ""
     traceback: str = ""

@@ -15,6 +15,8 @@ from rich.table import Table
 from qbench.outcome import Outcome
 from qbench.trial import Trial
 
+QUIET_SECONDS = 60.0
+
 
 class Display:
     """Shows a grid being trained: trials done, running and failed, time left, best so far.
@@ -22,18 +24,16 @@ class Display:
     Args:
         console: where to show it.
         total: how many trials will be trained.
-        estimate: seconds that they may take, if known, until it can be told from the trials.
     """
 
-    def __init__(self, console: Console, total: int, estimate: float | None = None) -> None:
+    def __init__(self, console: Console, total: int) -> None:
         self._console = console
         self._total = total
-        self._estimate = estimate
         self._running: dict[str, tuple[Trial, int]] = {}
         self._best: dict[str, Outcome] = {}
         self._done = 0
         self._failed = 0
-        self._start = time.monotonic()
+        self._start = self._spoke = time.monotonic()
         self._live: Live | None = None
         if console.is_terminal:
             self._bar = Progress(
@@ -72,6 +72,13 @@ class Display:
     def progressed(self, trial: Trial, epoch: int) -> None:
         """A trial has trained up to an epoch."""
         self._running[trial.key] = (trial, epoch)
+        if self._live is None and time.monotonic() - self._spoke > QUIET_SECONDS:
+            self._spoke = time.monotonic()
+            self._console.print(
+                f"{trial.name}: epoch {epoch}/{trial.recipe.epochs}; {self._left()}",
+                highlight=False,
+                soft_wrap=True,
+            )
 
     def ended(self, outcome: Outcome) -> None:
         """A trial is done or has failed: counted, and printed as a line."""
@@ -91,6 +98,7 @@ class Display:
         if self._live:
             self._bar.update(self._task, completed=self._done + self._failed)
         if self._live is None or outcome.status == "failed":
+            self._spoke = time.monotonic()
             count = self._done + self._failed
             width = len(str(self._total))
             self._console.print(
@@ -102,20 +110,16 @@ class Display:
     def _left(self) -> str:
         count = self._done + self._failed
         elapsed = time.monotonic() - self._start
-        if count >= 2:
-            seconds = elapsed / count * (self._total - count)
-        elif self._estimate:
-            seconds = max(0.0, self._estimate - elapsed)
-        else:
-            return "time left: unknown yet"
-        return f"about {duration(seconds)} left"
+        if count < 2:
+            return "time left unknown yet"
+        return f"about {duration(elapsed / count * (self._total - count))} left"
 
     def _render(self) -> RenderableType:
         counts = f"{self._done} done, {len(self._running)} running, {self._failed} failed"
         now = Table.grid(padding=(0, 2))
         for trial, epoch in list(self._running.values()):
             now.add_row("  training", trial.name, f"epoch {epoch}/{trial.recipe.epochs}")
-        for bits, outcome in sorted(self._best.items()):
+        for bits, outcome in sorted(dict(self._best).items()):
             now.add_row(
                 "  best",
                 f"{bits} {outcome.trial.method} seed {outcome.trial.seed}",

@@ -29,7 +29,7 @@ _QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
     "RAY_DEDUP_LOGS": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -68,6 +68,7 @@ class Summary:
 
 
 def run(
+    suite: str,
     trials: Sequence[Trial],
     spool: Spool,
     record: Callable[[Outcome], None],
@@ -79,6 +80,7 @@ def run(
     """Train trials, each as soon as the one it starts from has finished.
 
     Args:
+        suite: the suite's name, under which outcomes are recorded.
         trials: what to train; a trial whose base is neither here nor in the spool fails.
         spool: where workers leave what they finish.
         record: stores an outcome; called once for each, in a thread of its own.
@@ -99,8 +101,8 @@ def run(
     scratch = tempfile.mkdtemp(prefix="qbench-tune-")
     try:
         share = _share(resources)
-        desk = Desk(spool, ray.get_runtime_context().get_node_id())
-        backlog = _Backlog(trials, spool, recorder, observer, summary)
+        desk = Desk(spool, ray.get_runtime_context().get_node_id(), suite)
+        backlog = _Backlog(suite, trials, spool, recorder, observer, summary)
         actor = tune.with_parameters(TrialActor, desk=desk, plugins=list(plugins))
         tune.run(
             actor,
@@ -132,6 +134,7 @@ class _Backlog(Searcher):
 
     def __init__(
         self,
+        suite: str,
         trials: Sequence[Trial],
         spool: Spool,
         recorder: _Recorder,
@@ -139,6 +142,7 @@ class _Backlog(Searcher):
         summary: Summary,
     ) -> None:
         super().__init__()
+        self._suite = suite
         self.waiting = list(trials)
         self.running: dict[str, Trial] = {}
         self._spool = spool
@@ -163,8 +167,7 @@ class _Backlog(Searcher):
             return
         outcome = self._spool.get(trial.key)
         if outcome is None:
-            reason = "its worker died: out of memory, killed, or crashed"
-            outcome = Outcome(trial=trial, status="failed", reason=reason, started=time.time())
+            outcome = self._failed(trial, "its worker died: out of memory, killed, or crashed")
         self._end(outcome)
 
     def _end(self, outcome: Outcome) -> None:
@@ -179,7 +182,11 @@ class _Backlog(Searcher):
             for trial in [t for t in self.waiting if t.base and t.base.key == key]:
                 self.waiting.remove(trial)
                 reason = f"the full-precision network it starts from failed: {outcome.reason}"
-                self._end(Outcome(trial=trial, status="failed", reason=reason, started=time.time()))
+                self._end(self._failed(trial, reason))
+
+    def _failed(self, trial: Trial, reason: str) -> Outcome:
+        now = time.time()
+        return Outcome(trial=trial, suite=self._suite, status="failed", reason=reason, started=now)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: what is done is known from the store."""

@@ -6,14 +6,17 @@ full-precision trials stay, for the trials that start from them.
 
     spool/<key>/outcome.json, weights.pt     waiting to be recorded
     weights/<key>.pt                         full-precision weights
+    lock                                     held by the command that records
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +34,25 @@ class Spool:
     """
 
     root: Path
+
+    @contextmanager
+    def lock(self, wait: bool) -> Iterator[bool]:
+        """Hold the right to record what is in the spool; it ends with the process at the latest.
+
+        Args:
+            wait: until another process lets go.
+
+        Yields:
+            Whether it is held.
+        """
+        self.root.mkdir(parents=True, exist_ok=True)
+        with (self.root / "lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except BlockingIOError:
+                yield False
+                return
+            yield True
 
     def put(self, outcome: Outcome, weights: bytes | None) -> None:
         """Write an outcome and its hardened weights: all of it or nothing."""

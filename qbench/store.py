@@ -59,29 +59,28 @@ class Store:
 
     # Record ----------------------------------------------------------------------------------
 
-    def record(self, outcome: Outcome, suite: str, folder: Path) -> None:
+    def record(self, outcome: Outcome, folder: Path) -> None:
         """Record a trial as a run of the experiment named after its suite.
 
         Args:
             outcome: what it came to.
-            suite: the suite's name.
             folder: where its ``weights.pt`` is, if it has any.
 
         Raises:
             QbenchError: MLflow refuses; nothing is half recorded under the trial's key.
         """
         try:
-            self._record(outcome, suite, folder)
+            self._record(outcome, folder)
         except (MlflowException, OSError) as error:
             raise QbenchError(
                 f"cannot record a trial in {self.uri}: {_first_line(error)}"
             ) from error
 
-    def _record(self, outcome: Outcome, suite: str, folder: Path) -> None:
+    def _record(self, outcome: Outcome, folder: Path) -> None:
         trial = outcome.trial
         ended = int(1000 * (outcome.started + outcome.seconds))
         run = self._client.create_run(
-            self._experiment(suite),
+            self._experiment(outcome.suite),
             start_time=int(1000 * outcome.started),
             run_name=trial.name,
             tags={"qbench.key": trial.key, "mlflow.source.name": "qbench"},

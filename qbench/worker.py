@@ -29,10 +29,12 @@ class Desk:
     Attributes:
         spool: the spool, on the driver's machine.
         node: the Ray node that the driver runs on.
+        suite: the suite being run.
     """
 
     spool: Spool
     node: str
+    suite: str
 
     def put(self, outcome: Outcome, weights: bytes | None) -> None:
         """Hand in an outcome; returns once it is on the driver's disk."""
@@ -92,5 +94,6 @@ class TrialActor(tune.Trainable):
             if time.monotonic() - start > REPORT_SECONDS:
                 return {"epoch": int(record["epoch"]), "done": False}
         outcome = self.training.outcome
+        outcome.suite = self.desk.suite
         self.desk.put(outcome, self.training.weights)
         return {"epoch": len(outcome.history), "done": True}

@@ -215,7 +215,7 @@ def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(
     qbench = qbench_in(tmp_path)
     process = start(qbench, "run", tiny_run.suite)
     read_until(process, "[ 3/14]")
-    os.kill(process.pid, signal.SIGINT)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     output = process.communicate(timeout=120)[0]
     assert process.returncode == 130, output
     assert "Interrupted:" in output

@@ -16,6 +16,7 @@ def outcome(status: str = "done", top1: float = 90.0, seed: int = 0) -> Outcome:
     return Outcome.model_validate(
         {
             "trial": trial(seed=seed),
+            "suite": "suite",
             "status": status,
             "reason": "" if status == "done" else "it broke",
             "metrics": {"top1": top1} if status == "done" else {},
@@ -36,7 +37,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
 def test_what_is_recorded_is_found_by_key(store: Store, tmp_path: Path) -> None:
     done = outcome()
     (tmp_path / "weights.pt").write_bytes(b"weights")
-    store.record(done, "suite", tmp_path)
+    store.record(done, tmp_path)
     run = store.runs([done.trial.key])[done.trial.key]
     assert trial_of(run) == done.trial
     assert run.info.run_name == "quantization_networks 2/2 convnet_tiny digits seed 0"
@@ -51,14 +52,14 @@ def test_what_is_recorded_is_found_by_key(store: Store, tmp_path: Path) -> None:
 
 def test_a_finished_run_counts_over_a_failed_one(store: Store, tmp_path: Path) -> None:
     for each in (outcome("failed"), outcome(top1=80.0), outcome("failed")):
-        store.record(each, "suite", tmp_path)
+        store.record(each, tmp_path)
     run = store.runs([outcome().trial.key])[outcome().trial.key]
     assert run.info.status == "FINISHED"
 
 
 def test_the_first_finished_run_counts(store: Store, tmp_path: Path) -> None:
     for top1 in (80.0, 70.0):
-        store.record(outcome(top1=top1), "suite", tmp_path)
+        store.record(outcome(top1=top1), tmp_path)
     (run,) = store.runs([outcome().trial.key]).values()
     assert run.data.metrics["final_top1"] == 80.0
 
@@ -71,14 +72,14 @@ def test_a_half_written_run_is_not_listed(
 
     monkeypatch.setattr(store._client, "log_artifacts", fail)
     with pytest.raises(QbenchError, match="disk full"):
-        store.record(outcome(), "suite", tmp_path)
+        store.record(outcome(), tmp_path)
     assert store.runs([outcome().trial.key]) == {}
 
 
 def test_a_store_that_cannot_be_opened_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/no/such/folder/x.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "nonsense://store")
     with pytest.raises(QbenchError, match="cannot open the store"):
         Store(tmp_path)
 
