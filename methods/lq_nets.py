@@ -134,23 +134,26 @@ class LearnedLevels(Quantizer):
         """One QEM iteration on ``x``, then the moving average."""
         levels, order = self._levels()
         nearest = order.gather(1, self._nearest(x, levels))  # the code of every value
-        values = x.reshape(len(self.basis), -1).to(self.basis.dtype)
-        # B Bᵀ and B x need of each code only how many values have it, and their sum.
-        count = torch.zeros_like(levels).scatter_add_(1, nearest, torch.ones_like(values))
-        total = torch.zeros_like(levels).scatter_add_(1, nearest, values)
-        ridge = RIDGE * torch.eye(self.codes.shape[1], device=x.device)
-        gram = self.codes.T @ (count.unsqueeze(-1) * self.codes) + ridge  # (groups, K, K)
-        moment = total @ self.codes + RIDGE * self.basis  # (groups, K)
-        solution = torch.linalg.solve(gram, moment)
+        values = x.reshape(len(self.basis), -1).double()
+        # B Bᵀ and B x need of each code only how many values have it, and their sum: in float64,
+        # for a float32 cannot count beyond 2²⁴. Sums of products, for autocast rounds matmul.
+        codes, zero = self.codes.double(), torch.zeros_like(levels, dtype=torch.float64)
+        count = zero.scatter_add(1, nearest, torch.ones_like(values))
+        total = zero.scatter_add(1, nearest, values)
+        products = codes.unsqueeze(2) * codes.unsqueeze(1)  # (2ᴷ, K, K)
+        gram = (count[..., None, None] * products).sum(1)  # (groups, K, K)
+        moment = (total.unsqueeze(-1) * codes).sum(1)  # (groups, K)
+        ridge = RIDGE * torch.eye(codes.shape[1], dtype=codes.dtype, device=x.device)
+        solution = torch.linalg.solve(gram + ridge, moment + RIDGE * self.basis)
         self.updates += 1
         rate = 1 - self.momentum
         if self.debias:
             rate /= 1 - self.momentum ** int(self.updates)
-        self.basis.lerp_(solution, rate)
+        self.basis.lerp_(solution.to(self.basis.dtype), rate)
 
     def _levels(self) -> tuple[Tensor, Tensor]:
         """Levels ascending, (groups, 2ᴷ), and the index of each one's code."""
-        return torch.sort(self.basis @ self.codes.T, dim=1)
+        return torch.sort((self.basis.unsqueeze(1) * self.codes).sum(-1), dim=1)
 
     def _nearest(self, x: Tensor, levels: Tensor) -> Tensor:
         """Index of the level nearest to every value, (groups, values)."""

@@ -11,8 +11,9 @@ Activations, k bits, after a ReLU, n = 2^k − 1, r the range of the input::
 
     s = r / n,        x_q = s · clip([x/s], 0, n)
 
-An input that takes negative values (the image itself) is quantized symmetrically, as a weight is.
-r is a running average of each batch's maximum (or a percentile of it), taken in training only.
+An input that takes negative values (the image itself) is quantized symmetrically, as a weight is,
+at 1 bit to r · sign(x). r is a running average of each batch's maximum (or a percentile of it),
+taken in training only.
 
 Gradient: ∂w_q/∂w = 1, ∂x_q/∂x = 1 inside the range and 0 outside; s and r get none.
 
@@ -85,7 +86,8 @@ class UniformWeight(Quantizer):
         if self.bits == 1:
             return straight_through(w, size.mean(dims, keepdim=True) * sign(w))
         n = 2 ** (self.bits - 1) - 1
-        s = (size.amax(dims, keepdim=True) / n).clamp(min=torch.finfo(w.dtype).tiny)
+        s = size.amax(dims, keepdim=True) / n
+        s = torch.where(s > 0, s, 1.0)  # a filter of zeros stays one
         return round_ste(w / s) * s
 
 
@@ -104,19 +106,22 @@ class UniformInput(Quantizer):
     def __init__(self, bits: int, sample: Tensor, percentile: float, momentum: float) -> None:
         super().__init__()
         self.percentile, self.momentum = percentile, momentum
-        signed = bool(sample.min() < 0)
-        self.high = max(1, 2 ** (bits - 1) - 1) if signed else 2**bits - 1
-        self.low = -self.high if signed else 0
+        self.bits = bits
+        self.signed = bool(sample.min() < 0)
         self.register_buffer("range", self._range(sample))
 
     def forward(self, x: Tensor) -> Tensor:
         """Quantize ``x``, any shape."""
-        s = (self.range / self.high).to(x.dtype)
-        return round_ste((x / s).clamp(self.low, self.high)) * s
+        r = self.range.to(x.dtype).clamp(min=torch.finfo(x.dtype).tiny)
+        if self.signed and self.bits == 1:
+            return straight_through(torch.minimum(torch.maximum(x, -r), r), r * sign(x))
+        n = 2 ** (self.bits - 1) - 1 if self.signed else 2**self.bits - 1
+        s = r / n
+        return round_ste((x / s).clamp(-n if self.signed else 0, n)) * s
 
     def update(self, x: Tensor) -> None:
         """Move the range toward this batch's."""
-        self.range.lerp_(self._range(x), 1 - self.momentum)
+        self.range.lerp_(self._range(x).to(self.range.dtype), 1 - self.momentum)
 
     def _range(self, x: Tensor) -> Tensor:
         size = x.abs().flatten().float()

@@ -55,16 +55,18 @@ def attach(
     Raises:
         QbenchError: the method, an option, a layer or the widths are unknown or unsupported.
     """
+    if isinstance(method, str):
+        method = registry.build_method(method, options)
+    elif options:
+        raise QbenchError(f"options go with a method's name, not with a {method.title} built")
     try:
         widths = bits if isinstance(bits, Bits) else Bits.parse(bits)
-        if isinstance(method, str):
-            method = registry.build_method(method, options)
-        elif options:
-            raise QbenchError(f"options go with a method's name, not with a {method.title} built")
+        wanted = policy_widths(layers, widths)
     except ValueError as error:
         raise QbenchError(str(error)) from error
-    if reason := method.supports(widths, task):
-        raise QbenchError(f"{method.name} cannot do {widths}: {reason}")
+    for each in wanted:
+        if reason := method.supports(each, task):
+            raise QbenchError(f"{method.name} cannot do {each}: {reason}")
 
     model = method.prepare(model, widths)
     method.layers = select_layers(model, layers, widths)
@@ -89,7 +91,8 @@ class Handle:
     def __init__(self, model: nn.Module, method: Method) -> None:
         self.model = model
         self.method = method
-        self._hooks: list[RemovableHandle] = []
+        self._update_hooks: list[RemovableHandle] = []
+        self._input_hooks: list[RemovableHandle] = []
 
     @property
     def layers(self) -> list[Layer]:
@@ -144,16 +147,17 @@ class Handle:
         Returns:
             The model.
         """
-        self._remove_hooks()
+        for hook in self._update_hooks:
+            hook.remove()
         for layer in self.layers:
             if layer.weight_quantizer is not None:
                 layer.weight_quantizer.eval()
+                _own_class(layer.module)
                 parametrize.remove_parametrizations(layer.module, "weight")
                 layer.weight_quantizer = None
-            if layer.input_quantizer is not None:
+            if not isinstance(layer.input_quantizer, Hardened | None):
                 layer.input_quantizer = Hardened(layer.input_quantizer)
                 layer.module.input_quantizer = layer.input_quantizer
-                layer.module.register_forward_pre_hook(_quantize_input)
         return self.model
 
     def detach(self) -> nn.Module:
@@ -162,9 +166,11 @@ class Handle:
         Returns:
             The model.
         """
-        self._remove_hooks()
+        for hook in (*self._update_hooks, *self._input_hooks):
+            hook.remove()
         for layer in self.layers:
             if layer.weight_quantizer is not None:
+                _own_class(layer.module)
                 parametrize.remove_parametrizations(
                     layer.module, "weight", leave_parametrized=False
                 )
@@ -187,7 +193,8 @@ class Handle:
         parametrize.register_parametrization(layer.module, "weight", quantizer)
         layer.weight_quantizer = quantizer
         if _learns_outside_autograd(quantizer):
-            self._hooks.append(layer.module.register_forward_hook(_update_weight_quantizer))
+            hook = layer.module.register_forward_hook(_update_weight_quantizer)
+            self._update_hooks.append(hook)
 
     def _attach_input(self, layer: Layer, sample: Tensor) -> None:
         quantizer = self.method.input_quantizer(layer, sample)
@@ -197,12 +204,7 @@ class Handle:
         _check_output(quantizer, sample[:1], f"{self.method.name}'s input quantizer", layer)
         layer.module.input_quantizer = quantizer
         layer.input_quantizer = quantizer
-        self._hooks.append(layer.module.register_forward_pre_hook(_quantize_input))
-
-    def _remove_hooks(self) -> None:
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks.clear()
+        self._input_hooks.append(layer.module.register_forward_pre_hook(_quantize_input))
 
 
 class Hardened(nn.Module):
@@ -263,6 +265,21 @@ def select_layers(model: nn.Module, policy: LayerPolicy, bits: Bits) -> list[Lay
     ]
 
 
+def policy_widths(policy: LayerPolicy, bits: Bits) -> list[Bits]:
+    """Every pair of widths that a policy asks of a method.
+
+    Raises:
+        ValueError: a width in a mapping is none.
+    """
+    if isinstance(policy, Mapping):
+        widths = [Bits.parse(text) for text in policy.values()]
+    elif policy == "first_last_8bit":
+        widths = [bits, _eight_bits(bits)]
+    else:
+        widths = [bits]
+    return list(dict.fromkeys(widths))
+
+
 def _eight_bits(bits: Bits) -> Bits:
     eight = Width(8)
     return Bits(
@@ -321,6 +338,17 @@ def _check_output(quantizer: nn.Module, x: Tensor, what: str, layer: Layer) -> N
             f"{what} turned '{layer.name}' from {tuple(x.shape)} {x.dtype} into "
             f"{tuple(y.shape)} {y.dtype}; it must keep shape and dtype"
         )
+
+
+def _own_class(module: nn.Module) -> None:
+    """Give a parametrized module a class of its own.
+
+    Copies of a parametrized module share the class that holds its ``weight`` property, and removing
+    the parametrization from one takes the property from all.
+    """
+    shared = type(module)
+    members = {k: v for k, v in vars(shared).items() if k not in ("__dict__", "__weakref__")}
+    module.__class__ = type(shared.__name__, shared.__bases__, members)
 
 
 def _learns_outside_autograd(quantizer: nn.Module) -> bool:

@@ -132,7 +132,7 @@ class _Staircase(torch.autograd.Function):
         offset: float,
         temperature: Tensor,
     ) -> Tensor:
-        z = x.to(torch.promote_types(x.dtype, alpha.dtype)) * (beta * temperature)
+        z = _at_least_float32(x, alpha) * (beta * temperature)
         total = torch.full_like(z, -offset)
         slope = torch.zeros_like(z)
         for b, s in zip(biases * temperature, scales, strict=True):
@@ -183,9 +183,14 @@ def hard_staircase(
     """
     thresholds, order = biases.sort()
     heights = torch.cat([scales.new_zeros(1), scales[order].cumsum(0)]) - offset
-    z = x.to(torch.promote_types(x.dtype, alpha.dtype)) * beta
+    z = _at_least_float32(x, alpha) * beta
     steps = torch.bucketize(z.detach(), thresholds, right=True)  # A(0) = 1
     return (heights[steps] * alpha).to(x.dtype)
+
+
+def _at_least_float32(x: Tensor, parameter: Tensor) -> Tensor:
+    wide = torch.promote_types(x.dtype, parameter.dtype)
+    return x.to(torch.promote_types(wide, torch.float32))
 
 
 def kmeans_1d(values: Tensor, clusters: int, iterations: int = 300) -> Tensor:
@@ -206,7 +211,7 @@ def kmeans_1d(values: Tensor, clusters: int, iterations: int = 300) -> Tensor:
     ordered = values.detach().double().flatten().sort().values
     prefix = torch.cat([ordered.new_zeros(1), ordered.cumsum(0)])
     span = (ordered[-1] - ordered[0]) / clusters
-    centres = ordered[0] + span * (torch.arange(clusters, device=ordered.device) + 0.5)
+    centres = ordered[0] + span * (torch.arange(clusters).to(ordered) + 0.5)
     for _ in range(iterations):
         inner = torch.searchsorted(ordered, (centres[1:] + centres[:-1]) / 2)
         ends = torch.cat([inner.new_zeros(1), inner, inner.new_full((1,), len(ordered))])

@@ -10,7 +10,7 @@ import torch
 from pydantic import ValidationError
 
 from qbench import registry
-from qbench.attachment import LayerPolicy, select_layers
+from qbench.attachment import LayerPolicy, policy_widths, select_layers
 from qbench.bits import FULL_PRECISION, Bits
 from qbench.data import Dataset
 from qbench.errors import QbenchError
@@ -87,7 +87,7 @@ def _row(
     recipe = _changed(recipe, suite.recipe.changes)
     pretrained = recipe.initialization == "pretrained"
     for bits in map(Bits.parse, suite.bits):
-        reason = problem or _refusal(method, bits, dataset.task)
+        reason = problem or _refusal(method, policy_widths(suite.layers, bits), dataset.task)
         for seed in suite.seeds:
             trial = Trial(
                 method=name,
@@ -113,11 +113,12 @@ def _changed(recipe: Recipe, changes: dict[str, object]) -> Recipe:
         raise QbenchError(f"recipe: {reasons}") from error
 
 
-def _refusal(method: Method, bits: Bits, task: str) -> str:
-    if bits.is_float:
+def _refusal(method: Method, widths: list[Bits], task: str) -> str:
+    if all(bits.is_float for bits in widths):
         return "32/32 leaves nothing to quantize"
     try:
-        return method.supports(bits, task) or ""
+        reasons = (method.supports(bits, task) for bits in widths if not bits.is_float)
+        return next((str(reason) for reason in reasons if reason), "")
     except Exception as error:  # a plugin's mistake costs its own row only
         return f"its supports() raised {type(error).__name__}: {error}"
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-import torchvision
 from torch import Tensor, nn
 
 from qbench.errors import QbenchError, nearest
@@ -96,7 +95,9 @@ class ResNetTiny(nn.Sequential):
 @cache
 def torchvision_names() -> tuple[str, ...]:
     """The names of torchvision's classification models."""
-    return tuple(torchvision.models.list_models(module=torchvision.models))
+    from torchvision import models  # takes a second to import, and not every suite needs it
+
+    return tuple(models.list_models(module=models))
 
 
 def torchvision_model(name: str, num_classes: int, in_channels: int) -> nn.Module:
@@ -112,7 +113,9 @@ def torchvision_model(name: str, num_classes: int, in_channels: int) -> nn.Modul
     """
     if name not in torchvision_names():
         raise QbenchError(f"no model is named '{name}'{nearest(name, torchvision_names())}")
-    model: nn.Module = torchvision.models.get_model(name, weights=None, num_classes=num_classes)
+    from torchvision.models import get_model
+
+    model: nn.Module = get_model(name, weights=None, num_classes=num_classes)
     if in_channels == 1:
         model.register_forward_pre_hook(_grey_to_rgb)
     return model
