@@ -15,7 +15,8 @@ differentiates α(w)·sign(w) in full, with the straight-through sign::
 
 ``gradient: lua`` is the authors' released code for SGD, the paper's factor times n (1 − 1/I), I the
 input channels. ``centre: true`` is the released code's other step: before each forward pass the
-weights lose their mean over input channels and are clipped to [−1, 1].
+weights lose their mean over input channels and are clipped to [−1, 1]. In a depthwise layer, where
+I = 1, the first leaves no gradient and the second no weight: neither suits one.
 """
 
 from __future__ import annotations

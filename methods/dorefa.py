@@ -17,6 +17,7 @@ Activations (Eq. 11)::
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from qbench.functional import quantize_unit, sign, straight_through
@@ -79,7 +80,8 @@ class TanhWeight(nn.Module):
     def forward(self, w: Tensor) -> Tensor:
         """Quantize ``w``, any shape."""
         t = w.tanh()
-        unit = t / (2 * t.abs().max()) + 0.5
+        largest = t.abs().max().clamp(min=torch.finfo(w.dtype).tiny)  # a layer may be all zeros
+        unit = t / (2 * largest) + 0.5
         return 2 * quantize_unit(unit, self.bits) - 1
 
 

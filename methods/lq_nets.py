@@ -127,7 +127,7 @@ class LearnedLevels(Quantizer):
         levels, _ = self._levels()
         quantized = levels.gather(1, self._nearest(x, levels)).view_as(x).to(x.dtype)
         if self.clips:
-            x = torch.minimum(x, levels.amax().to(x.dtype))
+            x = x.clamp(max=levels.amax().to(x.dtype))
         return straight_through(x, quantized)
 
     def update(self, x: Tensor) -> None:

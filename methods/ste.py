@@ -114,7 +114,7 @@ class UniformInput(Quantizer):
         """Quantize ``x``, any shape."""
         r = self.range.to(x.dtype).clamp(min=torch.finfo(x.dtype).tiny)
         if self.signed and self.bits == 1:
-            return straight_through(torch.minimum(torch.maximum(x, -r), r), r * sign(x))
+            return straight_through(x.clamp(-r, r), r * sign(x))
         n = 2 ** (self.bits - 1) - 1 if self.signed else 2**self.bits - 1
         s = r / n
         return round_ste((x / s).clamp(-n if self.signed else 0, n)) * s

@@ -72,10 +72,14 @@ def attach(
     method.layers = select_layers(model, layers, widths)
     handle = Handle(model, method)
     samples = _sample_inputs(model, method.layers, calibration)
-    for layer in method.layers:
-        handle._attach_weight(layer)
-        if not layer.input_bits.is_float:
-            handle._attach_input(layer, samples[layer.name])
+    try:
+        for layer in method.layers:
+            handle._attach_weight(layer)
+            if not layer.input_bits.is_float:
+                handle._attach_input(layer, samples[layer.name])
+    except BaseException:
+        handle.detach()
+        raise
     return handle
 
 
@@ -301,7 +305,7 @@ def _sample_inputs(
         def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
             room = _SAMPLE_VALUES - sum(t.numel() for t in seen[name])
             x = args[0].detach()
-            images = min(len(x), room // max(1, x[0].numel()))
+            images = min(len(x), max(0, room) // x[0].numel())
             if images or not seen[name]:
                 seen[name].append(x[: max(1, images)].clone())
 
