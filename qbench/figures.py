@@ -107,7 +107,7 @@ def _accuracy_panel(
 def _floor(means: pd.Series, full: float) -> float:
     """Where the accuracy axis starts: low enough for all but a few of the points."""
     high = float(np.nanmax([full, means.max()]))
-    drop = high - float(means.quantile(0.08))
+    drop = high - float(means.quantile(0.07))
     return high - next((span for span in AXIS_SPANS if span >= 1.1 * drop), 100)
 
 

@@ -6,6 +6,7 @@ import logging
 import os
 import queue
 import shutil
+import socket
 import tempfile
 import threading
 import time
@@ -242,6 +243,8 @@ class _Recorder:
 
 def _connect(address: str | None) -> None:
     address = address or os.environ.get("RAY_ADDRESS")
+    if address:
+        _probe(address)
     local = {} if address else {"include_dashboard": False, "num_gpus": _gpus()}
     try:
         ray.init(
@@ -254,6 +257,21 @@ def _connect(address: str | None) -> None:
     except (ConnectionError, RuntimeError, ValueError) as error:
         where = f"no Ray cluster answers at {address}" if address else "Ray does not start"
         raise QbenchError(f"{where}: {str(error).splitlines()[0]}") from error
+
+
+def _probe(address: str) -> None:
+    """Raise QbenchError where nothing listens: Ray itself tries for minutes."""
+    if address in ("auto", "local"):
+        return
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdigit() or "/" in host:
+        raise QbenchError(
+            f"'{address}' is no address of a Ray cluster; write HOST:PORT, and run qbench on a node"
+        )
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except OSError as error:
+        raise QbenchError(f"no Ray cluster answers at {address}: {error}") from error
 
 
 def _gpus() -> int:

@@ -85,7 +85,7 @@ class TinyRun:
 
 @pytest.fixture(scope="session")
 def tiny_suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The file of a suite of 14 short trials."""
+    """The file of a suite of 16 short trials."""
     path = tmp_path_factory.mktemp("suite") / "tiny.yaml"
     path.write_text(TINY, encoding="utf-8")
     return path

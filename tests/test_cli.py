@@ -42,11 +42,11 @@ def test_help_and_version(tmp_path: Path, qbench_in: MakeQbench) -> None:
 
 
 def test_run_trains_the_grid_and_writes_its_tables(tiny_run: TinyRun) -> None:
-    assert "[14/14]" in tiny_run.output
+    assert "[14/16]" in tiny_run.output
     found = {path.name for path in tiny_run.folder.iterdir()}
     assert {*TABLES, "trials.csv", "accuracy_by_bits.png", "training_curves.svg"} <= found
     trials = pd.read_csv(tiny_run.folder / "trials.csv")
-    assert (trials["status"] == "done").sum() == 12 + 2
+    assert (trials["status"] == "done").sum() == 16
     assert trials.loc[trials["status"] == "done", "top1"].between(5, 100).all()
     assert trials["audit"].isna().all()
     table = (tiny_run.folder / "leaderboard.md").read_text(encoding="utf-8")
@@ -57,7 +57,7 @@ def test_run_trains_the_grid_and_writes_its_tables(tiny_run: TinyRun) -> None:
 def test_run_again_trains_nothing(tiny_run: TinyRun) -> None:
     before = everything(tiny_run.folder)
     output = tiny_run.qbench("run", tiny_run.suite)
-    assert "All 14 trials are done; nothing to train." in output
+    assert "All 16 trials are done; nothing to train." in output
     assert everything(tiny_run.folder) == before
 
 
@@ -82,7 +82,7 @@ def test_plan_tells_what_is_done_and_what_cannot_be(tiny_run: TinyRun) -> None:
     assert statuses["twn", "1/32", 0] == "unsupported"
     assert {"key", "method", "model", "dataset", "bits", "seed", "status"} <= trials[0].keys()
     shown = tiny_run.qbench("plan", tiny_run.suite, "--set", "seeds=[0, 1, 2]")
-    assert "7 trials to train, about" in shown
+    assert "8 trials to train, about" in shown
     assert "its weights are ternary" in shown
 
 
@@ -117,7 +117,8 @@ def test_list_names_what_there_is(tiny_run: TinyRun, kind: str) -> None:
         (["show", "ffff"], "no recorded trial has a key that starts with 'ffff'"),
         (["show", "x'; --"], "is no key"),
         (["list", "method"], "'method' is not one of"),
-        (["run", "{suite}", "--address", "127.0.0.1:1", "--set", "seeds=[9]"], "127.0.0.1:1"),
+        (["run", "{suite}", "--address", "127.0.0.1:1", "--set", "seeds=[9]"], "answers at 127.0"),
+        (["run", "{suite}", "--address", "ray://x:1", "--set", "seeds=[9]"], "write HOST:PORT"),
     ],
 )
 def test_a_mistake_is_told_without_a_traceback(
@@ -199,13 +200,13 @@ def test_a_killed_run_loses_no_finished_trial(
 ) -> None:
     qbench = qbench_in(tmp_path)
     process = start(qbench, "run", tiny_run.suite)
-    read_until(process, "[ 4/14]")
+    read_until(process, "[ 4/16]")
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     done = [t for t in qbench.plan(tiny_run.suite) if t["status"] == "done"]
     assert len(done) >= 4
     output = qbench("run", tiny_run.suite)
-    assert f"{14 - len(done)} trials to train, {len(done)} of 14 done already" in output
+    assert f"{16 - len(done)} trials to train, {len(done)} of 16 done already" in output
     assert tables(tmp_path / "tiny") == tables(tiny_run.folder)
 
 
@@ -214,7 +215,7 @@ def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(
 ) -> None:
     qbench = qbench_in(tmp_path)
     process = start(qbench, "run", tiny_run.suite)
-    read_until(process, "[ 3/14]")
+    read_until(process, "[ 3/16]")
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     output = process.communicate(timeout=120)[0]
     assert process.returncode == 130, output
