@@ -133,6 +133,9 @@ class Benchmark:
         Raises:
             QbenchError: Ray cannot be reached, or no node can hold a trial.
         """
+        from qbench import ray_environment
+
+        ray_environment.prepare(address)
         from qbench import schedule
 
         trials = [cell.trial for cell in self.to_do()]

@@ -26,19 +26,6 @@ from qbench.suite import Resources
 from qbench.trial import Trial
 from qbench.worker import Desk, TrialActor
 
-_QUIET = {
-    "RAY_AIR_NEW_OUTPUT": "0",
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",
-    "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
-    "RAY_DEDUP_LOGS": "0",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_GLOBAL_CHECKPOINT_S": "3600",
-    "TUNE_MAX_PENDING_TRIALS_PG": "16",
-    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
-}
-
 
 class Observer(Protocol):
     """Watches a grid being trained; called on the driver."""
@@ -93,7 +80,6 @@ def run(
     Raises:
         QbenchError: there is no cluster at the address, or no node can hold a trial.
     """
-    os.environ |= _QUIET
     for name in ("ray", "ray.tune", "ray.train"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     _connect(address)

@@ -1,0 +1,32 @@
+"""What Ray reads from the environment when it is imported."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+_SETTINGS = {
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # a trial without a GPU sees none
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # what is done is known from the store
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+}
+
+
+def prepare(address: str | None) -> None:
+    """Set Ray up to be quiet, and to show its token to a cluster that asks for one.
+
+    To be called before ``ray`` is imported. Ray starts clusters with a token where it finds one,
+    and, unless told to, does not send it when it connects to one by address; a cluster without
+    tokens ignores it.
+
+    Args:
+        address: of the cluster that will be used; None: this machine alone.
+    """
+    os.environ.update(_SETTINGS)
+    token = (Path.home() / ".ray" / "auth_token").exists()
+    if (address or os.environ.get("RAY_ADDRESS")) and token:
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
