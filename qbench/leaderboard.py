@@ -1,39 +1,48 @@
-"""Tables from trials: Markdown, LaTeX and CSV in the papers' layout, and every trial as a row.
+"""Tables from trials, in the papers' layout: Markdown, LaTeX, CSV, and every trial as a row.
 
-A pure function of its frames: the same trials give the same bytes. Methods go down, bit-widths
-across; a cell is the mean ± the sample standard deviation of top-1 accuracy over seeds.
+The same trials give the same bytes. Methods go down, bit-widths ``W/A`` across; a cell is the mean
+± the sample standard deviation of top-1 over seeds.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 import re
+import string
 import unicodedata
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
 
+from qbench.bits import FULL_PRECISION
+
 DASH = "–"
 WAITING = "…"
-FULL_PRECISION = "32/32"
+RECIPES = {
+    "aligned": "recipe aligned: every method trained by the same recipe, {epochs} epochs",
+    "paper": "recipe paper: each method's published recipe",
+}
 
 
-@dataclass(frozen=True)
+@dataclass
 class Cell:
     """One cell of a table.
 
     Attributes:
-        text: what it shows.
+        text: what it shows; '' where the suite has no such trial.
         notes: numbers of its footnotes, from 1.
-        best: whether it is the best of its column.
+        best: whether it is the best of its column, or ties with it as printed.
     """
 
     text: str
     notes: tuple[int, ...] = ()
     best: bool = False
+
+    @property
+    def mean(self) -> float | None:
+        """The mean as printed, or None unless every seed is done and k bits hold."""
+        return float(self.text.split()[0]) if self.text and not self.notes else None
 
 
 @dataclass
@@ -41,23 +50,23 @@ class Table:
     """One table: a model on a dataset.
 
     Attributes:
-        dataset: the dataset's name.
-        model: the model's name.
+        dataset, model: their names.
         caption: what the numbers are, and the full-precision accuracy.
-        columns: bit-widths.
-        rows: a method's label and its cells.
-        notes: footnotes, in the order of their numbers.
+        columns: bit-widths, ``W/A``.
+        rows: each method's label, and a cell for each column.
+        notes: footnotes, in reading order.
     """
 
     dataset: str
     model: str
     caption: str
     columns: list[str]
-    rows: list[tuple[str, list[Cell]]]
+    rows: list[tuple[str, list[Cell]]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     def note(self, text: str) -> int:
-        """The number of a footnote; the same text has the same number."""
+        """Return the number of a footnote, from 1; the same text has the same number."""
+        text = one_line(text)
         if text not in self.notes:
             self.notes.append(text)
         return self.notes.index(text) + 1
@@ -66,51 +75,47 @@ class Table:
 def write(
     name: str, title: str, trials: pd.DataFrame, histories: pd.DataFrame, folder: Path
 ) -> list[Path]:
-    """Write the tables and figures of a suite.
+    """Write the tables and figures of a suite, each file replaced as a whole.
 
     Args:
         name: the suite's name, for LaTeX labels.
         title: heading.
-        trials: a row for each trial, as `qbench.benchmark.Benchmark.trials` makes them; order of
-            first appearance is the order of rows and columns.
-        histories: a row for each trial and epoch: ``key``, ``epoch``, ``top1``, ``train_loss``.
+        trials: one row for each trial, in the suite's order, with columns ``key``, ``method``,
+            ``label`` (row of the table), ``model``, ``dataset``, ``bits``, ``seed``, ``recipe``,
+            ``epochs``, ``status`` (done, failed, unsupported or missing), ``reason``, ``top1``
+            (percent) and ``audit`` ('' where k bits hold); further ones go to ``trials.csv``.
+        histories: one row for each trial and epoch: ``key``, ``epoch`` (from 1), ``top1`` (%).
         folder: where to; made if needed.
 
     Returns:
-        The files, each replaced as a whole: ``leaderboard.md``, ``.tex`` and ``.csv``,
-        ``trials.csv``, and the figures as PNG and SVG.
+        ``leaderboard.md``, ``.tex`` and ``.csv``, ``trials.csv``, and the figures there are.
+
+    Raises:
+        KeyError: a frame lacks a column.
+        OSError: the folder cannot be written.
     """
-    from qbench import figures
+    from qbench import figures  # matplotlib takes a second to import
 
     folder.mkdir(parents=True, exist_ok=True)
-    found = tables(trials)
-    drawn = {
-        "accuracy_by_bits": figures.accuracy_by_bits(trials),
-        "training_curves": figures.training_curves(trials, histories),
-    }
-    pictures = {
-        f"{stem}.{suffix}": figures.render(figure, suffix)
-        for stem, figure in drawn.items()
-        if figure is not None
-        for suffix in ("png", "svg")
-    }
-    shown = [picture for picture in pictures if picture.endswith("png")]
+    drawn = figures.accuracy_by_bits(trials, folder)
+    drawn += figures.training_curves(trials, histories, folder)
+    found = table(trials)
+    pictures = [path.name for path in drawn if path.suffix == ".png"]
     texts = {
-        "leaderboard.md": to_markdown(title, found, shown),
-        "leaderboard.tex": "\n".join(to_latex(name, title, table) for table in found),
+        "leaderboard.md": to_markdown(title, found, pictures),
+        "leaderboard.tex": to_latex(name, title, found),
         "leaderboard.csv": to_csv(found),
         "trials.csv": trials.to_csv(index=False, float_format="%.6g", lineterminator="\n"),
     }
-    files = {name: text.encode() for name, text in texts.items()} | pictures
-    for file, content in files.items():
-        scratch = folder / f".{file}.part"
-        scratch.write_bytes(content)
+    for file, text in texts.items():
+        scratch = folder / f".{file}.tmp"
+        scratch.write_bytes(text.encode(errors="backslashreplace"))
         os.replace(scratch, folder / file)
-    return [folder / file for file in files]
+    return [folder / file for file in texts] + drawn
 
 
-def tables(trials: pd.DataFrame) -> list[Table]:
-    """One table for each dataset and model, in order of first appearance."""
+def table(trials: pd.DataFrame) -> list[Table]:
+    """Return a table for each dataset and model of trials as `write` takes them, in their order."""
     return [
         _table(str(dataset), str(model), group)
         for (dataset, model), group in trials.groupby(["dataset", "model"], sort=False)
@@ -118,203 +123,177 @@ def tables(trials: pd.DataFrame) -> list[Table]:
 
 
 def _table(dataset: str, model: str, trials: pd.DataFrame) -> Table:
-    quantized = trials[trials["method"] != "fp32"]
-    columns = list(dict.fromkeys(quantized["bits"]))
-    labels = list(dict.fromkeys(quantized["label"]))
-    table = Table(dataset, model, _caption(dataset, model, trials), columns, [])
-    if not labels:  # a suite of full precision alone
-        columns.append(FULL_PRECISION)
-        quantized = trials
-        labels = list(dict.fromkeys(trials["label"]))
-    best = {bits: _best(quantized[quantized["bits"] == bits]) for bits in columns}
-    for label in labels:
-        row = quantized[quantized["label"] == label]
-        cells = [_cell(table, row[row["bits"] == bits], best[bits]) for bits in columns]
-        table.rows.append((label, cells))
-    return table
+    shown = trials[trials["method"] != "fp32"]
+    if shown.empty or (shown["bits"] == str(FULL_PRECISION)).any():
+        shown = trials  # full precision has a column to stand in
+    widths = shown.loc[shown["method"] != "fp32", "bits"].unique()
+    columns = list(map(str, widths)) or [str(FULL_PRECISION)]
+    result = Table(dataset, model, _caption(dataset, model, trials), columns)
+    for label, row in shown.groupby("label", sort=False):
+        cells = (row[row["bits"] == bits] for bits in columns)
+        result.rows.append((one_line(label), [_cell(result, cell) for cell in cells]))
+    for column in zip(*(cells for _, cells in result.rows), strict=True):
+        means = [cell.mean for cell in column if cell.mean is not None]
+        for cell in column:
+            cell.best = cell.mean is not None and cell.mean == max(means)
+    return result
 
 
-def _caption(dataset: str, model: str, trials: pd.DataFrame) -> str:
-    quantized = trials[trials["method"] != "fp32"]
-    runnable = quantized[quantized["status"] != "unsupported"]
-    seeds = trials["seed"].nunique()
-    epochs = " or ".join(str(e) for e in dict.fromkeys(runnable["epochs"]))
-    recipe = {
-        "aligned": f"every method trained by the same recipe ({epochs} epochs)",
-        "paper": f"each method trained by its published recipe ({epochs} epochs)",
-    }
-    parts = [
-        f"{model} on {dataset}: top-1 test accuracy (%) of the hard-quantized network after the "
-        f"last epoch, mean ± standard deviation over {seeds} "
-        f"seed{'s' if seeds > 1 else ''}"
-    ]
-    parts += [recipe[name] for name in dict.fromkeys(runnable["recipe"])]
-    full = trials[(trials["method"] == "fp32") & (trials["status"] == "done")]
-    if len(full):
-        parts.append(f"full precision: {mean_and_deviation(full['top1'])} (n = {len(full)})")
-    return "; ".join(parts) + "."
-
-
-def _cell(table: Table, trials: pd.DataFrame, best: str) -> Cell:
-    """A cell from the trials of its seeds."""
-    if trials.empty:
-        return Cell("")
-    done = trials[trials["status"] == "done"]
-    failed = trials[trials["status"] == "failed"]
-    missing = trials[trials["status"] == "missing"]
-    if (trials["status"] == "unsupported").any():
-        return Cell(DASH, (table.note(trials["reason"].iloc[0]),))
+def _cell(table: Table, trials: pd.DataFrame) -> Cell:
+    """The cell of the trials of one method and width, one for each seed."""
+    statuses = ("done", "failed", "missing", "unsupported")
+    done, failed, missing, unable = (trials[trials["status"] == status] for status in statuses)
+    if len(unable):
+        return Cell(DASH, (table.note(unable["reason"].iloc[0]),))
+    count = len(trials)
     notes = []
-    if len(failed):
-        reason = str(failed["reason"].iloc[0]).splitlines() or [""]
-        notes.append(table.note(f"{_of_seeds(failed, trials)} failed: {reason[0]}"))
+    firsts = failed["reason"].map(lambda text: next(iter(str(text).strip().splitlines()), ""))
+    for reason, times in firsts.value_counts(sort=False).items():
+        which = f"{times} of {count} seeds failed" if count > 1 else "failed"
+        notes.append(f"{which}: {reason}")
     if len(missing):
-        notes.append(table.note(f"{_of_seeds(missing, trials)} not run yet"))
-    broken = done[done["audit"] != ""]
-    if len(broken):
-        notes.append(table.note(f"not k-bit: {broken['audit'].iloc[0]}"))
-    text = mean_and_deviation(done["top1"]) if len(done) else "failed" if len(failed) else WAITING
-    return Cell(text, tuple(notes), best=not notes and text.split(" ")[0] == best)
+        run = f"{count - len(missing)} of {count} seeds run"
+        notes.append("not run yet" if len(missing) == count else run)
+    notes += [f"not k-bit: {audit}" for audit in done["audit"].unique() if audit]
+    text = WAITING if len(missing) else "failed" if len(failed) else ""
+    if len(done):
+        text = mean_and_deviation(done["top1"])
+        text += f" (n = {len(done)})" if len(done) < count else ""
+    return Cell(text, tuple(map(table.note, notes)))
 
 
-def _best(column: pd.DataFrame) -> str:
-    """The best mean of a column, as it is printed, among rows that every seed finished honestly."""
-    honest = column.groupby("label").filter(
-        lambda row: (row["status"] == "done").all() and (row["audit"] == "").all()
-    )
-    if honest.empty:
-        return ""
-    return f"{honest.groupby('label')['top1'].mean().max():.2f}"
-
-
-def _of_seeds(some: pd.DataFrame, trials: pd.DataFrame) -> str:
-    return f"{len(some)} of {len(trials)} seeds" if len(trials) > 1 else "its seed"
-
-
-def mean_and_deviation(values: pd.Series) -> str:
-    """``97.22 ± 0.31``, the sample standard deviation; ``97.22`` of a single value."""
+def mean_and_deviation(values: pd.Series[float]) -> str:
+    """Return ``97.22 ± 0.31`` with the sample standard deviation, or ``97.22`` of one value."""
     mean = f"{values.mean():.2f}"
     return mean if len(values) < 2 else f"{mean} ± {values.std(ddof=1):.2f}"
 
 
-def to_markdown(title: str, found: list[Table], pictures: list[str]) -> str:
-    """Tables as GitHub shows them, which read as plain text too."""
-    lines = [f"# {_inline(title)}"]
-    for table in found:
-        cells = [
-            [_inline(label), *(_markdown_cell(cell) for cell in row)] for label, row in table.rows
-        ]
-        header = ["method", *table.columns]
-        widths = [max(_width(row[i]) for row in [header, *cells]) for i in range(len(header))]
-        lines += ["", _inline(table.caption), ""]
-        lines.append(_pipes(header, widths))
-        rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-        lines.append(_pipes(rule, widths))
-        lines += [_pipes(row, widths) for row in cells]
-        if table.notes:
-            notes = [f"{i}. {_inline(note)}" for i, note in enumerate(table.notes, 1)]
-            lines += ["", f"{DASH} cannot be trained. Notes:", "", *notes]
-    for picture in pictures:
-        stem = Path(picture).stem.replace("_", " ")
-        lines += ["", f"![{stem}]({picture})"]
-    return "\n".join(lines) + "\n"
+def _caption(dataset: str, model: str, trials: pd.DataFrame) -> str:
+    full = trials[trials["method"] == "fp32"]
+    quantized = trials[trials["method"] != "fp32"] if len(full) < len(trials) else full
+    able = quantized[quantized["status"] != "unsupported"]
+    epochs = " or ".join(map(str, able["epochs"].unique()))
+    recipe = RECIPES[quantized["recipe"].iloc[0]].format(epochs=epochs)
+    seeds = quantized["seed"].nunique()
+    over = f"mean ± standard deviation over n = {seeds} seeds" if seeds > 1 else "one seed (n = 1)"
+    text = (
+        f"{model} on {dataset}: top-1 accuracy in % on the test split, of the hard-quantized "
+        f"network after the last epoch, {over}; {recipe}."
+    )
+    done = full.loc[full["status"] == "done", "top1"]
+    if len(full):
+        mean = mean_and_deviation(done) if len(done) else "not finished"
+        text += f" Full precision: {mean} (n = {len(done)})."
+    return one_line(text)
+
+
+def one_line(text: object) -> str:
+    """Return text on one line, without control characters (as errors from terminals have)."""
+    words = unicodedata.normalize("NFC", " ".join(str(text).split()))
+    return "".join(letter for letter in words if unicodedata.category(letter) != "Cc")
+
+
+def to_markdown(title: str, tables: list[Table], pictures: list[str]) -> str:
+    """Return tables for GitHub, aligned so that they read as plain text too, and pictures."""
+    blocks = [f"# {_markdown(title)}"]
+    for found in tables:
+        header = ["method", *map(_markdown, found.columns)]
+        body = [[_markdown(label), *map(_markdown_cell, cells)] for label, cells in found.rows]
+        sizes = [max(3, *map(len, column)) for column in zip(header, *body, strict=True)]
+        rule = ["-" * sizes[0], *("-" * (size - 1) + ":" for size in sizes[1:])]
+        blocks.append(_markdown(found.caption))
+        blocks.append("\n".join(_pipes(row, sizes) for row in [header, rule, *body]))
+        notes = [f"{i}. {_markdown(note)}" for i, note in enumerate(found.notes, 1)]
+        blocks += ["\n".join(notes)] if notes else []
+    blocks += [f"![{Path(file).stem.replace('_', ' ')}]({file})" for file in pictures]
+    return "\n\n".join(blocks) + "\n"
 
 
 def _markdown_cell(cell: Cell) -> str:
     text = f"**{cell.text}**" if cell.best else cell.text
-    marks = ",".join(map(str, cell.notes))
-    return f"{text} [{marks}]" if marks else text
+    return f"{text} [{','.join(map(str, cell.notes))}]" if cell.notes else text
 
 
-def _pipes(cells: list[str], widths: list[int]) -> str:
-    first, *rest = zip(cells, widths, strict=True)
-    padded = [first[0] + " " * (first[1] - _width(first[0]))]
-    padded += [" " * (width - _width(text)) + text for text, width in rest]
-    return f"| {' | '.join(padded)} |"
+def _pipes(cells: list[str], sizes: list[int]) -> str:
+    rest = [text.rjust(size) for text, size in zip(cells[1:], sizes[1:], strict=True)]
+    return f"| {' | '.join([cells[0].ljust(sizes[0]), *rest])} |"
 
 
-def _width(text: str) -> int:
-    return sum(not unicodedata.combining(letter) for letter in text)
+# An underscore inside a word is no markup; left as it is, names stay readable as plain text.
+_MARKUP = re.compile(r"[\\`*\[\]|<>~$]|(?<![^\W_])_|_(?![^\W_])|&(?=#?\w+;)|^[#+=-]|(?<=^\d)[.)]")
 
 
-def _inline(text: str) -> str:
-    """Text that Markdown and HTML leave as it is."""
-    text = re.sub(r"([\\`*\[\]|]|(?<![^\W_])_|_(?![^\W_]))", r"\\\1", " ".join(text.split()))
-    return text.replace("<", "&lt;").replace(">", "&gt;")
+def _markdown(text: str) -> str:
+    return _MARKUP.sub(r"\\\g<0>", one_line(text))
 
 
-def to_latex(name: str, title: str, table: Table) -> str:
-    """A booktabs table that compiles as it is, with its footnotes below."""
-    rows = [
-        " & ".join([_latex(label), *(_latex_cell(cell) for cell in cells)]) + r" \\"
-        for label, cells in table.rows
-    ]
-    notes = [rf"\textsuperscript{{{i}}}~{_latex(n)}" for i, n in enumerate(table.notes, 1)]
+def to_latex(name: str, title: str, tables: list[Table]) -> str:
+    """Return booktabs tables for plain pdflatex, their footnotes as text below."""
+    return "\n".join(["% \\usepackage{booktabs}", *(_latex_table(name, title, t) for t in tables)])
+
+
+def _latex_table(name: str, title: str, found: Table) -> str:
+    label = re.sub(r"[^A-Za-z0-9-]+", "-", f"{name}-{found.dataset}-{found.model}")
+    rows = [[_latex(label), *map(_latex_cell, cells)] for label, cells in found.rows]
     lines = [
-        "% needs \\usepackage{booktabs}",
         r"\begin{table}",
-        r"\centering",
-        rf"\caption{{{_latex(title)}. {_latex(table.caption)}}}",
-        rf"\label{{tab:{name}-{_label(table.dataset)}-{_label(table.model)}}}",
-        rf"\begin{{tabular}}{{l{'r' * len(table.columns)}}}",
+        r"\centering\small\setlength{\tabcolsep}{4pt}",
+        rf"\caption{{{_latex(f'{title}. {found.caption}')}}}",
+        rf"\label{{tab:{label}}}",
+        rf"\begin{{tabular}}{{l{'r' * len(found.columns)}}}",
         r"\toprule",
-        " & ".join(["Method", *map(_latex, table.columns)]) + r" \\",
+        " & ".join(["Method", *map(_latex, found.columns)]) + r" \\",
         r"\midrule",
-        *rows,
+        *(" & ".join(row) + r" \\" for row in rows),
         r"\bottomrule",
         r"\end{tabular}",
     ]
-    if notes:
-        lines += ["", r"\smallskip", r"\footnotesize " + ";\n".join(notes) + "."]
+    notes = [rf"\textsuperscript{{{i}}}~{_latex(note)}" for i, note in enumerate(found.notes, 1)]
+    lines += [r"\par\smallskip\footnotesize", ";\n".join(notes)] if notes else []
     return "\n".join([*lines, r"\end{table}"]) + "\n"
 
 
 def _latex_cell(cell: Cell) -> str:
-    text = _latex(cell.text)
-    text = rf"\textbf{{{text}}}" if cell.best else text
+    text = rf"\textbf{{{_latex(cell.text)}}}" if cell.best else _latex(cell.text)
     marks = ",".join(map(str, cell.notes))
     return rf"{text}\textsuperscript{{{marks}}}" if marks else text
 
 
+# Each letter, followed by the command that sets it.
+_MATH = """±pm ×times ÷div ·cdot ≤le ≥ge ≠ne ≈approx →to ∞infty αalpha βbeta γgamma δdelta
+    εvarepsilon ηeta θtheta κkappa λlambda μmu µmu πpi ρrho σsigma τtau φvarphi ψpsi ωomega ΔDelta
+    ΣSigma ΩOmega"""
+_TEXT = r"""\backslash ~asciitilde ^asciicircum <less >greater |bar `asciigrave –endash —emdash
+    …ellipsis ‘quoteleft ’quoteright “quotedblleft ”quotedblright"""
 _LATEX = {
+    **{word[0]: rf"$\{word[1:]}$" for word in _MATH.split()},
+    **{word[0]: rf"\text{word[1:]}{{}}" for word in _TEXT.split()},
     **{letter: f"\\{letter}" for letter in "&%$#_{}"},
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"$<$",
-    ">": r"$>$",
-    "±": r"$\pm$",
-    "×": r"$\times$",
-    "−": r"$-$",
-    "–": "--",
-    "…": r"\dots{}",
-    "≤": r"$\le$",
-    "≥": r"$\ge$",
-    "α": r"$\alpha$",
-    "β": r"$\beta$",
+    **{letter: f"{{{letter}}}" for letter in "[]*"},  # else read as arguments of a \\ before
+    **{"−": "$-$", "²": "$^2$", "³": "$^3$", "ß": r"\ss{}", "ø": r"\o{}", "ł": r"\l{}"},
+    **{
+        unicodedata.normalize("NFC", letter + mark): rf"\{accent}{{{letter}}}"
+        for accent, mark in zip("`'^~\"v", "\u0300\u0301\u0302\u0303\u0308\u030c", strict=True)
+        for letter in string.ascii_letters
+    },
 }
 
 
 def _latex(text: str) -> str:
-    """Text with everything special to LaTeX escaped, and what pdflatex cannot set left out."""
-    plain = unicodedata.normalize("NFC", " ".join(text.split()))
-    return "".join(_LATEX.get(letter, letter if ord(letter) < 0x180 else "?") for letter in plain)
+    """Text with everything special to LaTeX escaped, also -- which it makes a dash."""
+    escaped = (  # what pdflatex has no letter for becomes its number
+        _LATEX.get(letter, letter if letter.isascii() else f"(U+{ord(letter):04X})")
+        for letter in one_line(text)
+    )
+    return re.sub("-(?=-)", "-{}", "".join(escaped))
 
 
-def _label(text: str) -> str:
-    return "".join(letter if letter.isalnum() and letter.isascii() else "-" for letter in text)
-
-
-def to_csv(found: list[Table]) -> str:
-    """The tables as CSV: dataset, model, method, then a column for each width."""
-    columns = list(dict.fromkeys(bits for table in found for bits in table.columns))
-    out = io.StringIO()
-    rows = csv.writer(out, lineterminator="\n")
-    rows.writerow(["dataset", "model", "method", *columns])
-    for table in found:
-        for label, cells in table.rows:
-            shown = dict(zip(table.columns, (cell.text for cell in cells), strict=True))
-            rows.writerow(
-                [table.dataset, table.model, label, *(shown.get(bits, "") for bits in columns)]
-            )
-    return out.getvalue()
+def to_csv(tables: list[Table]) -> str:
+    """Return the tables as CSV: model, dataset, method, and a column for each width."""
+    rows = [
+        {"model": found.model, "dataset": found.dataset, "method": label}
+        | dict(zip(found.columns, (cell.text for cell in cells), strict=True))
+        for found in tables
+        for label, cells in found.rows
+    ]
+    return pd.DataFrame(rows).to_csv(index=False, lineterminator="\n")

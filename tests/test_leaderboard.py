@@ -1,232 +1,357 @@
 from __future__ import annotations
 
+import io
+import os
+import re
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
 
 from qbench import leaderboard
+from qbench.leaderboard import Table
+
+HISTORIES = pd.DataFrame(columns=["key", "epoch", "train_loss", "top1", "lr"])
 
 
-def trial(
-    label: str, bits: str, seed: int, top1: float = float("nan"), **other: Any
-) -> dict[str, Any]:
-    row = {
-        "key": f"{label}{bits}{seed}",
-        "method": label.lower(),
-        "label": label,
-        "options": "{}",
-        "model": "net",
-        "dataset": "digits",
-        "bits": bits,
-        "w_bits": 1,
-        "a_bits": 32,
-        "seed": seed,
-        "recipe": "aligned",
-        "epochs": 20,
-        "status": "done",
-        "reason": "",
-        "top1": top1,
-        "top5": 100.0,
-        "train_seconds": 1.0,
-        "audit": "",
-    }
-    return {**row, **other}
-
-
-def seeds(label: str, bits: str, *top1: float, **other: Any) -> list[dict[str, Any]]:
-    return [trial(label, bits, seed, value, **other) for seed, value in enumerate(top1)]
-
-
-def frame(*rows: list[dict[str, Any]]) -> pd.DataFrame:
-    return pd.DataFrame([row for group in rows for row in group])
-
-
-def only_table(trials: pd.DataFrame) -> leaderboard.Table:
-    (table,) = leaderboard.tables(trials)
-    return table
-
-
-def cells(trials: pd.DataFrame) -> dict[tuple[str, str], leaderboard.Cell]:
-    table = only_table(trials)
-    return {
-        (label, bits): cell
-        for label, row in table.rows
-        for bits, cell in zip(table.columns, row, strict=True)
-    }
-
-
-def test_a_cell_is_the_mean_and_the_sample_deviation_over_seeds() -> None:
-    found = cells(frame(seeds("A", "1/32", 90, 91, 92), seeds("B", "1/32", 80.5)))
-    assert found["A", "1/32"].text == "91.00 ± 1.00"
-    assert found["B", "1/32"].text == "80.50"
-
-
-def test_the_best_of_a_column_is_marked_and_so_is_its_equal() -> None:
-    found = cells(
-        frame(seeds("A", "1/32", 90, 92), seeds("B", "1/32", 91.001), seeds("C", "1/32", 90))
-    )
-    assert [label for (label, _), cell in found.items() if cell.best] == ["A", "B"]
-
-
-def test_rows_and_columns_keep_the_suite_s_order() -> None:
-    table = only_table(frame(seeds("B", "2/32", 1), seeds("B", "1/32", 1), seeds("A", "2/32", 1)))
-    assert table.columns == ["2/32", "1/32"]
-    assert [label for label, _ in table.rows] == ["B", "A"]
-
-
-def test_what_cannot_be_trained_is_a_dash_with_a_footnote() -> None:
-    refused = {"status": "unsupported", "reason": "its weights have 1 bit"}
-    nan = float("nan")
-    trials = frame(seeds("A", "1/32", 90), seeds("A", "2/32", nan, **refused))
-    found = cells(trials)
-    assert found["A", "2/32"] == leaderboard.Cell("–", (1,))
-    assert only_table(trials).notes == ["its weights have 1 bit"]
-
-
-def test_one_reason_has_one_footnote() -> None:
-    refused = {"status": "unsupported", "reason": "no"}
-    nan = float("nan")
-    trials = frame(*(seeds(label, "1/32", nan, **refused) for label in "ABC"))
-    assert only_table(trials).notes == ["no"]
-
-
-def test_failed_seeds_are_told_and_never_best() -> None:
-    trials = frame(
-        seeds("A", "1/32", 99, 98),
-        [trial("A", "1/32", 2, status="failed", reason="the training loss is nan\nmore")],
-        seeds("B", "1/32", 90, 90, 90),
-    )
-    found = cells(trials)
-    assert found["A", "1/32"].text == "98.50 ± 0.71"
-    assert not found["A", "1/32"].best
-    assert found["B", "1/32"].best
-    assert only_table(trials).notes == ["1 of 3 seeds failed: the training loss is nan"]
-
-
-def test_a_cell_whose_every_seed_failed_says_so() -> None:
-    nan = float("nan")
-    assert cells(frame(seeds("A", "1/32", nan, status="failed")))["A", "1/32"].text == "failed"
-
-
-def test_a_cell_not_run_yet_says_so() -> None:
-    nan = float("nan")
-    trials = frame(seeds("A", "1/32", nan, nan, status="missing"))
-    assert cells(trials)["A", "1/32"].text == "…"
-    assert only_table(trials).notes == ["2 of 2 seeds not run yet"]
-
-
-def test_a_method_that_is_not_k_bit_is_marked_and_never_best() -> None:
-    trials = frame(
-        seeds("A", "1/32", 99, audit="0.weight has 9 levels, 2 promised"), seeds("B", "1/32", 50)
-    )
-    found = cells(trials)
-    assert not found["A", "1/32"].best
-    assert found["B", "1/32"].best
-    assert only_table(trials).notes == ["not k-bit: 0.weight has 9 levels, 2 promised"]
-
-
-def test_the_caption_has_the_full_precision_accuracy_and_the_recipe() -> None:
-    full = seeds("Full precision", "32/32", 98, 99, method="fp32")
-    caption = only_table(frame(full, seeds("A", "1/32", 90, 91))).caption
-    assert "full precision: 98.50 ± 0.71 (n = 2)" in caption
-    assert "the same recipe (20 epochs)" in caption
-    assert "over 2 seeds" in caption
-
-
-def test_full_precision_alone_is_a_table_too() -> None:
-    found = cells(frame(seeds("Full precision", "32/32", 98, method="fp32")))
-    assert found["Full precision", "32/32"].text == "98.00"
-
-
-def test_each_model_has_its_own_table() -> None:
-    found = leaderboard.tables(frame(seeds("A", "1/32", 1), seeds("A", "1/32", 2, model="other")))
-    assert [(t.model, t.rows[0][1][0].text) for t in found] == [("net", "1.00"), ("other", "2.00")]
-
-
-NASTY = r"a_b & 50% #1 {x} $y$ ~^ \n <b> | *c* é ± 漢"
-
-
-def test_markdown_escapes_what_users_name() -> None:
-    trials = frame(seeds(NASTY, "1/32", 90))
-    text = leaderboard.to_markdown("T", leaderboard.tables(trials), [])
-    assert r"a_b & 50% #1 {x} $y$ ~^ \\n &lt;b&gt; \| \*c\* é ± 漢" in text
-
-
-def test_markdown_is_aligned_as_plain_text() -> None:
-    trials = frame(seeds("A", "1/32", 90, 91), seeds("Longer name", "3(±4)/32", 80))
-    text = leaderboard.to_markdown("T", leaderboard.tables(trials), [])
-    rows = [line for line in text.splitlines() if line.startswith("|")]
-    assert len({len(row) for row in rows}) == 1
-    assert "**90.50 ± 0.71**" in rows[2]
-
-
-def test_latex_escapes_what_users_name() -> None:
-    trials = frame(seeds(NASTY, "1/32", 90))
-    text = leaderboard.to_latex("t", "T", only_table(trials))
-    assert (
-        r"a\_b \& 50\% \#1 \{x\} \$y\$ \textasciitilde{}\textasciicircum{} "
-        r"\textbackslash{}n $<$b$>$ | *c* é $\pm$ ?"
-    ) in text
-    assert text.count(r"\begin{") == text.count(r"\end{")
-    assert r"\textbf{90.00}" in text
-
-
-def test_csv_has_methods_down_and_widths_across() -> None:
-    trials = frame(seeds("A", "1/32", 90, 92), seeds("A", "2/32", 80))
-    assert leaderboard.to_csv(leaderboard.tables(trials)) == (
-        "dataset,model,method,1/32,2/32\ndigits,net,A,91.00 ± 1.41,80.00\n"
-    )
-
-
-@pytest.fixture
-def trials() -> pd.DataFrame:
-    full = seeds("Full precision", "32/32", 98, 99, method="fp32")
-    nan = float("nan")
-    refused = {"status": "unsupported", "reason": "no"}
-    return frame(
-        full,
-        seeds("A", "1/32", 90, 91),
-        seeds("A", "2/2", 80, 100),
-        seeds("B", "1/32", 20, 30),
-        seeds("B", "2/2", nan, nan, **refused),
-    )
-
-
-def histories(trials: pd.DataFrame) -> pd.DataFrame:
-    done = trials[trials["status"] == "done"]
+def trials(label: str, *top1: float | str, bits: str = "1/32", **more: object) -> pd.DataFrame:
+    """The seeds of one cell: a number is a finished trial, a text the status of another."""
     rows = [
-        {"key": key, "epoch": epoch, "top1": top1 - 4 + epoch, "train_loss": 1.0}
-        for key, top1 in zip(done["key"], done["top1"], strict=True)
-        for epoch in range(1, 5)
+        {
+            "key": f"{label}-{more.get('model', '')}-{bits}-{seed}",
+            "method": label.lower(),
+            "label": label,
+            "options": "{}",
+            "model": "net",
+            "dataset": "digits",
+            "bits": bits,
+            "seed": seed,
+            "recipe": "aligned",
+            "epochs": 20,
+            "status": value if isinstance(value, str) else "done",
+            "reason": "",
+            "top1": float("nan") if isinstance(value, str) else value,
+            "audit": "",
+            **more,
+        }
+        for seed, value in enumerate(top1)
     ]
-    return pd.DataFrame(rows, columns=["key", "epoch", "top1", "train_loss"])
+    return pd.DataFrame(rows)
 
 
-def test_writing_again_gives_the_same_bytes(trials: pd.DataFrame, tmp_path: Path) -> None:
-    first = leaderboard.write("s", "S", trials, histories(trials), tmp_path / "1")
-    again = leaderboard.write("s", "S", trials, histories(trials), tmp_path / "2")
-    assert [path.name for path in first] == [
+def full(*top1: float | str, **more: object) -> pd.DataFrame:
+    return trials("Full precision", *top1, bits="32/32", method="fp32", **more)
+
+
+def only(*cells: pd.DataFrame) -> Table:
+    (found,) = leaderboard.table(pd.concat(cells, ignore_index=True))
+    return found
+
+
+def texts(found: Table) -> dict[str, list[str]]:
+    return {label: [cell.text for cell in cells] for label, cells in found.rows}
+
+
+def best(found: Table) -> list[tuple[str, str]]:
+    return [
+        (label, bits)
+        for label, cells in found.rows
+        for bits, cell in zip(found.columns, cells, strict=True)
+        if cell.best
+    ]
+
+
+def markdown(found: Table) -> str:
+    return leaderboard.to_markdown("Title", [found], [])
+
+
+def latex(found: Table) -> str:
+    return leaderboard.to_latex("suite", "Title", [found])
+
+
+def test_a_cell_is_the_mean_and_the_sample_deviation() -> None:
+    found = only(trials("A", 97.0, 98.0, 99.0), trials("B", 90.0, 91.0))
+    assert texts(found) == {"A": ["98.00 ± 1.00"], "B": ["90.50 ± 0.71"]}
+
+
+def test_one_seed_has_no_deviation() -> None:
+    found = only(trials("A", 97.224), full(98.6))
+    assert texts(found) == {"A": ["97.22"]}
+    assert "one seed (n = 1)" in found.caption
+    assert "Full precision: 98.60 (n = 1)." in found.caption
+
+
+def test_rows_and_columns_are_in_the_order_of_the_suite() -> None:
+    found = only(
+        trials("Z", 1.0, bits="2/2"),
+        trials("Z", 2.0, bits="1/32"),
+        trials("A", 3.0, bits="1/32"),
+    )
+    assert found.columns == ["2/2", "1/32"]
+    assert texts(found) == {"Z": ["1.00", "2.00"], "A": ["", "3.00"]}
+
+
+def test_the_caption_says_what_the_numbers_are() -> None:
+    found = only(full(98.45, 98.61, 98.77), trials("A", 97.0, 98.0, 99.0))
+    assert found.caption == (
+        "net on digits: top-1 accuracy in % on the test split, of the hard-quantized network "
+        "after the last epoch, mean ± standard deviation over n = 3 seeds; recipe aligned: every "
+        "method trained by the same recipe, 20 epochs. Full precision: 98.61 ± 0.16 (n = 3)."
+    )
+
+
+def test_the_caption_names_the_papers_recipes() -> None:
+    assert (
+        "recipe paper: each method's published recipe."
+        in only(trials("A", 97.0, recipe="paper")).caption
+    )
+
+
+def test_full_precision_that_has_not_finished_has_no_number() -> None:
+    found = only(full("missing"), trials("A", "missing"))
+    assert "Full precision: not finished (n = 0)." in found.caption
+
+
+def test_full_precision_is_a_row_where_it_has_a_column() -> None:
+    found = only(full(98.0), trials("A", 97.0), trials("A", 97.5, bits="32/32"))
+    assert texts(found) == {"Full precision": ["", "98.00"], "A": ["97.00", "97.50"]}
+    assert texts(only(full(98.0))) == {"Full precision": ["98.00"]}
+
+
+def test_the_best_of_each_column_is_bold() -> None:
+    found = only(
+        trials("A", 90.0),
+        trials("A", 80.0, bits="2/2"),
+        trials("B", 85.0),
+        trials("B", 85.0, bits="2/2"),
+    )
+    assert best(found) == [("A", "1/32"), ("B", "2/2")]
+    assert "**90.00**" in markdown(found)
+    assert r"\textbf{90.00}" in latex(found)
+
+
+def test_what_reads_the_same_ties() -> None:
+    found = only(trials("A", 97.221), trials("B", 97.224), trials("C", 97.21))
+    assert best(found) == [("A", "1/32"), ("B", "1/32")]
+
+
+def test_numbers_are_compared_as_numbers() -> None:
+    assert best(only(trials("A", 9.0), trials("B", 100.0))) == [("B", "1/32")]
+
+
+@pytest.mark.parametrize(
+    "flawed",
+    [
+        trials("A", 99.0, "failed", reason="broke"),
+        trials("A", 99.0, "missing"),
+        trials("A", 99.0, 99.0, audit="9 levels, 4 promised"),
+    ],
+    ids=["a seed failed", "a seed is missing", "not k-bit"],
+)
+def test_a_flawed_cell_is_never_the_best(flawed: pd.DataFrame) -> None:
+    assert best(only(flawed, trials("B", 50.0, 50.0))) == [("B", "1/32")]
+    assert best(only(flawed)) == []
+
+
+def test_a_cell_a_method_cannot_do_is_a_dash_with_its_reason() -> None:
+    found = only(trials("A", "unsupported", "unsupported", reason="weights of 1 bit only"))
+    assert texts(found) == {"A": ["–"]}
+    assert found.notes == ["weights of 1 bit only"]
+    assert "– [1] |" in markdown(found)
+    assert "\n1. weights of 1 bit only\n" in markdown(found)
+    assert r"\textendash{}\textsuperscript{1}" in latex(found)
+    assert r"\textsuperscript{1}~weights of 1 bit only" in latex(found)
+
+
+def test_footnotes_are_numbered_in_reading_order_and_shared() -> None:
+    found = only(
+        trials("A", "unsupported", reason="one"),
+        trials("B", "unsupported", reason="two", bits="1/32"),
+        trials("A", "unsupported", reason="three", bits="2/2"),
+        trials("B", "unsupported", reason="one", bits="2/2"),
+    )
+    assert found.notes == ["one", "three", "two"]
+    assert [[cell.notes for cell in cells] for _, cells in found.rows] == [
+        [(1,), (2,)],
+        [(3,), (1,)],
+    ]
+
+
+def test_failed_seeds_are_left_out_and_told() -> None:
+    found = only(trials("A", 97.0, "failed", 99.0, reason="loss is NaN\nTraceback …"))
+    assert texts(found) == {"A": ["98.00 ± 1.41 (n = 2)"]}
+    assert found.notes == ["1 of 3 seeds failed: loss is NaN"]
+
+
+def test_each_reason_of_failure_is_told() -> None:
+    found = only(
+        trials("A", "failed", "failed", reason="out of memory"),
+        trials("A", "failed", reason="loss is NaN"),
+    )
+    assert texts(found) == {"A": ["failed"]}
+    assert found.notes == ["2 of 3 seeds failed: out of memory", "1 of 3 seeds failed: loss is NaN"]
+
+
+def test_a_failure_without_a_reason_is_a_failure() -> None:
+    assert texts(only(trials("A", "failed"))) == {"A": ["failed"]}
+
+
+@pytest.mark.parametrize(
+    ("seeds", "text", "note"),
+    [
+        (["missing", "missing"], "…", "not run yet"),
+        ([97.0, "missing"], "97.00 (n = 1)", "1 of 2 seeds run"),
+    ],
+)
+def test_what_has_not_run_is_told(seeds: list[float | str], text: str, note: str) -> None:
+    found = only(trials("A", *seeds))
+    assert texts(found) == {"A": [text]}
+    assert found.notes == [note]
+
+
+def test_what_is_not_k_bit_is_told() -> None:
+    found = only(trials("A", 97.0, 97.0, audit="body.0.weight has 9 levels, 4 promised"))
+    assert texts(found) == {"A": ["97.00 ± 0.00"]}
+    assert found.notes == ["not k-bit: body.0.weight has 9 levels, 4 promised"]
+
+
+def test_each_model_has_a_table() -> None:
+    frame = pd.concat([trials("A", 97.0, model="big"), trials("A", 90.0, model="a_small")])
+    found = leaderboard.table(frame)
+    assert [table.model for table in found] == ["big", "a_small"]
+    assert leaderboard.to_latex("s", "T", found).count(r"\begin{table}") == 2
+    assert "tab:s-digits-a-small" in leaderboard.to_latex("s", "T", found)
+
+
+def test_markdown_reads_as_plain_text() -> None:
+    found = only(
+        trials("A", 97.0, 98.0, 99.0, bits="3(±4)/32"),
+        trials("Quantization Networks (temperature_rate=10)", 7.0, "failed", bits="3(±4)/32"),
+    )
+    rows = [line for line in markdown(found).splitlines() if line.startswith("|")]
+    assert len({len(row) for row in rows}) == 1
+    assert "| Quantization Networks (temperature_rate=10) |" in rows[3]
+
+
+def test_markdown_is_escaped() -> None:
+    label, reason = "a|b *c* <d> _e_ f_g `h` [i](j) &lt; $k$", "\x1b[31m__init__ | broke\x1b[0m"
+    text = markdown(only(trials(label, 1.0, "failed", reason=reason)))
+    assert r"a\|b \*c\* \<d\> \_e\_ f_g \`h\` \[i\](j) \&lt; \$k\$" in text
+    assert r"\_\_init\_\_ \| broke" in text
+    assert "\x1b" not in text
+    cells = re.split(r"(?<!\\)\|", next(line for line in text.splitlines() if "broke" not in line))
+    assert len(cells) == 1
+    assert all(
+        len(re.split(r"(?<!\\)\|", line)) == 4 for line in text.splitlines() if line[:1] == "|"
+    )
+
+
+def test_latex_is_escaped() -> None:
+    label = r"50% of_a & #b $c {d} ~e ^f \g <h> |i| [j] *k* --l"
+    text = latex(only(trials(label, 1.0)))
+    assert (
+        r"50\% of\_a \& \#b \$c \{d\} \textasciitilde{}e \textasciicircum{}f \textbackslash{}g "
+        r"\textless{}h\textgreater{} \textbar{}i\textbar{} {[}j{]} {*}k{*} -{}-l & "
+    ) in text
+
+
+def test_latex_is_plain_ascii() -> None:
+    text = latex(only(trials("α-Lê “ï” … – ± × → 量", 1.0, 2.0)))
+    assert text.isascii()
+    assert (
+        r"$\alpha$-L\^{e} \textquotedblleft{}\"{i}\textquotedblright{} \textellipsis{} "
+        r"\textendash{} $\pm$ $\times$ $\to$ (U+91CF) & \textbf{1.50 $\pm$ 0.71} \\"
+    ) in text
+    assert text.count("{") == text.count("}")
+
+
+def test_csv_is_the_table_without_marks() -> None:
+    found = leaderboard.table(
+        pd.concat(
+            [
+                trials("A", 97.0, 98.0),
+                trials("A", "unsupported", bits="2/2", reason="no"),
+                trials("A", 50.0, "failed", model="other"),
+                trials("A", "missing", bits="3/3", model="other"),
+            ]
+        )
+    )
+    assert leaderboard.to_csv(found) == (
+        "model,dataset,method,1/32,2/2,3/3\n"
+        "net,digits,A,97.50 ± 0.71,–,\n"
+        "other,digits,A,50.00 (n = 1),,…\n"
+    )
+
+
+def suite() -> tuple[pd.DataFrame, pd.DataFrame]:
+    frame = pd.concat(
+        [
+            full(98.123456789),
+            trials("A", 97.0, 98.0, 99.0, further=1 / 3),
+            trials("A", "failed", bits="2/2", reason="lines\nof, text"),
+        ],
+        ignore_index=True,
+    )
+    keys = frame.loc[frame["status"] == "done", "key"]
+    history = [{"key": key, "epoch": e, "top1": 90.0 + e} for key in keys for e in (1, 2)]
+    return frame, pd.DataFrame(history)
+
+
+def test_every_file_is_written(tmp_path: Path) -> None:
+    folder = tmp_path / "results" / "suite"
+    paths = leaderboard.write("suite", "Low-bit | digits", *suite(), folder)
+    assert [path.name for path in paths] == [
         *("leaderboard.md", "leaderboard.tex", "leaderboard.csv", "trials.csv"),
         *("accuracy_by_bits.png", "accuracy_by_bits.svg"),
         *("training_curves.png", "training_curves.svg"),
     ]
-    for one, two in zip(first, again, strict=True):
-        assert one.read_bytes() == two.read_bytes(), one.name
-    assert {path.name for path in (tmp_path / "1").iterdir()} == {path.name for path in first}
+    assert sorted(folder.iterdir()) == sorted(paths)  # and nothing else is left behind
+    for path in paths[:4]:
+        text = path.read_bytes().decode()
+        assert text.endswith("\n")
+        assert not text.endswith("\n\n")
+        assert "\r" not in text
+    text = paths[0].read_text(encoding="utf-8")
+    assert text.startswith("# Low-bit \\| digits\n\n")
+    assert "![accuracy by bits](accuracy_by_bits.png)" in text
+    assert "![training curves](training_curves.png)" in text
 
 
-def test_trials_csv_has_every_trial_and_column(trials: pd.DataFrame, tmp_path: Path) -> None:
-    leaderboard.write("s", "S", trials, histories(trials), tmp_path)
-    read = pd.read_csv(tmp_path / "trials.csv", keep_default_na=False, na_values={"top1": [""]})
-    assert read.columns.tolist() == trials.columns.tolist()
-    assert read["top1"].tolist()[:4] == [98, 99, 90, 91]
-    assert read["top1"].isna().sum() == 2
+def test_the_same_trials_give_the_same_bytes(tmp_path: Path) -> None:
+    written = [
+        [path.read_bytes() for path in leaderboard.write("suite", "Title", *suite(), folder)]
+        for folder in (tmp_path / "a", tmp_path / "b", tmp_path / "a")
+    ]
+    assert written[0] == written[1] == written[2]
 
 
-def test_nothing_finished_makes_tables_without_figures(tmp_path: Path) -> None:
-    nan = float("nan")
-    waiting = frame(seeds("A", "1/32", nan, status="missing"))
-    files = leaderboard.write("s", "S", waiting, histories(waiting), tmp_path)
-    assert [path.suffix for path in files] == [".md", ".tex", ".csv", ".csv"]
+def test_trials_csv_has_every_trial_and_column(tmp_path: Path) -> None:
+    frame, histories = suite()
+    leaderboard.write("suite", "Title", frame, histories, tmp_path)
+    text = (tmp_path / "trials.csv").read_text(encoding="utf-8")
+    read = pd.read_csv(io.StringIO(text))
+    assert list(read.columns) == list(frame.columns)
+    assert list(read["key"]) == list(frame["key"])
+    assert ",98.1235," in text
+    assert text.splitlines()[-1].endswith('of, text",,,')
+
+
+def test_nothing_finished_is_a_table_without_figures(tmp_path: Path) -> None:
+    paths = leaderboard.write("suite", "Title", trials("A", "missing"), HISTORIES, tmp_path)
+    assert [path.name for path in paths] == [
+        *("leaderboard.md", "leaderboard.tex", "leaderboard.csv", "trials.csv")
+    ]
+    assert "![" not in paths[0].read_text(encoding="utf-8")
+
+
+def test_a_reader_never_sees_half_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = leaderboard.write("suite", "Title", *suite(), tmp_path)
+    before = {path: path.read_bytes() for path in paths}
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        leaderboard.write("suite", "Other", *suite(), tmp_path)
+    assert {path: path.read_bytes() for path in paths} == before
