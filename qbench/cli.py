@@ -130,7 +130,9 @@ def run(
     with benchmark.spool.lock(wait=False) as alone:
         if alone:
             raise typer.Exit(_run(benchmark, console, address, again))
-    console.print(f"Another run is writing to {results}; this one waits until it has ended.")
+    console.print(
+        f"Another run is writing to {results}; this one waits until it has ended.", markup=False
+    )
     with benchmark.spool.lock(wait=True):
         benchmark.refresh()
         raise typer.Exit(_run(benchmark, console, address, again))
@@ -162,12 +164,12 @@ def _run(benchmark: Benchmark, console: Console, address: str | None, again: str
         count = sum(_reason(benchmark, cell.trial.key) == reason for cell in failed)
         console.print(f"[red]{count} failed:[/] {reason}", markup=True, soft_wrap=True)
     if unrecorded:
-        console.print(f"[red]Not recorded yet:[/] {unrecorded}", soft_wrap=True)
+        console.print(f"Not recorded yet: {unrecorded}", soft_wrap=True, markup=False)
         console.print("What was trained is kept on disk; the next run records it.")
     if interrupted:
         left = len(benchmark.to_do())
         console.print(f"Interrupted: {len(runnable) - left} of {len(runnable)} trials are done.")
-        console.print(f"Go on with: {again}", soft_wrap=True)
+        console.print(f"Go on with: {again}", soft_wrap=True, markup=False)
         return 130
     return 1 if failed or unrecorded else 0
 
@@ -247,7 +249,7 @@ def _write(benchmark: Benchmark, console: Console) -> None:
     with console.status("Writing tables and figures …"):
         files = benchmark.write_leaderboard()
     table = benchmark.folder / "leaderboard.md"
-    console.print(f"Wrote {len(files)} files; the table is {table}", soft_wrap=True)
+    console.print(f"Wrote {len(files)} files; the table is {table}", soft_wrap=True, markup=False)
 
 
 def _reason(benchmark: Benchmark, key: str) -> str:

@@ -6,8 +6,36 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from qbench.audit import Count
 from qbench.trial import Trial
+
+
+class Count(BaseModel):
+    """The audit of one tensor.
+
+    Attributes:
+        layer: the layer's name.
+        tensor: ``weight`` or ``input``.
+        levels: distinct values found: of a layer, or the most that any one filter has.
+        promised: how many its width allows.
+        scope: what `levels` was counted over.
+    """
+
+    layer: str
+    tensor: str
+    levels: int
+    promised: int
+    scope: Literal["layer", "filter"]
+
+    @property
+    def holds(self) -> bool:
+        """Whether the promise was kept."""
+        return self.levels <= self.promised
+
+    def __str__(self) -> str:
+        each = " in a filter" if self.scope == "filter" else ""
+        return (
+            f"{self.layer}.{self.tensor} has {self.levels} levels{each}, {self.promised} promised"
+        )
 
 
 class Outcome(BaseModel):

@@ -1,4 +1,9 @@
-"""What runs in a Ray worker: one actor trains one trial after another."""
+"""What runs in a Ray worker: one actor trains one trial after another.
+
+torch is imported with the first trial, not with this module: Tune gives a waiting trial to the
+actor that is free first, and one that takes seconds to start would never get its turn beside one
+that trains for less.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +17,9 @@ import ray
 from ray import tune
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from qbench import registry
 from qbench.outcome import Outcome
-from qbench.registry import Plugin
+from qbench.registry import Plugin, load_plugin
 from qbench.spool import Spool
-from qbench.train import Training
 from qbench.trial import Trial
 
 REPORT_SECONDS = 5.0
@@ -69,27 +72,33 @@ class TrialActor(tune.Trainable):
     def setup(
         self, config: dict[str, Any], desk: Desk | None = None, plugins: Sequence[Plugin] = ()
     ) -> None:
-        """Load the method files, then take the first trial."""
+        """Take the first trial; the method files are loaded when it starts."""
         assert desk is not None  # noqa: S101 - Tune passes it by keyword
         self.desk = desk
-        for plugin in plugins:
-            registry.load_plugin(plugin)
-        self._take(config)
+        self.plugins = list(plugins)
+        self.config = config
+        self.epochs: Iterator[dict[str, float]] | None = None
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take the next trial."""
-        self._take(new_config)
+        self.config = new_config
+        self.epochs = None
         return True
 
-    def _take(self, config: dict[str, Any]) -> None:
-        trial = Trial.model_validate_json(config["trial"])
+    def _begin(self) -> Iterator[dict[str, float]]:
+        from qbench.train import Training
+
+        while self.plugins:
+            load_plugin(self.plugins.pop(0))
+        trial = Trial.model_validate_json(self.config["trial"])
         weights = self.desk.weights(trial.base.key) if trial.base else None
         self.training = Training(trial, weights)
-        self.epochs: Iterator[dict[str, float]] = self.training.epochs()
+        return self.training.epochs()
 
     def step(self) -> dict[str, Any]:
         """Train for some seconds of epochs, or to the end, and say how far it is."""
         start = time.monotonic()
+        self.epochs = self.epochs or self._begin()
         for record in self.epochs:
             if time.monotonic() - start > REPORT_SECONDS:
                 return {"epoch": int(record["epoch"]), "done": False}
