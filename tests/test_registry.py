@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from qbench import registry
+from qbench.errors import QbenchError
+
+METHODS = Path(__file__).parent.parent / "methods"
+
+
+def test_every_file_in_methods_is_registered_under_its_name() -> None:
+    files = {path.stem for path in METHODS.glob("*.py")} - {"__init__"}
+    assert set(registry.names("methods")) == files
+    assert {registry.method_class(name).name for name in files} == files
+
+
+@pytest.mark.parametrize("name", registry.names("methods"))
+def test_every_method_says_what_it_is(name: str) -> None:
+    cls = registry.method_class(name)
+    assert cls.title
+    assert cls.quantizes
+    assert cls.paper or name == "fp32"
+
+
+@pytest.mark.parametrize("file", sorted(METHODS.glob("*.py")), ids=lambda path: path.stem)
+def test_methods_import_the_plugin_interface_and_nothing_else_of_qbench(file: Path) -> None:
+    imports = [line for line in file.read_text().splitlines() if line.startswith("from qbench")]
+    modules = {line.split()[1] for line in imports}
+    assert modules <= {"qbench.method", "qbench.functional"}
+
+
+def test_an_unknown_option_names_the_nearest() -> None:
+    with pytest.raises(QbenchError, match="no such option; did you mean 'scope'"):
+        registry.build_method("ste", {"scop": "layer"})
