@@ -103,6 +103,12 @@ class Benchmark:
             return "missing"
         return "done" if run.info.status == "FINISHED" else "failed"
 
+    def reason(self, cell: Cell) -> str:
+        """Why a trial failed or cannot be run; '' of any other."""
+        run = self.runs.get(cell.trial.key)
+        recorded = run.data.tags.get("qbench.reason", "") if run is not None else ""
+        return cell.unsupported or recorded
+
     def to_do(self) -> list[Cell]:
         """The trials that a run would train: those missing, and those that failed."""
         return [cell for cell in self.cells if self.status(cell) in ("missing", "failed")]
@@ -195,7 +201,7 @@ class Benchmark:
             "recipe": cell.recipe,
             "epochs": trial.recipe.epochs,
             "status": status,
-            "reason": cell.unsupported or (tags.get("qbench.reason", "") if run else ""),
+            "reason": self.reason(cell),
             "top1": metrics.get("final_top1", float("nan")),
             "top5": metrics.get("final_top5", float("nan")),
             "test_loss": metrics.get("final_test_loss", float("nan")),

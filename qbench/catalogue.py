@@ -76,7 +76,7 @@ def trial(prefix: str, results: Path) -> dict[str, Any]:
     tags = run.data.tags
     with tempfile.TemporaryDirectory() as scratch:
         audit = json.loads(store.fetch(run, "audit.json", Path(scratch)).read_text())
-    prefix = "environment."
+    place = "environment."
     return {
         "key": key,
         "status": tags["qbench.status"],
@@ -84,7 +84,7 @@ def trial(prefix: str, results: Path) -> dict[str, Any]:
         "trial": trial_of(run).model_dump(mode="json"),
         "metrics": dict(sorted(run.data.metrics.items())),
         "audit": audit,
-        "environment": {k.removeprefix(prefix): v for k, v in tags.items() if prefix in k},
+        "environment": {k.removeprefix(place): v for k, v in tags.items() if place in k},
         "mlflow_run": run.info.run_id,
         "artifacts": run.info.artifact_uri,
     }

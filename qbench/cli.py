@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -139,6 +140,8 @@ def run(
 
 
 def _run(benchmark: Benchmark, console: Console, address: str | None, again: str) -> int:
+    from rich.markup import escape
+
     from qbench.progress import Display, duration
 
     to_do = benchmark.to_do()
@@ -160,9 +163,9 @@ def _run(benchmark: Benchmark, console: Console, address: str | None, again: str
         console.print(f"{len(summary.outcomes)} trials ended; {duration(trained)} of training.")
     _write(benchmark, console)
     failed = [cell for cell in benchmark.cells if benchmark.status(cell) == "failed"]
-    for reason in dict.fromkeys(_reason(benchmark, cell.trial.key) for cell in failed):
-        count = sum(_reason(benchmark, cell.trial.key) == reason for cell in failed)
-        console.print(f"[red]{count} failed:[/] {reason}", markup=True, soft_wrap=True)
+    reasons = Counter(f"{cell.trial.method}: {benchmark.reason(cell)}" for cell in failed)
+    for reason, count in reasons.items():
+        console.print(f"[red]{count} failed:[/] {escape(reason)}", soft_wrap=True)
     if unrecorded:
         console.print(f"Not recorded yet: {unrecorded}", soft_wrap=True, markup=False)
         console.print("What was trained is kept on disk; the next run records it.")
@@ -250,13 +253,6 @@ def _write(benchmark: Benchmark, console: Console) -> None:
         files = benchmark.write_leaderboard()
     table = benchmark.folder / "leaderboard.md"
     console.print(f"Wrote {len(files)} files; the table is {table}", soft_wrap=True, markup=False)
-
-
-def _reason(benchmark: Benchmark, key: str) -> str:
-    tags: dict[str, Any] = benchmark.runs[key].data.tags
-    from rich.markup import escape
-
-    return escape(f"{benchmark.runs[key].data.params['method']}: {tags['qbench.reason']}")
 
 
 def _again(suite: Path, assignments: Sequence[str] | None, methods: Sequence[Path] | None) -> str:

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 import torch
 from pydantic import ValidationError
+from torch import nn
 
 from qbench import registry
-from qbench.attachment import LayerPolicy, policy_widths, select_layers
+from qbench.attachment import policy_widths, select_layers
 from qbench.bits import FULL_PRECISION, Bits
 from qbench.data import Dataset
 from qbench.errors import QbenchError
@@ -131,11 +132,8 @@ def _model_problem(model: str, suite: Suite) -> str:
     if isinstance(layers, str):
         return ""
     try:
-        dataset = registry.build_dataset(suite.dataset)
-        with torch.device("meta"):
-            net = registry.build_model(model, dataset.num_classes, dataset.image_shape[0])
-        policy: LayerPolicy = layers
-        select_layers(net, policy, FULL_PRECISION)
+        net = _without_storage(model, registry.build_dataset(suite.dataset))
+        select_layers(net, layers, FULL_PRECISION)
     except QbenchError as error:
         return str(error)
     return ""
@@ -145,11 +143,16 @@ def _model_problem(model: str, suite: Suite) -> str:
 def _shape_problem(model: str, dataset_name: str) -> str:
     dataset = registry.build_dataset(dataset_name)
     try:
-        with torch.device("meta"):
-            net = registry.build_model(model, dataset.num_classes, dataset.image_shape[0]).eval()
-            net(torch.empty(2, *dataset.image_shape))
+        net = _without_storage(model, dataset)
+        net(torch.empty(2, *dataset.image_shape, device="meta"))
     except (RuntimeError, ValueError) as error:
         shape = "×".join(map(str, dataset.image_shape))
         reason = str(error).splitlines()[0]
         return f"{model} cannot take images of {shape}: {reason}"
     return ""
+
+
+def _without_storage(model: str, dataset: Dataset) -> nn.Module:
+    """A model for a dataset on the meta device: shapes and names, and no memory."""
+    with torch.device("meta"):
+        return registry.build_model(model, dataset.num_classes, dataset.image_shape[0]).eval()

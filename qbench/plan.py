@@ -37,9 +37,8 @@ def show(benchmark: Benchmark) -> None:
         console.print(f"– {'; '.join(refused)}: {reason}", soft_wrap=True, markup=False)
     for cell in benchmark.cells:
         if benchmark.status(cell) == "failed":
-            tags = benchmark.runs[cell.trial.key].data.tags
-            reason = tags.get("qbench.reason", "")
-            console.print(f"  failed: {cell.trial.name}: {reason}", soft_wrap=True)
+            reason = benchmark.reason(cell)
+            console.print(f"  failed: {cell.trial.name}: {reason}", soft_wrap=True, markup=False)
     to_do = benchmark.to_do()
     if stale := benchmark.stale():
         console.print(f"Changed since some of their trials were trained: {', '.join(stale)}")
@@ -55,9 +54,6 @@ def show(benchmark: Benchmark) -> None:
 
 def _entry(benchmark: Benchmark, cell: Cell, estimator: Estimator) -> dict[str, Any]:
     trial, status = cell.trial, benchmark.status(cell)
-    reason = cell.unsupported
-    if status == "failed":
-        reason = benchmark.runs[trial.key].data.tags.get("qbench.reason", "")
     waits = status in ("missing", "failed")
     return {
         "key": trial.key,
@@ -71,7 +67,7 @@ def _entry(benchmark: Benchmark, cell: Cell, estimator: Estimator) -> dict[str, 
         "recipe": cell.recipe,
         "epochs": trial.recipe.epochs,
         "status": status,
-        "reason": reason,
+        "reason": benchmark.reason(cell),
         "base": trial.base.key if trial.base else None,
         "estimated_seconds": round(estimator.seconds(trial), 1) if waits else 0.0,
     }

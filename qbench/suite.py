@@ -11,13 +11,13 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from qbench import registry
+from qbench.attachment import POLICIES
 from qbench.bits import Bits
 from qbench.document import Document, Location
 from qbench.errors import QbenchError, nearest
 from qbench.recipe import Recipe
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
-LAYER_POLICIES = ("skip_first_last", "all", "first_last_8bit")
 
 
 class RecipeChoice(BaseModel):
@@ -181,8 +181,8 @@ def _meaning(data: dict[str, Any]) -> Iterator[tuple[Location, str]]:
                 if value in repeats[:index]:
                     yield (key, index), f"{value} is there twice"
     layers = data.get("layers", "all")
-    if isinstance(layers, str) and layers not in LAYER_POLICIES:
-        yield ("layers",), f"'{layers}' is no layer policy{nearest(layers, LAYER_POLICIES)}"
+    if isinstance(layers, str) and layers not in POLICIES:
+        yield ("layers",), f"'{layers}' is no layer policy{nearest(layers, POLICIES)}"
     if isinstance(layers, dict):
         for name, text in layers.items():
             try:
