@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from qbench.staircase import hard_staircase, staircase
+
 
 class _RoundSTE(torch.autograd.Function):
     @staticmethod
@@ -92,107 +94,6 @@ def filter_dims(weight: Tensor) -> tuple[int, ...]:
     return tuple(range(1, weight.dim()))
 
 
-def staircase(
-    x: Tensor,
-    alpha: Tensor,
-    beta: Tensor,
-    biases: Tensor,
-    scales: Tensor,
-    offset: float,
-    temperature: Tensor,
-) -> Tensor:
-    """Soft staircase of sigmoids, y = α(Σ s_i σ(T(βx − b_i)) − o) (arXiv:1911.09464, Eq. 7).
-
-    Args:
-        x: any shape, floating point.
-        alpha: α, output scale, scalar.
-        beta: β, input scale, scalar.
-        biases: b, (n,).
-        scales: s, (n,), no gradient.
-        offset: o.
-        temperature: T, scalar, no gradient.
-
-    Returns:
-        y, shape and dtype of ``x``; computed in float32 at least. Exact gradients for x, α, β and
-        b, with h_i = σ(T(βx − b_i)): ∂y/∂x = αβT Σ s_i h_i(1 − h_i), ∂y/∂α = y/α,
-        ∂y/∂β = αT x Σ s_i h_i(1 − h_i), ∂y/∂b_i = −αT s_i h_i(1 − h_i).
-    """
-    return _Staircase.apply(x, alpha, beta, biases, scales, offset, temperature)
-
-
-class _Staircase(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        alpha: Tensor,
-        beta: Tensor,
-        biases: Tensor,
-        scales: Tensor,
-        offset: float,
-        temperature: Tensor,
-    ) -> Tensor:
-        z = _at_least_float32(x, alpha) * (beta * temperature)
-        total = torch.full_like(z, -offset)
-        slope = torch.zeros_like(z)
-        for b, s in zip(biases * temperature, scales, strict=True):
-            h = torch.sigmoid(z - b)
-            total.add_(h * s)
-            slope.add_(h.mul_(1 - h) * s)
-        ctx.save_for_backward(x, total, slope, alpha, beta, biases, scales, temperature)
-        return (total * alpha).to(x.dtype)
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        x, total, slope, alpha, beta, biases, scales, temperature = ctx.saved_tensors
-        g = g.to(total.dtype)
-        g_slope = g * slope * (alpha * temperature)
-        g_biases = None
-        if ctx.needs_input_grad[3]:
-            z = x.to(total.dtype) * (beta * temperature)
-            h = [torch.sigmoid(z - b) for b in biases * temperature]
-            g_biases = (
-                -alpha * temperature * scales * torch.stack([(g * i * (1 - i)).sum() for i in h])
-            )
-        return (
-            (g_slope * beta).to(x.dtype),
-            (g * total).sum(),
-            (g_slope * x).sum(),
-            g_biases,
-            None,
-            None,
-            None,
-        )
-
-
-def hard_staircase(
-    x: Tensor, alpha: Tensor, beta: Tensor, biases: Tensor, scales: Tensor, offset: float
-) -> Tensor:
-    """Hard staircase y = α(Σ s_i A(βx − b_i) − o), A the unit step (arXiv:1911.09464, Eq. 5).
-
-    Args:
-        x: any shape, floating point.
-        alpha: α, output scale, scalar.
-        beta: β, input scale, scalar.
-        biases: b, (n,), in any order.
-        scales: s, (n,).
-        offset: o.
-
-    Returns:
-        y, shape and dtype of ``x``: at most n + 1 distinct values.
-    """
-    thresholds, order = biases.sort()
-    heights = torch.cat([scales.new_zeros(1), scales[order].cumsum(0)]) - offset
-    z = _at_least_float32(x, alpha) * beta
-    steps = torch.bucketize(z.detach(), thresholds, right=True)  # A(0) = 1
-    return (heights[steps] * alpha).to(x.dtype)
-
-
-def _at_least_float32(x: Tensor, parameter: Tensor) -> Tensor:
-    wide = torch.promote_types(x.dtype, parameter.dtype)
-    return x.to(torch.promote_types(wide, torch.float32))
-
-
 def kmeans_1d(values: Tensor, clusters: int, iterations: int = 300) -> Tensor:
     """Centres of one-dimensional k-means, from evenly spaced starts: deterministic.
 
@@ -221,3 +122,15 @@ def kmeans_1d(values: Tensor, clusters: int, iterations: int = 300) -> Tensor:
             break
         centres = moved
     return centres
+
+
+__all__ = [
+    "filter_dims",
+    "hard_staircase",
+    "kmeans_1d",
+    "quantize_unit",
+    "round_ste",
+    "sign",
+    "staircase",
+    "straight_through",
+]

@@ -1,0 +1,138 @@
+"""Compiled loops for the CPU, built with the machine's C compiler the first time they are wanted.
+
+Everything has a form in torch as well: without a compiler the same numbers come out, later.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+BLOCK = 256
+"""Elements that one partial sum covers, as in the C source."""
+
+_SOURCE = Path(__file__).parent / "staircase.c"
+_FLAGS = ("-O3", "-shared", "-fPIC", "-fno-math-errno", "-fno-trapping-math")
+_BEST_FLAGS = (
+    # What the fastest loops need and not every compiler knows.
+    ("-march=native", "-mprefer-vector-width=512", "-fno-tree-slp-vectorize", "-fopenmp"),
+    ("-march=native", "-fno-slp-vectorize", "-fopenmp"),
+    ("-fopenmp",),
+    (),
+)
+_log = logging.getLogger(__name__)
+
+
+@functools.lru_cache(maxsize=1)
+def load() -> ctypes.CDLL | None:
+    """The compiled loops, or None where no compiler can build them.
+
+    The library is kept in the user's cache folder under a name made of everything it depends on:
+    the source, the compiler and the processor.
+    """
+    compiler = shutil.which(os.environ.get("CC", "cc"))
+    if compiler is None:
+        return None
+    try:
+        name = f"staircase-{_fingerprint(compiler)}.so"
+        library = _cache_folder() / name
+        if not library.exists():
+            _compile(compiler, library)
+        return ctypes.CDLL(str(library))
+    except (OSError, subprocess.SubprocessError) as error:
+        _log.warning("the C kernels could not be built, torch takes their place: %s", error)
+        return None
+
+
+class Table(ctypes.Structure):
+    """A table, as the loops take it.
+
+    Args:
+        slope: rows per unit of x.
+        shift: the row of x = 0.
+        rows: (rows, 4) float32, contiguous, on the CPU; must outlive the structure.
+    """
+
+    _fields_ = (
+        ("slope", ctypes.c_float),
+        ("shift", ctypes.c_float),
+        ("rows", ctypes.c_void_p),
+        ("last", ctypes.c_int32),
+    )
+
+    def __init__(self, slope: float, shift: float, rows: Tensor) -> None:
+        super().__init__(slope, shift, rows.data_ptr(), len(rows) - 1)
+
+
+def call(function: str, tensors: Sequence[Tensor], table: Table, *numbers: float) -> None:
+    """Run one of the loops, on as many threads as torch uses.
+
+    Args:
+        function: its name in the C source.
+        tensors: its leading arguments, flat and of the same size but for the sums: float32 on the
+            CPU, the sums float64.
+        table: the table to read.
+        numbers: the arguments that follow.
+    """
+    library = load()
+    assert library is not None  # noqa: S101
+    getattr(library, function)(
+        *(ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors),
+        ctypes.c_int64(tensors[0].numel()),
+        table,
+        *map(ctypes.c_float, numbers),
+        torch.get_num_threads(),
+    )
+
+
+def _fingerprint(compiler: str) -> str:
+    version = subprocess.run(  # noqa: S603
+        [compiler, "--version"], capture_output=True, check=True, timeout=60
+    ).stdout
+    processor = platform.machine() + platform.processor()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        processor += next((line for line in lines if line.startswith("flags")), "")
+    except OSError:
+        pass
+    content = (_SOURCE.read_bytes(), repr((_FLAGS, _BEST_FLAGS)).encode(), version)
+    return hashlib.sha256(b"\0".join((*content, processor.encode()))).hexdigest()[:16]
+
+
+def _cache_folder() -> Path:
+    """The user's cache folder, or a temporary one where that cannot be written."""
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    folder = Path(root) / "qbench"
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError:
+        pass
+    return folder if os.access(folder, os.W_OK) else Path(tempfile.mkdtemp(prefix="qbench-"))
+
+
+def _compile(compiler: str, library: Path) -> None:
+    for flags in _BEST_FLAGS:
+        # Built aside and renamed, so that two processes never see half a file.
+        aside = library.with_suffix(f".{os.getpid()}")
+        done = subprocess.run(  # noqa: S603
+            [compiler, *_FLAGS, *flags, "-o", str(aside), str(_SOURCE)],
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        if done.returncode == 0:
+            aside.replace(library)
+            return
+    raise OSError(f"{compiler}: {done.stderr.strip() or 'failed'}")
