@@ -38,6 +38,44 @@ class Count(BaseModel):
         )
 
 
+class Weights(BaseModel):
+    """How a layer's weights are distributed, and what quantization makes of them.
+
+    Attributes:
+        layer: the layer's name.
+        edges: (bins + 1) ends of the bins, evenly spaced.
+        before: (bins) weights in each bin before training.
+        after: (bins) latent weights in each bin after training.
+        levels: the values that quantized weights take, ascending; empty where they differ from
+            filter to filter.
+        thresholds: (levels − 1) where the next level begins; empty where levels are, or where a
+            larger weight may get a smaller level.
+    """
+
+    layer: str
+    edges: list[float]
+    before: list[int]
+    after: list[int]
+    levels: list[float] = Field(default_factory=list)
+    thresholds: list[float] = Field(default_factory=list)
+
+
+class Curve(BaseModel):
+    """The function that quantizes a layer's weights, as training makes it harder.
+
+    Attributes:
+        layer: the layer's name.
+        x: (points) weights, ascending.
+        soft: for some epochs, the (points) values of the function that training uses.
+        hard: (points) values of the function of evaluation, after the last epoch.
+    """
+
+    layer: str
+    x: list[float]
+    soft: dict[int, list[float]]
+    hard: list[float]
+
+
 class Outcome(BaseModel):
     """The end of a trial, good or bad.
 
@@ -49,7 +87,10 @@ class Outcome(BaseModel):
         traceback: where it failed, if code did.
         metrics: of the hardened model on the test split, after the last epoch.
         history: a record for each epoch: ``epoch`` from 1, ``train_loss``, ``lr``, and the
-            metrics of the model in evaluation mode.
+            metrics of the model in evaluation mode; with ``soft_`` before them, those of the
+            network with the soft quantizers that it is trained with, where the method has such.
+        weights: distribution of every quantized layer's weights.
+        curve: the quantization function of the first layer, where the method has a soft one.
         audit: the levels counted.
         started: seconds since 1970.
         seconds: the whole trial: data, model, attachment, training, audit.
@@ -65,6 +106,8 @@ class Outcome(BaseModel):
     traceback: str = ""
     metrics: dict[str, float] = Field(default_factory=dict)
     history: list[dict[str, float]] = Field(default_factory=list)
+    weights: list[Weights] = Field(default_factory=list)
+    curve: Curve | None = None
     audit: list[Count] = Field(default_factory=list)
     started: float
     seconds: float = 0.0
