@@ -165,8 +165,7 @@ class Table:
 
     def to(self, device: torch.device) -> Table:
         """The table on a device."""
-        moved = {"rows": self.rows.to(device), "numbers": self.numbers.to(device)}
-        return dataclasses.replace(self, **moved)
+        return dataclasses.replace(self, rows=self.rows.to(device), numbers=self.numbers.to(device))
 
 
 @dataclass(frozen=True)
@@ -179,8 +178,7 @@ class _Steps:
     temperature: float
 
     def _near(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Which steps are not saturated somewhere in [low, high]: first, past the last, and the
-        height of all before."""
+        """Steps not saturated somewhere in [low, high]: first, past the last, height before."""
         margin = SATURATED / self.temperature
         first = torch.searchsorted(self.biases, low - margin)
         last = torch.searchsorted(self.biases, high + margin)
@@ -402,9 +400,11 @@ class _Kernel(_Reader):
         self.table = table
         a, b = float(alpha.detach()), float(beta.detach())
         self._rows = kernels.Table(b * table.per_unit, 1 - table.low * table.per_unit, table.rows)
-        self._name, self._numbers, self._per_unit = "dense", (a,), table.per_unit
+        self._numbers: tuple[float, ...]
         if table.sparse:
             self._name, self._numbers, self._per_unit = "sparse", (a, b, table.temperature), 1.0
+        else:
+            self._name, self._numbers, self._per_unit = "dense", (a,), table.per_unit
 
     def forward(self, x: Tensor, y: Tensor) -> None:
         if x.dtype == torch.float32:

@@ -5,6 +5,7 @@ Everything has a form in torch as well: without a compiler the same numbers come
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -115,10 +116,8 @@ def _cache_folder() -> Path:
     """The user's cache folder, or a temporary one where that cannot be written."""
     root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     folder = Path(root) / "qbench"
-    try:
+    with contextlib.suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    except OSError:
-        pass
     return folder if os.access(folder, os.W_OK) else Path(tempfile.mkdtemp(prefix="qbench-"))
 
 

@@ -35,7 +35,8 @@ def main() -> None:
     x = torch.randn(arguments.elements, device=device).to(dtype).requires_grad_()
     g = torch.randn(arguments.elements, device=device).to(dtype)
     how = "C kernel" if device == "cpu" and kernels.load() else "torch"
-    print(f"{arguments.elements} values, {dtype}, {device}, {torch.get_num_threads()} threads, {how}")
+    threads = torch.get_num_threads()
+    print(f"{arguments.elements} values, {dtype}, {device}, {threads} threads, {how}")
 
     def relu() -> None:
         torch.autograd.grad(torch.relu(x), x, g)
