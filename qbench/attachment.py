@@ -103,6 +103,12 @@ class Handle:
         """The quantized layers, in the model's order."""
         return self.method.layers
 
+    @property
+    def quantizers(self) -> list[nn.Module]:
+        """Every quantizer attached, once, in the model's order."""
+        pairs = ((layer.weight_quantizer, layer.input_quantizer) for layer in self.layers)
+        return list(dict.fromkeys(q for pair in pairs for q in pair if q is not None))
+
     def on_epoch_start(self, epoch: int, epochs: int) -> None:
         """Tell the method that an epoch starts.
 
@@ -111,6 +117,20 @@ class Handle:
             epochs: how many there will be.
         """
         self.method.on_epoch_start(epoch, epochs)
+
+    def on_step_start(self, step: int, steps: int) -> None:
+        """Tell the method that a training step starts.
+
+        Args:
+            step: counted from 1 in every epoch.
+            steps: how many the epoch has.
+        """
+        self.method.on_step_start(step, steps)
+
+    def before_step(self) -> None:
+        """Tell the method that gradients are there, clipped, and that the optimiser will step."""
+        with torch.no_grad():
+            self.method.before_step()
 
     def after_step(self) -> None:
         """Tell the method that the optimiser has stepped."""
@@ -129,12 +149,8 @@ class Handle:
             lr: learning rate of the network, which quantizers share unless the method says other.
             weight_decay: weight decay of the network; the method decides for its quantizers.
         """
-        learned: list[nn.Parameter] = []
-        for layer in self.layers:
-            for quantizer in (layer.weight_quantizer, layer.input_quantizer):
-                if quantizer is not None:
-                    learned += [p for p in quantizer.parameters() if p.requires_grad]
-        learned = list(dict.fromkeys(learned))
+        own_of = (p for q in self.quantizers for p in q.parameters() if p.requires_grad)
+        learned = list(dict.fromkeys(own_of))
         own = set(learned)
         network = [p for p in self.model.parameters() if p.requires_grad and p not in own]
         groups: list[dict[str, Any]] = [{"params": network, "weight_decay": weight_decay}]

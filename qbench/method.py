@@ -92,16 +92,20 @@ class Method:
         title: the method's name in tables.
         paper: its source, as ``Authors, venue year, arXiv:number``.
         quantizes: what it can quantize, for ``qbench list methods``.
+        soft: whether its quantizers have a soft form in training, which approaches the hard one;
+            then both are measured after every epoch.
         paper_recipe: the training recipe its paper used, for ``recipe: paper``: values for any of
             the fields of `qbench.recipe.Recipe`.
 
-    Annotated attributes of a subclass are its options; they become keyword arguments.
+    Annotated attributes of a subclass are its options; they become keyword arguments. What their
+    types do not say, ``__post_init__`` checks, and raises a ValueError.
     """
 
     name: ClassVar[str] = ""
     title: ClassVar[str] = ""
     paper: ClassVar[str] = ""
     quantizes: ClassVar[str] = "weights and activations"
+    soft: ClassVar[bool] = False
     paper_recipe: ClassVar[dict[str, Any]] = {}
 
     layers: list[Layer]
@@ -169,6 +173,17 @@ class Method:
             epoch: the epoch about to start, counted from 1.
             epochs: how many there will be.
         """
+
+    def on_step_start(self, step: int, steps: int) -> None:
+        """Set what changes by step.
+
+        Args:
+            step: the step about to start, counted from 1 in every epoch.
+            steps: how many the epoch has.
+        """
+
+    def before_step(self) -> None:
+        """Change gradients, already clipped, before an optimiser step, outside autograd."""
 
     def after_step(self) -> None:
         """Change the latent weights after an optimiser step, outside autograd."""

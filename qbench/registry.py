@@ -20,7 +20,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import ConfigDict, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from qbench.errors import QbenchError, nearest
 
@@ -138,12 +138,22 @@ def method_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
         options: as a suite gives them.
 
     Returns:
-        Every option of the method, with its value in the declared type.
+        Every option of the method, as JSON has it: the same for every way to write it.
 
     Raises:
-        QbenchError: no such method.
+        QbenchError: no such method, or it refuses a value.
         pydantic.ValidationError: an option is unknown or its value is not of its type.
     """
+    checked = _checked(name, options)
+    try:
+        method_class(name)(**checked.model_dump())
+    except ValueError as error:  # of its __post_init__
+        raise QbenchError(f"{name}: {error}") from error
+    return checked.model_dump(mode="json")
+
+
+def _checked(name: str, options: Mapping[str, Any]) -> BaseModel:
+    """A method's options in their declared types."""
     cls = method_class(name)
     hints = typing.get_type_hints(cls)
     fields: dict[str, Any] = {}
@@ -152,8 +162,8 @@ def method_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
         if option.default is not dataclasses.MISSING:
             default = option.default
         fields[option.name] = (hints[option.name], default)
-    schema = create_model(cls.name, __config__=ConfigDict(extra="forbid", strict=False), **fields)
-    return schema.model_validate(dict(options)).model_dump()
+    config = ConfigDict(extra="forbid", strict=False, validate_default=True)
+    return create_model(cls.name, __config__=config, **fields).model_validate(dict(options))
 
 
 def build_method(name: str, options: Mapping[str, Any]) -> Method:
@@ -162,10 +172,11 @@ def build_method(name: str, options: Mapping[str, Any]) -> Method:
     Raises:
         QbenchError: the method or an option is unknown, or an option's value is not of its type.
     """
+    cls = method_class(name)
     try:
-        return method_class(name)(**method_options(name, options))
+        return cls(**_checked(name, options).model_dump())
     except ValidationError as error:
-        known = [f.name for f in dataclasses.fields(method_class(name))]  # type: ignore[arg-type]
+        known = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
         raise QbenchError(
             "\n".join(
                 f"{name}: {'.'.join(map(str, e['loc']))}: "
@@ -177,6 +188,8 @@ def build_method(name: str, options: Mapping[str, Any]) -> Method:
                 for e in error.errors()
             )
         ) from error
+    except ValueError as error:  # of its __post_init__
+        raise QbenchError(f"{name}: {error}") from error
 
 
 def build_dataset(name: str) -> Dataset:

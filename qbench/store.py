@@ -125,6 +125,8 @@ class Store:
         }
         for name, content in files.items():
             (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        observed = outcome.model_dump_json(include={"weights", "curve"})
+        (folder / "weights.json").write_text(observed + "\n", encoding="utf-8")
         if outcome.traceback:
             (folder / "traceback.txt").write_text(outcome.traceback, encoding="utf-8")
         if (source / "weights.pt").exists():

@@ -23,6 +23,7 @@ from qbench.audit import audit
 from qbench.data import Dataset
 from qbench.environment import environment
 from qbench.errors import QbenchError
+from qbench.observation import Observer
 from qbench.outcome import Outcome
 from qbench.recipe import Recipe
 from qbench.trial import Trial
@@ -95,6 +96,9 @@ class Training:
         model = handle.model
         optimizer = _optimizer(handle, recipe)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, functools.partial(_lr_at, recipe))
+        soft = handle.method.soft
+        one_function = soft and handle.method.weight_scope == "layer"
+        observer = Observer(handle.layers, recipe.epochs, one_function)
 
         start = time.perf_counter()
         for epoch in range(1, recipe.epochs + 1):
@@ -106,11 +110,19 @@ class Training:
             if not math.isfinite(loss):
                 raise TrainingError(f"the training loss is {loss} in epoch {epoch}")
             record = {"epoch": epoch, "train_loss": loss, "lr": lr}
+            model.eval()
             record |= task.evaluate(model, test_loader)
+            if soft:
+                for quantizer in handle.quantizers:
+                    quantizer.train()
+                measured = task.evaluate(model, test_loader)
+                record |= {f"soft_{name}": value for name, value in measured.items()}
+            observer.after_epoch(epoch)
             self.outcome.history.append(record)
             self.outcome.train_seconds = time.perf_counter() - start
             yield record
 
+        self.outcome.weights, self.outcome.curve = observer.weights(), observer.curve()
         layers = list(handle.layers)
         handle.harden()
         self.weights = dump_weights(model)
@@ -118,7 +130,7 @@ class Training:
         self.outcome.audit = audit(
             layers, handle.method.weight_scope, load_weights(self.weights), model, images
         )
-        self.outcome.metrics = task.evaluate(model, test_loader)
+        self.outcome.metrics = task.evaluate(model.eval(), test_loader)
 
 
 class TrainingError(Exception):
@@ -180,17 +192,18 @@ def _train_epoch(
     """One pass over the training data; returns the mean loss of its steps."""
     total = torch.zeros((), device=device)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    steps = 0
-    for batch in loader:
+    steps = len(loader)
+    for step, batch in enumerate(loader, 1):
+        handle.on_step_start(step, steps)
         loss = task.loss(model, [part.to(device) for part in batch]) + handle.penalty().to(device)
         optimizer.zero_grad()
         loss.backward()
         if recipe.gradient_clip is not None:
             nn.utils.clip_grad_norm_(parameters, recipe.gradient_clip)
+        handle.before_step()
         optimizer.step()
         handle.after_step()
         total += loss.detach()
-        steps += 1
     return float(total / steps)
 
 

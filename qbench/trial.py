@@ -55,7 +55,12 @@ class Trial(BaseModel):
         The same for every order in which options, names or milestones are written; not of where or
         when the trial runs.
         """
-        text = json.dumps(_canonical(self.model_dump(mode="json")), sort_keys=True)
+        content = self.model_dump(mode="json")
+        recipes = [content["recipe"], content["full_precision"] or {}]
+        for holder, name in ((content, "layers"), *((r, "milestones") for r in recipes)):
+            if isinstance(holder.get(name), list):
+                holder[name].sort()  # in whatever order they were written
+        text = json.dumps(content, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:KEY_LENGTH]
 
     @property
@@ -87,12 +92,3 @@ def full_precision_trial(
         seed=seed,
         threads=threads,
     )
-
-
-def _canonical(value: Any) -> Any:
-    """Sort lists too: of layer names and of milestones the order means nothing."""
-    if isinstance(value, dict):
-        return {key: _canonical(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return sorted((_canonical(item) for item in value), key=json.dumps)
-    return value

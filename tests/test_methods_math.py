@@ -864,8 +864,10 @@ def test_uniform_biases_are_evenly_spaced() -> None:
     found = for_input("quantization_networks", normal(100).abs(), 3, biases="uniform")
     np.testing.assert_allclose(parameter(found, "biases"), np.arange(7) + 0.5)
     found = for_weight("quantization_networks", normal(4, 100), "3(±4)", biases="uniform")
-    expected = [-3, -1.5, -0.05, 0.05, 1.5, 3]
+    expected = [-3, -1.5, -0.5, 0.5, 1.5, 3]
     np.testing.assert_allclose(parameter(found, "biases"), expected, rtol=1e-6)
+    found = for_weight("quantization_networks", normal(4, 100), 2, biases="uniform")
+    np.testing.assert_allclose(parameter(found, "biases"), [-0.5, 0.5])
 
 
 @pytest.mark.parametrize("bits", QN_LEVELS)
@@ -934,6 +936,7 @@ def test_the_temperature_is_the_rate_times_the_epoch_everywhere(rate: float) -> 
         "2/2",
         calibration=[torch.randn(8, 3)],
         temperature_rate=rate,
+        phases=[0, 0, 1],
     )
     for epoch in (1, 2, 30):
         handle.on_epoch_start(epoch, 30)

@@ -93,6 +93,62 @@ def test_every_epoch_is_recorded() -> None:
     assert torch.__version__.startswith(outcome.environment["torch"])
 
 
+def test_soft_and_hard_accuracy_are_recorded_where_a_method_has_both() -> None:
+    outcome, _ = train(trial(recipe=RECIPE.model_copy(update={"epochs": 3})))
+    for record in outcome.history:
+        assert {"soft_top1", "soft_test_loss"} <= record.keys()
+        assert record["soft_test_loss"] != record["test_loss"]
+    outcome, _ = train(trial("ste"))
+    assert "soft_top1" not in outcome.history[0]
+
+
+def test_the_gap_between_soft_and_hard_closes_as_the_temperature_grows() -> None:
+    gaps = []
+    for rate in (1.0, 10_000.0):
+        options = registry.method_options("quantization_networks", {"temperature_rate": rate})
+        outcome, _ = train(trial(options=options, bits="2/32"))
+        last = outcome.history[-1]
+        gaps.append(abs(last["soft_test_loss"] - last["test_loss"]))
+    assert gaps[1] < 0.1 * gaps[0]
+
+
+def test_the_distribution_of_every_quantized_weight_is_recorded() -> None:
+    outcome, hardened = train(trial(bits="3(±4)/2"))
+    assert hardened is not None
+    state = load_weights(hardened)
+    assert [weights.layer for weights in outcome.weights] == ["3", "7", "10"]
+    for weights in outcome.weights:
+        count = state[f"{weights.layer}.weight"].numel()
+        assert sum(weights.before) == sum(weights.after) == count
+        assert len(weights.edges) == len(weights.before) + 1
+        found = state[f"{weights.layer}.weight"].unique()
+        assert weights.levels == pytest.approx(found.tolist(), rel=1e-5)
+        assert len(weights.thresholds) == len(weights.levels) - 1
+        assert weights.thresholds == sorted(weights.thresholds)
+
+
+def test_weights_quantized_filter_by_filter_have_no_levels_of_the_layer() -> None:
+    outcome, _ = train(trial("bwn", bits="1/32"))
+    assert outcome.weights[0].levels == outcome.weights[0].thresholds == []
+    assert sum(outcome.weights[0].after) > 0
+    assert outcome.curve is None
+
+
+def test_the_function_that_quantizes_is_recorded_as_it_hardens() -> None:
+    recipe = RECIPE.model_copy(update={"epochs": 6})
+    outcome, _ = train(trial(bits="2/32", recipe=recipe))
+    curve = outcome.curve
+    assert curve is not None
+    assert curve.layer == "3"
+    assert {1, 6} <= curve.soft.keys() <= set(range(1, 7))
+    assert len(set(curve.hard)) == 3
+    hard = torch.tensor(curve.hard)
+    distances = [
+        float((torch.tensor(y) - hard).abs().mean()) for _, y in sorted(curve.soft.items())
+    ]
+    assert distances == sorted(distances, reverse=True)
+
+
 def test_every_quantized_tensor_is_audited() -> None:
     outcome, _ = train(trial())
     assert [(count.layer, count.tensor) for count in outcome.audit] == [

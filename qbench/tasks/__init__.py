@@ -17,7 +17,7 @@ class Task(Protocol):
         """The training loss of one batch, a scalar."""
 
     def evaluate(self, model: nn.Module, loader: DataLoader[Any]) -> dict[str, float]:
-        """Metrics of a model in evaluation mode; the first is the one that tables show."""
+        """Metrics of a model, in the mode it is in; the first is the one that tables show."""
 
     def inputs(self, batch: Any) -> Tensor:
         """What the model is given of a batch."""

@@ -24,20 +24,17 @@ def loss(model: nn.Module, batch: Batch) -> Tensor:
 
 @torch.inference_mode()
 def evaluate(model: nn.Module, loader: DataLoader[Batch]) -> dict[str, float]:
-    """Accuracy of a model, in evaluation mode while measured.
+    """Accuracy of a model, in the mode that it is in.
 
     Returns:
         ``top1`` and ``top5`` in percent (top5 only where there are more than five classes), and
         ``test_loss``, the mean cross-entropy.
     """
-    training = model.training
-    model.eval()
     device = next(model.parameters()).device
     scores, labels = [], []
     for images, target in loader:
         scores.append(model(images.to(device)).float().cpu())
         labels.append(target)
-    model.train(training)
     logits, target = torch.cat(scores), torch.cat(labels)
     classes = logits.shape[1]
     metrics = {
