@@ -14,6 +14,7 @@ from qbench import registry
 from qbench.bits import Bits
 from qbench.grid import Cell, expand
 from qbench.outcome import Outcome
+from qbench.published import PublishedNumbers
 from qbench.registry import Plugin, load_plugin
 from qbench.spool import Spool
 from qbench.store import Store
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from qbench.schedule import Observer, Summary
 
 Status = Literal["done", "failed", "missing", "unsupported"]
-HISTORY = ("train_loss", "top1", "lr")
+HISTORY = ("train_loss", "top1", "soft_top1", "lr")
 
 
 @dataclass
@@ -177,16 +178,23 @@ class Benchmark:
         Columns: ``key``, ``method``, ``label`` (row of the table), ``options`` (JSON), ``model``,
         ``dataset``, ``bits``, ``w_bits``, ``a_bits``, ``seed``, ``recipe``, ``epochs``, ``status``,
         ``reason``, ``top1`` and ``top5`` (percent), ``test_loss``, ``train_seconds``, ``seconds``,
-        ``audit`` (empty where the promise of k bits holds), ``threads``.
-        """
-        return pd.DataFrame([self._row(cell) for cell in self.cells])
+        ``audit`` (empty where the promise of k bits holds), ``threads``, ``changes`` (JSON, to the
+        recipe of this row alone), ``published`` (percent) and ``source``, of a published number.
 
-    def _row(self, cell: Cell) -> dict[str, object]:
+        Raises:
+            QbenchError: the suite names published numbers that there are not.
+        """
+        wanted = self.suite.published
+        published = None if wanted is None else PublishedNumbers(self.results, wanted)
+        return pd.DataFrame([self._row(cell, published) for cell in self.cells])
+
+    def _row(self, cell: Cell, published: PublishedNumbers | None) -> dict[str, object]:
         trial, status = cell.trial, self.status(cell)
         run = self.runs.get(trial.key)
         tags = run.data.tags if run is not None else {}
         metrics = run.data.metrics if run is not None and status == "done" else {}
         bits = Bits.parse(trial.bits)
+        number = published.find(cell.row, bits) if published else None
         return {
             "key": trial.key,
             "method": trial.method,
@@ -209,6 +217,9 @@ class Benchmark:
             "seconds": metrics.get("seconds", float("nan")),
             "audit": tags.get("qbench.audit", "") if status == "done" else "",
             "threads": trial.threads,
+            "changes": json.dumps(cell.row.recipe, sort_keys=True),
+            "published": number.top1 if number else float("nan"),
+            "source": number.source if number else "",
         }
 
     def write_leaderboard(self) -> list[Path]:

@@ -72,8 +72,8 @@ class Document:
         """Override a value, as ``--set`` does.
 
         Args:
-            assignment: ``key=value`` or ``outer.inner=value``; the value is YAML. In a list of
-                names, such as ``methods``, a name selects its options.
+                assignment: ``key=value`` or ``outer.inner=value``; the value is YAML. In a list of
+                names, such as ``methods``, a name selects its options, in every entry of it.
 
         Raises:
             QbenchError: there is no ``=``, the value is not YAML, or the key leads nowhere.
@@ -86,19 +86,23 @@ class Document:
         except yaml.YAMLError as error:
             raise QbenchError(f"--set {assignment}: the value is not YAML") from error
         *outer, last = key.strip().split(".")
-        target: Any = self.data
-        location: Location = ()
+        targets: list[tuple[Any, Location]] = [(self.data, ())]
         for part in outer:
-            target, location = _descend(target, location, part, assignment)
-        if not isinstance(target, dict):
-            raise QbenchError(f"--set {assignment}: '{'.'.join(outer)}' has no keys")
-        target[last] = value
-        self.places = {
-            place: where
-            for place, where in self.places.items()
-            if place[: len(location) + 1] != (*location, last)
-        }
-        self.places[*location, last] = f"--set {assignment}"
+            targets = [
+                found
+                for target, location in targets
+                for found in _descend(target, location, part, assignment)
+            ]
+        for target, location in targets:
+            if not isinstance(target, dict):
+                raise QbenchError(f"--set {assignment}: '{'.'.join(outer)}' has no keys")
+            target[last] = value
+            self.places = {
+                place: where
+                for place, where in self.places.items()
+                if place[: len(location) + 1] != (*location, last)
+            }
+            self.places[*location, last] = f"--set {assignment}"
 
     def where(self, location: Sequence[str | int]) -> str:
         """The place of a value, or of the nearest value around it."""
@@ -127,21 +131,27 @@ class Document:
                 yield from self._index(value, (*location, index))
 
 
-def _descend(target: Any, location: Location, part: str, assignment: str) -> tuple[Any, Location]:
+def _descend(
+    target: Any, location: Location, part: str, assignment: str
+) -> list[tuple[Any, Location]]:
+    """What a part of a key leads to: of a list of names, every entry of that name."""
     if isinstance(target, dict):
         inner = target.setdefault(part, {})
         if (
             isinstance(inner, str) and part == "recipe"
         ):  # `recipe: aligned` is short for `recipe: {name: aligned}`
             inner = target[part] = {"name": inner}
-        return inner, (*location, part)
+        return [(inner, (*location, part))]
     if isinstance(target, list):
+        found: list[tuple[Any, Location]] = []
         for index, item in enumerate(target):
             if item == part:
                 item = target[index] = {part: {}}
             if isinstance(item, dict) and part in item:
                 item[part] = item[part] or {}
-                return item[part], (*location, index, part)
+                found.append((item[part], (*location, index, part)))
+        if found:
+            return found
         names = [next(iter(item)) if isinstance(item, dict) else str(item) for item in target]
         where = location[-1] if location else "the suite"
         raise QbenchError(f"--set {assignment}: '{part}' is not in '{where}'{nearest(part, names)}")

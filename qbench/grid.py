@@ -17,7 +17,7 @@ from qbench.data import Dataset
 from qbench.errors import QbenchError
 from qbench.method import Method
 from qbench.recipe import Recipe
-from qbench.suite import Suite
+from qbench.suite import Row, Suite
 from qbench.trial import Trial, full_precision_trial
 
 
@@ -27,12 +27,14 @@ class Cell:
 
     Attributes:
         trial: what would be trained.
-        label: its row in the table.
+        row: the row of the suite that it is from.
+        label: that row's name in the table.
         recipe: ``aligned`` or ``paper``.
         unsupported: why it cannot be trained; empty where it can.
     """
 
     trial: Trial
+    row: Row
     label: str
     recipe: str
     unsupported: str = ""
@@ -55,18 +57,18 @@ def _cells(suite: Suite) -> Iterator[Cell]:
         problem = _model_problem(model, suite)
         quantized = [
             cell
-            for (name, options), label in rows
-            if name != "fp32"
-            for cell in _row(suite, dataset, pretraining, model, name, options, label, problem)
+            for row, label in rows
+            if row.method != "fp32"
+            for cell in _row(suite, dataset, pretraining, model, row, label, problem)
         ]
-        listed = any(name == "fp32" for name, _ in suite.methods)
+        listed = any(row.method == "fp32" for row in suite.methods)
         for seed in suite.seeds:
             base = full_precision_trial(
                 model, suite.dataset, dataset.task, pretraining, seed, suite.threads
             )
             if listed or any(cell.trial.base == base for cell in quantized):
                 title = registry.method_class("fp32").title
-                yield Cell(base, title, suite.recipe.name, problem)
+                yield Cell(base, Row(method="fp32"), title, suite.recipe.name, problem)
         yield from quantized
 
 
@@ -75,24 +77,22 @@ def _row(
     dataset: Dataset,
     pretraining: Recipe,
     model: str,
-    name: str,
-    options: dict[str, object],
+    row: Row,
     label: str,
     problem: str,
 ) -> Iterator[Cell]:
-    resolved = registry.method_options(name, options)
-    method = registry.method_class(name)(**resolved)
+    method = registry.build_method(row.method, row.options)
     recipe = dataset.aligned_recipe
     if suite.recipe.name == "paper" and method.paper_recipe:
         recipe = Recipe.model_validate(method.paper_recipe)
-    recipe = _changed(recipe, suite.recipe.changes)
+    recipe = _changed(recipe, {**suite.recipe.changes, **row.recipe})
     pretrained = recipe.initialization == "pretrained"
     for bits in map(Bits.parse, suite.bits):
         reason = problem or _refusal(method, policy_widths(suite.layers, bits), dataset.task)
         for seed in suite.seeds:
             trial = Trial(
-                method=name,
-                options=resolved,
+                method=row.method,
+                options=registry.method_options(row.method, row.options),
                 model=model,
                 dataset=suite.dataset,
                 task=dataset.task,
@@ -103,7 +103,7 @@ def _row(
                 seed=seed,
                 threads=suite.threads,
             )
-            yield Cell(trial, label, suite.recipe.name, reason)
+            yield Cell(trial, row, label, suite.recipe.name, reason)
 
 
 def _changed(recipe: Recipe, changes: dict[str, object]) -> Recipe:

@@ -6,6 +6,7 @@ The same trials give the same bytes. Methods go down, bit-widths ``W/A`` across;
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import string
@@ -55,6 +56,7 @@ class Table:
         columns: bit-widths, ``W/A``.
         rows: each method's label, and a cell for each column.
         notes: footnotes, in reading order.
+        settings: the options of each method, and what rows have of their own.
     """
 
     dataset: str
@@ -63,6 +65,7 @@ class Table:
     columns: list[str]
     rows: list[tuple[str, list[Cell]]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    settings: list[str] = field(default_factory=list)
 
     def note(self, text: str) -> int:
         """Return the number of a footnote, from 1; the same text has the same number."""
@@ -83,8 +86,11 @@ def write(
         trials: one row for each trial, in the suite's order, with columns ``key``, ``method``,
             ``label`` (row of the table), ``model``, ``dataset``, ``bits``, ``seed``, ``recipe``,
             ``epochs``, ``status`` (done, failed, unsupported or missing), ``reason``, ``top1``
-            (percent) and ``audit`` ('' where k bits hold); further ones go to ``trials.csv``.
-        histories: one row for each trial and epoch: ``key``, ``epoch`` (from 1), ``top1`` (%).
+            (percent) and ``audit`` ('' where k bits hold); further ones go to ``trials.csv``. Where
+            there are ``options`` and ``changes`` (JSON), the table says them; where there are
+            ``published`` (percent) and ``source``, it has columns of published numbers.
+        histories: one row for each trial and epoch: ``key``, ``epoch`` (from 1), ``top1`` (%), and
+            ``soft_top1`` where quantizers have a soft form.
         folder: where to; made if needed.
 
     Returns:
@@ -132,11 +138,68 @@ def _table(dataset: str, model: str, trials: pd.DataFrame) -> Table:
     for label, row in shown.groupby("label", sort=False):
         cells = (row[row["bits"] == bits] for bits in columns)
         result.rows.append((one_line(label), [_cell(result, cell) for cell in cells]))
+    _add_published(result, shown)
+    result.settings = _settings(shown)
     for column in zip(*(cells for _, cells in result.rows), strict=True):
         means = [cell.mean for cell in column if cell.mean is not None]
         for cell in column:
             cell.best = cell.mean is not None and cell.mean == max(means)
     return result
+
+
+def _add_published(table: Table, trials: pd.DataFrame) -> None:
+    """Add a column of published numbers for each width that has any."""
+    if "published" not in trials or trials["published"].isna().all():
+        return
+    found = trials.dropna(subset="published").drop_duplicates(["label", "bits"])
+    numbers = {(one_line(row["label"]), row["bits"]): row for _, row in found.iterrows()}
+    for bits in [bits for bits in table.columns if (found["bits"] == bits).any()]:
+        table.columns.append(f"{bits} published")
+        for label, cells in table.rows:
+            number = numbers.get((label, bits))
+            if number is None:
+                cells.append(Cell(""))
+            else:
+                note = table.note(f"published, not run here: {number['source']}")
+                cells.append(Cell(f"{number['published']:g}", (note,)))
+
+
+def _settings(trials: pd.DataFrame) -> list[str]:
+    """What each method ran with: first what its rows have in common, then what sets each apart."""
+    if not {"options", "changes"} <= set(trials):
+        return []
+    texts = []
+    methods = trials.groupby("method", sort=False)
+    for _, rows in methods:
+        settings = {
+            one_line(row["label"]): json.loads(row["options"]) | json.loads(row["changes"])
+            for _, row in rows.drop_duplicates("label").iterrows()
+        }
+        first = next(iter(settings.values()))
+        common = {
+            name: value
+            for name, value in first.items()
+            if all(name in other and other[name] == value for other in settings.values())
+        }
+        if common:
+            names = "Every row" if 1 == len(methods) < len(settings) else ", ".join(settings)
+            texts.append(f"{names}: {_as_text(common)}")
+        for label, own in settings.items():
+            if apart := {name: value for name, value in own.items() if name not in common}:
+                texts.append(f"{label}: {_as_text(apart)}")
+    return texts
+
+
+def _as_text(settings: dict[str, object]) -> str:
+    return ", ".join(f"{name} = {_value(value)}" for name, value in settings.items())
+
+
+def _value(value: object) -> str:
+    if isinstance(value, list):
+        return f"({', '.join(map(_value, value))})"
+    if isinstance(value, float):
+        return f"{value:g}"
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _cell(table: Table, trials: pd.DataFrame) -> Cell:
@@ -205,6 +268,8 @@ def to_markdown(title: str, tables: list[Table], pictures: list[str]) -> str:
         blocks.append("\n".join(_pipes(row, sizes) for row in [header, rule, *body]))
         notes = [f"{i}. {_markdown(note)}" for i, note in enumerate(found.notes, 1)]
         blocks += ["\n".join(notes)] if notes else []
+        if found.settings:
+            blocks.append("Settings:\n\n" + "\n".join(f"- {_markdown(s)}" for s in found.settings))
     blocks += [f"![{Path(file).stem.replace('_', ' ')}]({file})" for file in pictures]
     return "\n\n".join(blocks) + "\n"
 
@@ -249,7 +314,9 @@ def _latex_table(name: str, title: str, found: Table) -> str:
         r"\end{tabular}",
     ]
     notes = [rf"\textsuperscript{{{i}}}~{_latex(note)}" for i, note in enumerate(found.notes, 1)]
-    lines += [r"\par\smallskip\footnotesize", ";\n".join(notes)] if notes else []
+    settings = [f"Settings. {'; '.join(map(_latex, found.settings))}."] if found.settings else []
+    below = [";\n".join(notes)] * bool(notes) + settings
+    lines += [r"\par\smallskip\footnotesize", "\\par\n".join(below)] if below else []
     return "\n".join([*lines, r"\end{table}"]) + "\n"
 
 

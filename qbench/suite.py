@@ -17,6 +17,7 @@ from qbench.document import Document, Location
 from qbench.errors import QbenchError, nearest
 from qbench.recipe import Recipe
 
+_ROW_KEYS = ("label", "recipe", "published")
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 
 
@@ -49,6 +50,45 @@ class Resources(BaseModel):
     gpus: float | None = Field(default=None, ge=0)
 
 
+class Row(BaseModel):
+    """A method as a suite lists it: a row of the table.
+
+    Attributes:
+        method: its name.
+        options: its options, where they are not the defaults.
+        label: the row's name; by default the method's title, with what sets the row apart.
+        recipe: changes to the recipe, for this row.
+        published: words of the notes of `results/published.csv` by which to find the row's
+            published numbers, where its method has several.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    method: str
+    options: dict[str, Any] = Field(default_factory=dict)
+    label: str = ""
+    recipe: dict[str, Any] = Field(default_factory=dict)
+    published: str = ""
+
+
+class Published(BaseModel):
+    """Which published numbers stand beside the measured ones.
+
+    Attributes:
+        paper: as `results/published.csv` names it.
+        table: of the paper.
+        dataset: what the numbers were measured on.
+        model: likewise.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
+
+    paper: str
+    table: str
+    dataset: str
+    model: str
+
+
 class Suite(BaseModel):
     """A grid of trials, as its file describes it.
 
@@ -58,13 +98,14 @@ class Suite(BaseModel):
         dataset: the dataset.
         models: the models.
         bits: widths, columns of the table.
-        methods: a method's name and its options; rows of the table.
+        methods: the methods, rows of the table.
         seeds: one trial for each.
         recipe: ``aligned`` or ``paper``, with changes.
         full_precision: changes to the recipe of the full-precision networks.
         layers: which layers are quantized.
         threads: torch's threads in a trial on a CPU.
         resources: what a trial takes of the machine.
+        published: numbers of a paper to show beside.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -74,22 +115,25 @@ class Suite(BaseModel):
     dataset: str
     models: list[str] = Field(min_length=1)
     bits: list[str] = Field(min_length=1)
-    methods: list[tuple[str, dict[str, Any]]] = Field(min_length=1)
+    methods: list[Row] = Field(min_length=1)
     seeds: list[Annotated[int, Field(ge=0, lt=2**31, strict=True)]] = Field(min_length=1)
     recipe: RecipeChoice = RecipeChoice()
     full_precision: dict[str, Any] = Field(default_factory=dict)
     layers: str | list[str] | dict[str, str] = "skip_first_last"
     threads: int = Field(default=1, ge=1, le=256)
     resources: Resources = Resources()
+    published: Published | None = None
 
     def labels(self) -> list[str]:
-        """A row name for each entry of `methods`: its title, with options where it repeats."""
-        names = [name for name, _ in self.methods]
+        """A name for each of `methods`: its own, or its title with what sets it apart."""
+        names = [row.method for row in self.methods]
         labels = []
-        for name, options in self.methods:
-            title = registry.method_class(name).title
-            shown = ", ".join(f"{key}={value}" for key, value in options.items())
-            labels.append(f"{title} ({shown})" if names.count(name) > 1 and shown else title)
+        for row in self.methods:
+            title = registry.method_class(row.method).title
+            apart = {**row.options, **row.recipe}
+            shown = ", ".join(f"{key}={value}" for key, value in apart.items())
+            repeated = names.count(row.method) > 1 and shown
+            labels.append(row.label or (f"{title} ({shown})" if repeated else title))
         return labels
 
 
@@ -110,17 +154,24 @@ def load_suite(path: Path, assignments: Sequence[str] = (), plugins: Sequence[st
         document.set(assignment)
     data = _normalised(document.data)
     if isinstance(data.get("methods"), list):
-        present = [next(iter(m)) if isinstance(m, dict) and m else m for m in data["methods"]]
+        present = {(_row(entry) or {}).get("method") for entry in data["methods"]}
         data["methods"] += [name for name in plugins if name not in present]
     problems = dict(reversed(list(_meaning(data))))
     if isinstance(data.get("methods"), list):
-        data["methods"] = [_method_entry(entry) for entry in data["methods"]]
+        data["methods"] = [_row(entry) or entry for entry in data["methods"]]
     try:
         suite = Suite.model_validate(data)
     except ValidationError as error:
         for location, message in _schema(error):
             if not any(location[: len(known)] == known for known in problems):
                 problems[location] = message
+    if not problems:
+        labels = suite.labels()
+        for index, label in enumerate(labels):
+            if label in labels[:index]:
+                problems["methods", index] = (
+                    f"a second row is named '{label}'; give one of them another `label`"
+                )
     if problems:
         raise QbenchError("\n".join(_told(problems, document)))
     return suite
@@ -145,11 +196,17 @@ def _normalised(data: dict[str, Any]) -> dict[str, Any]:
     return data
 
 
-def _method_entry(entry: Any) -> Any:
-    if isinstance(entry, dict) and len(entry) == 1:
-        name, options = next(iter(entry.items()))
-        return (name, {} if options is None else options)
-    return (entry, {})
+def _row(entry: Any) -> dict[str, Any] | None:
+    """The fields of a `Row` from ``name`` or ``{name: options, label: …}``; None of others."""
+    if isinstance(entry, str):
+        return {"method": entry}
+    if not isinstance(entry, dict):
+        return None
+    rest = {key: value for key, value in entry.items() if key in _ROW_KEYS}
+    names = [key for key in entry if key not in rest]
+    if len(names) != 1:
+        return None
+    return {"method": names[0], "options": entry[names[0]] or {}, **rest}
 
 
 def _meaning(data: dict[str, Any]) -> Iterator[tuple[Location, str]]:
@@ -197,10 +254,18 @@ def _meaning(data: dict[str, Any]) -> Iterator[tuple[Location, str]]:
 
 
 def _method_problems(entry: Any, location: Location) -> Iterator[tuple[Location, str]]:
-    name, options = _method_entry(entry)
-    if not isinstance(name, str) or not isinstance(options, dict):
+    row = _row(entry)
+    name, options = (row["method"], row.get("options", {})) if row else (None, None)
+    if row is None or not isinstance(name, str) or not isinstance(options, dict):
+        if isinstance(entry, dict) and len(entry) > 1:
+            for key in list(entry)[1:]:
+                if key not in _ROW_KEYS:
+                    yield (*location, key), f"no such key beside a method{nearest(key, _ROW_KEYS)}"
+            return
         yield location, f"write a method as `name` or `name: {{option: value}}`, not {entry!r}"
         return
+    if isinstance(row.get("recipe"), dict):
+        yield from _recipe_problems(row["recipe"], (*location, "recipe"))
     try:
         cls = registry.method_class(name)
         registry.method_options(name, options)

@@ -107,6 +107,50 @@ def test_the_caption_names_the_papers_recipes() -> None:
     )
 
 
+def test_published_numbers_stand_beside_and_are_marked() -> None:
+    found = only(
+        trials("A", 99.0, published=60.9, source="net on images (a paper, Table 5)"),
+        trials("B", 98.0, published=99.5, source="net on images (a paper, Table 5)"),
+        trials("C", 97.0, published=float("nan"), source=""),
+        trials("C", 96.0, bits="2/32", published=float("nan"), source=""),
+    )
+    assert found.columns == ["1/32", "2/32", "1/32 published"]
+    assert texts(found) == {
+        "A": ["99.00", "", "60.9"],
+        "B": ["98.00", "", "99.5"],
+        "C": ["97.00", "96.00", ""],
+    }
+    assert best(found) == [("A", "1/32"), ("C", "2/32")]  # a published number never is
+    assert found.notes == ["published, not run here: net on images (a paper, Table 5)"]
+    assert "60.9 [1]" in markdown(found)
+    assert r"60.9\textsuperscript{1}" in latex(found)
+    assert "1/32 published" in leaderboard.to_csv([found])
+
+
+def test_without_published_numbers_there_is_no_column_for_them() -> None:
+    found = only(trials("A", 99.0, published=float("nan"), source=""))
+    assert found.columns == ["1/32"]
+
+
+def test_a_table_says_what_its_rows_were_run_with() -> None:
+    found = only(
+        trials("A", 9.0, method="m", options='{"rate": 5.0, "kind": "x"}', changes="{}"),
+        trials("B", 9.0, method="m", options='{"rate": 5.0, "kind": "y"}', changes='{"lr": 0.1}'),
+    )
+    assert found.settings == ["Every row: rate = 5", "A: kind = x", "B: kind = y, lr = 0.1"]
+    assert "- B: kind = y, lr = 0.1" in markdown(found)
+    assert "Settings. Every row: rate = 5; A: kind = x" in latex(found)
+
+
+def test_settings_are_told_apart_by_method() -> None:
+    found = only(
+        trials("A", 9.0, method="m", options='{"phases": [1.0, 0.5], "on": true}', changes="{}"),
+        trials("B", 9.0, method="n", options="{}", changes="{}"),
+        trials("C", 9.0, method="o", options='{"levels": null}', changes="{}"),
+    )
+    assert found.settings == ["A: phases = (1, 0.5), on = true", "C: levels = null"]
+
+
 def test_full_precision_that_has_not_finished_has_no_number() -> None:
     found = only(full("missing"), trials("A", "missing"))
     assert "Full precision: not finished (n = 0)." in found.caption

@@ -109,7 +109,7 @@ def test_set_overrides_values_and_method_options(tmp_path: Path) -> None:
     assert suite.seeds == [7]
     assert suite.models == ["resnet18"]
     assert suite.recipe.changes == {"epochs": 3}
-    assert suite.methods[0] == ("ste", {"scope": "layer"})
+    assert suite.methods[0].options == {"scope": "layer"}
 
 
 @pytest.mark.parametrize(
@@ -160,6 +160,7 @@ def key(tmp_path: Path, *assignments: str) -> str:
         "methods.ste.scope=filter",  # its default
         "recipe.lr=0.02",  # the dataset's own
         "recipe.milestones=[]",
+        "published={paper: p, table: 1, dataset: d, model: m}",
         "title=Other",
         "name=other",
         "resources={cpus: 2}",
@@ -213,3 +214,61 @@ def test_a_method_twice_gets_two_rows(tmp_path: Path) -> None:
         "STE (scope=layer)",
         "STE (scope=filter)",
     }
+
+
+ROWS = """\
+name: rows
+dataset: digits
+models: [convnet_tiny]
+bits: [2/32]
+methods:
+  - quantization_networks: {phases: [1, 1, 1]}
+    label: Pretrained
+    published: fine-tuned
+  - quantization_networks:
+    label: From scratch
+    recipe: {initialization: scratch, epochs: 3}
+  - quantization_networks: {phases: [2, 1, 1]}
+seeds: [0]
+"""
+
+
+def test_a_row_has_a_label_a_recipe_and_published_numbers_of_its_own(tmp_path: Path) -> None:
+    suite = load(tmp_path, ROWS)
+    labels = ["Pretrained", "From scratch", "Quantization Networks (phases=[2, 1, 1])"]
+    assert suite.labels() == labels
+    assert suite.methods[0].published == "fine-tuned"
+    recipes = {c.label: c.trial.recipe for c in expand(suite)}
+    assert recipes["From scratch"].initialization == "scratch"
+    assert recipes["From scratch"].epochs == 3
+    assert recipes["Pretrained"].initialization == "pretrained"
+
+
+def test_a_default_written_out_makes_no_other_trial_and_an_order_does(tmp_path: Path) -> None:
+    def key(phases: str) -> str:
+        methods = f"methods=[{{quantization_networks: {phases}}}]"
+        return expand(load(tmp_path, GOOD, methods))[-1].trial.key
+
+    assert key("{}") == key("{phases: [1, 1, 1]}") == key("{phases: [1.0, 1, 1]}")
+    assert key("{phases: [1, 2, 3]}") != key("{phases: [2, 1, 3]}")
+
+
+def test_set_reaches_every_row_of_a_method(tmp_path: Path) -> None:
+    suite = load(tmp_path, ROWS, "methods.quantization_networks.temperature_rate=7")
+    assert [row.options["temperature_rate"] for row in suite.methods] == [7, 7, 7]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("label: From scratch", "label: Pretrained", "suite.yaml:9: methods.1: a second row is"),
+        ("label: From", "lable: From", "methods.1.lable: no such key beside a method; did you"),
+        ("epochs: 3", "epoch: 3", "suite.yaml:11: methods.1.recipe.epoch: no such key; did you"),
+        ("label: From scratch", "label: [1]", "methods.1.label: input should be a valid string"),
+        ("[2, 1, 1]", "[2, 1, 0]", "suite.yaml:12: methods.2: quantization_networks: phases:"),
+        ("[2, 1, 1]", "[2, 1]", "suite.yaml:12: methods.2.quantization_networks.phases.2:"),
+        ("seeds: [0]", "seeds: [0]\npublished: {papr: x}", "published.papr: no such key"),
+    ],
+)
+def test_a_bad_row_is_refused_in_words(tmp_path: Path, old: str, new: str, message: str) -> None:
+    assert message in "\n".join(problems(tmp_path, ROWS.replace(old, new)))

@@ -1,0 +1,88 @@
+"""Numbers that papers print, to stand beside measured ones: ``results/published.csv``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from qbench.bits import Bits, Width
+from qbench.errors import QbenchError
+from qbench.suite import Published, Row
+
+FILE = "published.csv"
+_COLUMNS = ("paper", "table", "dataset", "model", "method", "w_bits", "w_levels", "a_bits", "top1")
+
+
+@dataclass(frozen=True)
+class Number:
+    """A published accuracy.
+
+    Attributes:
+        top1: in percent.
+        source: where it is from, and what of; a sentence's end.
+    """
+
+    top1: float
+    source: str
+
+
+class PublishedNumbers:
+    """The numbers of one table of a paper.
+
+    Args:
+        results: the results folder; without the file there, that of qbench's checkout is read.
+        wanted: the table.
+
+    Raises:
+        QbenchError: the file is missing, lacks a column, or has nothing of that table.
+    """
+
+    def __init__(self, results: Path, wanted: Published) -> None:
+        places = [results / FILE, Path(__file__).parents[1] / "results" / FILE]
+        path = next((place for place in places if place.exists()), None)
+        if path is None:
+            raise QbenchError(f"published numbers are wanted, and there is no {places[0]}")
+        frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+        if missing := [name for name in (*_COLUMNS, "fp_top1", "note") if name not in frame]:
+            raise QbenchError(f"{path}: has no column '{missing[0]}'")
+        for name, value in wanted.model_dump().items():
+            frame = frame[frame[name] == value]
+            if frame.empty:
+                raise QbenchError(f"{path}: has nothing of published.{name} '{value}'")
+        self._rows = frame
+        self._wanted = wanted
+
+    def find(self, row: Row, bits: Bits) -> Number | None:
+        """The number of a row of a suite at some widths; None where there is not exactly one."""
+        rows = self._rows
+        rows = rows[
+            (rows["method"] == row.method)
+            & (rows["w_bits"] == str(bits.weights.bits))
+            & (rows["a_bits"] == str(bits.activations.bits))
+            & rows["note"].str.contains(row.published, regex=False)
+            & (rows["top1"] != "")
+        ]
+        rows = rows[[_fits(levels, bits.weights) for levels in rows["w_levels"]]]
+        if len(rows) != 1:
+            return None
+        found, wanted = rows.iloc[0], self._wanted
+        full = f", where full precision has {found['fp_top1']}" if found["fp_top1"] else ""
+        source = f"{wanted.model} on {wanted.dataset}{full} ({wanted.paper}, Table {wanted.table})"
+        return Number(float(found["top1"]), source)
+
+
+def _fits(published: str, width: Width) -> bool:
+    """Whether published levels, as ``-1 0 1`` or ``-15..15``, are those that a width means."""
+    if not published:
+        return width.levels is None
+    first, dots, last = published.partition("..")
+    levels = (
+        range(int(first), int(last) + 1) if dots else [int(level) for level in published.split()]
+    )
+    if width.levels is not None:
+        return tuple(levels) == width.levels
+    spread = levels[-1] - levels[0] + 1
+    # With fewer than fit, or with gaps, it is a set that ± names.
+    return len(levels) in (2, spread) and len(levels) >= 2**width.bits - 1
