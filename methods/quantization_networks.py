@@ -221,11 +221,19 @@ class Staircase(nn.Module):
             rate: by how much each raises the temperature.
             fixed: whether α, β and b stay as they are in this one.
         """
-        self.epochs, self.fixed = epochs, fixed
+        self.set_extra_state(torch.tensor([epochs, fixed]))
         self.temperature.fill_(rate * max(1, epochs))
-        self.alpha.requires_grad_(not fixed)
-        self.beta.requires_grad_(not fixed)
-        self.biases.requires_grad_(self.learn_biases and not fixed)
+
+    def get_extra_state(self) -> Tensor:
+        """What a ``state_dict`` keeps beside parameters and buffers."""
+        return torch.tensor([self.epochs, self.fixed])
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Go on where `get_extra_state` left off."""
+        self.epochs, self.fixed = int(state[0]), bool(state[1])
+        self.alpha.requires_grad_(not self.fixed)
+        self.beta.requires_grad_(not self.fixed)
+        self.biases.requires_grad_(self.learn_biases and not self.fixed)
 
     def raise_temperature(self, rate: float, part: float) -> None:
         """T after a part, from 0 to 1, of an epoch in which it is trained."""

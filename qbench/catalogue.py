@@ -129,7 +129,11 @@ def _options(name: str) -> dict[str, Any]:
 
 
 def _dataset(name: str) -> dict[str, Any]:
-    dataset = registry.build_dataset(name)
+    try:
+        dataset = registry.build_dataset(name)
+    except QbenchError as error:
+        columns = ("title", "task", "classes", "image", "train", "test")
+        return {"name": name, **dict.fromkeys(columns, ""), "source": f"not here: {error}"}
     return {
         "name": name,
         "title": dataset.title,
