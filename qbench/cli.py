@@ -156,7 +156,7 @@ def _run(benchmark: Benchmark, console: Console, address: str | None, again: str
         console.print(f"All {done} trials are done; nothing to train.")
     else:
         console.print(f"{len(to_do)} trials to train, {done} of {len(runnable)} done already.")
-        with Display(console, len(to_do)) as display:
+        with Display(console, {cell.trial.key: cell.name for cell in to_do}) as display:
             summary = benchmark.run(display, address)
         interrupted, unrecorded = summary.interrupted, summary.unrecorded
         trained = sum(outcome.seconds for outcome in summary.outcomes)

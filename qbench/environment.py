@@ -11,6 +11,8 @@ from pathlib import Path
 
 import torch
 
+from qbench import kernels
+
 PACKAGES = ("qbench", "torch", "torchvision", "ray", "mlflow", "numpy", "pandas")
 
 
@@ -32,6 +34,7 @@ def environment() -> dict[str, str]:
     found["cpu"] = _cpu_name()
     found["cpu_count"] = str(os.cpu_count())
     found["memory_gib"] = f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.1f}"
+    found["c_kernels"] = str(kernels.load() is not None).lower()  # they decide the last bits
     if torch.cuda.is_available():
         found["gpu"] = torch.cuda.get_device_name()
         found["cuda"] = torch.version.cuda or ""

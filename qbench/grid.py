@@ -39,6 +39,12 @@ class Cell:
     recipe: str
     unsupported: str = ""
 
+    @property
+    def name(self) -> str:
+        """What a user knows it by."""
+        trial = self.trial
+        return f"{self.label} {trial.bits} {trial.model} {trial.dataset} seed {trial.seed}"
+
 
 def expand(suite: Suite) -> list[Cell]:
     """The suite's trials in its own order, full-precision ones first.

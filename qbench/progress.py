@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
 
@@ -23,12 +24,13 @@ class Display:
 
     Args:
         console: where to show it.
-        total: how many trials will be trained.
+        names: what to call each trial that will be trained, by its key.
     """
 
-    def __init__(self, console: Console, total: int) -> None:
+    def __init__(self, console: Console, names: Mapping[str, str]) -> None:
         self._console = console
-        self._total = total
+        self._names = names
+        self._total = total = len(names)
         self._running: dict[str, tuple[Trial, int]] = {}
         self._best: dict[str, Outcome] = {}
         self._done = 0
@@ -75,7 +77,7 @@ class Display:
         if self._live is None and time.monotonic() - self._spoke > QUIET_SECONDS:
             self._spoke = time.monotonic()
             self._console.print(
-                f"{trial.name}: epoch {epoch}/{trial.recipe.epochs}; {self._left()}",
+                f"{self._names[trial.key]}: epoch {epoch}/{trial.recipe.epochs}; {self._left()}",
                 highlight=False,
                 soft_wrap=True,
             )
@@ -102,7 +104,7 @@ class Display:
             count = self._done + self._failed
             width = len(str(self._total))
             self._console.print(
-                f"[{count:{width}}/{self._total}] {escape(trial.name)}: {what}",
+                f"[{count:{width}}/{self._total}] {escape(self._names[trial.key])}: {what}",
                 highlight=False,
                 soft_wrap=True,
             )
@@ -118,13 +120,11 @@ class Display:
         counts = f"{self._done} done, {len(self._running)} running, {self._failed} failed"
         now = Table.grid(padding=(0, 2))
         for trial, epoch in list(self._running.values()):
-            now.add_row("  training", trial.name, f"epoch {epoch}/{trial.recipe.epochs}")
+            name = escape(self._names[trial.key])
+            now.add_row("  training", name, f"epoch {epoch}/{trial.recipe.epochs}")
         for bits, outcome in sorted(dict(self._best).items()):
-            now.add_row(
-                "  best",
-                f"{bits} {outcome.trial.method} seed {outcome.trial.seed}",
-                f"{outcome.metrics['top1']:.2f}",
-            )
+            name = escape(self._names[outcome.trial.key])
+            now.add_row(f"  best {bits}", name, f"{outcome.metrics['top1']:.2f}")
         return Group(self._bar, f"{counts}; {self._left()}", now)
 
 
