@@ -106,18 +106,18 @@ class Table:
     high that cubics would be too many, no two steps are near the same cell.
 
     Attributes:
-        rows: (cells + 2, 4) float32. Dense: coefficients of 1, t, t², t³, with t the position in
-            the cell, from 0 to 1. Sparse: height below the step, its threshold, its scale, 0. The
-            first and the last row are constant.
-        sparse: which of the two.
+        rows: float32. Dense: (cells + 2, 4), coefficients of 1, t, t², t³, with t the position in
+            the cell, from 0 to 1; the first and the last row are constant. Sparse: (cells + 2, 2),
+            threshold of the step, and height below it.
+        scale: height of every step, of a sparse table; 0 of a dense one.
         low: u at the left end of the cells.
         per_unit: cells per unit of u.
         temperature: T.
-        numbers: (3,) the last three, on the device of ``rows``.
+        numbers: (4,) low, per_unit, temperature and scale, on the device of ``rows``.
     """
 
     rows: Tensor
-    sparse: bool
+    scale: float
     low: float
     per_unit: float
     temperature: float
@@ -142,26 +142,24 @@ class Table:
         if not math.isfinite(high - low):
             return None
         cells = math.ceil((high - low) * temperature * _CELLS_PER_WIDTH)
-        if cells > _DENSE:
+        rows, scale = None, 0.0
+        if cells > _DENSE and steps.are_alike:
             rows = steps.sparse_rows(torch.linspace(low, high, _SPARSE + 1, dtype=torch.float64))
-            if rows is not None:
-                return cls._padded(rows, True, low, high, temperature)
+            scale = float(steps.scales[0])
+        if rows is None:
             if cells > _MOST:
                 return None
-        edges = torch.linspace(low, high, max(_FEWEST, cells) + 1, dtype=torch.float64)
-        return cls._padded(steps.dense_rows(edges), False, low, high, temperature)
+            edges = torch.linspace(low, high, max(_FEWEST, cells) + 1, dtype=torch.float64)
+            rows, scale = steps.dense_rows(edges), 0.0
+        per_unit = (len(rows) - 2) / (high - low)
+        numbers = torch.tensor([low, per_unit, temperature, scale])
+        rows = rows.float().contiguous()
+        return cls(rows, scale, low, per_unit, temperature, numbers)
 
-    @classmethod
-    def _padded(
-        cls, rows: Tensor, sparse: bool, low: float, high: float, temperature: float
-    ) -> Table:
-        first, last = torch.zeros(1, 4).double(), torch.zeros(1, 4).double()
-        first[0, 0] = rows[0, 0]
-        last[0, 0] = rows[-1, [0, 2]].sum() if sparse else rows[-1].sum()
-        per_unit = len(rows) / (high - low)
-        padded = torch.cat([first, rows, last]).float().contiguous()
-        numbers = torch.tensor([low, per_unit, temperature])
-        return cls(padded, sparse, low, per_unit, temperature, numbers)
+    @property
+    def sparse(self) -> bool:
+        """Which of the two it is."""
+        return self.scale != 0
 
     def to(self, device: torch.device) -> Table:
         """The table on a device."""
@@ -185,8 +183,13 @@ class _Steps:
         heights = torch.cat([self.scales.new_zeros(1), self.scales.cumsum(0)])
         return first, last, heights[first] - self.offset
 
+    @property
+    def are_alike(self) -> bool:
+        """Whether all have the same height."""
+        return bool((self.scales == self.scales[0]).all())
+
     def dense_rows(self, edges: Tensor) -> Tensor:
-        """Cubic Hermite coefficients between neighbouring edges, (cells, 4)."""
+        """Cubic Hermite coefficients between the edges, constants around them: (cells + 2, 4)."""
         first, last, f = self._near(edges, edges)
         df = torch.zeros_like(f)
         for i in range(int((last - first).max())):
@@ -197,18 +200,23 @@ class _Steps:
             df = df + scale * h * (1 - h)
         df = df * self.temperature * (edges[1] - edges[0])
         rise = f[1:] - f[:-1]
-        return torch.stack(
-            [f[:-1], df[:-1], 3 * rise - 2 * df[:-1] - df[1:], df[:-1] + df[1:] - 2 * rise], dim=1
-        )
+        rows = [f[:-1], df[:-1], 3 * rise - 2 * df[:-1] - df[1:], df[:-1] + df[1:] - 2 * rise]
+        around = torch.zeros(2, 4, dtype=torch.float64)
+        around[:, 0] = f[[0, -1]]
+        return torch.cat([around[:1], torch.stack(rows, dim=1), around[1:]])
 
     def sparse_rows(self, edges: Tensor) -> Tensor | None:
-        """Height, threshold and scale of the step near each cell; None where there are two."""
-        first, last, height = self._near(edges[:-1], edges[1:])
+        """The step nearest to each cell, and the height below: (cells + 2, 2).
+
+        None where two are not saturated near the same cell.
+        """
+        first, last, _ = self._near(edges[:-1], edges[1:])
         if int((last - first).max()) > 1:
             return None
         index = first.clamp(max=len(self.biases) - 1)
-        scale = torch.where(first < last, self.scales[index], 0)
-        return torch.stack([height, self.biases[index], scale, torch.zeros_like(height)], dim=1)
+        heights = torch.cat([self.scales.new_zeros(1), self.scales.cumsum(0)]) - self.offset
+        rows = torch.stack([self.biases[index], heights[index]], dim=1)
+        return torch.cat([rows[:1], rows, rows[-1:]])
 
 
 @dataclass
@@ -402,7 +410,11 @@ class _Kernel(_Reader):
         self._rows = kernels.Table(b * table.per_unit, 1 - table.low * table.per_unit, table.rows)
         self._numbers: tuple[float, ...]
         if table.sparse:
-            self._name, self._numbers, self._per_unit = "sparse", (a, b, table.temperature), 1.0
+            self._name, self._numbers, self._per_unit = (
+                "sparse",
+                (a, b, table.temperature, table.scale),
+                1.0,
+            )
         else:
             self._name, self._numbers, self._per_unit = "dense", (a,), table.per_unit
 
@@ -445,12 +457,12 @@ def _look_up(
     u: Tensor, rows: Tensor, numbers: Tensor, sparse: bool, slope: bool
 ) -> tuple[Tensor, Tensor]:
     """F(u) and, if asked for, F′(u), from a table."""
-    low, per_unit, temperature = numbers.unbind()
+    low, per_unit, temperature, scale = numbers.unbind()
     last = len(rows) - 1
     position = ((u - low) * per_unit + 1).clamp(0, last + 0.5)
     row = position.long().clamp(0, last)  # NaN converts to any integer
     if sparse:
-        height, threshold, scale, _ = rows[row].unbind(-1)
+        threshold, height = rows[row].unbind(-1)
         h = torch.sigmoid(temperature * (u - threshold))
         value = height + scale * h
         return value, scale * temperature * h * (1 - h) if slope else value
