@@ -240,6 +240,57 @@ def show(
         catalogue.show_trial(record)
 
 
+@app.command()
+def profile(
+    method: Annotated[str, typer.Argument(help="A method, as `qbench list methods` names it.")],
+    model: Annotated[str, typer.Option(help="The network.")] = "resnet18",
+    bits: Annotated[str, typer.Option(metavar="W/A", help="Bit-widths, as 3(±4)/2.")] = "2/2",
+    options: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="OPTION=VALUE",
+            help="An option of the method, as temperature_rate=10. Repeatable.",
+        ),
+    ] = None,
+    methods: MethodFiles = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images in a step.")] = 32,
+    image_size: Annotated[int, typer.Option(min=1, help="Height and width of an image.")] = 224,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of each to time.")] = 10,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="torch's threads; by default one for each core.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure what a method adds to a training step: time, and peak memory.
+
+    Trains on random images, at full precision and quantized in turn, and prints medians. The ratio
+    is the median over pairs of neighbouring steps; in brackets the middle half of them.
+    """
+    from rich.console import Console
+
+    from qbench import profile as profiles
+    from qbench.document import parse_assignment
+    from qbench.registry import Plugin
+
+    job = profiles.Job(
+        method=method,
+        options=dict(parse_assignment(text) for text in options or ()),
+        model=model,
+        bits=bits,
+        batch_size=batch_size,
+        image_size=image_size,
+        threads=threads or os.cpu_count() or 1,
+        plugins=[Plugin.read(file) for file in methods or ()],
+    )
+    with Console(stderr=True).status("Profiling …") as status:
+        found = profiles.measure(job, steps, lambda what: status.update(f"Profiling: {what} …"))
+    if as_json:
+        print(json.dumps(profiles.as_json(job, found), indent=2, ensure_ascii=False))
+    else:
+        profiles.show(job, found)
+
+
 def _open(
     suite: Path, results: Path, assignments: Sequence[str] | None, methods: Sequence[Path] | None
 ) -> Benchmark:

@@ -78,14 +78,8 @@ class Document:
         Raises:
             QbenchError: there is no ``=``, the value is not YAML, or the key leads nowhere.
         """
-        key, equals, text = assignment.partition("=")
-        if not equals or not key.strip():
-            raise QbenchError(f"--set {assignment}: write it as key=value")
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise QbenchError(f"--set {assignment}: the value is not YAML") from error
-        *outer, last = key.strip().split(".")
+        key, value = parse_assignment(assignment)
+        *outer, last = key.split(".")
         targets: list[tuple[Any, Location]] = [(self.data, ())]
         for part in outer:
             targets = [
@@ -129,6 +123,21 @@ class Document:
         elif isinstance(node, yaml.SequenceNode):
             for index, value in enumerate(node.value):
                 yield from self._index(value, (*location, index))
+
+
+def parse_assignment(text: str) -> tuple[str, Any]:
+    """The key and the value of ``key=value``, whose value is YAML.
+
+    Raises:
+        QbenchError: there is no ``=``, or the value is not YAML.
+    """
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise QbenchError(f"--set {text}: write it as key=value")
+    try:
+        return key.strip(), yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise QbenchError(f"--set {text}: the value is not YAML") from error
 
 
 def _descend(

@@ -144,22 +144,21 @@ class Table:
         cells = math.ceil((high - low) * temperature * _CELLS_PER_WIDTH)
         rows, scale = None, 0.0
         if cells > _DENSE and steps.are_alike:
-            rows = steps.sparse_rows(torch.linspace(low, high, _SPARSE + 1, dtype=torch.float64))
+            rows = steps.sparse_rows(_evenly(low, high, _SPARSE))
             scale = float(steps.scales[0])
         if rows is None:
             if cells > _MOST:
                 return None
-            edges = torch.linspace(low, high, max(_FEWEST, cells) + 1, dtype=torch.float64)
-            rows, scale = steps.dense_rows(edges), 0.0
+            rows, scale = steps.dense_rows(_evenly(low, high, max(_FEWEST, cells))), 0.0
         per_unit = (len(rows) - 2) / (high - low)
-        numbers = torch.tensor([low, per_unit, temperature, scale])
+        numbers = rows.new_tensor([low, per_unit, temperature, scale]).float()
         rows = rows.float().contiguous()
         return cls(rows, scale, low, per_unit, temperature, numbers)
 
     @property
     def sparse(self) -> bool:
         """Which of the two it is."""
-        return self.scale != 0
+        return self.rows.shape[1] == 2
 
     def to(self, device: torch.device) -> Table:
         """The table on a device."""
@@ -201,7 +200,7 @@ class _Steps:
         df = df * self.temperature * (edges[1] - edges[0])
         rise = f[1:] - f[:-1]
         rows = [f[:-1], df[:-1], 3 * rise - 2 * df[:-1] - df[1:], df[:-1] + df[1:] - 2 * rise]
-        around = torch.zeros(2, 4, dtype=torch.float64)
+        around = f.new_zeros(2, 4)
         around[:, 0] = f[[0, -1]]
         return torch.cat([around[:1], torch.stack(rows, dim=1), around[1:]])
 
@@ -219,13 +218,16 @@ class _Steps:
         return torch.cat([rows[:1], rows, rows[-1:]])
 
 
+def _evenly(low: float, high: float, cells: int) -> Tensor:
+    return torch.linspace(low, high, cells + 1, dtype=torch.float64, device="cpu")
+
+
 @dataclass
 class _Cached:
     """A table, and what it was built from."""
 
     sources: tuple[Tensor, ...]  # held, so that no other tensor takes their identity
-    versions: tuple[int, ...]
-    offset: float
+    snapshot: list[object]
     table: Table | None
 
 
@@ -234,21 +236,22 @@ _tables: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
 def _table(biases: Tensor, scales: Tensor, offset: float, temperature: Tensor) -> Table | None:
     """The table of these tensors' present values, kept as long as ``biases`` lives."""
-    if any(t.is_inference() for t in (biases, scales, temperature)):
-        return None  # their changes cannot be told
-    sources = (scales, temperature)
-    versions = (biases._version, scales._version, temperature._version)
+    snapshot = [offset, *map(_identity, (biases, scales, temperature))]
     cached: _Cached | None = _tables.get(biases)
-    if (
-        cached is None
-        or any(a is not b for a, b in zip(cached.sources, sources, strict=True))
-        or cached.versions != versions
-        or cached.offset != offset
-    ):
+    if cached is None or cached.snapshot != snapshot:
         table = Table.build(biases, scales, offset, float(temperature))
-        cached = _Cached(sources, versions, offset, table and table.to(biases.device))
+        cached = _Cached((scales, temperature), snapshot, table and table.to(biases.device))
         _tables[biases] = cached
     return cached.table
+
+
+def _identity(x: Tensor) -> object:
+    """What is equal as long as a tensor has the same values, and does not wait for a device."""
+    if x.device.type == "cpu":
+        return x.tolist()
+    if x.requires_grad or x.is_inference():
+        return object()  # a fused optimiser changes a tensor without raising its version
+    return id(x), x._version
 
 
 class _Staircase(torch.autograd.Function):
@@ -263,6 +266,7 @@ class _Staircase(torch.autograd.Function):
         offset: float,
         temperature: Tensor,
     ) -> Tensor:
+        x = x.resolve_neg()
         if not _is_dense(x):
             x = x.contiguous()
         ctx.save_for_backward(x, alpha, beta, biases, scales, temperature)
@@ -276,6 +280,7 @@ class _Staircase(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         x, alpha, beta, biases, scales, temperature = ctx.saved_tensors
+        g = g.resolve_neg()
         if g.stride() != x.stride():
             g = torch.empty_like(x).copy_(g)
         gx = torch.empty_like(x)

@@ -12,6 +12,7 @@ import hashlib
 import logging
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -43,8 +44,8 @@ def load() -> ctypes.CDLL | None:
     The library is kept in the user's cache folder under a name made of everything it depends on:
     the source, the compiler and the processor.
     """
-    compiler = shutil.which(os.environ.get("CC", "cc"))
-    if compiler is None:
+    compiler = shlex.split(os.environ.get("CC", "cc"))  # it may be `ccache gcc`
+    if not compiler or shutil.which(compiler[0]) is None:
         return None
     try:
         name = f"staircase-{_fingerprint(compiler)}.so"
@@ -98,9 +99,9 @@ def call(function: str, tensors: Sequence[Tensor], table: Table, *numbers: float
     )
 
 
-def _fingerprint(compiler: str) -> str:
+def _fingerprint(compiler: Sequence[str]) -> str:
     version = subprocess.run(  # noqa: S603
-        [compiler, "--version"], capture_output=True, check=True, timeout=60
+        [*compiler, "--version"], capture_output=True, check=True, timeout=60
     ).stdout
     processor = platform.machine() + platform.processor()
     try:
@@ -114,24 +115,27 @@ def _fingerprint(compiler: str) -> str:
 
 def _cache_folder() -> Path:
     """The user's cache folder, or a temporary one where that cannot be written."""
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(root) / "qbench"
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, RuntimeError):  # it cannot be made, there is no home
+        root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        folder = Path(root) / "qbench"
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    return folder if os.access(folder, os.W_OK) else Path(tempfile.mkdtemp(prefix="qbench-"))
+        if os.access(folder, os.W_OK):
+            return folder
+    return Path(tempfile.mkdtemp(prefix="qbench-"))
 
 
-def _compile(compiler: str, library: Path) -> None:
-    for flags in _BEST_FLAGS:
-        # Built aside and renamed, so that two processes never see half a file.
-        aside = library.with_suffix(f".{os.getpid()}")
-        done = subprocess.run(  # noqa: S603
-            [compiler, *_FLAGS, *flags, "-o", str(aside), str(_SOURCE)],
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-        if done.returncode == 0:
-            aside.replace(library)
-            return
-    raise OSError(f"{compiler}: {done.stderr.strip() or 'failed'}")
+def _compile(compiler: Sequence[str], library: Path) -> None:
+    # Built aside and renamed, so that two processes never see half a file.
+    with tempfile.TemporaryDirectory(dir=library.parent) as folder:
+        aside = Path(folder) / library.name
+        for flags in _BEST_FLAGS:
+            done = subprocess.run(  # noqa: S603
+                [*compiler, *_FLAGS, *flags, "-o", str(aside), str(_SOURCE)],
+                capture_output=True,
+                text=True,
+                timeout=120,
+            )
+            if done.returncode == 0:
+                aside.replace(library)
+                return
+    raise OSError(f"{shlex.join(compiler)}: {done.stderr.strip() or 'failed'}")

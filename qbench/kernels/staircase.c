@@ -30,9 +30,10 @@ static inline float clamp(float v, float low, float high) {
     return v > high ? high : v;
 }
 
-/* 1 / (1 + 2^z), within 2e-7; 2^z is 2^n 2^f with |f| <= 1/2. */
+/* 1 / (1 + 2^z), within 2e-7, and 0 above z = 60; 2^z is 2^n 2^f with |f| <= 1/2. */
 static inline float falling_sigmoid(float z) {
-    z = clamp(z, -60.0f, 60.0f);
+    z = z < -60.0f ? -60.0f : z;
+    z = z > 60.0f ? 128.0f : z; /* 2^z is infinite then */
     const float n = (z + 12582912.0f) - 12582912.0f; /* nearest integer */
     const float f = z - n;
     float p = 1.5403530e-4f; /* Taylor's coefficients of 2^f */
