@@ -9,6 +9,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -286,8 +287,17 @@ def _report_memory(job: Job, quantize: bool, sender: Any) -> None:
     torch.set_num_threads(job.threads)
     job.load_plugins()
     _run(job, quantize)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    sender.send(peak if platform.system() == "Darwin" else 1024 * peak)
+    sender.send(_peak_resident())
+
+
+def _peak_resident() -> int:
+    """The most memory that this process has had, in bytes."""
+    try:  # Linux's getrusage starts a process from the peak of the one that started it
+        status = Path("/proc/self/status").read_text()
+        return 1024 * int(status.split("VmHWM:")[1].split()[0])
+    except (OSError, IndexError):
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if platform.system() == "Darwin" else 1024 * peak
 
 
 def _run(job: Job, quantize: bool) -> None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from qbench.errors import QbenchError
 from qbench.profile import Job, Profile, measure
@@ -96,6 +97,15 @@ def test_the_ratio_is_of_neighbouring_steps() -> None:
     assert profile.ratio == 1.5
     assert profile.quartiles == pytest.approx((1.3, 1.75))
     assert Profile([1.0], [1.5], 1, 1).quartiles == (1.5, 1.5)
+
+
+def test_peak_memory_is_that_of_the_step_and_not_of_who_asks() -> None:
+    ballast = torch.ones(2**28)  # 1 GiB
+    job = Job("ste", {}, "convnet_tiny", "2/2", batch_size=2, image_size=8)
+    found = measure(job, 1)
+    assert found.bytes < ballast.nbytes
+    large = measure(replace(job, batch_size=64, image_size=64), 1)
+    assert large.bytes > found.bytes + 2**26
 
 
 def test_what_is_being_done_is_told() -> None:
