@@ -178,8 +178,8 @@ class Benchmark:
         Columns: ``key``, ``method``, ``label`` (row of the table), ``options`` (JSON), ``model``,
         ``dataset``, ``bits``, ``w_bits``, ``a_bits``, ``seed``, ``recipe``, ``epochs``, ``status``,
         ``reason``, ``top1`` and ``top5`` (percent), ``test_loss``, ``train_seconds``, ``seconds``,
-        ``audit`` (empty where the promise of k bits holds), ``threads``, ``changes`` (JSON, to the
-        recipe of this row alone), ``published`` (percent) and ``source``, of a published number.
+        ``audit`` (empty where the promise of k bits holds), ``threads``, ``training`` (the
+        recipe's values, JSON), ``published`` (percent) and ``source``, of a published number.
 
         Raises:
             QbenchError: the suite names published numbers that there are not.
@@ -217,7 +217,7 @@ class Benchmark:
             "seconds": metrics.get("seconds", float("nan")),
             "audit": tags.get("qbench.audit", "") if status == "done" else "",
             "threads": trial.threads,
-            "changes": json.dumps(cell.row.recipe, sort_keys=True),
+            "training": trial.recipe.model_dump_json(),
             "published": number.top1 if number else float("nan"),
             "source": number.source if number else "",
         }

@@ -7,7 +7,7 @@ import re
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -15,6 +15,11 @@ from rich.table import Table
 from qbench import registry
 from qbench.errors import QbenchError
 from qbench.registry import Plugin, load_plugin
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+    from qbench.store import Store
 
 
 def rows(kind: str, method_files: Sequence[Path] = ()) -> list[dict[str, Any]]:
@@ -61,18 +66,9 @@ def trial(prefix: str, results: Path) -> dict[str, Any]:
     Raises:
         QbenchError: no recorded trial has the key, or several have.
     """
-    from qbench.store import Store, trial_of
+    from qbench.store import trial_of
 
-    if not re.fullmatch(r"[0-9a-f]{1,16}", prefix):
-        raise QbenchError(f"'{prefix}' is no key; a key is up to 16 digits 0–9 and a–f")
-    store = Store(results)
-    found = store.find(prefix)
-    if not found:
-        raise QbenchError(f"no recorded trial has a key that starts with '{prefix}'")
-    if len(found) > 1:
-        keys = ", ".join(sorted(found)[:5])
-        raise QbenchError(f"'{prefix}' fits {len(found)} trials: {keys} …")
-    key, run = next(iter(found.items()))
+    store, key, run = _find(prefix, results)
     tags = run.data.tags
     with tempfile.TemporaryDirectory() as scratch:
         audit = json.loads(store.fetch(run, "audit.json", Path(scratch)).read_text())
@@ -90,6 +86,61 @@ def trial(prefix: str, results: Path) -> dict[str, Any]:
     }
 
 
+def draw(prefix: str, results: Path, folder: Path) -> list[Path]:
+    """Draw one trial: its training, its weights, and the function that quantizes them.
+
+    Args:
+        prefix: its key, or the start of it.
+        results: the results folder.
+        folder: where to; made if needed.
+
+    Returns:
+        The figures written: those that its method gives occasion for.
+
+    Raises:
+        QbenchError: no recorded trial has the key, or several have, or it cannot be drawn.
+    """
+    import pandas as pd
+
+    from qbench import figures
+    from qbench.benchmark import HISTORY
+    from qbench.outcome import Observed
+    from qbench.store import trial_of
+
+    store, key, run = _find(prefix, results)
+    what = trial_of(run)
+    with tempfile.TemporaryDirectory() as scratch:
+        text = store.fetch(run, "weights.json", Path(scratch)).read_text()
+    observed = Observed.model_validate_json(text)
+    row = what.model_dump() | {"key": key, "label": registry.method_class(what.method).title}
+    row |= {"status": "done", "audit": run.data.tags["qbench.audit"]}
+    trials = pd.DataFrame([row])
+    histories = store.histories({key: run}, HISTORY)
+    folder.mkdir(parents=True, exist_ok=True)
+    drawn = figures.training_curves(trials, histories, folder)
+    drawn += figures.soft_and_hard(trials, histories, folder)
+    drawn += figures.weight_distributions(observed.weights, what.name, folder)
+    if observed.curve is not None:
+        layer = next((w for w in observed.weights if w.layer == observed.curve.layer), None)
+        drawn += figures.quantization_function(observed.curve, layer, what.name, folder)
+    return drawn
+
+
+def _find(prefix: str, results: Path) -> tuple[Store, str, Run]:
+    from qbench.store import Store
+
+    if not re.fullmatch(r"[0-9a-f]{1,16}", prefix):
+        raise QbenchError(f"'{prefix}' is no key; a key is up to 16 digits 0–9 and a–f")
+    store = Store(results)
+    found = store.find(prefix)
+    if not found:
+        raise QbenchError(f"no recorded trial has a key that starts with '{prefix}'")
+    if len(found) > 1:
+        keys = ", ".join(sorted(found)[:5])
+        raise QbenchError(f"'{prefix}' fits {len(found)} trials: {keys} …")
+    return store, *next(iter(found.items()))
+
+
 def show_trial(record: dict[str, Any]) -> None:
     """Print what `trial` returns."""
     console = Console(highlight=False)
@@ -104,10 +155,14 @@ def show_trial(record: dict[str, Any]) -> None:
         elif isinstance(content, list):
             console.print(f"[bold]{section}[/]")
             for item in content:
-                levels = f"{item['levels']} of {item['promised']} levels"
-                console.print(f"  {item['layer']}.{item['tensor']}: {levels} ({item['scope']})")
+                console.print(f"  {_counted(item) if section == 'audit' else item}", soft_wrap=True)
         elif content:
             console.print(f"[bold]{section}[/] {content}", soft_wrap=True)
+
+
+def _counted(count: dict[str, Any]) -> str:
+    levels = f"{count['levels']} of {count['promised']} levels"
+    return f"{count['layer']}.{count['tensor']}: {levels} ({count['scope']})"
 
 
 def _method(name: str) -> dict[str, Any]:

@@ -228,12 +228,21 @@ def list_(
 def show(
     key: Annotated[str, typer.Argument(help="A trial's key, as `plan` prints it, or its start.")],
     results: Results = Path("results"),
+    figures: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Draw its training, its weights and the function that quantizes them, to here.",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show one recorded trial: its configuration, results, audit and environment."""
     from qbench import catalogue
 
     record = catalogue.trial(key, results)
+    if figures is not None:
+        record["figures"] = [str(path) for path in catalogue.draw(key, results, figures)]
     if as_json:
         print(json.dumps(record, indent=2, ensure_ascii=False))
     else:

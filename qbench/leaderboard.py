@@ -87,7 +87,7 @@ def write(
             ``label`` (row of the table), ``model``, ``dataset``, ``bits``, ``seed``, ``recipe``,
             ``epochs``, ``status`` (done, failed, unsupported or missing), ``reason``, ``top1``
             (percent) and ``audit`` ('' where k bits hold); further ones go to ``trials.csv``. Where
-            there are ``options`` and ``changes`` (JSON), the table says them; where there are
+            there are ``options`` and ``training`` (JSON), the table says them; where there are
             ``published`` (percent) and ``source``, it has columns of published numbers.
         histories: one row for each trial and epoch: ``key``, ``epoch`` (from 1), ``top1`` (%), and
             ``soft_top1`` where quantizers have a soft form.
@@ -105,6 +105,7 @@ def write(
     folder.mkdir(parents=True, exist_ok=True)
     drawn = figures.accuracy_by_bits(trials, folder)
     drawn += figures.training_curves(trials, histories, folder)
+    drawn += figures.soft_and_hard(trials, histories, folder)
     found = table(trials)
     pictures = [path.name for path in drawn if path.suffix == ".png"]
     texts = {
@@ -165,29 +166,48 @@ def _add_published(table: Table, trials: pd.DataFrame) -> None:
 
 
 def _settings(trials: pd.DataFrame) -> list[str]:
-    """What each method ran with: first what its rows have in common, then what sets each apart."""
-    if not {"options", "changes"} <= set(trials):
+    """What rows ran with: first what they have in common, then what sets each apart."""
+    if not {"options", "training"} <= set(trials):
         return []
-    texts = []
-    methods = trials.groupby("method", sort=False)
-    for _, rows in methods:
-        settings = {
-            one_line(row["label"]): json.loads(row["options"]) | json.loads(row["changes"])
-            for _, row in rows.drop_duplicates("label").iterrows()
-        }
-        first = next(iter(settings.values()))
-        common = {
-            name: value
-            for name, value in first.items()
-            if all(name in other and other[name] == value for other in settings.values())
-        }
+    rows = trials[trials["method"] != "fp32"].drop_duplicates("label")
+    labels = list(map(one_line, rows["label"]))
+    options = dict(zip(labels, map(json.loads, rows["options"]), strict=True))
+    training = dict(zip(labels, map(_used, rows["training"]), strict=True))
+    recipe = _common(list(training.values()))
+    texts = [f"Recipe: {_as_text(recipe)}"] if recipe else []
+    methods = rows.groupby("method", sort=False)
+    for _, group in methods:
+        names = list(map(one_line, group["label"]))
+        common = _common([options[name] for name in names])
         if common:
-            names = "Every row" if 1 == len(methods) < len(settings) else ", ".join(settings)
-            texts.append(f"{names}: {_as_text(common)}")
-        for label, own in settings.items():
-            if apart := {name: value for name, value in own.items() if name not in common}:
-                texts.append(f"{label}: {_as_text(apart)}")
+            who = "Every row" if 1 == len(methods) < len(names) else ", ".join(names)
+            texts.append(f"{who}: {_as_text(common)}")
+        for name in names:
+            apart = _without(options[name], common) | _without(training[name], recipe)
+            texts += [f"{name}: {_as_text(apart)}"] if apart else []
     return texts
+
+
+def _used(recipe: str) -> dict[str, object]:
+    """A recipe's values, without those that turn nothing on."""
+    values: dict[str, object] = json.loads(recipe)
+    if values.get("schedule") != "step":
+        values.pop("gamma", None)
+    return {name: value for name, value in values.items() if value not in (None, 0, [])}
+
+
+def _common(settings: list[dict[str, object]]) -> dict[str, object]:
+    """What all have, with one value."""
+    first, *others = settings or [{}]
+    return {
+        name: value
+        for name, value in first.items()
+        if all(name in other and other[name] == value for other in others)
+    }
+
+
+def _without(settings: dict[str, object], common: dict[str, object]) -> dict[str, object]:
+    return {name: value for name, value in settings.items() if name not in common}
 
 
 def _as_text(settings: dict[str, object]) -> str:

@@ -76,7 +76,19 @@ class Curve(BaseModel):
     hard: list[float]
 
 
-class Outcome(BaseModel):
+class Observed(BaseModel):
+    """What was seen of the weights in training.
+
+    Attributes:
+        weights: distribution of every quantized layer's weights.
+        curve: the quantization function of the first layer, where the method has a soft one.
+    """
+
+    weights: list[Weights] = Field(default_factory=list)
+    curve: Curve | None = None
+
+
+class Outcome(Observed):
     """The end of a trial, good or bad.
 
     Attributes:
@@ -89,8 +101,6 @@ class Outcome(BaseModel):
         history: a record for each epoch: ``epoch`` from 1, ``train_loss``, ``lr``, and the
             metrics of the model in evaluation mode; with ``soft_`` before them, those of the
             network with the soft quantizers that it is trained with, where the method has such.
-        weights: distribution of every quantized layer's weights.
-        curve: the quantization function of the first layer, where the method has a soft one.
         audit: the levels counted.
         started: seconds since 1970.
         seconds: the whole trial: data, model, attachment, training, audit.
@@ -106,8 +116,6 @@ class Outcome(BaseModel):
     traceback: str = ""
     metrics: dict[str, float] = Field(default_factory=dict)
     history: list[dict[str, float]] = Field(default_factory=list)
-    weights: list[Weights] = Field(default_factory=list)
-    curve: Curve | None = None
     audit: list[Count] = Field(default_factory=list)
     started: float
     seconds: float = 0.0

@@ -23,7 +23,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from qbench.errors import QbenchError
-from qbench.outcome import Outcome
+from qbench.outcome import Observed, Outcome
 from qbench.trial import Trial
 
 _PAGE = 1000
@@ -125,7 +125,7 @@ class Store:
         }
         for name, content in files.items():
             (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        observed = outcome.model_dump_json(include={"weights", "curve"})
+        observed = outcome.model_dump_json(include=set(Observed.model_fields))
         (folder / "weights.json").write_text(observed + "\n", encoding="utf-8")
         if outcome.traceback:
             (folder / "traceback.txt").write_text(outcome.traceback, encoding="utf-8")

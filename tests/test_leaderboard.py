@@ -133,20 +133,28 @@ def test_without_published_numbers_there_is_no_column_for_them() -> None:
 
 
 def test_a_table_says_what_its_rows_were_run_with() -> None:
+    recipe = '{{"lr": {}, "schedule": "cosine", "gamma": 0.1, "clip": null, "momentum": 0.9}}'
+    options = '{{"rate": 5.0, "kind": "{}"}}'
     found = only(
-        trials("A", 9.0, method="m", options='{"rate": 5.0, "kind": "x"}', changes="{}"),
-        trials("B", 9.0, method="m", options='{"rate": 5.0, "kind": "y"}', changes='{"lr": 0.1}'),
+        full(99.0, options="{}", training='{"lr": 1.0}'),
+        trials("A", 9.0, method="m", options=options.format("x"), training=recipe.format(0.2)),
+        trials("B", 9.0, method="m", options=options.format("y"), training=recipe.format(0.1)),
     )
-    assert found.settings == ["Every row: rate = 5", "A: kind = x", "B: kind = y, lr = 0.1"]
+    assert found.settings == [
+        "Recipe: schedule = cosine, momentum = 0.9",
+        "Every row: rate = 5",
+        "A: kind = x, lr = 0.2",
+        "B: kind = y, lr = 0.1",
+    ]
     assert "- B: kind = y, lr = 0.1" in markdown(found)
-    assert "Settings. Every row: rate = 5; A: kind = x" in latex(found)
+    assert "Settings. Recipe: schedule = cosine, momentum = 0.9; Every row: r" in latex(found)
 
 
 def test_settings_are_told_apart_by_method() -> None:
     found = only(
-        trials("A", 9.0, method="m", options='{"phases": [1.0, 0.5], "on": true}', changes="{}"),
-        trials("B", 9.0, method="n", options="{}", changes="{}"),
-        trials("C", 9.0, method="o", options='{"levels": null}', changes="{}"),
+        trials("A", 9.0, method="m", options='{"phases": [1.0, 0.5], "on": true}', training="{}"),
+        trials("B", 9.0, method="n", options="{}", training="{}"),
+        trials("C", 9.0, method="o", options='{"levels": null}', training="{}"),
     )
     assert found.settings == ["A: phases = (1, 0.5), on = true", "C: levels = null"]
 
