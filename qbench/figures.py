@@ -349,7 +349,7 @@ def quantization_function(
         named["hard"] = HARD_STEPS
         axes.plot(curve.x, curve.hard, drawstyle="steps-mid", **HARD_STEPS)
         axes.set(xlim=(curve.x[0], curve.x[-1]), xlabel="latent weight", ylabel="quantized weight")
-        axes.set_title(curve.layer, loc="left")
+        axes.set_title(f"layer {curve.layer}", loc="left")
         if weights is not None:
             _lines(axes.axhline, weights.levels, LEVEL)
             _lines(axes.axvline, weights.thresholds, THRESHOLD)

@@ -407,7 +407,7 @@ def test_soft_functions_get_darker_by_epoch_under_the_hard_one(saved: list[Figur
     assert light == sorted(light, reverse=True)
     assert legend(saved[0]) == ["epoch 1", "epoch 10", "epoch 20", "hard"]
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("latent weight", "quantized weight")
-    assert axes.get_title(loc="left") == "conv"
+    assert axes.get_title(loc="left") == "layer conv"
 
 
 def test_the_quantization_function_shows_levels_and_thresholds(saved: list[Figure]) -> None:
