@@ -96,6 +96,18 @@ def test_show_tells_everything_of_a_trial(tiny_run: TinyRun) -> None:
     assert "3.weight" in tiny_run.qbench("show", key)
 
 
+def test_published_numbers_stand_beside_those_of_the_run(tiny_run: TinyRun) -> None:
+    wanted = "published={paper: 'arXiv:1911.09464', table: 2, dataset: imagenet, model: resnet18}"
+    arguments = ["leaderboard", tiny_run.suite, "--set", "name=beside", "--set"]
+    tiny_run.qbench(*arguments, wanted)
+    table = (tiny_run.qbench.results / "beside" / "leaderboard.md").read_text()
+    assert "2/32 published" in table
+    assert "69.1 [" in table  # of Quantization Networks, Table 2
+    assert "arXiv:1911.09464, Table 2" in table
+    found = tiny_run.qbench(*arguments, wanted.replace("table: 2", "table: 99"), code=2)
+    assert "has nothing of published.table '99'" in found
+
+
 def test_show_draws_a_trial(tiny_run: TinyRun, tmp_path: Path) -> None:
     trials = tiny_run.qbench.plan(tiny_run.suite)
     keys = {t["method"]: t["key"] for t in trials if t["bits"] == "2/32" and t["seed"] == 0}
