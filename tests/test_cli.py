@@ -98,7 +98,7 @@ def test_show_tells_everything_of_a_trial(tiny_run: TinyRun) -> None:
 
 def test_published_numbers_stand_beside_those_of_the_run(tiny_run: TinyRun) -> None:
     wanted = "published={paper: 'arXiv:1911.09464', table: 2, dataset: imagenet, model: resnet18}"
-    arguments = ["leaderboard", tiny_run.suite, "--set", "name=beside", "--set"]
+    arguments: list[str | Path] = ["leaderboard", tiny_run.suite, "--set", "name=beside", "--set"]
     tiny_run.qbench(*arguments, wanted)
     table = (tiny_run.qbench.results / "beside" / "leaderboard.md").read_text()
     assert "2/32 published" in table
