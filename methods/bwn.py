@@ -73,7 +73,6 @@ class BWN(Method):
 
     def weight_quantizer(self, layer: Layer, weight: Tensor) -> BinaryFilters:
         """α · sign(w)."""
-        self._centre(weight)
         return BinaryFilters(self.gradient)
 
     def on_epoch_start(self, epoch: int, epochs: int) -> None:
@@ -84,12 +83,18 @@ class BWN(Method):
 
     def after_step(self) -> None:
         """Centre the latent weights for the next forward pass, where asked to."""
-        for layer in self.layers:
-            self._centre(layer.latent_weight)
-
-    def _centre(self, weight: Tensor) -> None:
         if self.centre:
-            weight.sub_(weight.mean(1, keepdim=True)).clamp_(-1, 1)
+            for layer in self.layers:
+                centre(layer.latent_weight)
+
+
+def centre(weight: Tensor) -> None:
+    """Subtract the mean over input channels and clip to [−1, 1], in place.
+
+    Args:
+        weight: (out, in, …).
+    """
+    weight.sub_(weight.mean(1, keepdim=True)).clamp_(-1, 1)
 
 
 class BinaryFilters(nn.Module):

@@ -13,9 +13,16 @@ Only q_k is straight through: tanh and the maximum are differentiated. The level
 Activations (Eq. 11)::
 
     x_q = q_k( clip(x, 0, 1) )
+
+Gradients, with ``gradient_bits: k``, of each quantized layer's output, m the largest |g| of each
+sample and N uniform noise (Eq. 12)::
+
+    g_q = 2m ( q_k( g/(2m) + ½ + N ) − ½ ),   N ~ U(−½, ½) / (2^k − 1)
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +32,11 @@ from qbench.method import Bits, Layer, Method
 
 
 class DoReFa(Method):
-    """tanh-normalised weights, activations clipped to [0, 1]."""
+    """tanh-normalised weights, activations clipped to [0, 1].
+
+    Options:
+        gradient_bits: width of the gradients, 1 to 8; 32 leaves them alone.
+    """
 
     name = "dorefa"
     title = "DoReFa-Net"
@@ -41,6 +52,12 @@ class DoReFa(Method):
         "weight_decay": 0.0,
         "initialization": "scratch",
     }
+    gradient_bits: int = 32
+
+    def __post_init__(self) -> None:
+        """Check the width."""
+        if self.gradient_bits != 32 and not 1 <= self.gradient_bits <= 8:
+            raise ValueError(f"gradient_bits: {self.gradient_bits} is not 1 to 8, nor 32")
 
     def supports(self, bits: Bits, task: str) -> str | None:
         """Any width with 2^k levels."""
@@ -56,6 +73,10 @@ class DoReFa(Method):
     def input_quantizer(self, layer: Layer, sample: Tensor) -> UnitInput:
         """Eq. 11."""
         return UnitInput(layer.input_bits.bits)
+
+    def output_module(self, layer: Layer) -> nn.Module | None:
+        """Eq. 12, where asked for."""
+        return None if self.gradient_bits == 32 else QuantizedGradient(self.gradient_bits)
 
 
 class BinaryWeight(nn.Module):
@@ -99,3 +120,34 @@ class UnitInput(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Quantize ``x``, any shape."""
         return quantize_unit(x.clamp(0, 1), self.bits)
+
+
+class QuantizedGradient(nn.Module):
+    """The identity, with a quantized gradient.
+
+    Args:
+        bits: k.
+    """
+
+    def __init__(self, bits: int) -> None:
+        super().__init__()
+        self.bits = bits
+
+    def forward(self, y: Tensor) -> Tensor:
+        """Return ``y``, (samples, …)."""
+        return _QuantizedGradient.apply(y, self.bits)
+
+
+class _QuantizedGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, bits: int) -> Tensor:
+        ctx.bits = bits
+        return y.clone()
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
+        m = g.abs().amax(tuple(range(1, g.dim())), keepdim=True)
+        m = m.clamp(min=torch.finfo(g.dtype).tiny)
+        noise = (torch.rand_like(g) - 0.5) / (2**ctx.bits - 1)
+        unit = (g / (2 * m) + 0.5 + noise).clamp(0, 1)
+        return 2 * m * (quantize_unit(unit, ctx.bits) - 0.5), None

@@ -282,7 +282,7 @@ class OfficialStaircase(Staircase):
     def hard(self, x: Tensor) -> Tensor:
         """Eq. 5 with the step at 0 left out."""
         passed = x[..., None] * self.beta > self.biases
-        return self.alpha * ((passed * self.scales).sum(-1) - self.offset)
+        return self.alpha * ((passed * self.scales.to(x.dtype)).sum(-1) - self.offset)
 
     def total(self, u: Tensor, temperature: Tensor) -> Tensor:
         """Σ s_i σ(T(u − b_i)) − o."""

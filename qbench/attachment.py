@@ -1,13 +1,15 @@
 """Put a method's quantizers on a model, harden them, take them off.
 
 A weight quantizer is a ``torch.nn.utils.parametrize`` parametrization of ``layer.weight``; an input
-quantizer is a submodule ``layer.input_quantizer`` that a forward pre-hook runs. The model stays the
+quantizer is a submodule ``layer.input_quantizer`` that a forward pre-hook runs; what a method does
+to outputs is a submodule ``layer.output_module`` that a forward hook runs. The model stays the
 module it was: ``state_dict``, ``deepcopy``, DDP, ``torch.compile`` and autocast keep working.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -22,6 +24,7 @@ from qbench.method import Layer, Method, Quantizer
 
 QUANTIZABLE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 POLICIES = ("skip_first_last", "all", "first_last_8bit")
+DEFAULT_LAYERS = "skip_first_last"
 LayerPolicy = str | Sequence[str] | Mapping[str, str]
 _SAMPLE_VALUES = 2**22
 
@@ -32,7 +35,7 @@ def attach(
     *,
     bits: str | Bits,
     calibration: Iterable[Any] = (),
-    layers: LayerPolicy = "skip_first_last",
+    layers: LayerPolicy = DEFAULT_LAYERS,
     task: str = "classification",
     **options: Any,
 ) -> Handle:
@@ -71,12 +74,19 @@ def attach(
     model = method.prepare(model, widths)
     method.layers = select_layers(model, layers, widths)
     handle = Handle(model, method)
-    samples = _sample_inputs(model, method.layers, calibration)
+    batches = (batch[0] if isinstance(batch, list | tuple) else batch for batch in calibration)
+    calibrates = type(method).calibrate is not Method.calibrate
+    kept = list(batches) if calibrates else batches
+    samples = _sample_inputs(model, method.layers, kept)
     try:
         for layer in method.layers:
             handle._attach_weight(layer)
             if not layer.input_bits.is_float:
                 handle._attach_input(layer, samples[layer.name])
+            handle._attach_output(layer)
+        if isinstance(kept, list):
+            with _evaluating(model):
+                method.calibrate(model, kept)
     except BaseException:
         handle.detach()
         raise
@@ -96,7 +106,7 @@ class Handle:
         self.model = model
         self.method = method
         self._update_hooks: list[RemovableHandle] = []
-        self._input_hooks: list[RemovableHandle] = []
+        self._layer_hooks: list[RemovableHandle] = []
 
     @property
     def layers(self) -> list[Layer]:
@@ -186,7 +196,7 @@ class Handle:
         Returns:
             The model.
         """
-        for hook in (*self._update_hooks, *self._input_hooks):
+        for hook in (*self._update_hooks, *self._layer_hooks):
             hook.remove()
         for layer in self.layers:
             if layer.weight_quantizer is not None:
@@ -198,6 +208,8 @@ class Handle:
             if layer.input_quantizer is not None:
                 del layer.module.input_quantizer
                 layer.input_quantizer = None
+            if hasattr(layer.module, "output_module"):
+                del layer.module.output_module
         return self.model
 
     def _attach_weight(self, layer: Layer) -> None:
@@ -224,7 +236,13 @@ class Handle:
         _check_output(quantizer, sample[:1], f"{self.method.name}'s input quantizer", layer)
         layer.module.input_quantizer = quantizer
         layer.input_quantizer = quantizer
-        self._input_hooks.append(layer.module.register_forward_pre_hook(_quantize_input))
+        self._layer_hooks.append(layer.module.register_forward_pre_hook(_quantize_input))
+
+    def _attach_output(self, layer: Layer) -> None:
+        module = self.method.output_module(layer)
+        if module is not None:
+            layer.module.output_module = module.to(next(layer.module.parameters()).device)
+            self._layer_hooks.append(layer.module.register_forward_hook(_pass_output))
 
 
 class Hardened(nn.Module):
@@ -309,7 +327,7 @@ def _eight_bits(bits: Bits) -> Bits:
 
 
 def _sample_inputs(
-    model: nn.Module, layers: Sequence[Layer], batches: Iterable[Any]
+    model: nn.Module, layers: Sequence[Layer], batches: Iterable[Tensor]
 ) -> dict[str, Tensor]:
     """Inputs of every layer whose input is to be quantized, on the full-precision model."""
     wanted = [layer for layer in layers if not layer.input_bits.is_float]
@@ -328,17 +346,13 @@ def _sample_inputs(
         return hook
 
     hooks = [m.module.register_forward_pre_hook(keep(m.name)) for m in wanted]
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), _evaluating(model):
             for batch in batches:
-                model(batch[0] if isinstance(batch, list | tuple) else batch)
+                model(batch)
     finally:
         for hook in hooks:
             hook.remove()
-        for module, training in modes:
-            module.training = training
     for name, inputs in seen.items():
         if not inputs:
             raise QbenchError(
@@ -346,6 +360,18 @@ def _sample_inputs(
                 "calibration=batches of training images"
             )
     return {name: torch.cat(inputs) for name, inputs in seen.items()}
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Have a model in evaluation mode for a while."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 def _check_output(quantizer: nn.Module, x: Tensor, what: str, layer: Layer) -> None:
@@ -394,3 +420,10 @@ def _quantize_input(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]
         with torch.no_grad():
             quantizer.update(x.detach())
     return (y, *args[1:])
+
+
+def _pass_output(module: nn.Module, args: Any, output: Tensor) -> Tensor:
+    after = module.output_module
+    assert isinstance(after, nn.Module)  # noqa: S101
+    passed: Tensor = after(output)
+    return passed

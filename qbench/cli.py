@@ -7,6 +7,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -298,6 +299,62 @@ def profile(
         print(json.dumps(profiles.as_json(job, found), indent=2, ensure_ascii=False))
     else:
         profiles.show(job, found)
+
+
+@app.command()
+def check(
+    method: Annotated[
+        str, typer.Argument(metavar="METHOD", help="A Python file with methods, or a name.")
+    ],
+    options: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="OPTION=VALUE",
+            help="An option of the method, as iterations=20. Repeatable.",
+        ),
+    ] = None,
+    quick: Annotated[
+        bool,
+        typer.Option(
+            "--quick",
+            help="One network in place of three, and neither torch.compile nor two processes.",
+        ),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Check that a method keeps the contract: what qbench relies on, whatever the method does.
+
+    Attaches it to a convolutional, a depthwise and a linear network at the widths it accepts, and
+    tries: shapes and dtypes, numbers of levels, hardening, gradients, training, determinism,
+    checkpoints, copies, autocast, torch.compile, two processes. Exit code 0: it keeps it; 1: it
+    does not, and you are told where.
+    """
+    from rich.console import Console
+
+    from qbench import check as checks
+    from qbench.document import parse_assignment
+    from qbench.registry import Plugin, load_plugin
+
+    file = Path(method)
+    names = load_plugin(Plugin.read(file)) if file.suffix == ".py" else [method]
+    chosen = dict(parse_assignment(text) for text in options or ())
+    reports = []
+    for name in names:
+        with Console(stderr=True).status(f"Checking {name} …") as status:
+            report = checks.check(
+                name,
+                chosen,
+                networks=checks.QUICK if quick else checks.FULL,
+                thorough=not quick,
+                told=lambda what, name=name: status.update(f"Checking {name}: {what} …"),  # type: ignore[misc]
+            )
+        reports.append(report)
+        if not as_json:
+            checks.show(report)
+    if as_json:
+        print(json.dumps([asdict(report) for report in reports], indent=2, ensure_ascii=False))
+    raise typer.Exit(1 if any(report.findings for report in reports) else 0)
 
 
 def _open(

@@ -30,7 +30,7 @@ class Estimator:
         for cell in benchmark.cells:
             if benchmark.status(cell) == "done":
                 metrics = benchmark.runs[cell.trial.key].data.metrics
-                per_epoch = metrics["seconds"] / cell.trial.recipe.epochs
+                per_epoch = metrics["seconds"] / max(1, cell.trial.recipe.epochs)
                 for kind in _kinds(cell.trial):
                     measured[kind].append(per_epoch)
         self._measured = {kind: statistics.median(times) for kind, times in measured.items()}
@@ -39,12 +39,12 @@ class Estimator:
         """Seconds for one trial."""
         for kind in _kinds(trial):
             if kind in self._measured:
-                return self._measured[kind] * trial.recipe.epochs
+                return self._measured[kind] * max(1, trial.recipe.epochs)
         factor = 1.0 if trial.method == "fp32" else QUANTIZED_FACTOR
         per_epoch = _epoch_seconds(
             trial.model, trial.dataset, trial.recipe.batch_size, trial.threads
         )
-        return factor * per_epoch * trial.recipe.epochs
+        return factor * per_epoch * max(1, trial.recipe.epochs)
 
     def total(self, trials: Sequence[Trial], at_once: int) -> float:
         """Seconds for all of them, so many at once."""

@@ -71,6 +71,68 @@ class _Replace(torch.autograd.Function):
         return g, None
 
 
+class _AddGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, surrogate: Tensor) -> Tensor:
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor]:
+        return g, g
+
+
+def add_gradient(value: Tensor, surrogate: Tensor) -> Tensor:
+    """``value`` going forward; going backward, the gradients of both.
+
+    For a quantizer whose levels are learned: ``value`` is a function of the levels, and
+    ``surrogate`` stands in for its dependence on the tensor that is quantized.
+
+    Args:
+        value: the quantized tensor.
+        surrogate: same shape; only its gradient matters.
+
+    Returns:
+        The values of ``value``, exactly.
+    """
+    return _AddGradient.apply(value, surrogate)
+
+
+class _ScaleGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, factor: float) -> Tensor:
+        ctx.factor = factor
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
+        return g * ctx.factor, None
+
+
+def scale_gradient(x: Tensor, factor: float) -> Tensor:
+    """Multiply the gradient: x going forward, ``factor`` · g going backward.
+
+    Args:
+        x: any shape.
+        factor: what gradients are multiplied by.
+    """
+    return _ScaleGradient.apply(x, factor)
+
+
+def nearest_level(x: Tensor, levels: Tensor) -> Tensor:
+    """The nearest level of every value; halfway between two, the upper one. No gradient.
+
+    Args:
+        x: any shape, floating point.
+        levels: (n,), ascending; in the dtype of ``x`` or converted to it.
+
+    Returns:
+        Entries of ``levels``, shape and dtype of ``x``.
+    """
+    levels = levels.to(x.dtype)
+    midpoints = (levels[1:] + levels[:-1]) / 2
+    return levels[torch.bucketize(x.detach().contiguous(), midpoints, right=True)]
+
+
 def quantize_unit(x: Tensor, bits: int) -> Tensor:
     """q_k(x) = [n·x] / n for x in [0, 1], straight-through (DoReFa-Net, arXiv:1606.06160, Eq. 5).
 
@@ -125,11 +187,14 @@ def kmeans_1d(values: Tensor, clusters: int, iterations: int = 300) -> Tensor:
 
 
 __all__ = [
+    "add_gradient",
     "filter_dims",
     "hard_staircase",
     "kmeans_1d",
+    "nearest_level",
     "quantize_unit",
     "round_ste",
+    "scale_gradient",
     "sign",
     "staircase",
     "straight_through",

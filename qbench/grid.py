@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from qbench import registry
-from qbench.attachment import policy_widths, select_layers
+from qbench.attachment import DEFAULT_LAYERS, policy_widths, select_layers
 from qbench.bits import FULL_PRECISION, Bits
 from qbench.data import Dataset
 from qbench.errors import QbenchError
@@ -92,9 +92,14 @@ def _row(
     if suite.recipe.name == "paper" and method.paper_recipe:
         recipe = Recipe.model_validate(method.paper_recipe)
     recipe = _changed(recipe, {**suite.recipe.changes, **row.recipe})
+    if not method.trains:
+        recipe = _changed(recipe, {"epochs": 0, "initialization": "pretrained"})
+    layers = suite.layers
+    if layers is None:
+        layers = method.paper_layers if suite.recipe.name == "paper" else DEFAULT_LAYERS
     pretrained = recipe.initialization == "pretrained"
     for bits in map(Bits.parse, suite.bits):
-        reason = problem or _refusal(method, policy_widths(suite.layers, bits), dataset.task)
+        reason = problem or _refusal(method, policy_widths(layers, bits), dataset.task)
         for seed in suite.seeds:
             trial = Trial(
                 method=row.method,
@@ -103,7 +108,7 @@ def _row(
                 dataset=suite.dataset,
                 task=dataset.task,
                 bits=str(bits),
-                layers=suite.layers,
+                layers=layers,
                 recipe=recipe,
                 full_precision=pretraining if pretrained else None,
                 seed=seed,
@@ -135,7 +140,7 @@ def _model_problem(model: str, suite: Suite) -> str:
     layers = suite.layers
     if problem := _shape_problem(model, suite.dataset):
         return problem
-    if isinstance(layers, str):
+    if layers is None or isinstance(layers, str):
         return ""
     try:
         net = _without_storage(model, registry.build_dataset(suite.dataset))

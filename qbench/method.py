@@ -92,10 +92,15 @@ class Method:
         title: the method's name in tables.
         paper: its source, as ``Authors, venue year, arXiv:number``.
         quantizes: what it can quantize, for ``qbench list methods``.
+        trains: whether there is anything to train; a post-training method is attached, calibrated
+            and evaluated.
         soft: whether its quantizers have a soft form in training, which approaches the hard one;
             then both are measured after every epoch.
+        elementwise: whether what a weight becomes depends on its own value and on what the layer's
+            weights share, not on which of them it is. Then the function can be drawn.
         paper_recipe: the training recipe its paper used, for ``recipe: paper``: values for any of
             the fields of `qbench.recipe.Recipe`.
+        paper_layers: the layers that its paper quantizes, for ``recipe: paper``: a layer policy.
 
     Annotated attributes of a subclass are its options; they become keyword arguments. What their
     types do not say, ``__post_init__`` checks, and raises a ValueError.
@@ -105,8 +110,11 @@ class Method:
     title: ClassVar[str] = ""
     paper: ClassVar[str] = ""
     quantizes: ClassVar[str] = "weights and activations"
+    trains: ClassVar[bool] = True
     soft: ClassVar[bool] = False
+    elementwise: ClassVar[bool] = True
     paper_recipe: ClassVar[dict[str, Any]] = {}
+    paper_layers: ClassVar[str] = "skip_first_last"
 
     layers: list[Layer]
 
@@ -144,6 +152,27 @@ class Method:
             input at full precision.
         """
         return None
+
+    def output_module(self, layer: Layer) -> nn.Module | None:
+        """Build a module that every output of a layer passes through.
+
+        For what concerns neither weight nor input, as the gradient of the output.
+
+        Args:
+            layer: a layer of which anything is quantized.
+
+        Returns:
+            A module from the output to one of the same shape and dtype, or None.
+        """
+        return None
+
+    def calibrate(self, model: nn.Module, batches: list[Tensor]) -> None:
+        """Set quantizers from data, once all are attached: for what a constructor cannot see.
+
+        Args:
+            model: the model with its quantizers, in evaluation mode.
+            batches: inputs of the model, from training data.
+        """
 
     # What it promises ------------------------------------------------------------------------
 

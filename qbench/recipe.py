@@ -11,18 +11,19 @@ class Recipe(BaseModel):
     """Everything about training that is not the method: it is part of a trial's key.
 
     Attributes:
-        epochs: passes over the training data.
+        epochs: passes over the training data; 0 only quantizes and evaluates.
         batch_size: images per step.
         optimizer: ``sgd`` or ``adam``.
         lr: learning rate at the start.
         momentum: of SGD.
         nesterov: Nesterov's momentum, of SGD.
         weight_decay: L2 penalty on the network's parameters; a method's own are exempt.
-        schedule: ``cosine`` to `final_lr`, ``step`` (× `gamma` at each of `milestones`),
-            ``exponential`` to `final_lr`, or ``constant``. Steps once an epoch.
-        milestones: epochs after which ``step`` lowers the rate.
+        schedule: ``cosine``, ``linear`` or ``exponential`` to `final_lr`; ``cosine_restarts``,
+            begun again at each of `milestones`; ``step`` (× `gamma` at each of `milestones`); or
+            ``constant``. Steps once an epoch.
+        milestones: epochs after which ``step`` lowers the rate, or ``cosine_restarts`` restarts it.
         gamma: the factor of ``step``.
-        final_lr: the rate at the end, of ``cosine`` and ``exponential``.
+        final_lr: the rate at the end, of ``cosine``, ``linear`` and ``exponential``.
         gradient_clip: largest L2 norm of the gradient of all parameters; None: not clipped.
         initialization: ``pretrained`` starts from the full-precision trial's weights of the same
             model, dataset and seed; ``scratch`` from random ones.
@@ -31,14 +32,16 @@ class Recipe(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    epochs: int = Field(ge=1)
+    epochs: int = Field(ge=0)
     batch_size: int = Field(ge=1)
     optimizer: Literal["sgd", "adam"]
     lr: float = Field(gt=0)
     momentum: float = Field(default=0.9, ge=0, lt=1)
     nesterov: bool = False
     weight_decay: float = Field(default=0.0, ge=0)
-    schedule: Literal["cosine", "step", "exponential", "constant"] = "cosine"
+    schedule: Literal["cosine", "cosine_restarts", "linear", "step", "exponential", "constant"] = (
+        "cosine"
+    )
     milestones: tuple[int, ...] = ()
     gamma: float = Field(default=0.1, gt=0, le=1)
     final_lr: float = Field(default=0.0, ge=0)
@@ -48,8 +51,8 @@ class Recipe(BaseModel):
 
     @model_validator(mode="after")
     def _schedule_has_what_it_needs(self) -> Recipe:
-        if self.schedule == "step" and not self.milestones:
-            raise ValueError("schedule 'step' needs milestones, as in [30, 45]")
+        if self.schedule in ("step", "cosine_restarts") and not self.milestones:
+            raise ValueError(f"schedule '{self.schedule}' needs milestones, as in [30, 45]")
         if self.schedule == "exponential" and self.final_lr == 0:
             raise ValueError("schedule 'exponential' needs a final_lr above 0")
         return self

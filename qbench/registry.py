@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 Kind = Literal["methods", "models", "datasets"]
 _plugin_methods: dict[str, type[Method]] = {}
+_plugins: dict[str, Plugin] = {}
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,13 @@ def load_plugin(plugin: Plugin) -> list[str]:
                 'another, as in `name = "my_method"`'
             )
         _plugin_methods[cls.name] = cls
+    _plugins[plugin.path] = plugin
     return [cls.name for cls in found]
+
+
+def plugins() -> list[Plugin]:
+    """The method files that were loaded, for other processes to load."""
+    return list(_plugins.values())
 
 
 def names(kind: Kind) -> list[str]:

@@ -102,7 +102,8 @@ class Suite(BaseModel):
         seeds: one trial for each.
         recipe: ``aligned`` or ``paper``, with changes.
         full_precision: changes to the recipe of the full-precision networks.
-        layers: which layers are quantized.
+        layers: which layers are quantized; None: all but the first and the last, or what each
+            method's paper says where recipes are the papers'.
         threads: torch's threads in a trial on a CPU.
         resources: what a trial takes of the machine.
         published: numbers of a paper to show beside.
@@ -119,7 +120,7 @@ class Suite(BaseModel):
     seeds: list[Annotated[int, Field(ge=0, lt=2**31, strict=True)]] = Field(min_length=1)
     recipe: RecipeChoice = RecipeChoice()
     full_precision: dict[str, Any] = Field(default_factory=dict)
-    layers: str | list[str] | dict[str, str] = "skip_first_last"
+    layers: str | list[str] | dict[str, str] | None = None
     threads: int = Field(default=1, ge=1, le=256)
     resources: Resources = Resources()
     published: Published | None = None

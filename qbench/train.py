@@ -97,7 +97,8 @@ class Training:
         optimizer = _optimizer(handle, recipe)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, functools.partial(_lr_at, recipe))
         soft = handle.method.soft
-        one_function = soft and handle.method.weight_scope == "layer"
+        layerwise = handle.method.weight_scope == "layer"
+        one_function = soft and layerwise and handle.method.elementwise
         observer = Observer(handle.layers, recipe.epochs, one_function)
 
         start = time.perf_counter()
@@ -216,11 +217,19 @@ def _optimizer(handle: Handle, recipe: Recipe) -> torch.optim.Optimizer:
 
 def _lr_at(recipe: Recipe, epochs_done: int) -> float:
     """Learning rate after so many epochs, as a factor of the first."""
-    progress = epochs_done / recipe.epochs
+    progress = epochs_done / max(1, recipe.epochs)
     last = recipe.final_lr / recipe.lr
     match recipe.schedule:
         case "cosine":
             return last + (1 - last) * (1 + math.cos(math.pi * progress)) / 2
+        case "cosine_restarts":
+            ends = sorted({0, *recipe.milestones, recipe.epochs})
+            begin = max(end for end in ends if end <= epochs_done)
+            length = next((end for end in ends if end > epochs_done), begin + 1) - begin
+            progress = (epochs_done - begin) / length
+            return last + (1 - last) * (1 + math.cos(math.pi * progress)) / 2
+        case "linear":
+            return last + (1 - last) * (1 - progress)
         case "step":
             return recipe.gamma ** sum(epochs_done >= m for m in recipe.milestones)
         case "exponential":

@@ -2,7 +2,7 @@
 
 GOOD = '''
 import torch
-from qbench.functional import straight_through
+from qbench.functional import sign, straight_through
 from qbench.method import Method
 
 class MedianSign(Method):
@@ -12,7 +12,8 @@ class MedianSign(Method):
     factor: float = 1.0
 
     def supports(self, bits, task):
-        return None if bits.weights.bits == 1 else "weights of 1 bit only"
+        if bits.weights.bits != 1 or not bits.activations.is_float:
+            return "weights of 1 bit only"
 
     def weight_quantizer(self, layer, weight):
         return Scaled(self.factor)
@@ -24,7 +25,7 @@ class Scaled(torch.nn.Module):
 
     def forward(self, w):
         size = self.factor * w.abs().median()
-        return straight_through(w, size * torch.where(w >= 0, 1.0, -1.0))
+        return straight_through(w, size * sign(w))
 '''
 
 BAD = """

@@ -1,713 +1,459 @@
-"""What every method promises, whichever it is; and what `attach` does with any of them."""
+"""The contract that every method keeps, and that `qbench check` finds every way to break it."""
 
 from __future__ import annotations
 
-import copy
-import pickle
-import re
+import json
+import subprocess
 from collections.abc import Callable
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
 
 from qbench import registry
-from qbench.attachment import Handle, attach
-from qbench.bits import Bits, Width
-from qbench.errors import QbenchError
-from qbench.method import Layer, Method
-
-WIDTHS = ["1/32", "2/32", "3/32", "3(±2)/32", "3(±4)/32", "1/1", "1/2", "2/2", "4/4", "32/4"]
-POLICIES = ["skip_first_last", "all"]
-NAMES = [name for name in registry.names("methods") if name != "fp32"]
+from qbench.bits import Bits
+from qbench.check import FULL, WIDTHS, check
+from tests.conftest import Qbench
+from tests.plugins import GOOD
 
 
-def reason_against(name: str, bits: str) -> str | None:
-    return registry.build_method(name, {}).supports(Bits.parse(bits), "classification")
+def is_there(name: str) -> bool:
+    """Whether the library that a method wraps, if any, is installed."""
+    reason = registry.build_method(name, {}).supports(Bits.parse("4/32"), "classification")
+    return "pip install" not in (reason or "")
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One method at one width on one choice of layers."""
-
-    method: str
-    bits: str
-    layers: str
-
-    def __str__(self) -> str:
-        return f"{self.method} {self.bits} {self.layers}"
-
-    def attach(self, model: nn.Module, dtype: torch.dtype = torch.float32) -> Handle:
-        """The method on a model, ready for its first epoch."""
-        handle = attach(
-            model,
-            self.method,
-            bits=self.bits,
-            layers=self.layers,
-            calibration=[images().to(dtype), images(1).to(dtype)],
-        )
-        handle.on_epoch_start(1, 3)
-        return handle
-
-
-CELLS = [
-    Cell(name, bits, layers)
-    for name in NAMES
-    for bits in WIDTHS
-    if reason_against(name, bits) is None
-    for layers in POLICIES
+NAMES = [name for name in registry.names("methods") if name != "fp32" and is_there(name)]
+# Other forms of a method that keep the contract too.
+VARIANTS: list[tuple[str, dict[str, Any]]] = [
+    ("quantization_networks", {"compat": "official"}),
+    ("quantization_networks", {"share": "network"}),
+    ("binary_connect", {"stochastic": True}),
+    ("bnn", {"stochastic": True}),
+    ("bwn", {"gradient": "lua"}),
+    ("xnor", {"scale_map": True, "centre": True}),
+    ("twn", {"scope": "filter"}),
+    ("ttq", {"initial": "mean"}),
+    ("dorefa", {"gradient_bits": 4}),
+    ("lq_nets", {"debias": True}),
+    ("hwgq", {"levels": "lloyd", "backward": "log_tailed", "plain_norm": True}),
+    ("jacob", {"scope": "filter", "delay": 1}),
+    ("admm", {"extragradient": False}),
+    ("pact", {"weights": "sawb"}),
+    ("lsq", {"weight_range": "symmetric"}),
+    ("apot", {"additive": False, "normalization_gradient": False}),
+    ("bireal", {"gradient": "code"}),
+    ("friesen_domingos", {"loss": "saturated"}),
 ]
-REFUSED = [(name, bits) for name in NAMES for bits in WIDTHS if reason_against(name, bits)]
-every_cell = pytest.mark.parametrize("cell", CELLS, ids=str)
-every_width = pytest.mark.parametrize("cell", [c for c in CELLS if c.layers == "all"], ids=str)
+FEW = {"adaround": {"iterations": 20}}
 
 
-def network() -> nn.Sequential:
-    """Two ordinary convolutions, a depthwise one between them, and two linear layers."""
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Conv2d(3, 8, 3, padding=1, bias=False),
-        nn.BatchNorm2d(8),
-        nn.ReLU(),
-        nn.Conv2d(8, 8, 3, padding=1, groups=8, bias=False),
-        nn.BatchNorm2d(8),
-        nn.ReLU(),
-        nn.Conv2d(8, 8, 1),
-        nn.BatchNorm2d(8),
-        nn.ReLU(),
-        nn.AdaptiveAvgPool2d(2),
-        nn.Flatten(),
-        nn.Linear(32, 16),
-        nn.ReLU(),
-        nn.Linear(16, 4),
-    )
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
 
 
-def images(seed: int = 0) -> Tensor:
-    return torch.randn(8, 3, 6, 6, generator=torch.Generator().manual_seed(seed))
+@pytest.mark.parametrize("name", NAMES)
+def test_every_method_keeps_the_contract(name: str) -> None:
+    report = check(name, FEW.get(name), networks=["mixed"], thorough=False)
+    assert not report.findings
 
 
-def train(handle: Handle, steps: int = 2, dtype: torch.dtype = torch.float32) -> None:
-    """A few steps of training, as the harness takes them."""
-    torch.manual_seed(1)
-    handle.model.train()
-    optimizer = torch.optim.SGD(handle.parameter_groups(lr=0.05, weight_decay=1e-4), lr=0.05)
-    for step in range(steps):
-        optimizer.zero_grad()
-        backward(handle, images(step).to(dtype))
-        optimizer.step()
-        handle.after_step()
+@pytest.mark.parametrize(("name", "options"), VARIANTS, ids=str)
+def test_every_variant_keeps_the_contract(name: str, options: dict[str, Any]) -> None:
+    assert not check(name, options, networks=["convolutional"], thorough=False).findings
 
 
-def backward(handle: Handle, x: Tensor) -> None:
-    target = torch.arange(len(x)) % 4
-    loss = nn.functional.cross_entropy(handle.model(x), target) + handle.penalty()
-    loss.backward()
-
-
-def state(module: nn.Module) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in module.state_dict().items()}
-
-
-def same(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
-    return left.keys() == right.keys() and all(torch.equal(left[k], right[k]) for k in left)
-
-
-def weight_of(layer: Layer) -> Tensor:
-    weight = layer.module.weight
-    assert isinstance(weight, Tensor)
-    return weight
-
-
-def quantizers(handle: Handle) -> list[nn.Module]:
-    pairs = [(layer.weight_quantizer, layer.input_quantizer) for layer in handle.layers]
-    return [quantizer for pair in pairs for quantizer in pair if quantizer is not None]
-
-
-def passing_through(handle: Handle, x: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-    """What goes into and comes out of every input quantizer while the model runs."""
-    seen: dict[str, tuple[Tensor, Tensor]] = {}
-
-    def keep(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple[Tensor], y: Tensor) -> None:
-            seen[name] = (args[0].detach(), y.detach())
-
-        return hook
-
-    hooks = [
-        layer.input_quantizer.register_forward_hook(keep(layer.name))
-        for layer in handle.layers
-        if layer.input_quantizer is not None
-    ]
-    with torch.no_grad():
-        handle.model(x)
-    for hook in hooks:
-        hook.remove()
-    return seen
-
-
-# The contract -------------------------------------------------------------------------------
-
-
-@every_cell
-def test_exactly_what_the_width_says_is_quantized(cell: Cell) -> None:
-    handle = cell.attach(network())
-    bits = Bits.parse(cell.bits)
-    expected = ["0", "3", "6", "11", "13"] if cell.layers == "all" else ["3", "6", "11"]
-    assert [layer.name for layer in handle.layers] == expected
-    for layer in handle.layers:
-        assert (layer.weight_quantizer is None) is bits.weights.is_float
-        assert (layer.input_quantizer is None) is bits.activations.is_float
-
-
-@every_width
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_shapes_and_dtypes_are_kept(cell: Cell, dtype: torch.dtype) -> None:
-    model = network().to(dtype)
-    shapes = {name: p.shape for name, p in model.named_parameters()}
-    handle = cell.attach(model, dtype)
-    for training in (True, False):
-        handle.model.train(training)
-        for layer in handle.layers:
-            assert weight_of(layer).shape == shapes[f"{layer.name}.weight"]
-            assert weight_of(layer).dtype == dtype
-        for before, after in passing_through(handle, images(2).to(dtype)).values():
-            assert after.shape == before.shape
-            assert after.dtype == dtype
-
-
-@every_cell
-def test_a_hardened_weight_takes_no_more_values_than_its_width_allows(cell: Cell) -> None:
-    handle = cell.attach(network())
-    train(handle)
-    handle.harden()
-    for layer in handle.layers:
-        if layer.weight_bits.is_float:
-            continue
-        weight = weight_of(layer).detach()
-        groups = weight if handle.method.weight_scope == "filter" else weight[None]
-        for group in groups:
-            assert len(group.unique()) <= layer.weight_bits.count
-        assert len(weight.unique()) > 1
-
-
-@every_cell
-def test_a_hardened_inputs_values_are_no_more_than_its_width_allows(cell: Cell) -> None:
-    handle = cell.attach(network())
-    train(handle)
-    handle.harden().eval()
-    for scale in (1.0, 30.0):
-        for name, (_, after) in passing_through(handle, scale * images(2)).items():
-            layer = next(layer for layer in handle.layers if layer.name == name)
-            assert len(after.unique()) <= layer.input_bits.count, name
-
-
-@every_cell
-def test_hardening_changes_neither_weights_nor_what_is_computed(cell: Cell) -> None:
-    handle = cell.attach(network())
-    train(handle)
-    model = handle.model.eval()
-    with torch.no_grad():
-        output = model(images(3))
-        weights = [weight_of(layer).clone() for layer in handle.layers]
-    handle.harden()
-    for layer, weight in zip(handle.layers, weights, strict=True):
-        assert isinstance(weight_of(layer), nn.Parameter)
-        assert torch.equal(weight_of(layer), weight)
-    with torch.no_grad():
-        assert torch.equal(model(images(3)), output)
-
-
-@every_cell
-def test_gradients_are_finite_and_reach_every_latent_weight(cell: Cell) -> None:
-    handle = cell.attach(network())
-    handle.model.train()
-    backward(handle, images())
-    for layer in handle.layers:
-        gradient = layer.latent_weight.grad
-        assert gradient is not None
-        assert gradient.isfinite().all()
-        assert gradient.any()
-    for name, parameter in handle.model.named_parameters():
-        assert parameter.grad is None or parameter.grad.isfinite().all(), name
-
-
-@every_width
-def test_training_moves_what_is_quantized(cell: Cell) -> None:
-    handle = cell.attach(network())
-    before = [layer.latent_weight.detach().clone() for layer in handle.layers]
-    train(handle)
-    for layer, weight in zip(handle.layers, before, strict=True):
-        assert not torch.equal(layer.latent_weight, weight)
-        assert layer.latent_weight.isfinite().all()
-
-
-@every_width
-def test_the_same_seed_gives_the_same_bits(cell: Cell) -> None:
-    states = []
-    for _ in range(2):
-        handle = cell.attach(network())
-        train(handle)
-        states.append(state(handle.harden()))
-        torch.rand(3)
-    assert same(*states)
-
-
-@every_width
-def test_a_state_dict_carries_everything_over_to_a_fresh_copy(cell: Cell) -> None:
-    plain = network()
-    handle = cell.attach(copy.deepcopy(plain))
-    train(handle)
-    handle.on_epoch_start(3, 3)
-    fresh = cell.attach(copy.deepcopy(plain))
-    fresh.model.load_state_dict(handle.model.state_dict())
-    with torch.no_grad():
-        for training in (False, True):
-            x = images(3)
-            assert torch.equal(fresh.model.train(training)(x), handle.model.train(training)(x))
-    assert same(state(fresh.model), state(handle.model))
-
-
-@every_width
-def test_a_deep_copy_of_an_attached_model_is_its_equal_and_independent(cell: Cell) -> None:
-    handle = cell.attach(network())
-    train(handle)
-    twin = copy.deepcopy(handle.model)
-    before = state(handle.model)
-    assert same(state(twin), before)
-    with torch.no_grad():
-        assert torch.equal(twin.eval()(images(3)), handle.model.eval()(images(3)))
-    twin.train()(images(3)).sum().backward()
-    with torch.no_grad():
-        for parameter in twin.parameters():
-            parameter.add_(1)
-    assert same(state(handle.model), before)
-
-
-@every_width
-def test_a_deep_copy_of_a_handle_drives_the_copied_model(cell: Cell) -> None:
-    handle = cell.attach(network())
-    train(handle)
-    before = state(handle.model)
-    twin = copy.deepcopy(handle)
-    assert same(state(twin.model), before)
-    train(twin)
-    assert not same(state(twin.model), before)
-    assert same(state(handle.model), before)
-    train(handle)
-    assert same(state(handle.model), state(twin.model))
-
-
-@every_cell
-def test_a_hardened_model_can_be_pickled(cell: Cell) -> None:
-    handle = cell.attach(network())
-    train(handle)
-    model = handle.harden().eval()
-    again = pickle.loads(pickle.dumps(model))
-    with torch.no_grad():
-        assert torch.equal(again(images(3)), model(images(3)))
-    assert same(state(again), state(model))
-
-
-@every_width
-def test_reading_a_weight_changes_nothing(cell: Cell) -> None:
-    handle = cell.attach(network())
-    train(handle, steps=1)
-    before = state(handle.model)
-    for training in (True, False):
-        handle.model.train(training)
-        for layer in handle.layers:
-            first = weight_of(layer).clone()
-            assert torch.equal(weight_of(layer), first)
-    assert same(state(handle.model), before)
-
-
-@every_width
-def test_evaluation_changes_nothing(cell: Cell) -> None:
-    handle = cell.attach(network())
-    train(handle, steps=1)
-    before = state(handle.model)
-    with torch.no_grad():
-        first = handle.model.eval()(images(3))
-        handle.model(5 * images(4))
-        assert torch.equal(handle.model(images(3)), first)
-    assert same(state(handle.model), before)
-
-
-@every_width
-def test_training_mode_does_not_soften_what_is_hardened(cell: Cell) -> None:
-    handle = cell.attach(network())
-    train(handle)
-    handle.harden()
-    handle.model.eval()
-    hard = passing_through(handle, images(3))
-    frozen = {n: v for n, v in state(handle.model).items() if "quantizer" in n}
-    handle.model.train()
-    passing_through(handle, 10 * images(4))
-    for layer in handle.layers:
-        if layer.input_quantizer is not None:
-            before, after = hard[layer.name]
-            assert torch.equal(layer.input_quantizer(before), after)
-    assert same({n: v for n, v in state(handle.model).items() if "quantizer" in n}, frozen)
-
-
-@every_cell
-def test_detaching_gives_the_float_model_back(cell: Cell) -> None:
-    model = network()
-    before = state(model)
-    handle = cell.attach(model)
-    assert handle.detach() is handle.model
-    assert same(state(handle.model), before)
-    kinds = [type(m) for m in network().modules() if not isinstance(m, nn.ReLU)]
-    assert [type(m) for m in handle.model.modules() if isinstance(m, tuple(kinds))] == kinds
-    handle.model.train()(images()).sum().backward()
-
-
-@every_width
-def test_detaching_after_training_leaves_the_latent_weights(cell: Cell) -> None:
-    handle = cell.attach(network())
-    train(handle)
-    latent = {layer.name: layer.latent_weight.detach().clone() for layer in handle.layers}
-    handle.detach()
-    modules = dict(handle.model.named_modules())
-    assert all(torch.equal(modules[name].get_parameter("weight"), latent[name]) for name in latent)
-    assert quantizers(handle) == []
-
-
-@every_width
-def test_it_trains_under_autocast(cell: Cell) -> None:
-    handle = cell.attach(network())
-    handle.model.train()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        backward(handle, images())
-        handle.model.eval()
-        assert handle.model(images(1)).isfinite().all()
-    for layer in handle.layers:
-        gradient = layer.latent_weight.grad
-        assert gradient is not None
-        assert gradient.isfinite().all()
-        assert gradient.any()
-    assert all(value.isfinite().all() for value in state(handle.model).values())
-
-
-@every_width
-def test_autocast_does_not_make_weights_coarser(cell: Cell) -> None:
-    handle = cell.attach(network())
-    train(handle)
-    handle.model.eval()
-    for layer in handle.layers:
-        with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
-            under = weight_of(layer).clone()
-        assert torch.equal(under, weight_of(layer))
-
-
-@every_width
-def test_it_trains_in_float64_after_the_model_was_moved_there(cell: Cell) -> None:
-    handle = cell.attach(network())
-    handle.model.double()
-    train(handle, dtype=torch.float64)
-    for layer in handle.layers:
-        assert weight_of(layer).dtype == torch.float64
-    assert handle.model.eval()(images().double()).isfinite().all()
-
-
-@every_width
-def test_learned_parameters_are_the_optimisers_once_each(cell: Cell) -> None:
-    handle = cell.attach(network())
-    groups = handle.parameter_groups(lr=0.1, weight_decay=1e-4)
-    given = [parameter for group in groups for parameter in group["params"]]
-    assert len(given) == len(set(given))
-    assert set(given) == {p for p in handle.model.parameters() if p.requires_grad}
-
-
-@pytest.mark.parametrize(("name", "bits"), REFUSED)
-def test_a_width_a_method_cannot_do_is_refused_with_the_reason(name: str, bits: str) -> None:
-    model = network()
-    before = state(model)
-    with pytest.raises(QbenchError) as refused:
-        attach(model, name, bits=bits, calibration=[images()])
-    reason = reason_against(name, bits)
-    assert reason
-    assert str(refused.value) == f"{name} cannot do {bits}: {reason}"
-    assert same(state(model), before)
-
-
-def attached(method: str = "quantization_networks", bits: str = "2/2") -> Handle:
-    """A method on the network, briefly trained."""
-    handle = Cell(method, bits, "all").attach(network())
-    train(handle)
-    return handle
-
-
-def test_hardening_twice_is_hardening_once() -> None:
-    handle = attached()
-    model = handle.harden().eval()
-    with torch.no_grad():
-        output = model(images(3))
-        assert torch.equal(handle.harden().eval()(images(3)), output)
-
-
-def test_a_model_detached_after_hardening_still_runs() -> None:
-    handle = attached()
-    handle.harden()
-    assert handle.detach()(images()).isfinite().all()
-
-
-@pytest.mark.parametrize("end", [Handle.harden, Handle.detach])
-def test_hardening_or_detaching_a_deep_copy_leaves_the_original_attached(
-    end: Callable[[Handle], nn.Module],
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_every_method_keeps_the_contract_on_every_network_compiled_and_in_two_processes(
+    name: str,
 ) -> None:
-    handle = attached()
-    before = state(handle.model)
-    with torch.no_grad():
-        output = handle.model.eval()(images(3))
-        end(copy.deepcopy(handle))
-        assert torch.equal(handle.model(images(3)), output)
-    assert same(state(handle.model), before)
+    assert not check(name, FEW.get(name), networks=FULL).findings
 
 
-@pytest.mark.parametrize("end", [Handle.harden, Handle.detach])
-def test_after_the_original_was_hardened_or_detached_its_deep_copy_still_works(
-    end: Callable[[Handle], nn.Module],
-) -> None:
-    handle = attached()
-    twin = copy.deepcopy(handle.model).eval()
-    with torch.no_grad():
-        output = twin(images(3))
-        end(handle)
-        assert torch.equal(twin(images(3)), output)
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_checked_covers_every_width_that_a_method_accepts(name: str) -> None:
+    method = registry.build_method(name, {})
+    accepted = [b for b in WIDTHS if method.supports(Bits.parse(b), "classification") is None]
+    report = check(name, networks=[], thorough=False)
+    for side in (0, 1):
+        assert {b.split("/")[side] for b in report.widths} == {b.split("/")[side] for b in accepted}
 
 
-def test_a_model_can_be_attached_to_again_after_it_was_detached() -> None:
-    plain = network()
-    handle = attached()
-    handle.detach()
-    handle.model.load_state_dict(plain.state_dict())
-    again = Cell("ste", "4/4", "all").attach(handle.model)
-    fresh = Cell("ste", "4/4", "all").attach(plain)
-    with torch.no_grad():
-        assert torch.equal(again.model.eval()(images(3)), fresh.model.eval()(images(3)))
+# Every way to break it --------------------------------------------------------------------------
 
+HEAD = """
+import torch
+from torch import nn
+from qbench.functional import sign, straight_through
+from qbench.method import Method, Quantizer
 
-def test_every_method_can_do_something() -> None:
-    assert {cell.method for cell in CELLS} == set(NAMES)
+def binary(w):
+    return w.detach().abs().mean() * sign(w)
 
+class Broken(Method):
+    def supports(self, bits, task):
+        return None if str(bits) == "1/32" else "1/32 only"
 
-# attach -------------------------------------------------------------------------------------
+    def weight_quantizer(self, layer, weight):
+        return Weight()
+"""
 
+BROKEN = {
+    "no_quantizer": (
+        "attaches",
+        "returned None",
+        """
+class Broken(Broken):
+    def weight_quantizer(self, layer, weight):
+        return None
+""",
+    ),
+    "dtype": (
+        "keeps_shape_and_dtype",
+        "must keep shape and dtype",
+        """
+class Weight(nn.Module):
+    def forward(self, w):
+        return straight_through(w, w.abs().mean() * torch.where(w >= 0, 1.0, -1.0))
+""",
+    ),
+    "levels": (
+        "has_the_levels_it_promises",
+        "3 values after hardening, where 1 bits allow 2",
+        """
+class Weight(nn.Module):
+    def forward(self, w):
+        return straight_through(w, (2 * w).round().clamp(-1, 1))
+""",
+    ),
+    "scope": (
+        "has_the_levels_it_promises",
+        "is weight_scope 'filter'?",
+        """
+class Weight(nn.Module):
+    def forward(self, w):
+        scale = w.detach().abs().mean(tuple(range(1, w.dim())), keepdim=True)
+        return straight_through(w, scale * sign(w))
+""",
+    ),
+    "named_levels": (
+        "has_the_levels_it_promises",
+        "does not have the levels that 3(±4) names",
+        """
+class Broken(Broken):
+    def supports(self, bits, task):
+        return None if str(bits) == "3(±4)/32" else "3(±4)/32 only"
 
-class Shaped(nn.Module):
-    """Returns its input in another shape, dtype or kind."""
-
-    def __init__(self, change: Callable[[Tensor], Any]) -> None:
+class Weight(nn.Module):
+    def forward(self, w):
+        return straight_through(w, (3 * w).round().clamp(-3, 3))
+""",
+    ),
+    "soft_in_evaluation": (
+        "has_the_levels_it_promises",
+        "quantize fully where `self.training` is False",
+        """
+class Weight(nn.Module):
+    def forward(self, w):
+        return w.tanh()
+""",
+    ),
+    "impure": (
+        "hardens_to_what_it_evaluates",
+        "hardening changed the values",
+        """
+class Weight(nn.Module):
+    def __init__(self):
         super().__init__()
-        self.change = change
+        self.register_buffer("reads", torch.zeros(()))
 
-    def forward(self, x: Tensor) -> Any:
-        return self.change(x)
+    def forward(self, w):
+        self.reads += 1
+        return straight_through(w, (1 + self.reads) * binary(w))
+""",
+    ),
+    "no_gradient": (
+        "has_gradients_everywhere",
+        "gets no gradient",
+        """
+class Weight(nn.Module):
+    def forward(self, w):
+        return binary(w) + 0 * w
+""",
+    ),
+    "infinite_gradient": (
+        "has_gradients_everywhere",
+        "is not finite",
+        """
+class Weight(nn.Module):
+    def forward(self, w):
+        return straight_through(w * float("inf"), binary(w))
+""",
+    ),
+    "input_without_gradient": (
+        "has_gradients_everywhere",
+        "passes no gradient",
+        """
+class Broken(Broken):
+    def supports(self, bits, task):
+        return None if str(bits) == "1/1" else "1/1 only"
+
+    def input_quantizer(self, layer, sample):
+        return Input()
+
+class Input(nn.Module):
+    def forward(self, x):
+        return (x > 0.5).to(x) + 0 * x
+
+class Weight(nn.Module):
+    def forward(self, w):
+        return straight_through(w, binary(w))
+""",
+    ),
+    "frozen": (
+        "trains",
+        "training does not move the latent weight",
+        """
+class Broken(Broken):
+    def on_epoch_start(self, epoch, epochs):
+        if epoch == 1:
+            self.first = [layer.latent_weight.detach().clone() for layer in self.layers]
+
+    def after_step(self):
+        for layer, first in zip(self.layers, self.first):
+            layer.latent_weight.copy_(first)
+
+class Weight(nn.Module):
+    def forward(self, w):
+        return straight_through(w, binary(w))
+""",
+    ),
+    "unseeded": (
+        "is_deterministic",
+        "two runs with one seed differ",
+        """
+import random
+
+class Weight(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("size", torch.tensor(1 + random.SystemRandom().random()))
+
+    def forward(self, w):
+        return straight_through(w, self.size.to(w) * sign(w))
+""",
+    ),
+    "hidden_state": (
+        "survives_a_checkpoint",
+        "belongs in parameters, buffers or get_extra_state",
+        """
+class Weight(Quantizer):
+    def __init__(self):
+        super().__init__()
+        self.size = 1.0
+
+    def forward(self, w):
+        return straight_through(w, self.size * sign(w))
+
+    def update(self, x):
+        self.size *= 1.1
+""",
+    ),
+    "pickles_in_state": (
+        "survives_a_checkpoint",
+        "more than tensors and plain values",
+        """
+import datetime
+
+class Weight(nn.Module):
+    def forward(self, w):
+        return straight_through(w, binary(w))
+
+    def get_extra_state(self):
+        return datetime.timezone.utc
+
+    def set_extra_state(self, state):
+        pass
+""",
+    ),
+    "lambda": (
+        "copies",
+        "cannot be pickled",
+        """
+class Broken(Broken):
+    def prepare(self, model, bits):
+        for module in model.modules():
+            if isinstance(module, nn.ReLU):
+                module.slope = lambda x: x
+        return model
+
+class Weight(nn.Module):
+    def forward(self, w):
+        return straight_through(w, binary(w))
+""",
+    ),
+    "updates_when_read": (
+        "updates_once_a_step",
+        "is another each time it is read",
+        """
+class Weight(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("size", torch.ones(()))
+
+    def forward(self, w):
+        if self.training:
+            with torch.no_grad():
+                self.size.mul_(0.9).add_(0.1 * w.abs().mean())
+        return straight_through(w, self.size.to(w) * sign(w))
+""",
+    ),
+    "learns_in_evaluation": (
+        "evaluates_without_a_trace",
+        "evaluat",
+        """
+class Broken(Broken):
+    def supports(self, bits, task):
+        return None if str(bits) == "1/1" else "1/1 only"
+
+    def input_quantizer(self, layer, sample):
+        return Input()
+
+class Input(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("top", torch.ones(()))
+
+    def forward(self, x):
+        with torch.no_grad():
+            self.top.mul_(0.5).add_(0.5 * x.abs().max())
+        top = self.top.to(x)
+        return straight_through(x, top * (x > top / 2).to(x))
+
+class Weight(nn.Module):
+    def forward(self, w):
+        return straight_through(w, binary(w))
+""",
+    ),
+    "autocast": (
+        "evaluates_under_autocast",
+        "autocast changes the quantized values",
+        """
+class Weight(nn.Module):
+    def forward(self, w):
+        rows = w.detach().flatten(1)
+        size = (rows.t() @ rows).diagonal().mean().to(w.dtype)
+        return straight_through(w, size * sign(w))
+""",
+    ),
+    "parameters": (
+        "gives_its_parameters_once",
+        "leaves out",
+        """
+class Broken(Broken):
+    def parameter_groups(self, parameters, lr):
+        return []
+
+class Weight(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.size = nn.Parameter(torch.ones(()))
+
+    def forward(self, w):
+        return straight_through(w, self.size.detach().to(w) * sign(w)) + 0 * self.size.to(w)
+""",
+    ),
+    "raises": (
+        "attaches",
+        "raised ZeroDivisionError: integer division or modulo by zero (broken_raises.py:20)",
+        """
+
+class Weight(nn.Module):
+    def forward(self, w):
+        return w / (1 // 0)
+""",
+    ),
+    "supports_raises": (
+        "supports",
+        "supports() raised KeyError",
+        """
+class Broken(Broken):
+    def supports(self, bits, task):
+        raise KeyError(str(bits))
+""",
+    ),
+    "supports_nothing": (
+        "supports",
+        "can do nothing: no",
+        """
+class Broken(Broken):
+    def supports(self, bits, task):
+        return "no"
+""",
+    ),
+    "supports_lines": (
+        "supports",
+        "return one line",
+        """
+class Broken(Broken):
+    def supports(self, bits, task):
+        return ""
+""",
+    ),
+}
 
 
-class Misshapen(Method):
-    """Quantizers that do not return what they were given."""
-
-    on: str = "weight"
-    change: Any = None
-
-    def weight_quantizer(self, layer: Layer, weight: Tensor) -> nn.Module | None:
-        return Shaped(self.change) if self.on == "weight" else None
-
-    def input_quantizer(self, layer: Layer, sample: Tensor) -> nn.Module | None:
-        return Shaped(self.change) if self.on == "input" else None
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_broken_promise_is_found_and_explained(case: str, tmp_path: Path) -> None:
+    expected, words, source = BROKEN[case]
+    path = tmp_path / f"broken_{case}.py"
+    registry.load_plugin(registry.Plugin(str(path), HEAD + source))
+    report = check("broken", networks=["mixed"], thorough=False)
+    assert words in {f.check: f.message for f in report.findings}.get(expected, ""), report.findings
 
 
-def names_of(layers: Any, bits: str = "2/32") -> dict[str, str]:
-    """The layers that a policy quantizes, with their widths."""
-    handle = attach(network(), "ste", bits=bits, layers=layers, calibration=[images()])
-    return {layer.name: f"{layer.weight_bits}/{layer.input_bits}" for layer in handle.layers}
+# The command ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("wrote", "meant"), [("twm", "twn"), ("lqnets", "lq_nets"), ("STE", "ste")]
-)
-def test_an_unknown_method_names_the_nearest(wrote: str, meant: str) -> None:
-    with pytest.raises(QbenchError, match=f"'{wrote}'; did you mean '{meant}'"):
-        attach(network(), wrote, bits="2/32")
+@pytest.fixture
+def qbench(qbench_in: Callable[[Path], Qbench], tmp_path: Path) -> Qbench:
+    return qbench_in(tmp_path)
 
 
-def test_an_unknown_option_names_the_nearest() -> None:
-    with pytest.raises(
-        QbenchError, match="twn: treshold: no such option; did you mean 'threshold'"
-    ):
-        attach(network(), "twn", bits="2/32", treshold=0.5)
+def test_the_command_tells_that_a_good_plugin_is_good(qbench: Qbench, tmp_path: Path) -> None:
+    path = tmp_path / "median_sign.py"
+    path.write_text(GOOD, encoding="utf-8")
+    output = qbench("check", path)
+    assert "median_sign keeps the contract" in output
+    assert "1/32" in output
 
 
-def test_an_option_of_the_wrong_type_is_refused() -> None:
-    with pytest.raises(QbenchError, match=r"twn: scope: .*'layer' or 'filter', not 'network'"):
-        attach(network(), "twn", bits="2/32", scope="network")
+def test_the_command_says_what_is_broken_and_where(qbench: Qbench, tmp_path: Path) -> None:
+    path = tmp_path / "broken.py"
+    path.write_text(HEAD + BROKEN["raises"][2], encoding="utf-8")
+    done = subprocess.run(
+        qbench.command("check", path, "--quick", "--json"),
+        env=qbench.environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    (report,) = json.loads(done.stdout)
+    (finding,) = report["findings"]
+    assert finding["check"] == "attaches"
+    assert "(broken.py:20)" in finding["message"]
+    assert "1 // 0" in finding["traceback"]
 
 
-def test_options_reach_the_method() -> None:
-    handle = attach(network(), "twn", bits="2/32", threshold=1.5)
-    assert handle.method.threshold == 1.5  # type: ignore[attr-defined]
+def test_the_command_checks_an_option(qbench: Qbench) -> None:
+    output = qbench("check", "dorefa", "--quick", "--set", "gradient_bits=4")
+    assert "dorefa keeps the contract" in output
+    output = qbench("check", "dorefa", "--quick", "--set", "gradient_bit=4", code=2)
+    assert "did you mean 'gradient_bits'" in output
 
 
-def test_a_method_already_built_takes_no_options() -> None:
-    built = registry.build_method("twn", {})
-    assert attach(network(), built, bits="2/32").method is built
-    with pytest.raises(QbenchError, match="options go with a method's name"):
-        attach(network(), registry.build_method("twn", {}), bits="2/32", threshold=1.0)
-
-
-@pytest.mark.parametrize(
-    ("bits", "message"),
-    [
-        ("2", "write weights/activations as 2/32"),
-        ("two/32", "'two' is no bit-width"),
-        ("9/32", "1 to 8 bits"),
-        ("3(±7)/32", "the nearest that does is 3(±4)"),
-        ("2/3(±4)", "write 2/3"),
-    ],
-)
-def test_what_is_no_width_is_refused(bits: str, message: str) -> None:
-    with pytest.raises(QbenchError, match=re.escape(message)):
-        attach(network(), "quantization_networks", bits=bits)
-
-
-def test_bits_may_be_given_parsed() -> None:
-    handle = attach(network(), "ste", bits=Bits(Width(3), Width(32)))
-    assert {str(layer.weight_bits) for layer in handle.layers} == {"3"}
-
-
-def test_quantizing_inputs_needs_calibration_data() -> None:
-    with pytest.raises(QbenchError, match=r"'3' saw no calibration data.*calibration="):
-        attach(network(), "ste", bits="2/2")
-
-
-def test_quantizing_weights_needs_none() -> None:
-    assert len(attach(network(), "quantization_networks", bits="2/32").layers) == 3
-
-
-@pytest.mark.parametrize(
-    "batches",
-    [
-        [images(), images(1)],
-        [(images(), torch.zeros(8)), (images(1), torch.zeros(8))],
-        [[images()], [images(1)]],
-    ],
-    ids=["tensors", "tuples", "lists"],
-)
-def test_calibration_takes_tensors_or_pairs(batches: list[Any]) -> None:
-    handle = attach(network(), "ste", bits="2/2", layers=["0"], calibration=batches)
-    quantizer = handle.layers[0].input_quantizer
-    assert quantizer is not None
-    largest = max(float(images().abs().max()), float(images(1).abs().max()))
-    assert float(quantizer(torch.tensor(1e6))) == pytest.approx(largest)
-
-
-def test_calibration_samples_a_layers_own_inputs_as_they_are_in_evaluation() -> None:
-    model = network()
-    seen: list[Tensor] = []
-    model[6].register_forward_pre_hook(lambda module, args: seen.append(args[0].detach()))
-    with torch.no_grad():
-        copy.deepcopy(model).eval()(images())
-    handle = attach(model, "ste", bits="2/2", layers=["6"], calibration=[images()])
-    quantizer = handle.layers[0].input_quantizer
-    assert quantizer is not None
-    assert float(quantizer(torch.tensor(1e6))) == pytest.approx(float(seen[0].max()))
-
-
-@pytest.mark.parametrize("training", [True, False])
-def test_attaching_leaves_modes_and_batch_statistics_alone(training: bool) -> None:
-    model = network().train(training)
-    model[1].train(not training)
-    modes = {name: module.training for name, module in model.named_modules()}
-    before = state(model)
-    attach(model, "ste", bits="32/4", calibration=[images()])
-    found = state(model)
-    assert all(torch.equal(found[name], before[name]) for name in before)
-    after = dict(model.named_modules())
-    assert all(after[name].training is modes[name] for name in modes)
-
-
-def test_by_default_the_first_and_the_last_layer_stay_full_precision() -> None:
-    expected = {"3": "2/4", "6": "2/4", "11": "2/4"}
-    assert names_of("skip_first_last", "2/4") == expected
-    handle = attach(network(), "ste", bits="2/4", calibration=[images()])
-    assert [layer.name for layer in handle.layers] == list(expected)
-
-
-def test_all_means_all() -> None:
-    assert names_of("all") == dict.fromkeys(["0", "3", "6", "11", "13"], "2/32")
-
-
-@pytest.mark.parametrize(("bits", "ends"), [("2/4", "8/8"), ("2/32", "8/32"), ("32/4", "32/8")])
-def test_the_ends_may_have_eight_bits(bits: str, ends: str) -> None:
-    middle = dict.fromkeys(["3", "6", "11"], bits)
-    assert names_of("first_last_8bit", bits) == {"0": ends, **middle, "13": ends}
-
-
-def test_layers_may_be_listed() -> None:
-    assert names_of(["11", "0"]) == {"0": "2/32", "11": "2/32"}
-    assert names_of([]) == {}
-
-
-def test_layers_may_each_have_their_widths() -> None:
-    found = names_of({"13": "8/8", "3": "4/32", "6": "32/32"})
-    assert found == {"3": "4/32", "13": "8/8"}
-
-
-@pytest.mark.parametrize("layers", [["3", "12"], {"12": "2/32"}])
-def test_an_unknown_layer_is_refused(layers: Any) -> None:
-    with pytest.raises(QbenchError, match="the model has no conv or linear layer '12'"):
-        attach(network(), "ste", bits="2/32", layers=layers)
-
-
-def test_an_unknown_layer_names_the_nearest() -> None:
-    model = nn.ModuleDict({"stem": nn.Linear(2, 2), "classifier": nn.Linear(2, 2)})
-    with pytest.raises(QbenchError, match="'clasifier'; did you mean 'classifier'"):
-        attach(model, "ste", bits="2/32", layers=["clasifier"])
-
-
-def test_an_unknown_policy_names_the_nearest() -> None:
-    with pytest.raises(QbenchError, match="'first_last' is no layer policy; did you mean '"):
-        attach(network(), "ste", bits="2/32", layers="first_last")
-
-
-def test_a_width_in_a_mapping_that_is_none_is_refused() -> None:
-    with pytest.raises(QbenchError, match="no bit-width"):
-        attach(network(), "ste", bits="2/32", layers={"3": "two/32"})
-
-
-@pytest.mark.parametrize(
-    ("method", "width"), [("bwn", "4/32"), ("twn", "2/2"), ("ste", "3(±2)/32")]
-)
-def test_a_width_in_a_mapping_that_the_method_cannot_do_is_refused(method: str, width: str) -> None:
-    good = "1/32" if method == "bwn" else "2/32"
-    with pytest.raises(QbenchError, match=f"{method} cannot do"):
-        attach(network(), method, bits=good, layers={"3": width}, calibration=[images()])
-
-
-@pytest.fixture(params=["weight", "input"])
-def tensor(request: pytest.FixtureRequest) -> str:
-    """Which of a layer's two tensors a quantizer is for."""
-    return str(request.param)
-
-
-@pytest.mark.parametrize(
-    ("change", "found"),
-    [
-        (torch.flatten, "must keep shape and dtype"),
-        (Tensor.double, "must keep shape and dtype"),
-        (Tensor.tolist, "not a tensor"),
-    ],
-)
-def test_a_quantizer_that_returns_something_else_is_refused(
-    tensor: str, change: Callable[[Tensor], Any], found: str
-) -> None:
-    method = Misshapen(on=tensor, change=change)
-    with pytest.raises((TypeError, ValueError)) as refused:
-        attach(network(), method, bits="2/2", layers=["6"], calibration=[images()])
-    for part in ("misshapen", f"{tensor} quantizer", "'6'", found):
-        assert part in str(refused.value)
+def test_the_command_names_the_nearest_method(qbench: Qbench) -> None:
+    assert "did you mean 'dorefa'" in qbench("check", "dorfa", code=2)

@@ -1,0 +1,133 @@
+"""ABC-Net: accurate binary convolution (Lin, Zhao, Pan, NeurIPS 2017, arXiv:1711.11294).
+
+Weights, M bits: M binary bases, for each layer (Eq. 2–4)::
+
+    w_q = Σ_i α_i B_i,   B_i = sign(w − mean(w) + u_i std(w)),   u_i = −1 + 2(i − 1)/(M − 1)
+
+with α the least-squares solution of ‖w − Bα‖²; u = 0 where M = 1. Gradient, straight through each
+base: ∂w_q/∂w = Σ_i α_i.
+
+Activations, N bits: N binary bases with learned shifts v and scales β (Eq. 6–9)::
+
+    x_q = Σ_n β_n A_n,   A_n = +1 where clip(x + v_n, 0, 1) ≥ ½, else −1
+    ∂A_n/∂x = ∂A_n/∂v_n = 1[0 ≤ x + v_n ≤ 1],   ∂x_q/∂β_n = A_n
+
+M bits have M + 1 levels, not 2^M.
+
+The order is normalisation, binary activation, convolution, so every ReLU becomes a hard tanh, which
+lets negative values through. The paper does not say where v and β start: here thresholds ½ − v_n
+are evenly spaced quantiles of the input, and β its least-squares fit.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from qbench.functional import sign, straight_through
+from qbench.method import Bits, Layer, Method, replace_modules
+
+
+class ABCNet(Method):
+    """Sums of binary bases."""
+
+    name = "abc_net"
+    title = "ABC-Net"
+    paper = "Lin et al., NeurIPS 2017, arXiv:1711.11294"
+    paper_recipe = {
+        "optimizer": "sgd",
+        "lr": 0.01,
+        "momentum": 0.9,
+        "schedule": "step",
+        "milestones": [30, 60],
+        "gamma": 0.1,
+        "epochs": 90,
+        "batch_size": 256,
+        "weight_decay": 1e-4,
+        "initialization": "pretrained",
+    }
+
+    def supports(self, bits: Bits, task: str) -> str | None:
+        """Any number of bases."""
+        if bits.weights.top is not None:
+            return f"its levels are sums of fitted scales, not 0…±{bits.weights.top}"
+        return None
+
+    def prepare(self, model: nn.Module, bits: Bits) -> nn.Module:
+        """Let negative values reach binary activations."""
+        if bits.activations.is_float:
+            return model
+        return replace_modules(model, nn.ReLU, nn.Hardtanh)
+
+    def weight_quantizer(self, layer: Layer, weight: Tensor) -> BinaryBases:
+        """Σ α_i B_i."""
+        return BinaryBases(layer.weight_bits.bits)
+
+    def input_quantizer(self, layer: Layer, sample: Tensor) -> BinaryActivations:
+        """Σ β_n A_n."""
+        return BinaryActivations(layer.input_bits.bits, sample)
+
+
+class BinaryBases(nn.Module):
+    """w_q = Σ α_i B_i, α by least squares.
+
+    Args:
+        bases: M.
+    """
+
+    def __init__(self, bases: int) -> None:
+        super().__init__()
+        self.shifts = [0.0] if bases == 1 else [2 * i / (bases - 1) - 1 for i in range(bases)]
+
+    def forward(self, w: Tensor) -> Tensor:
+        """Quantize ``w``, any shape."""
+        fixed = w.detach()
+        mean, std = fixed.mean(), fixed.std(correction=0)
+        bases = [sign(fixed - mean + u * std) for u in self.shifts]
+        alpha = least_squares(bases, fixed)
+        quantized = sum((a * b for a, b in zip(alpha, bases, strict=True)), torch.zeros_like(w))
+        return straight_through(w * alpha.sum(), quantized)
+
+
+class BinaryActivations(nn.Module):
+    """x_q = Σ β_n A_n, β and the shifts v learned.
+
+    Args:
+        bases: N.
+        sample: inputs from which they start.
+    """
+
+    def __init__(self, bases: int, sample: Tensor) -> None:
+        super().__init__()
+        ordered = sample.flatten().sort().values
+        places = [len(ordered) * (n + 1) // (bases + 1) for n in range(bases)]
+        thresholds = torch.stack([ordered[i] for i in places])
+        self.shift = nn.Parameter(0.5 - thresholds)  # v
+        fitted = least_squares([sign(sample - t) for t in thresholds], sample)
+        self.scale = nn.Parameter(fitted)  # β
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Quantize ``x``, any shape."""
+        quantized = torch.zeros_like(x)
+        for v, beta in zip(self.shift.to(x.dtype), self.scale.to(x.dtype), strict=True):
+            unit = (x + v).clamp(0, 1)
+            base = straight_through(unit, sign(x + v - 0.5))
+            quantized = quantized + beta * base
+        return quantized
+
+
+def least_squares(bases: list[Tensor], target: Tensor) -> Tensor:
+    """The scales α that minimise ‖target − Σ α_i B_i‖², the shortest where there are many.
+
+    Args:
+        bases: tensors of −1 and +1, all of the same shape.
+        target: likewise.
+
+    Returns:
+        (bases,) in the dtype of ``target``; computed in float64.
+    """
+    b = torch.stack([base.flatten() for base in bases]).double()
+    gram = (b.unsqueeze(0) * b.unsqueeze(1)).sum(-1)
+    moment = (b * target.flatten().double()).sum(-1)
+    solution = (torch.linalg.pinv(gram, hermitian=True) * moment).sum(-1)
+    return solution.to(target.dtype)

@@ -1,0 +1,182 @@
+"""Extremely low bit networks with ADMM (Leng et al., AAAI 2018, arXiv:1707.09870).
+
+Weights at α · {−1, 1}, α · {−1, 0, 1}, α · {0, ±1, ±2} or α · {0, ±1, ±2, ±4}, α each layer's own.
+The problem min f(W) with W = G and G in that set C is split (scaled dual variable λ, Eq. 5)::
+
+    L(W, G, λ) = f(W) + ρ/2 ‖W − G + λ‖² − ρ/2 ‖λ‖²
+
+and each part is solved in turn::
+
+    W:  gradient steps on f(W) + ρ/2 ‖W − G + λ‖²
+    G:  projection of V = W + λ on C, alternating α = ⟨V, Q⟩/⟨Q, Q⟩ and Q = nearest code of V/α
+    λ:  λ ← λ + W − G
+
+The network is trained with the float W; G is what it has in the end. Gradient steps are
+extragradient ones (Eq. 10–11): a prediction and a correction from where it started::
+
+    W_p = W − η ∂L(W),   W ← W − η ∂L(W_p)
+
+each with a mini-batch of its own, so that a pair is two steps of the optimiser.
+
+The paper gives neither ρ nor how often G and λ move; here once an epoch. A large ρ reaches C soon
+and a small one follows f; what suits depends on the learning rate and on how many updates there
+are.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from qbench.functional import nearest_level
+from qbench.method import Bits, Layer, Method, Width
+
+BASES = {"1": (-1, 1), "2": (-1, 0, 1), "2(±1)": (-1, 0, 1)}
+
+
+class ADMM(Method):
+    """Float weights pulled toward their quantized copies.
+
+    Options:
+        rho: ρ, how hard they are pulled.
+        updates: how often in an epoch G and λ are updated.
+        extragradient: predict and correct; without, plain gradient steps.
+    """
+
+    name = "admm"
+    title = "ADMM"
+    paper = "Leng et al., AAAI 2018, arXiv:1707.09870"
+    quantizes = "weights"
+    soft = True
+    elementwise = False
+    paper_recipe = {
+        "optimizer": "sgd",
+        "lr": 0.01,
+        "momentum": 0.9,
+        "schedule": "step",
+        "milestones": [20, 30],
+        "gamma": 0.1,
+        "epochs": 40,
+        "batch_size": 256,
+        "weight_decay": 1e-4,
+        "initialization": "pretrained",
+    }
+    rho: float = 1e-3
+    updates: int = 1
+    extragradient: bool = True
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        if self.rho <= 0:
+            raise ValueError(f"rho: {self.rho} is not above 0")
+        if self.updates < 1:
+            raise ValueError(f"updates: {self.updates} is below 1")
+
+    def supports(self, bits: Bits, task: str) -> str | None:
+        """1/32, 2/32, 3(±2)/32, 3(±4)/32, and whatever else names its levels."""
+        if not bits.activations.is_float:
+            return "it quantizes weights only"
+        if str(bits.weights) not in BASES and bits.weights.levels is None:
+            return "its levels are named: write 3(±4) or 3(±2)"
+        return None
+
+    def weight_quantizer(self, layer: Layer, weight: Tensor) -> SplitWeight:
+        """W in training, the projection of W + λ in evaluation."""
+        return SplitWeight(layer.weight_bits, weight)
+
+    def on_epoch_start(self, epoch: int, epochs: int) -> None:
+        """Update G and λ after every epoch."""
+        if epoch > 1:
+            self._update()
+
+    def on_step_start(self, step: int, steps: int) -> None:
+        """Update them between steps too, where asked to."""
+        if step > 1 and (step - 1) % -(-steps // self.updates) == 0:
+            self._update()
+
+    def before_step(self) -> None:
+        """Remember where a prediction starts; start the correction from there."""
+        if self.extragradient:
+            for layer in self.layers:
+                self._split(layer).before_step(layer.latent_weight)
+
+    def penalty(self) -> Tensor:
+        """ρ/2 Σ ‖W − G + λ‖²."""
+        distances = [
+            (layer.latent_weight - split.projected + split.dual).square().sum()
+            for layer in self.layers
+            for split in (self._split(layer),)
+        ]
+        return self.rho / 2 * torch.stack(distances).sum()
+
+    def _update(self) -> None:
+        with torch.no_grad():
+            for layer in self.layers:
+                self._split(layer).update_dual(layer.latent_weight)
+
+    def _split(self, layer: Layer) -> SplitWeight:
+        quantizer = layer.weight_quantizer
+        assert isinstance(quantizer, SplitWeight)  # noqa: S101
+        return quantizer
+
+
+class SplitWeight(nn.Module):
+    """W in training; in evaluation the projection of W + λ on C.
+
+    Args:
+        width: which C.
+        weight: W at the start.
+    """
+
+    codes: Tensor
+    projected: Tensor
+    dual: Tensor
+    start: Tensor
+    predicted: Tensor
+
+    def __init__(self, width: Width, weight: Tensor) -> None:
+        super().__init__()
+        codes = BASES.get(str(width)) or width.levels or ()
+        self.register_buffer("codes", torch.tensor(codes, dtype=weight.dtype))
+        self.register_buffer("dual", torch.zeros_like(weight))  # λ
+        self.register_buffer("projected", project(weight, self.codes))  # G
+        self.register_buffer("start", weight.clone())
+        self.register_buffer("predicted", torch.tensor(False))
+
+    def forward(self, w: Tensor) -> Tensor:
+        """Return ``w``, shape of the layer's weight, as it is or projected."""
+        return w.clone() if self.training else project(w + self.dual, self.codes)
+
+    def update_dual(self, w: Tensor) -> None:
+        """The G and λ steps."""
+        self.projected.copy_(project(w + self.dual, self.codes))
+        self.dual += w - self.projected
+
+    def before_step(self, w: Tensor) -> None:
+        """Prediction and correction in turn: W ← where the prediction started."""
+        w.copy_(torch.where(self.predicted, self.start, w))
+        self.start.copy_(w)
+        self.predicted.logical_not_()
+
+
+def project(v: Tensor, codes: Tensor, iterations: int = 20) -> Tensor:
+    """The point of α · codesⁿ nearest to v, by alternation: a local minimum.
+
+    Args:
+        v: any shape.
+        codes: (c,), ascending.
+        iterations: at most so many alternations; fewer where codes repeat.
+
+    Returns:
+        α Q, shape and dtype of ``v``.
+    """
+    codes = codes.to(v.dtype)
+    alpha = v.detach().abs().mean() / codes.abs().mean()
+    q = torch.zeros_like(v)
+    for _ in range(iterations):
+        nearest = nearest_level(v / alpha.clamp(min=torch.finfo(v.dtype).tiny), codes)
+        if torch.equal(nearest, q):
+            break
+        q = nearest
+        alpha = (v * q).sum() / q.square().sum().clamp(min=torch.finfo(v.dtype).tiny)
+    return alpha * q

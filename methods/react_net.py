@@ -1,0 +1,100 @@
+"""ReActNet (Liu, Shen, Savvides, Cheng, ECCV 2020, arXiv:2003.03488).
+
+Bi-Real's weights, derivative of the sign and shortcuts, with learned shifts of each channel
+(Eq. 2–3)::
+
+    RSign:    x_b = sign(x + b),   ∂x_b/∂x = ∂x_b/∂b = Bi-Real's at x + b
+    RPReLU:   f(x) = PReLU(x + b1) + b2,  after every shortcut
+
+b, b1 and b2 start at 0, the slope of PReLU at ¼; so RSign starts as a sign.
+
+Departures. The paper's network is a MobileNet of its own, trained in two steps (activations first,
+then weights) on the distribution of a full-precision teacher; here the suite's network is trained
+once, on labels. A table that compares must not give one method a teacher.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from qbench.method import Bits, Layer, Method, Scope
+
+from .bireal import BinaryFilters, PolynomialSign, add_shortcuts
+
+
+class ReActNet(Method):
+    """Binary weights and activations, with learned shifts."""
+
+    name = "react_net"
+    title = "ReActNet"
+    paper = "Liu et al., ECCV 2020, arXiv:2003.03488"
+    quantizes = "weights and activations, 1 bit"
+    paper_recipe = {
+        "optimizer": "adam",
+        "lr": 2.5e-3,
+        "schedule": "linear",
+        "epochs": 128,
+        "batch_size": 512,
+        "weight_decay": 0.0,
+        "initialization": "scratch",
+    }
+
+    @property
+    def weight_scope(self) -> Scope:
+        """Every filter has its own scale."""
+        return "filter"
+
+    def supports(self, bits: Bits, task: str) -> str | None:
+        """1/1."""
+        if bits.weights.bits != 1 or bits.activations.bits != 1:
+            return "its weights and activations have 1 bit"
+        return None
+
+    def prepare(self, model: nn.Module, bits: Bits) -> nn.Module:
+        """Shortcuts, each followed by an RPReLU."""
+        return add_shortcuts(model, RPReLU)
+
+    def weight_quantizer(self, layer: Layer, weight: Tensor) -> BinaryFilters:
+        """Bi-Real's, with the released code's gradient."""
+        return BinaryFilters(magnitude_aware=False)
+
+    def input_quantizer(self, layer: Layer, sample: Tensor) -> RSign:
+        """A sign with a learned threshold for each channel."""
+        return RSign(sample.shape[1], sample.dim())
+
+
+class RSign(nn.Module):
+    """sign(x + b).
+
+    Args:
+        channels: size of the input's second dimension.
+        dims: its number of dimensions.
+    """
+
+    def __init__(self, channels: int, dims: int) -> None:
+        super().__init__()
+        self.shift = nn.Parameter(torch.zeros(1, channels, *([1] * (dims - 2))))  # b
+        self.sign = PolynomialSign()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Binarise ``x``, (N, C, …)."""
+        return self.sign(x + self.shift.to(x.dtype))
+
+
+class RPReLU(nn.Module):
+    """PReLU(x + b1) + b2.
+
+    Args:
+        channels: C.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.before = nn.Parameter(torch.zeros(1, channels, 1, 1))  # b1
+        self.after = nn.Parameter(torch.zeros(1, channels, 1, 1))  # b2
+        self.prelu = nn.PReLU(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, C, H, W) to the same shape."""
+        return self.prelu(x + self.before) + self.after

@@ -1,0 +1,88 @@
+"""Ternary-Binary Network (Wan et al., ECCV 2018).
+
+Weights, 1 bit: as in BWN, α · sign(w) with α = mean|w| of each filter.
+
+Activations, ternary, for each image, with δ = 0.4::
+
+    Δ = δ · mean|x|
+    x_t = +1 where x > Δ,   −1 where x < −Δ,   else 0
+    ∂x_t/∂x = 1[|x| ≤ 1]
+
+Weights have the straight-through gradient. The block is batch normalisation, ternary activation,
+convolution; so every ReLU becomes a hard tanh, which lets negative values through.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from qbench.functional import straight_through
+from qbench.method import Bits, Layer, Method, Scope, Width, replace_modules
+
+from .hwgq import BinaryFilters
+
+
+class TBN(Method):
+    """Binary weights with a scale for each filter, ternary activations.
+
+    Options:
+        threshold: δ = Δ / mean|x|.
+    """
+
+    name = "tbn"
+    title = "TBN"
+    paper = "Wan et al., ECCV 2018"
+    quantizes = "weights, 1 bit; activations, 2 bits (ternary)"
+    paper_recipe = {
+        "optimizer": "adam",
+        "lr": 1e-3,
+        "schedule": "step",
+        "milestones": [30, 45],
+        "gamma": 0.1,
+        "epochs": 60,
+        "batch_size": 128,
+        "weight_decay": 0.0,
+        "initialization": "scratch",
+    }
+    threshold: float = 0.4
+
+    @property
+    def weight_scope(self) -> Scope:
+        """α is each filter's own."""
+        return "filter"
+
+    def supports(self, bits: Bits, task: str) -> str | None:
+        """1/2."""
+        if bits.weights.bits != 1:
+            return "its weights have 1 bit"
+        return None if bits.activations == Width(2) else "its activations are ternary (2 bits)"
+
+    def prepare(self, model: nn.Module, bits: Bits) -> nn.Module:
+        """Let negative values reach the ternary activations."""
+        return replace_modules(model, nn.ReLU, nn.Hardtanh)
+
+    def weight_quantizer(self, layer: Layer, weight: Tensor) -> BinaryFilters:
+        """α · sign(w)."""
+        return BinaryFilters()
+
+    def input_quantizer(self, layer: Layer, sample: Tensor) -> TernaryInput:
+        """x_t."""
+        return TernaryInput(self.threshold)
+
+
+class TernaryInput(nn.Module):
+    """x_t ∈ {−1, 0, 1}, Δ each image's own.
+
+    Args:
+        threshold: δ.
+    """
+
+    def __init__(self, threshold: float) -> None:
+        super().__init__()
+        self.threshold = threshold
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Ternarise ``x``, (images, …)."""
+        size = x.detach().abs()
+        delta = self.threshold * size.mean(tuple(range(1, x.dim())), keepdim=True)
+        return straight_through(x.clamp(-1, 1), x.sign() * (size > delta))

@@ -1,0 +1,146 @@
+"""WRPN: wide reduced-precision networks (Mishra et al., ICLR 2018, arXiv:1709.01134).
+
+Weights, k > 1 bits, one of them the sign (Eq. 1)::
+
+    w_q = [(2^(k−1) − 1) · clip(w, −1, 1)] / (2^(k−1) − 1)
+
+so 2^k − 1 levels; at 1 bit as in BWN, mean|w| · sign(w) of each filter. Activations::
+
+    x_q = [(2^k − 1) · clip(x, 0, 1)] / (2^k − 1)
+
+Gradients are straight through inside the clip, 0 outside. Nothing is learned.
+
+What buys accuracy back is width: ``widen: 2`` doubles the channels of every layer, but the image's
+and the classes'. A wider network has no pretrained weights: it starts from random ones.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from qbench.functional import quantize_unit, round_ste
+from qbench.method import Bits, Layer, Method, Scope
+
+from .hwgq import BinaryFilters
+
+
+class WRPN(Method):
+    """Weights clipped to [−1, 1], activations to [0, 1], layers widened.
+
+    Options:
+        widen: factor on the number of channels.
+    """
+
+    name = "wrpn"
+    title = "WRPN"
+    paper = "Mishra et al., ICLR 2018, arXiv:1709.01134"
+    paper_recipe = {
+        "optimizer": "sgd",
+        "lr": 0.1,
+        "momentum": 0.9,
+        "schedule": "step",
+        "milestones": [30, 60],
+        "gamma": 0.1,
+        "epochs": 90,
+        "batch_size": 256,
+        "weight_decay": 1e-4,
+        "initialization": "scratch",
+    }
+    widen: int = 1
+
+    def __post_init__(self) -> None:
+        """Check the factor."""
+        if not 1 <= self.widen <= 8:
+            raise ValueError(f"widen: {self.widen} is not 1 to 8")
+
+    @property
+    def weight_scope(self) -> Scope:
+        """Binary weights have a scale for each filter."""
+        binary = any(layer.weight_bits.bits == 1 for layer in getattr(self, "layers", ()))
+        return "filter" if binary else "layer"
+
+    def supports(self, bits: Bits, task: str) -> str | None:
+        """Any width whose levels are evenly spaced."""
+        if bits.weights.top not in (None, 2 ** (bits.weights.bits - 1) - 1):
+            return f"its levels are evenly spaced integers, not ±{bits.weights.top}"
+        return None
+
+    def prepare(self, model: nn.Module, bits: Bits) -> nn.Module:
+        """Widen the network."""
+        return model if self.widen == 1 else widen(model, self.widen)
+
+    def weight_quantizer(self, layer: Layer, weight: Tensor) -> nn.Module:
+        """Signed, or binary."""
+        bits = layer.weight_bits.bits
+        return BinaryFilters() if bits == 1 else ClippedWeight(bits)
+
+    def input_quantizer(self, layer: Layer, sample: Tensor) -> ClippedInput:
+        """Unsigned."""
+        return ClippedInput(layer.input_bits.bits)
+
+
+class ClippedWeight(nn.Module):
+    """w_q = [n clip(w, −1, 1)] / n, n = 2^(k−1) − 1.
+
+    Args:
+        bits: k > 1.
+    """
+
+    def __init__(self, bits: int) -> None:
+        super().__init__()
+        self.n = 2 ** (bits - 1) - 1
+
+    def forward(self, w: Tensor) -> Tensor:
+        """Quantize ``w``, any shape."""
+        return round_ste(self.n * w.clamp(-1, 1)) / self.n
+
+
+class ClippedInput(nn.Module):
+    """x_q = q_k( clip(x, 0, 1) ).
+
+    Args:
+        bits: k.
+    """
+
+    def __init__(self, bits: int) -> None:
+        super().__init__()
+        self.bits = bits
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Quantize ``x``, any shape."""
+        return quantize_unit(x.clamp(0, 1), self.bits)
+
+
+def widen(model: nn.Module, factor: int) -> nn.Module:
+    """Multiply the channels of every layer, in place; all of it starts from random weights.
+
+    Args:
+        model: a network of conv, linear and batch-norm layers.
+        factor: what to multiply with; the first layer's inputs and the last one's outputs stay.
+    """
+    layers = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    for layer in layers:
+        inputs = 1 if layer is layers[0] else factor
+        outputs = 1 if layer is layers[-1] else factor
+        if isinstance(layer, nn.Conv2d):
+            if layer.groups > 1:
+                layer.groups *= factor
+            layer.in_channels *= inputs
+            layer.out_channels *= outputs
+            shape = (layer.out_channels, layer.in_channels // layer.groups, *layer.kernel_size)
+        else:
+            layer.in_features *= inputs
+            layer.out_features *= outputs
+            shape = (layer.out_features, layer.in_features)
+        layer.weight = nn.Parameter(layer.weight.new_empty(shape))
+        if layer.bias is not None:
+            layer.bias = nn.Parameter(layer.bias.new_empty(shape[0]))
+        layer.reset_parameters()
+    for norm in [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]:
+        norm.num_features *= factor
+        for name in ("weight", "bias"):
+            setattr(norm, name, nn.Parameter(norm.get_parameter(name).repeat(factor)))
+        for name in ("running_mean", "running_var"):
+            setattr(norm, name, norm.get_buffer(name).repeat(factor))
+        norm.reset_parameters()
+    return model

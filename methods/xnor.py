@@ -1,0 +1,145 @@
+"""XNOR-Net (Rastegari et al., ECCV 2016, arXiv:1603.05279, Section 3.2).
+
+Weights, 1 bit, for each filter of n weights, as in Binary-Weight-Networks::
+
+    w_b = α · sign(w),   α = mean|w|
+
+Activations, 1 bit::
+
+    x_b = sign(x),   ∂x_b/∂x = 1[|x| < 1]
+
+and, with ``scale_map: true``, the layer's output times K, the box-filtered mean size of the input
+(Eq. 11)::
+
+    y = (sign(x) * sign(w)) ⊙ K α,   K = A * k,   A = mean over channels of |x|,   k = 1/(k_w k_h)
+
+K is off by default, as in the released code: the paper finds that α matters far more. ``gradient``
+is as in BWN; the released code uses ``lua`` and ``centre: true``.
+
+The paper's block is batch normalisation, sign, convolution, pooling, without a ReLU between binary
+layers. In a network of convolution, normalisation, ReLU blocks that is what taking the ReLU away
+leaves; a hard tanh takes its place, which changes no sign and no gradient of one.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from qbench.functional import sign, straight_through
+from qbench.method import Bits, Layer, Method, Scope, replace_modules
+
+from .bwn import BinaryFilters, Gradient, centre
+
+
+class XNOR(Method):
+    """Binary weights with a scale for each filter, binary activations.
+
+    Options:
+        gradient: of the weights: the paper's, the exact one, or that of the released Lua code.
+        centre: subtract the mean over input channels and clip to [−1, 1], as the released code.
+        scale_map: multiply outputs by K, the paper's scale of the input.
+    """
+
+    name = "xnor"
+    title = "XNOR-Net"
+    paper = "Rastegari et al., ECCV 2016, arXiv:1603.05279"
+    quantizes = "weights and activations, 1 bit"
+    paper_recipe = {
+        "optimizer": "adam",
+        "lr": 1e-3,
+        "schedule": "step",
+        "milestones": [18, 29, 43, 52],
+        "gamma": 0.5,
+        "epochs": 55,
+        "batch_size": 800,
+        "weight_decay": 0.0,
+        "initialization": "scratch",
+    }
+    gradient: Gradient = "paper"
+    centre: bool = False
+    scale_map: bool = False
+
+    @property
+    def weight_scope(self) -> Scope:
+        """α is each filter's own."""
+        return "filter"
+
+    def supports(self, bits: Bits, task: str) -> str | None:
+        """1/1."""
+        if bits.weights.bits != 1:
+            return "its weights have 1 bit"
+        if bits.activations.bits != 1:
+            return "its activations have 1 bit (with full precision it is BWN)"
+        return None
+
+    def prepare(self, model: nn.Module, bits: Bits) -> nn.Module:
+        """Take the ReLUs away, and make room for K."""
+        model = replace_modules(model, nn.ReLU, nn.Hardtanh)
+        if self.scale_map:
+            for parent in list(model.modules()):
+                for name, child in list(parent.named_children()):
+                    if isinstance(child, nn.Conv2d | nn.Linear):
+                        setattr(parent, name, ScaledByInput(child))
+        return model
+
+    def weight_quantizer(self, layer: Layer, weight: Tensor) -> BinaryFilters:
+        """α · sign(w)."""
+        return BinaryFilters(self.gradient)
+
+    def input_quantizer(self, layer: Layer, sample: Tensor) -> BinaryInput:
+        """sign(x)."""
+        return BinaryInput()
+
+    def on_epoch_start(self, epoch: int, epochs: int) -> None:
+        """The first forward pass sees centred weights too."""
+        if epoch == 1:
+            with torch.no_grad():
+                self.after_step()
+
+    def after_step(self) -> None:
+        """Centre the latent weights for the next forward pass, where asked to."""
+        if self.centre:
+            for layer in self.layers:
+                centre(layer.latent_weight)
+
+
+class BinaryInput(nn.Module):
+    """x_b = sign(x), gradient where |x| < 1."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Binarise ``x``, any shape."""
+        return straight_through(torch.where(x.abs() < 1, x, x.detach()), sign(x))
+
+
+class ScaledByInput(nn.Module):
+    """A layer whose output is multiplied by K while its input is binarised.
+
+    Args:
+        layer: the convolution or linear layer.
+    """
+
+    def __init__(self, layer: nn.Conv2d | nn.Linear) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, C, H, W) as the convolution does, or (N, …, C) as the linear layer does."""
+        y: Tensor = self.layer(x)
+        if not hasattr(self.layer, "input_quantizer"):
+            return y
+        bias = 0 if self.layer.bias is None else self.layer.bias
+        if isinstance(self.layer, nn.Linear):
+            return (y - bias) * x.abs().mean(-1, keepdim=True) + bias
+        size = x.abs().mean(1, keepdim=True)
+        box = torch.ones(1, 1, *self.layer.kernel_size, dtype=x.dtype, device=x.device)
+        k = F.conv2d(
+            size,
+            box / box.numel(),
+            stride=self.layer.stride,
+            padding=self.layer.padding,
+            dilation=self.layer.dilation,
+        )
+        bias = bias if isinstance(bias, int) else bias[:, None, None]
+        return (y - bias) * k + bias
