@@ -101,11 +101,12 @@ class Case:
     bits: str
 
     def model(self) -> nn.Module:
-        """The network, always with the same weights, the largest of each layer about 1."""
+        """The network, always with the same weights: Gaussian, the largest of each layer 1."""
         torch.manual_seed(0)
         model = NETWORKS[self.network]()
         for module in model.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
+                nn.init.normal_(module.weight)
                 module.weight.data /= module.weight.data.abs().max()
         return model
 

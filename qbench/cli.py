@@ -357,6 +357,22 @@ def check(
     raise typer.Exit(1 if any(report.findings for report in reports) else 0)
 
 
+@app.command("new-method")
+def new_method(
+    name: Annotated[str, typer.Argument(help="The method's name, in snake_case.")],
+    folder: Annotated[
+        Path, typer.Option("--in", metavar="DIR", help="Where to write the files.")
+    ] = Path(),
+) -> None:
+    """Write a method file that works, with its test, to start a method of your own from."""
+    from qbench import scaffold
+
+    file, test = scaffold.new_method(name, folder)
+    print(f"Wrote {file} and {test}. Next:")
+    print(f"  qbench check {file}")
+    print(f"  qbench run suites/digits_lowbit.yaml --methods {file}")
+
+
 def _open(
     suite: Path, results: Path, assignments: Sequence[str] | None, methods: Sequence[Path] | None
 ) -> Benchmark:

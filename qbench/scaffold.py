@@ -1,0 +1,57 @@
+"""A new method's file and its test, from templates that work as they are."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from qbench import registry
+from qbench.errors import QbenchError
+
+_TEMPLATES = Path(__file__).parent / "templates"
+
+
+def new_method(name: str, folder: Path) -> list[Path]:
+    """Write ``NAME.py`` and ``test_NAME.py``.
+
+    Args:
+        name: the method's, in snake_case.
+        folder: where to write them; made if need be.
+
+    Returns:
+        The two files.
+
+    Raises:
+        QbenchError: the name is taken, or none that a method can have; or a file is there already.
+    """
+    if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", name):
+        parts = re.findall(r"[A-Z]?[a-z0-9]+|[A-Z]+(?![a-z])", name)
+        hint = "_".join(parts).lower().lstrip("0123456789_")
+        raise QbenchError(
+            f"'{name}': a method's name is snake_case, as my_method"
+            + (f"; write {hint}" if hint else "")
+        )
+    if name in registry.names("methods"):
+        raise QbenchError(f"there is a method '{name}' already; give yours another name")
+    title = name.replace("_", " ").capitalize()
+    words = {
+        "MyMethod": "".join(word.capitalize() for word in name.split("_")),
+        "my_method": name,
+        "My method": title,
+    }
+    files = []
+    for template in ("my_method.py", "test_my_method.py"):
+        path = folder / template.replace("my_method", name)
+        if path.exists():
+            raise QbenchError(f"{path} is there already, and is left as it is")
+        files.append(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for path, template in zip(files, ("my_method.py", "test_my_method.py"), strict=True):
+            text = (_TEMPLATES / template).read_text(encoding="utf-8")
+            for old, new in words.items():
+                text = text.replace(old, new)
+            path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise QbenchError(f"{folder}: cannot write there: {error.strerror or error}") from error
+    return files
