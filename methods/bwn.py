@@ -13,10 +13,11 @@ differentiates α(w)·sign(w) in full, with the straight-through sign::
 
     ∂C/∂w_i = α g_i 1[|w_i| ≤ 1] + sign(w_i)/n · Σ_j g_j sign(w_j)
 
-``gradient: lua`` is the authors' released code for SGD, the paper's factor times n (1 − 1/I), I the
-input channels. ``centre: true`` is the released code's other step: before each forward pass the
-weights lose their mean over input channels and are clipped to [−1, 1]. In a depthwise layer, where
-I = 1, the first leaves no gradient and the second no weight: neither suits one.
+``gradient: lua`` is the authors' released code for SGD: the paper's factor times n (1 − 1/I), I the
+input channels, with 1[|w| < 1]. ``centre: true`` is the released code's other step: before each
+forward pass the weights lose their mean over input channels and are clipped to [−1, 1]. In a
+depthwise layer, where I = 1, the first leaves no gradient and the second no weight: neither suits
+one.
 """
 
 from __future__ import annotations
@@ -126,7 +127,7 @@ class _ScaledSign(torch.autograd.Function):
         dims = filter_dims(w)
         n = w[0].numel()
         alpha = w.abs().mean(dims, keepdim=True)
-        window = (w.abs() <= 1).to(w.dtype)
+        window = (w.abs() < 1 if ctx.gradient == "lua" else w.abs() <= 1).to(w.dtype)
         if ctx.gradient == "exact":
             b = sign(w)
             return alpha * g * window + b / n * (g * b).sum(dims, keepdim=True), None

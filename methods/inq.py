@@ -14,8 +14,14 @@ the others are trained on at full precision by plain gradient descent (Eq. 8)::
 
     w ← w − lr · ∂E/∂w · T,   T = 0 for frozen weights, 1 for others
 
-The shares are ``portions``, each trained for equally many epochs; the last, 1, needs none. There is
-no straight-through gradient anywhere.
+The shares are ``portions``, each trained for equally many epochs; the last, 1, needs none. Fewer
+bits have more of them (Sections 3.1 and 3.3)::
+
+    5 bits and more: 0.5, 0.75, 0.875, 1        4 bits: 0.3, 0.5, 0.8, 0.9, 0.95, 1
+    3 bits: 0.2, 0.4, 0.6, 0.7, 0.8, 0.9, 0.95, 1
+    2 bits: 0.2, 0.4, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.975, 1
+
+There is no straight-through gradient anywhere.
 
 Departures. The exponents are taken once, as in the paper, where the released code takes them again
 at every portion. What is frozen stays so, where ports choose the partition anew. The paper starts
@@ -31,13 +37,20 @@ from torch import Tensor, nn
 from qbench.functional import nearest_level
 from qbench.method import Bits, Layer, Method, Width
 
+PORTIONS = {
+    5: (0.5, 0.75, 0.875, 1.0),
+    4: (0.3, 0.5, 0.8, 0.9, 0.95, 1.0),
+    3: (0.2, 0.4, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0),
+    2: (0.2, 0.4, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.975, 1.0),
+}
+
 
 class INQ(Method):
     """Powers of two, frozen little by little.
 
     Options:
         portions: shares of the weights that are quantized, one after another; ascending, the last
-            is 1.
+            is 1. None: the paper's, by bits.
     """
 
     title = "INQ"
@@ -57,10 +70,12 @@ class INQ(Method):
         "initialization": "pretrained",
     }
     paper_layers = "all"
-    portions: tuple[float, ...] = (0.5, 0.75, 0.875, 1.0)
+    portions: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         """Check the portions."""
+        if self.portions is None:
+            return
         ascending = list(self.portions) == sorted(set(self.portions))
         if not ascending or self.portions[:1] <= (0.0,) or self.portions[-1:] != (1.0,):
             raise ValueError(
@@ -84,10 +99,11 @@ class INQ(Method):
 
     def on_epoch_start(self, epoch: int, epochs: int) -> None:
         """Freeze what this epoch's portion asks for."""
-        trained = self.portions[:-1] or self.portions
-        portion = trained[(epoch - 1) * len(trained) // epochs]
         with torch.no_grad():
             for layer in self.layers:
+                portions = self.portions or PORTIONS[min(layer.weight_bits.bits, 5)]
+                trained = portions[:-1] or portions
+                portion = trained[(epoch - 1) * len(trained) // epochs]
                 quantizer = layer.weight_quantizer
                 assert isinstance(quantizer, PowersOfTwo)  # noqa: S101
                 quantizer.freeze(layer.latent_weight, portion)

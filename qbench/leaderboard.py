@@ -255,8 +255,11 @@ def _caption(dataset: str, model: str, trials: pd.DataFrame) -> str:
     full = trials[trials["method"] == "fp32"]
     quantized = trials[trials["method"] != "fp32"] if len(full) < len(trials) else full
     able = quantized[quantized["status"] != "unsupported"]
-    epochs = " or ".join(map(str, able["epochs"].unique()))
+    trained = able[able["epochs"] > 0]
+    epochs = " or ".join(map(str, trained["epochs"].unique()))
     recipe = RECIPES[quantized["recipe"].iloc[0]].format(epochs=epochs)
+    if untrained := list(able.loc[able["epochs"] == 0, "label"].unique()):
+        recipe += f"; calibrated only, without training: {', '.join(untrained)}"
     seeds = quantized["seed"].nunique()
     over = f"mean ± standard deviation over n = {seeds} seeds" if seeds > 1 else "one seed (n = 1)"
     text = (

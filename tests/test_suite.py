@@ -207,6 +207,26 @@ def test_paper_recipes_are_each_method_s_own(tmp_path: Path) -> None:
     assert epochs["twn"] == 60
 
 
+def test_paper_recipes_quantize_the_layers_that_the_papers_do(tmp_path: Path) -> None:
+    found = cells(tmp_path, "recipe=paper", "methods=[bwn, inq, lsq]")
+    layers = {c.trial.method: c.trial.layers for c in found}
+    assert layers["bwn"] == "skip_first_last"
+    assert layers["inq"] == "all"
+    assert layers["lsq"] == "first_last_8bit"
+    found = cells(tmp_path, "recipe=paper", "methods=[lsq]", "layers=all")
+    assert {c.trial.layers for c in found if c.trial.method == "lsq"} == {"all"}
+    found = cells(tmp_path, "methods=[lsq]")
+    assert {c.trial.layers for c in found if c.trial.method == "lsq"} == {"skip_first_last"}
+
+
+def test_a_method_that_does_not_train_has_no_epochs_whatever_the_recipe(tmp_path: Path) -> None:
+    found = cells(tmp_path, "methods=[ptq_minmax]", "recipe.initialization=scratch")
+    (recipe,) = {c.trial.recipe for c in found if c.trial.method == "ptq_minmax"}
+    assert recipe.epochs == 0
+    assert recipe.initialization == "pretrained"
+    assert "fp32" in {c.trial.method for c in found}
+
+
 def test_a_method_twice_gets_two_rows(tmp_path: Path) -> None:
     found = cells(tmp_path, "methods=[{ste: {scope: layer}}, {ste: {scope: filter}}]")
     assert {c.label for c in found} == {

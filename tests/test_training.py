@@ -189,6 +189,8 @@ def test_more_levels_than_promised_are_found(bad_methods: None) -> None:
         ({"schedule": "cosine"}, [1, 0.8535534, 0.5, 0.1464466]),
         ({"schedule": "step", "milestones": (1, 3), "gamma": 0.1}, [1, 0.1, 0.1, 0.01]),
         ({"schedule": "exponential", "final_lr": 0.0001}, [1, 0.1, 0.01, 0.001]),
+        ({"schedule": "linear", "final_lr": 0.2}, [1, 0.8, 0.6, 0.4]),
+        ({"schedule": "cosine_restarts", "milestones": (1, 3)}, [1, 1, 0.5, 1]),
     ],
 )
 def test_the_learning_rate_follows_its_schedule(
@@ -199,6 +201,15 @@ def test_the_learning_rate_follows_its_schedule(
     )
     outcome, _ = train(trial("fp32", bits="32/32", recipe=recipe))
     assert [record["lr"] for record in outcome.history] == pytest.approx(rates)
+
+
+def test_without_epochs_a_network_is_quantized_and_evaluated() -> None:
+    none = RECIPE.model_copy(update={"epochs": 0})
+    outcome, weights = train(trial("ptq_mse", bits="4/4", recipe=none))
+    assert outcome.status == "done", outcome.reason
+    assert outcome.history == []
+    assert not outcome.audit_text
+    assert weights is not None
 
 
 def test_any_torchvision_classifier_can_be_trained() -> None:
