@@ -14,8 +14,8 @@ Activations, N bits: N binary bases with learned shifts v and scales β (Eq. 6�
 
 M bits have M + 1 levels, not 2^M.
 
-The order is normalisation, binary activation, convolution, so every ReLU becomes a hard tanh, which
-lets negative values through. The paper does not say where v and β start: here thresholds ½ − v_n
+The order is normalisation, binary activation, convolution, and binary activations are all there is
+of nonlinearity: every ReLU is taken away. The paper does not say where v and β start: here thresholds ½ − v_n
 are evenly spaced quantiles of the input, and β its least-squares fit.
 """
 
@@ -54,10 +54,10 @@ class ABCNet(Method):
         return None
 
     def prepare(self, model: nn.Module, bits: Bits) -> nn.Module:
-        """Let negative values reach binary activations."""
+        """Leave nonlinearity to the binary activations."""
         if bits.activations.is_float:
             return model
-        return replace_modules(model, nn.ReLU, nn.Hardtanh)
+        return replace_modules(model, nn.ReLU, nn.Identity)
 
     def weight_quantizer(self, layer: Layer, weight: Tensor) -> BinaryBases:
         """Σ α_i B_i."""
