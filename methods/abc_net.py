@@ -15,8 +15,8 @@ Activations, N bits: N binary bases with learned shifts v and scales β (Eq. 6�
 M bits have M + 1 levels, not 2^M.
 
 The order is normalisation, binary activation, convolution, and binary activations are all there is
-of nonlinearity: every ReLU is taken away. The paper does not say where v and β start: here thresholds ½ − v_n
-are evenly spaced quantiles of the input, and β its least-squares fit.
+of nonlinearity: every ReLU is taken away. The paper does not say where v and β start: here
+thresholds ½ − v_n are evenly spaced quantiles of the input, and β its least-squares fit.
 """
 
 from __future__ import annotations

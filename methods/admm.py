@@ -9,6 +9,7 @@ and each part is solved in turn::
 
     W:  gradient steps on f(W) + ρ/2 ‖W − G + λ‖²
     G:  projection of V = W + λ on C, alternating α = ⟨V, Q⟩/⟨Q, Q⟩ and Q = nearest code of V/α
+        (from several starts, of which the best end is kept)
     λ:  λ ← λ + W − G
 
 The network is trained with the float W; G is what it has in the end. Gradient steps are
@@ -161,23 +162,30 @@ class SplitWeight(nn.Module):
 
 
 def project(v: Tensor, codes: Tensor, iterations: int = 20) -> Tensor:
-    """The point of α · codesⁿ nearest to v, by alternation: a local minimum.
+    """The point of α · codesⁿ nearest to v, by alternation from several starts.
+
+    Alternation ends in a local minimum; with one start for each code that the largest value may
+    have, a point that is in the set already stays where it is.
 
     Args:
         v: any shape.
         codes: (c,), ascending.
-        iterations: at most so many alternations; fewer where codes repeat.
+        iterations: at most so many alternations from each start; fewer where codes repeat.
 
     Returns:
         α Q, shape and dtype of ``v``.
     """
     codes = codes.to(v.dtype)
-    alpha = v.detach().abs().mean() / codes.abs().mean()
-    q = torch.zeros_like(v)
-    for _ in range(iterations):
-        nearest = nearest_level(v / alpha.clamp(min=torch.finfo(v.dtype).tiny), codes)
-        if torch.equal(nearest, q):
-            break
-        q = nearest
-        alpha = (v * q).sum() / q.square().sum().clamp(min=torch.finfo(v.dtype).tiny)
-    return alpha * q
+    tiny = torch.finfo(v.dtype).tiny
+    best, least = torch.zeros_like(v), v.square().sum()
+    for largest in codes[codes > 0]:
+        alpha, q = v.detach().abs().max() / largest, torch.zeros_like(v)
+        for _ in range(iterations):
+            nearest = nearest_level(v / alpha.clamp(min=tiny), codes)
+            if torch.equal(nearest, q):
+                break
+            q = nearest
+            alpha = (v * q).sum() / q.square().sum().clamp(min=tiny)
+        error = (v - alpha * q).square().sum()
+        best, least = torch.where(error < least, alpha * q, best), torch.minimum(error, least)
+    return best
