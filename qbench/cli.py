@@ -26,9 +26,9 @@ app = typer.Typer(
     name="qbench",
     help="Compare low-bit neural network quantizers.\n\n"
     "A suite is a YAML file that names methods × models × bit-widths × seeds. Try:\n\n"
-    "  qbench plan suites/digits_lowbit.yaml         what would be trained, and for how long\n\n"
-    "  qbench run suites/digits_lowbit.yaml          train what is missing, write the tables\n\n"
-    "  qbench leaderboard suites/digits_lowbit.yaml  rebuild the tables from what is stored",
+    "  qbench plan suites/digits_start.yaml         what would be trained, and for how long\n\n"
+    "  qbench run suites/digits_start.yaml          train what is missing, write the tables\n\n"
+    "  qbench leaderboard suites/digits_start.yaml  rebuild the tables from what is stored",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -36,7 +36,7 @@ app = typer.Typer(
 )
 
 SuiteFile = Annotated[
-    Path, typer.Argument(metavar="SUITE", help="A suite, as suites/digits_lowbit.yaml.")
+    Path, typer.Argument(metavar="SUITE", help="A suite, as suites/digits_start.yaml.")
 ]
 Assignments = Annotated[
     list[str] | None,
@@ -370,7 +370,7 @@ def new_method(
     file, test = scaffold.new_method(name, folder)
     print(f"Wrote {file} and {test}. Next:")
     print(f"  qbench check {file}")
-    print(f"  qbench run suites/digits_lowbit.yaml --methods {file}")
+    print(f"  qbench run suites/digits_start.yaml --methods {file}")
 
 
 def _open(

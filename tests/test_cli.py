@@ -36,7 +36,7 @@ def test_help_loads_nothing_heavy() -> None:
 
 def test_help_and_version(tmp_path: Path, qbench_in: MakeQbench) -> None:
     qbench = qbench_in(tmp_path)
-    assert "qbench plan suites/digits_lowbit.yaml" in qbench("--help")
+    assert "qbench plan suites/digits_start.yaml" in qbench("--help")
     assert "--set" in qbench("run", "--help")
     assert qbench("--version").startswith("qbench 0.")
 
