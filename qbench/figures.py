@@ -52,6 +52,7 @@ AFTER: dict[str, Any] = {"color": COLORS[0], "linewidth": 1.3}
 LEVEL: dict[str, Any] = {"color": COLORS[3], "linewidth": 1.0}
 THRESHOLD: dict[str, Any] = {"color": "0.3", "linestyle": ":", "linewidth": 1.2}
 COLUMN = 0.95  # inches for a width, or more for many methods
+WIDEST = 12.0  # inches of a figure; more widths go on below
 POINT = 0.105  # inches for a method's point
 SLOTS = 0.84  # of a width's column, shared by its points
 STRIP = 0.19  # of the panel's height, for points below the axis
@@ -75,7 +76,8 @@ def accuracy_by_bits(trials: pd.DataFrame, folder: Path) -> list[Path]:
     """Draw top-1 (%) by bit-width: a point for each method, mean and standard deviation over seeds.
 
     A point far below the others does not squash them: it stands in a strip under the axis, with its
-    value. The dashed line is full precision. There is a panel for each model.
+    value. The dashed line is full precision. There is a panel for each model, or several one below
+    the other where widths would not fit beside each other.
 
     Args:
         trials: as of `qbench.leaderboard.write`.
@@ -94,18 +96,25 @@ def accuracy_by_bits(trials: pd.DataFrame, folder: Path) -> list[Path]:
         return []
     looks = _looks(trials)
     panels = list(done.groupby(["model", "dataset"], sort=False))
+    column = max(COLUMN, POINT * done.groupby("bits")["label"].nunique().max() / SLOTS)
+    across = max(1, int((WIDEST - 0.8) / column))
+    rows = []
+    for (model, dataset), group in panels:
+        here = trials[(trials["model"] == model) & (trials["dataset"] == dataset)]
+        full = here.loc[(here["method"] == "fp32") & (here["status"] == "done"), "top1"].mean()
+        widths = list(here.loc[here["method"] != "fp32", "bits"].unique())
+        for first in range(0, len(widths), across):
+            part = widths[first : first + across]
+            points = group[group["bits"].isin(part)]
+            title = "" if first else f"{model} on {dataset}"
+            rows += [] if points.empty else [(title, points, part, float(full))]
     with mpl.rc_context(STYLE):
-        column = max(COLUMN, POINT * done["label"].nunique() / SLOTS)
-        width = max(6.5, 0.8 + column * quantized["bits"].nunique())
-        size = (width, 3.4 * len(panels))
-        figure = Figure(figsize=size, layout="constrained")
-        grid = figure.subplots(len(panels), squeeze=False)[:, 0]
-        for axes, ((model, dataset), group) in zip(grid, panels, strict=True):
-            here = trials[(trials["model"] == model) & (trials["dataset"] == dataset)]
-            full = here.loc[(here["method"] == "fp32") & (here["status"] == "done"), "top1"]
-            widths = list(here.loc[here["method"] != "fp32", "bits"].unique())
-            _accuracy_panel(axes, group, widths, float(full.mean()), looks)
-            axes.set_title(f"{model} on {dataset}", loc="left")
+        width = max(6.5, 0.8 + column * max(len(part) for _, _, part, _ in rows))
+        figure = Figure(figsize=(width, 3.4 * len(rows)), layout="constrained")
+        grid = figure.subplots(len(rows), squeeze=False)[:, 0]
+        for axes, (title, points, part, full) in zip(grid, rows, strict=True):
+            _accuracy_panel(axes, points, part, full, looks)
+            axes.set_title(title, loc="left")
         more = {"Full precision": FULL_PRECISION}
         if (done["audit"] != "").any():
             more["hollow: not k-bit"] = {"color": "0.25", "marker": "o", **POINTS, **HOLLOW}

@@ -123,6 +123,18 @@ def test_each_model_has_a_panel(tmp_path: Path) -> None:
     assert two[0] > 1.5 * one[0]
 
 
+def test_widths_that_do_not_fit_beside_each_other_go_on_below(tmp_path: Path) -> None:
+    few = suite()[0]
+    methods = [
+        few[few["method"] != "fp32"].assign(label=f"method {i}", method=f"method_{i}")
+        for i in range(30)
+    ]
+    many = pd.concat([few, *methods], ignore_index=True)
+    tall, short = (size(figures.accuracy_by_bits(each, tmp_path)[0]) for each in (many, few))
+    assert tall[0] > 1.5 * short[0]
+    assert tall[1] < 2.5 * short[1]
+
+
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize(
     "given",
