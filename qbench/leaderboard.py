@@ -173,7 +173,8 @@ def _settings(trials: pd.DataFrame) -> list[str]:
     labels = list(map(one_line, rows["label"]))
     options = dict(zip(labels, map(json.loads, rows["options"]), strict=True))
     training = dict(zip(labels, map(_used, rows["training"]), strict=True))
-    recipe = _common(list(training.values()))
+    untrained = set(map(one_line, rows.loc[rows["epochs"] == 0, "label"]))
+    recipe = _common([used for label, used in training.items() if label not in untrained])
     texts = [f"Recipe: {_as_text(recipe)}"] if recipe else []
     methods = rows.groupby("method", sort=False)
     for _, group in methods:
@@ -183,7 +184,9 @@ def _settings(trials: pd.DataFrame) -> list[str]:
             who = "Every row" if 1 == len(methods) < len(names) else ", ".join(names)
             texts.append(f"{who}: {_as_text(common)}")
         for name in names:
-            apart = _without(options[name], common) | _without(training[name], recipe)
+            apart = _without(options[name], common)
+            if name not in untrained:  # the caption names those that are not trained
+                apart |= _without(training[name], recipe)
             texts += [f"{name}: {_as_text(apart)}"] if apart else []
     return texts
 

@@ -150,6 +150,16 @@ def test_a_table_says_what_its_rows_were_run_with() -> None:
     assert "Settings. Recipe: schedule = cosine, momentum = 0.9; Every row: r" in latex(found)
 
 
+def test_a_method_that_is_not_trained_is_named_and_has_no_recipe() -> None:
+    recipe = '{"lr": 0.1, "epochs": 5}'
+    found = only(
+        trials("A", 9.0, method="m", options="{}", training=recipe, epochs=5),
+        trials("B", 9.0, method="n", options='{"p": 2}', training='{"epochs": 0}', epochs=0),
+    )
+    assert found.settings == ["Recipe: lr = 0.1, epochs = 5", "B: p = 2"]
+    assert "5 epochs; calibrated only, without training: B" in found.caption
+
+
 def test_settings_are_told_apart_by_method() -> None:
     found = only(
         trials("A", 9.0, method="m", options='{"phases": [1.0, 0.5], "on": true}', training="{}"),
