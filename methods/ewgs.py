@@ -3,7 +3,7 @@
 Weights and activations, l and u learned for each layer and each of the two (Eq. 1–3)::
 
     x_n = clip((x − l)/(u − l), 0, 1),   x_q = [(2^k − 1) x_n]/(2^k − 1)
-    weights:  2 (x_q − ½) · o,   activations:  x_q
+    weights:  2 (x_q − ½) · |o|,   activations:  x_q
 
 o is the layer's learned output scale; multiplying its weight is multiplying its output.
 
@@ -87,8 +87,8 @@ class EWGS(Method):
             return
         with self._off():
             before = _mean_outputs(model, scaled, batches[0])
-        after = _mean_outputs(model, scaled, batches[0])
-        for layer, was, now in zip(scaled, before, after, strict=True):
+        for layer, was in zip(scaled, before, strict=True):
+            (now,) = _mean_outputs(model, [layer], batches[0])  # all before it have their scales
             quantizer = layer.weight_quantizer
             assert isinstance(quantizer, ScaledWeight)  # noqa: S101
             if was > 0 and now > 0:
@@ -143,7 +143,7 @@ class UnitInterval(nn.Module):
 
 
 class ScaledWeight(UnitInterval):
-    """2 (x_q − ½) · o; arguments as of `UnitInterval`."""
+    """2 (x_q − ½) · |o|; arguments as of `UnitInterval`."""
 
     def __init__(self, bits: int, low: float, high: float, delta: float) -> None:
         super().__init__(bits, low, high, delta)
@@ -151,7 +151,9 @@ class ScaledWeight(UnitInterval):
 
     def forward(self, x: Tensor) -> Tensor:
         """Quantize ``x``, any shape."""
-        return 2 * (self.unit(x) - 0.5) * self.output_scale.to(x.dtype) if self.on else x.clone()
+        if not self.on:
+            return x.clone()
+        return 2 * (self.unit(x) - 0.5) * self.output_scale.abs().to(x.dtype)
 
 
 class _ScaledRound(torch.autograd.Function):
