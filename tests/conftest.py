@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from qbench import registry
+
 TINY = """\
 name: tiny
 dataset: digits
@@ -23,6 +25,13 @@ seeds: [0, 1]
 recipe: {name: aligned, epochs: 2}
 full_precision: {epochs: 3}
 """
+
+
+@pytest.fixture(autouse=True)
+def no_plugins_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test registers is gone after it."""
+    monkeypatch.setattr(registry, "_plugin_methods", dict(registry._plugin_methods))
+    monkeypatch.setattr(registry, "_plugins", dict(registry._plugins))
 
 
 @dataclass
