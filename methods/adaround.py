@@ -18,6 +18,8 @@ Departures. The loss is that of the layer's linear output, without the activatio
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -81,7 +83,8 @@ class AdaRound(Method):
             raise ValueError("adaround learns from calibration data: pass calibration=batches")
         for number, layer in enumerate(self.layers):
             self._quantize(0)
-            target = torch.cat([_record(model, layer, x)[1] for x in batches])
+            with self._float_inputs():
+                target = torch.cat([_record(model, layer, x)[1] for x in batches])
             self._quantize(number)
             seen = torch.cat([_record(model, layer, x)[0] for x in batches])
             self._quantize(number + 1)
@@ -94,6 +97,19 @@ class AdaRound(Method):
             quantizer = layer.weight_quantizer
             assert isinstance(quantizer, AdaptiveRounding)  # noqa: S101
             quantizer.on = number < count
+
+    @contextmanager
+    def _float_inputs(self) -> Iterator[None]:
+        """Have no input quantized for a while."""
+        quantized = [m for m in self.layers if m.input_quantizer is not None]
+        for layer in quantized:
+            layer.module.input_quantizer = nn.Identity()
+        try:
+            yield
+        finally:
+            for layer in quantized:
+                assert layer.input_quantizer is not None  # noqa: S101
+                layer.module.input_quantizer = layer.input_quantizer
 
     def _learn(self, layer: Layer, seen: Tensor, target: Tensor) -> None:
         quantizer = layer.weight_quantizer
