@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.utils.hooks import RemovableHandle
 
-from qbench import registry
+from qbench import parallel, registry
 from qbench.bits import Bits, Width
 from qbench.errors import QbenchError, nearest
 from qbench.method import Layer, Method, Quantizer
@@ -418,7 +418,7 @@ def _quantize_input(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]
     y = quantizer(x)
     if module.training and isinstance(quantizer, Quantizer):
         with torch.no_grad():
-            quantizer.update(x.detach())
+            quantizer.update(parallel.gather(x.detach()))
     return (y, *args[1:])
 
 

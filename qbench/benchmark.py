@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import pandas as pd
 
-from qbench import registry
+from qbench import registry, weights
 from qbench.bits import Bits
+from qbench.data import Dataset
+from qbench.errors import QbenchError
 from qbench.grid import Cell, expand
 from qbench.outcome import Outcome
 from qbench.published import PublishedNumbers
 from qbench.registry import Plugin, load_plugin
+from qbench.rehearsal import rehearsed
 from qbench.spool import Spool
 from qbench.store import Store
 from qbench.suite import Suite, load_suite
+from qbench.trial import given_weights_key
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -26,6 +31,8 @@ if TYPE_CHECKING:
     from qbench.schedule import Observer, Summary
 
 Status = Literal["done", "failed", "missing", "unsupported"]
+REHEARSAL = "rehearsal"
+DASH = "–"
 HISTORY = ("train_loss", "top1", "soft_top1", "lr")
 
 
@@ -40,6 +47,7 @@ class Benchmark:
         results: the results folder.
         store: the store.
         runs: the run that counts for each trial that has ended, by key.
+        rehearsal: whether its trials only try out what real ones would do.
     """
 
     suite: Suite
@@ -48,6 +56,7 @@ class Benchmark:
     results: Path
     store: Store
     runs: dict[str, Run]
+    rehearsal: bool = False
 
     @classmethod
     def open(
@@ -73,13 +82,69 @@ class Benchmark:
         plugins = [Plugin.read(file) for file in method_files]
         added = [name for plugin in plugins for name in load_plugin(plugin)]
         suite = load_suite(path, assignments, added)
-        cells = expand(suite)
-        found = cls(suite, cells, plugins, results, Store(results), {})
+        return cls._opened(suite, plugins, results, rehearsal=False)
+
+    @classmethod
+    def rehearse(
+        cls,
+        path: Path,
+        results: Path,
+        assignments: Sequence[str] = (),
+        method_files: Sequence[Path] = (),
+        told: Callable[[str], None] = lambda _: None,
+    ) -> Benchmark:
+        """Read a suite for a rehearsal: its whole grid, a few steps each, on a stand-in's data.
+
+        Everything is written to the folder ``rehearsal`` of the results, which has a store of its
+        own, so that no rehearsal is ever taken for a result.
+
+        Args:
+            path: the suite's file.
+            results: the results folder.
+            assignments: ``key=value`` overrides.
+            method_files: Python files whose methods are added to the suite.
+            told: is told what is being done.
+
+        Raises:
+            QbenchError: as `open`.
+        """
+        plugins = [Plugin.read(file) for file in method_files]
+        added = [name for plugin in plugins for name in load_plugin(plugin)]
+        suite = load_suite(path, assignments, added)
+        folder = results / REHEARSAL
+        return cls._opened(rehearsed(suite, folder / "data", told), plugins, folder, rehearsal=True)
+
+    @classmethod
+    def _opened(
+        cls, suite: Suite, plugins: list[Plugin], results: Path, rehearsal: bool
+    ) -> Benchmark:
+        store = Store(results, local=rehearsal)
+        found = cls(suite, expand(suite, rehearsal), plugins, results, store, {}, rehearsal)
         with found.spool.lock(wait=False) as alone:
             if alone:  # else a run is under way, and records its own
                 found._record_waiting()
         found.refresh()
         return found
+
+    @functools.cached_property
+    def dataset(self) -> Dataset:
+        """The suite's dataset; its data may be missing."""
+        return registry.build_dataset(self.suite.dataset, self.suite.data)
+
+    def missing(self) -> list[str]:
+        """What of data and weights a run needs and has not, a sentence each."""
+        found = [self.dataset.missing()]
+        found += [weights.missing(*item) for item in self._weights_wanted()]
+        return [text for text in found if text]
+
+    def _weights_wanted(self) -> list[tuple[str, str]]:
+        """Models whose weights are given and not yet kept, and what was chosen for each."""
+        wanted = []
+        for model, choice in self.suite.weights.items():
+            key = given_weights_key(model, weights.identify(model, choice))
+            if model in self.suite.models and not self.spool.weights_path(key).exists():
+                wanted.append((model, choice))
+        return wanted
 
     @property
     def spool(self) -> Spool:
@@ -138,9 +203,14 @@ class Benchmark:
             address: of a running Ray cluster.
 
         Raises:
-            QbenchError: Ray cannot be reached, or no node can hold a trial.
+            QbenchError: data or weights are missing or do not fit, Ray cannot be reached, or no
+                node can hold a trial.
         """
         from qbench import ray_environment
+
+        if reason := self.dataset.missing():
+            raise QbenchError(reason)
+        self._bring_given_weights()
 
         ray_environment.prepare(address)
         from qbench import schedule
@@ -156,6 +226,8 @@ class Benchmark:
             self.suite.resources,
             address,
             self.plugins,
+            self.suite.data,
+            self.dataset.feeding,
         )
         self.refresh()
         return summary
@@ -172,6 +244,21 @@ class Benchmark:
                 self.spool.keep_weights(key, fetched)
                 fetched.unlink()
 
+    def _bring_given_weights(self) -> None:
+        """Bring weights that are not trained here into the spool."""
+        for model, choice in self._weights_wanted():
+            identity = weights.identify(model, choice)
+            if identity.startswith("missing:"):
+                raise QbenchError(weights.missing(model, choice))
+            dataset = self.dataset
+            network = registry.build_model(model, dataset.num_classes, dataset.image_shape[0])
+            data = weights.fetch(model, choice, network)
+            scratch = self.spool.root / "fetched" / given_weights_key(model, identity)
+            scratch.parent.mkdir(parents=True, exist_ok=True)
+            scratch.write_bytes(data)
+            self.spool.keep_weights(scratch.name, scratch)
+            scratch.unlink()
+
     def trials(self) -> pd.DataFrame:
         """One row for each trial of the suite, in its order: what tables are made from.
 
@@ -179,22 +266,27 @@ class Benchmark:
         ``dataset``, ``bits``, ``w_bits``, ``a_bits``, ``seed``, ``recipe``, ``epochs``, ``status``,
         ``reason``, ``top1`` and ``top5`` (percent), ``test_loss``, ``train_seconds``, ``seconds``,
         ``audit`` (empty where the promise of k bits holds), ``threads``, ``training`` (the
-        recipe's values, JSON), ``published`` (percent) and ``source``, of a published number.
+        recipe's values, JSON), ``published`` (percent, as the table shows it) and ``source``, of a
+        published number, and ``unreadable``: items of the data that were left out.
 
         Raises:
             QbenchError: the suite names published numbers that there are not.
         """
-        wanted = self.suite.published
-        published = None if wanted is None else PublishedNumbers(self.results, wanted)
+        published = {
+            model: PublishedNumbers(self.results, wanted)
+            for model in self.suite.models
+            if (wanted := self.suite.published_for(model)) is not None
+        }
         return pd.DataFrame([self._row(cell, published) for cell in self.cells])
 
-    def _row(self, cell: Cell, published: PublishedNumbers | None) -> dict[str, object]:
+    def _row(self, cell: Cell, published: Mapping[str, PublishedNumbers]) -> dict[str, object]:
         trial, status = cell.trial, self.status(cell)
         run = self.runs.get(trial.key)
         tags = run.data.tags if run is not None else {}
         metrics = run.data.metrics if run is not None and status == "done" else {}
         bits = Bits.parse(trial.bits)
-        number = published.find(cell.row, bits) if published else None
+        beside = published.get(trial.model)
+        number = beside.find(cell.row, bits) if beside else None
         return {
             "key": trial.key,
             "method": trial.method,
@@ -218,9 +310,15 @@ class Benchmark:
             "audit": tags.get("qbench.audit", "") if status == "done" else "",
             "threads": trial.threads,
             "training": trial.recipe.model_dump_json(),
-            "published": number.top1 if number else float("nan"),
+            "published": self._shown(number.values) if number else "",
             "source": number.source if number else "",
+            "unreadable": tags.get("qbench.unreadable", "") if status == "done" else "",
         }
+
+    def _shown(self, values: Mapping[str, float]) -> str:
+        """Published values as a cell shows them: ``58.8/81.7``, a dash for one that is missing."""
+        shown = [values.get(name) for name in self.dataset.shown]
+        return "/".join(DASH if value is None else f"{value:g}" for value in shown)
 
     def write_leaderboard(self) -> list[Path]:
         """Rebuild the suite's tables and figures from the store.
@@ -231,9 +329,15 @@ class Benchmark:
         from qbench import leaderboard
 
         finished = {key: run for key, run in self.runs.items() if run.info.status == "FINISHED"}
-        title = self.suite.title or self.suite.name
+        layout = leaderboard.Layout(
+            name=self.suite.name,
+            title=self.suite.title or self.suite.name,
+            bits=[str(Bits.parse(text)) for text in self.suite.bits],
+            shown=self.dataset.shown,
+            rehearsal=self.rehearsal,
+        )
         histories = self.store.histories(finished, HISTORY)
-        return leaderboard.write(self.suite.name, title, self.trials(), histories, self.folder)
+        return leaderboard.write(layout, self.trials(), histories, self.folder)
 
     def stale(self) -> list[str]:
         """Methods whose file has changed since a finished trial of theirs was trained."""

@@ -184,20 +184,18 @@ def _options(name: str) -> dict[str, Any]:
 
 
 def _dataset(name: str) -> dict[str, Any]:
-    try:
-        dataset = registry.build_dataset(name)
-    except QbenchError as error:
-        columns = ("title", "task", "classes", "image", "train", "test")
-        return {"name": name, **dict.fromkeys(columns, ""), "source": f"not here: {error}"}
+    dataset = registry.build_dataset(name)
+    train, test = dataset.sizes()
     return {
         "name": name,
         "title": dataset.title,
         "task": dataset.task,
         "classes": dataset.num_classes,
         "image": "×".join(map(str, dataset.image_shape)),
-        "train": len(dataset.train()),  # type: ignore[arg-type]
-        "test": len(dataset.test()),  # type: ignore[arg-type]
+        "train": train,
+        "test": test,
         "source": dataset.source,
+        "here": "no" if dataset.missing() else "yes",
     }
 
 

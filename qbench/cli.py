@@ -128,16 +128,55 @@ def run(
     console = Console(highlight=False)
     with console.status("Reading the suite and the store …"):
         benchmark = _open(suite, results, assignments, methods)
-    again = _again(suite, assignments, methods)
+    again = _again("run", suite, assignments, methods)
+    raise typer.Exit(_run_alone(benchmark, console, address, again))
+
+
+@app.command()
+def rehearse(
+    suite: SuiteFile,
+    assignments: Assignments = None,
+    methods: MethodFiles = None,
+    results: Results = Path("results"),
+    address: Annotated[
+        str | None,
+        typer.Option(help="Address of a running Ray cluster; by default this machine alone."),
+    ] = None,
+) -> None:
+    """Try out a suite's whole grid before the long run: a few steps of every trial.
+
+    Trains every method × width × model of the suite for three epochs of two steps, on a small
+    stand-in for the data (small JPEG images for ImageNet), on the first seed, and writes the same
+    tables, in which every cell is marked as a rehearsal. Everything goes to the folder `rehearsal`
+    of the results, apart from what real runs store. Exit codes are those of `run`.
+    """
+    from rich.console import Console
+
+    from qbench.benchmark import Benchmark
+
+    console = Console(highlight=False)
+    with console.status("Reading the suite …") as status:
+
+        def told(what: str) -> None:
+            status.update(f"{what} …")
+
+        benchmark = Benchmark.rehearse(suite, results, assignments or (), methods or (), told)
+    again = _again("rehearse", suite, assignments, methods)
+    raise typer.Exit(_run_alone(benchmark, console, address, again))
+
+
+def _run_alone(benchmark: Benchmark, console: Console, address: str | None, again: str) -> int:
+    """Run what is to do once no other run works in the results folder."""
     with benchmark.spool.lock(wait=False) as alone:
         if alone:
-            raise typer.Exit(_run(benchmark, console, address, again))
+            return _run(benchmark, console, address, again)
     console.print(
-        f"Another run is writing to {results}; this one waits until it has ended.", markup=False
+        f"Another run is writing to {benchmark.results}; this one waits until it has ended.",
+        markup=False,
     )
     with benchmark.spool.lock(wait=True):
         benchmark.refresh()
-        raise typer.Exit(_run(benchmark, console, address, again))
+        return _run(benchmark, console, address, again)
 
 
 def _run(benchmark: Benchmark, console: Console, address: str | None, again: str) -> int:
@@ -187,13 +226,20 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Show what `run` would train, what is done already, and how long the rest may take."""
+    from rich.console import Console
+
     from qbench import plan as plans
 
-    benchmark = _open(suite, results, assignments, methods)
-    if as_json:
-        print(json.dumps(plans.as_json(benchmark), indent=2, ensure_ascii=False))
-    else:
-        plans.show(benchmark)
+    with Console(stderr=True).status("Reading the suite and the store …") as status:
+        benchmark = _open(suite, results, assignments, methods)
+
+        def told(what: str) -> None:
+            status.update(f"Estimating: {what} …")
+
+        if as_json:
+            print(json.dumps(plans.as_json(benchmark, told), indent=2, ensure_ascii=False))
+        else:
+            plans.show(benchmark, told)
 
 
 @app.command()
@@ -388,10 +434,12 @@ def _write(benchmark: Benchmark, console: Console) -> None:
     console.print(f"Wrote {len(files)} files; the table is {table}", soft_wrap=True, markup=False)
 
 
-def _again(suite: Path, assignments: Sequence[str] | None, methods: Sequence[Path] | None) -> str:
+def _again(
+    verb: str, suite: Path, assignments: Sequence[str] | None, methods: Sequence[Path] | None
+) -> str:
     import shlex
 
-    words = ["qbench", "run", str(suite)]
+    words = ["qbench", verb, str(suite)]
     words += [word for value in assignments or () for word in ("--set", value)]
     words += [word for file in methods or () for word in ("--methods", str(file))]
     return shlex.join(words)

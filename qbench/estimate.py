@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import functools
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
 from qbench import registry, tasks
 from qbench.benchmark import Benchmark
+from qbench.data import Dataset
 from qbench.trial import Trial
 
 # A quantized step over a full-precision one, before any has been measured.
 QUANTIZED_FACTOR = 1.6
+_STEPS = 3
+_CPU_BATCH = 8
+_GPU_BATCH = 64
 
 
 class Estimator:
@@ -23,9 +26,11 @@ class Estimator:
 
     Args:
         benchmark: whose finished trials are learnt from.
+        told: is told what is being done, which may take a while.
     """
 
-    def __init__(self, benchmark: Benchmark) -> None:
+    def __init__(self, benchmark: Benchmark, told: Callable[[str], None] = lambda _: None) -> None:
+        self._told = told
         measured: defaultdict[tuple[str, ...], list[float]] = defaultdict(list)
         for cell in benchmark.cells:
             if benchmark.status(cell) == "done":
@@ -33,6 +38,9 @@ class Estimator:
                 per_epoch = metrics["seconds"] / max(1, cell.trial.recipe.epochs)
                 for kind in _kinds(cell.trial):
                     measured[kind].append(per_epoch)
+        self._benchmark = benchmark
+        self._timed: dict[tuple[str, int], float] = {}
+        self._items = benchmark.dataset.sizes()[0]
         self._measured = {kind: statistics.median(times) for kind, times in measured.items()}
 
     def seconds(self, trial: Trial) -> float:
@@ -41,14 +49,23 @@ class Estimator:
             if kind in self._measured:
                 return self._measured[kind] * max(1, trial.recipe.epochs)
         factor = 1.0 if trial.method == "fp32" else QUANTIZED_FACTOR
-        per_epoch = _epoch_seconds(
-            trial.model, trial.dataset, trial.recipe.batch_size, trial.threads
-        )
-        return factor * per_epoch * max(1, trial.recipe.epochs)
+        images = self._items * max(1, trial.recipe.epochs)
+        if trial.recipe.steps is not None:
+            images = min(images, trial.recipe.steps * trial.recipe.batch_size * trial.recipe.epochs)
+        return factor * images * self._image_seconds(trial)
 
     def total(self, trials: Sequence[Trial], at_once: int) -> float:
         """Seconds for all of them, so many at once."""
         return sum(self.seconds(trial) for trial in trials) / max(1, at_once)
+
+    def _image_seconds(self, trial: Trial) -> float:
+        """Time of a full-precision training step, by the image."""
+        kind = (trial.model, trial.threads)
+        if kind not in self._timed:
+            self._told(f"timing a step of {trial.model}")
+            dataset = self._benchmark.dataset
+            self._timed[kind] = image_seconds(trial.model, dataset, trial.threads)
+        return self._timed[kind]
 
 
 def _kinds(trial: Trial) -> list[tuple[str, ...]]:
@@ -58,20 +75,30 @@ def _kinds(trial: Trial) -> list[tuple[str, ...]]:
     return [(*where, trial.method, trial.bits), (*where, trial.method), (*where, quantized)]
 
 
-@functools.cache
-def _epoch_seconds(model: str, dataset_name: str, batch_size: int, threads: int) -> float:
-    """Time three full-precision steps and scale them to an epoch."""
+def image_seconds(model: str, dataset: Dataset, threads: int) -> float:
+    """Time full-precision training steps on random images, by the image.
+
+    Args:
+        model: the network.
+        dataset: whose classes and images it is for; its data need not be there.
+        threads: torch's threads on a CPU.
+    """
     torch.set_num_threads(threads)
-    dataset = registry.build_dataset(dataset_name)
-    images = dataset.train()
-    net = registry.build_model(model, dataset.num_classes, dataset.image_shape[0]).train()
-    size = min(batch_size, len(images))  # type: ignore[arg-type]
-    batch = torch.utils.data.default_collate([images[i] for i in range(size)])
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    size = _GPU_BATCH if device.type == "cuda" else _CPU_BATCH
     task = tasks.get(dataset.task)
-    for step in range(4):
+    net = registry.build_model(model, dataset.num_classes, dataset.image_shape[0])
+    net.to(device).train()
+    batch = task.random_batch(size, dataset.image_shape, dataset.num_classes, device)
+    for step in range(_STEPS + 1):
         if step == 1:  # the first one warms up
-            start = time.perf_counter()
+            start = _now(device)
         net.zero_grad()
         task.loss(net, batch).backward()
-    steps = -(-len(images) // batch_size)  # type: ignore[arg-type]
-    return (time.perf_counter() - start) / 3 * steps
+    return (_now(device) - start) / _STEPS / size
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()

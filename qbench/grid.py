@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -10,7 +9,7 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from qbench import registry
+from qbench import registry, weights
 from qbench.attachment import DEFAULT_LAYERS, policy_widths, select_layers
 from qbench.bits import FULL_PRECISION, Bits
 from qbench.data import Dataset
@@ -19,6 +18,9 @@ from qbench.method import Method
 from qbench.recipe import Recipe
 from qbench.suite import Row, Suite
 from qbench.trial import Trial, full_precision_trial
+
+# Of networks whose weights are given. What would train them is no part of their trials' keys.
+_UNTRAINED = Recipe(epochs=0, batch_size=1, optimizer="sgd", lr=1.0)
 
 
 @dataclass(frozen=True)
@@ -46,75 +48,124 @@ class Cell:
         return f"{self.label} {trial.bits} {trial.model} {trial.dataset} seed {trial.seed}"
 
 
-def expand(suite: Suite) -> list[Cell]:
+def expand(suite: Suite, rehearsal: bool = False) -> list[Cell]:
     """The suite's trials in its own order, full-precision ones first.
 
+    Args:
+        suite: the suite.
+        rehearsal: whether its trials are to be marked as trying things out.
+
     Raises:
-        QbenchError: the changes to a recipe contradict it.
+        QbenchError: the changes to a recipe contradict it, or there are no such weights.
     """
-    return list({cell.trial.key: cell for cell in _cells(suite)}.values())
+    return list({cell.trial.key: cell for cell in _Grid(suite, rehearsal).cells()}.values())
 
 
-def _cells(suite: Suite) -> Iterator[Cell]:
-    dataset = registry.build_dataset(suite.dataset)
-    pretraining = _changed(dataset.full_precision_recipe, suite.full_precision)
-    rows = list(zip(suite.methods, suite.labels(), strict=True))
-    for model in suite.models:
-        problem = _model_problem(model, suite)
-        quantized = [
-            cell
-            for row, label in rows
-            if row.method != "fp32"
-            for cell in _row(suite, dataset, pretraining, model, row, label, problem)
-        ]
-        listed = any(row.method == "fp32" for row in suite.methods)
-        for seed in suite.seeds:
-            base = full_precision_trial(
-                model, suite.dataset, dataset.task, pretraining, seed, suite.threads
-            )
-            if listed or any(cell.trial.base == base for cell in quantized):
-                title = registry.method_class("fp32").title
-                yield Cell(base, Row(method="fp32"), title, suite.recipe.name, problem)
-        yield from quantized
+class _Grid:
+    """A suite being expanded."""
 
+    def __init__(self, suite: Suite, rehearsal: bool) -> None:
+        self._suite = suite
+        self._rehearsal = rehearsal
+        self._dataset = registry.build_dataset(suite.dataset, suite.data)
+        self._pretraining = _changed(self._dataset.full_precision_recipe, suite.full_precision)
 
-def _row(
-    suite: Suite,
-    dataset: Dataset,
-    pretraining: Recipe,
-    model: str,
-    row: Row,
-    label: str,
-    problem: str,
-) -> Iterator[Cell]:
-    method = registry.build_method(row.method, row.options)
-    recipe = dataset.aligned_recipe
-    if suite.recipe.name == "paper" and method.paper_recipe:
-        recipe = Recipe.model_validate(method.paper_recipe)
-    recipe = _changed(recipe, {**suite.recipe.changes, **row.recipe})
-    if not method.trains:
-        recipe = _changed(recipe, {"epochs": 0, "initialization": "pretrained"})
-    layers = suite.layers
-    if layers is None:
-        layers = method.paper_layers if suite.recipe.name == "paper" else DEFAULT_LAYERS
-    pretrained = recipe.initialization == "pretrained"
-    for bits in map(Bits.parse, suite.bits):
-        reason = problem or _refusal(method, policy_widths(layers, bits), dataset.task)
-        for seed in suite.seeds:
-            trial = Trial(
-                method=row.method,
-                options=registry.method_options(row.method, row.options),
-                model=model,
-                dataset=suite.dataset,
-                task=dataset.task,
-                bits=str(bits),
-                layers=layers,
-                recipe=recipe,
-                full_precision=pretraining if pretrained else None,
-                seed=seed,
-                threads=suite.threads,
-            )
-            yield Cell(trial, row, label, suite.recipe.name, reason)
+    def cells(self) -> Iterator[Cell]:
+        suite = self._suite
+        rows = list(zip(suite.methods, suite.labels(), strict=True))
+        for model in suite.models:
+            problem = self._model_problem(model)
+            quantized = [
+                cell
+                for row, label in rows
+                if row.method != "fp32"
+                for cell in self._row(model, row, label, problem)
+            ]
+            listed = any(row.method == "fp32" for row in suite.methods)
+            for seed in suite.seeds:
+                base = full_precision_trial(self._start(model, seed), self._recipe_of(model))
+                if listed or any(cell.trial.base == base for cell in quantized):
+                    title = registry.method_class("fp32").title
+                    yield Cell(base, Row(method="fp32"), title, suite.recipe.name, problem)
+            yield from quantized
+
+    def _start(self, model: str, seed: int) -> Trial:
+        """What all trials of a model and a seed have in common."""
+        suite, dataset = self._suite, self._dataset
+        given = suite.weights.get(model)
+        return Trial(
+            method="fp32",
+            model=model,
+            dataset=suite.dataset,
+            task=dataset.task,
+            bits=str(FULL_PRECISION),
+            recipe=self._recipe_of(model),
+            seed=seed,
+            threads=suite.threads,
+            data=dataset.identity(),
+            weights=weights.identify(model, given) if given else "",
+            processes=suite.resources.processes,
+            rehearsal=self._rehearsal,
+        )
+
+    def _recipe_of(self, model: str) -> Recipe:
+        """How a model's full-precision network is trained."""
+        return _UNTRAINED if model in self._suite.weights else self._pretraining
+
+    def _row(self, model: str, row: Row, label: str, problem: str) -> Iterator[Cell]:
+        suite = self._suite
+        method = registry.build_method(row.method, row.options)
+        recipe = self._dataset.aligned_recipe
+        if suite.recipe.name == "paper" and method.paper_recipe:
+            recipe = Recipe.model_validate(method.paper_recipe)
+        recipe = _changed(recipe, {**suite.recipe.changes, **row.recipe})
+        if not method.trains:
+            recipe = _changed(recipe, {"epochs": 0, "initialization": "pretrained"})
+        layers = suite.layers
+        if layers is None:
+            layers = method.paper_layers if suite.recipe.name == "paper" else DEFAULT_LAYERS
+        pretrained = recipe.initialization == "pretrained"
+        own = {
+            "method": row.method,
+            "options": registry.method_options(row.method, row.options),
+            "layers": layers if isinstance(layers, str | dict) else tuple(layers),
+            "recipe": recipe,
+            "full_precision": self._recipe_of(model) if pretrained else None,
+        }
+        if not pretrained:
+            own["weights"] = ""
+        for bits in map(Bits.parse, row.widths(model, suite.bits)):
+            task = self._dataset.task
+            reason = problem or _refusal(method, policy_widths(layers, bits), task)
+            for seed in suite.seeds:
+                start = dict(self._start(model, seed))
+                trial = Trial.model_validate({**start, **own, "bits": str(bits)})
+                yield Cell(trial, row, label, suite.recipe.name, reason)
+
+    def _model_problem(self, model: str) -> str:
+        """Why the model cannot take the dataset's images or the suite's layers, or ''."""
+        layers = self._suite.layers
+        if problem := self._shape_problem(model):
+            return problem
+        if layers is None or isinstance(layers, str):
+            return ""
+        try:
+            select_layers(without_storage(model, self._dataset), layers, FULL_PRECISION)
+        except QbenchError as error:
+            return str(error)
+        return ""
+
+    def _shape_problem(self, model: str) -> str:
+        dataset = self._dataset
+        try:
+            net = without_storage(model, dataset)
+            if dataset.task == "classification":
+                net(torch.empty(2, *dataset.image_shape, device="meta"))
+        except (RuntimeError, ValueError) as error:
+            shape = "×".join(map(str, dataset.image_shape))
+            reason = str(error).splitlines()[0]
+            return f"{model} cannot take images of {shape}: {reason}"
+        return ""
 
 
 def _changed(recipe: Recipe, changes: dict[str, object]) -> Recipe:
@@ -135,35 +186,7 @@ def _refusal(method: Method, widths: list[Bits], task: str) -> str:
         return f"its supports() raised {type(error).__name__}: {error}"
 
 
-def _model_problem(model: str, suite: Suite) -> str:
-    """Why the model cannot take the dataset's images or the suite's layers, or ''."""
-    layers = suite.layers
-    if problem := _shape_problem(model, suite.dataset):
-        return problem
-    if layers is None or isinstance(layers, str):
-        return ""
-    try:
-        net = _without_storage(model, registry.build_dataset(suite.dataset))
-        select_layers(net, layers, FULL_PRECISION)
-    except QbenchError as error:
-        return str(error)
-    return ""
-
-
-@functools.cache
-def _shape_problem(model: str, dataset_name: str) -> str:
-    dataset = registry.build_dataset(dataset_name)
-    try:
-        net = _without_storage(model, dataset)
-        net(torch.empty(2, *dataset.image_shape, device="meta"))
-    except (RuntimeError, ValueError) as error:
-        shape = "×".join(map(str, dataset.image_shape))
-        reason = str(error).splitlines()[0]
-        return f"{model} cannot take images of {shape}: {reason}"
-    return ""
-
-
-def _without_storage(model: str, dataset: Dataset) -> nn.Module:
+def without_storage(model: str, dataset: Dataset) -> nn.Module:
     """A model for a dataset on the meta device: shapes and names, and no memory."""
     with torch.device("meta"):
         return registry.build_model(model, dataset.num_classes, dataset.image_shape[0]).eval()

@@ -1,7 +1,7 @@
 """Tables from trials, in the papers' layout: Markdown, LaTeX, CSV, and every trial as a row.
 
 The same trials give the same bytes. Methods go down, bit-widths ``W/A`` across; a cell is the mean
-± the sample standard deviation of top-1 over seeds.
+± the sample standard deviation over seeds, of top-1 or of whatever the dataset shows.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import os
 import re
 import string
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,10 +21,34 @@ from qbench.bits import FULL_PRECISION
 
 DASH = "–"
 WAITING = "…"
+METRICS = {
+    "top1": "top-1 accuracy",
+    "top5": "top-5 accuracy",
+    "map50_voc07": "mAP at IoU 0.5 (VOC2007's 11 points)",
+}
 RECIPES = {
     "aligned": "recipe aligned: every method trained by the same recipe, {epochs} epochs",
     "paper": "recipe paper: each method's published recipe",
 }
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a suite says of its tables.
+
+    Attributes:
+        name: the suite's name, for LaTeX labels.
+        title: heading.
+        bits: widths ``W/A``, in the order of columns.
+        shown: the metrics that a cell shows; the first decides which is best.
+        rehearsal: whether the trials only tried things out: then every cell says so.
+    """
+
+    name: str
+    title: str
+    bits: Sequence[str] = ()
+    shown: Sequence[str] = ("top1",)
+    rehearsal: bool = False
 
 
 @dataclass
@@ -33,17 +58,14 @@ class Cell:
     Attributes:
         text: what it shows; '' where the suite has no such trial.
         notes: numbers of its footnotes, from 1.
+        mean: of the first metric, as printed; None unless every seed is done and k bits hold.
         best: whether it is the best of its column, or ties with it as printed.
     """
 
     text: str
     notes: tuple[int, ...] = ()
+    mean: float | None = None
     best: bool = False
-
-    @property
-    def mean(self) -> float | None:
-        """The mean as printed, or None unless every seed is done and k bits hold."""
-        return float(self.text.split()[0]) if self.text and not self.notes else None
 
 
 @dataclass
@@ -76,19 +98,18 @@ class Table:
 
 
 def write(
-    name: str, title: str, trials: pd.DataFrame, histories: pd.DataFrame, folder: Path
+    layout: Layout, trials: pd.DataFrame, histories: pd.DataFrame, folder: Path
 ) -> list[Path]:
     """Write the tables and figures of a suite, each file replaced as a whole.
 
     Args:
-        name: the suite's name, for LaTeX labels.
-        title: heading.
+        layout: what the suite says of them.
         trials: one row for each trial, in the suite's order, with columns ``key``, ``method``,
             ``label`` (row of the table), ``model``, ``dataset``, ``bits``, ``seed``, ``recipe``,
             ``epochs``, ``status`` (done, failed, unsupported or missing), ``reason``, ``top1``
             (percent) and ``audit`` ('' where k bits hold); further ones go to ``trials.csv``. Where
             there are ``options`` and ``training`` (JSON), the table says them; where there are
-            ``published`` (percent) and ``source``, it has columns of published numbers.
+            ``published`` (as a cell shows it) and ``source``, it has columns of published numbers.
         histories: one row for each trial and epoch: ``key``, ``epoch`` (from 1), ``top1`` (%), and
             ``soft_top1`` where quantizers have a soft form.
         folder: where to; made if needed.
@@ -103,14 +124,17 @@ def write(
     from qbench import figures  # matplotlib takes a second to import
 
     folder.mkdir(parents=True, exist_ok=True)
-    drawn = figures.accuracy_by_bits(trials, folder)
-    drawn += figures.training_curves(trials, histories, folder)
-    drawn += figures.soft_and_hard(trials, histories, folder)
-    found = table(trials)
+    drawn: list[Path] = []
+    if not layout.rehearsal:  # a picture cannot say of each point that it is none
+        drawn += figures.accuracy_by_bits(trials, folder)
+        drawn += figures.training_curves(trials, histories, folder)
+        drawn += figures.soft_and_hard(trials, histories, folder)
+    found = table(layout, trials)
+    title = f"Rehearsal, no results: {layout.title}" if layout.rehearsal else layout.title
     pictures = [path.name for path in drawn if path.suffix == ".png"]
     texts = {
         "leaderboard.md": to_markdown(title, found, pictures),
-        "leaderboard.tex": to_latex(name, title, found),
+        "leaderboard.tex": to_latex(layout.name, title, found),
         "leaderboard.csv": to_csv(found),
         "trials.csv": trials.to_csv(index=False, float_format="%.6g", lineterminator="\n"),
     }
@@ -121,24 +145,25 @@ def write(
     return [folder / file for file in texts] + drawn
 
 
-def table(trials: pd.DataFrame) -> list[Table]:
+def table(layout: Layout, trials: pd.DataFrame) -> list[Table]:
     """Return a table for each dataset and model of trials as `write` takes them, in their order."""
     return [
-        _table(str(dataset), str(model), group)
+        _table(layout, str(dataset), str(model), group)
         for (dataset, model), group in trials.groupby(["dataset", "model"], sort=False)
     ]
 
 
-def _table(dataset: str, model: str, trials: pd.DataFrame) -> Table:
+def _table(layout: Layout, dataset: str, model: str, trials: pd.DataFrame) -> Table:
     shown = trials[trials["method"] != "fp32"]
     if shown.empty or (shown["bits"] == str(FULL_PRECISION)).any():
         shown = trials  # full precision has a column to stand in
-    widths = shown.loc[shown["method"] != "fp32", "bits"].unique()
-    columns = list(map(str, widths)) or [str(FULL_PRECISION)]
-    result = Table(dataset, model, _caption(dataset, model, trials), columns)
+    widths = list(map(str, shown.loc[shown["method"] != "fp32", "bits"].unique()))
+    ordered = [bits for bits in layout.bits if bits in widths] if layout.bits else widths
+    columns = ordered or [str(FULL_PRECISION)]
+    result = Table(dataset, model, _caption(layout, dataset, model, trials), columns)
     for label, row in shown.groupby("label", sort=False):
         cells = (row[row["bits"] == bits] for bits in columns)
-        result.rows.append((one_line(label), [_cell(result, cell) for cell in cells]))
+        result.rows.append((one_line(label), [_cell(layout, result, cell) for cell in cells]))
     _add_published(result, shown)
     result.settings = _settings(shown)
     for column in zip(*(cells for _, cells in result.rows), strict=True):
@@ -150,9 +175,9 @@ def _table(dataset: str, model: str, trials: pd.DataFrame) -> Table:
 
 def _add_published(table: Table, trials: pd.DataFrame) -> None:
     """Add a column of published numbers for each width that has any."""
-    if "published" not in trials or trials["published"].isna().all():
+    if "published" not in trials or not trials["published"].any():
         return
-    found = trials.dropna(subset="published").drop_duplicates(["label", "bits"])
+    found = trials[trials["published"] != ""].drop_duplicates(["label", "bits"])
     numbers = {(one_line(row["label"]), row["bits"]): row for _, row in found.iterrows()}
     for bits in [bits for bits in table.columns if (found["bits"] == bits).any()]:
         table.columns.append(f"{bits} published")
@@ -162,7 +187,7 @@ def _add_published(table: Table, trials: pd.DataFrame) -> None:
                 cells.append(Cell(""))
             else:
                 note = table.note(f"published, not run here: {number['source']}")
-                cells.append(Cell(f"{number['published']:g}", (note,)))
+                cells.append(Cell(number["published"], (note,)))
 
 
 def _settings(trials: pd.DataFrame) -> list[str]:
@@ -225,8 +250,10 @@ def _value(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _cell(table: Table, trials: pd.DataFrame) -> Cell:
+def _cell(layout: Layout, table: Table, trials: pd.DataFrame) -> Cell:
     """The cell of the trials of one method and width, one for each seed."""
+    if trials.empty:
+        return Cell("")
     statuses = ("done", "failed", "missing", "unsupported")
     done, failed, missing, unable = (trials[trials["status"] == status] for status in statuses)
     if len(unable):
@@ -242,10 +269,17 @@ def _cell(table: Table, trials: pd.DataFrame) -> Cell:
         notes.append("not run yet" if len(missing) == count else run)
     notes += [f"not k-bit: {audit}" for audit in done["audit"].unique() if audit]
     text = WAITING if len(missing) else "failed" if len(failed) else ""
+    mean = None
     if len(done):
-        text = mean_and_deviation(done["top1"])
+        text = "/".join(mean_and_deviation(done[name]) for name in layout.shown)
         text += f" (n = {len(done)})" if len(done) < count else ""
-    return Cell(text, tuple(map(table.note, notes)))
+        if layout.rehearsal:
+            text += " (rehearsal)"
+        elif not notes:
+            mean = float(text.split("/")[0].split()[0])  # as printed, so that ties are ties
+    if "unreadable" in done:
+        notes += [text for text in done["unreadable"].unique() if text]
+    return Cell(text, tuple(map(table.note, notes)), mean)
 
 
 def mean_and_deviation(values: pd.Series[float]) -> str:
@@ -254,7 +288,7 @@ def mean_and_deviation(values: pd.Series[float]) -> str:
     return mean if len(values) < 2 else f"{mean} ± {values.std(ddof=1):.2f}"
 
 
-def _caption(dataset: str, model: str, trials: pd.DataFrame) -> str:
+def _caption(layout: Layout, dataset: str, model: str, trials: pd.DataFrame) -> str:
     full = trials[trials["method"] == "fp32"]
     quantized = trials[trials["method"] != "fp32"] if len(full) < len(trials) else full
     able = quantized[quantized["status"] != "unsupported"]
@@ -265,14 +299,20 @@ def _caption(dataset: str, model: str, trials: pd.DataFrame) -> str:
         recipe += f"; calibrated only, without training: {', '.join(untrained)}"
     seeds = quantized["seed"].nunique()
     over = f"mean ± standard deviation over n = {seeds} seeds" if seeds > 1 else "one seed (n = 1)"
+    what = "/".join(METRICS[name] for name in layout.shown)
     text = (
-        f"{model} on {dataset}: top-1 accuracy in % on the test split, of the hard-quantized "
+        f"{model} on {dataset}: {what} in % on the test split, of the hard-quantized "
         f"network after the last epoch, {over}; {recipe}."
     )
-    done = full.loc[full["status"] == "done", "top1"]
+    done = full[full["status"] == "done"]
     if len(full):
-        mean = mean_and_deviation(done) if len(done) else "not finished"
-        text += f" Full precision: {mean} (n = {len(done)})."
+        means = "/".join(mean_and_deviation(done[name]) for name in layout.shown)
+        text += f" Full precision: {means if len(done) else 'not finished'} (n = {len(done)})."
+    if layout.rehearsal:
+        text = (
+            "A rehearsal of a few steps on a stand-in for the data, to see that everything runs: "
+            f"no number measured here is a result. {text}"
+        )
     return one_line(text)
 
 

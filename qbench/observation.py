@@ -24,12 +24,15 @@ class Observer:
         epochs: how many epochs training has.
         soft: whether weight quantizers have a soft form, and are the same function of every weight
             of a layer.
+
+    Attributes:
+        curves: values of the soft function after some epochs, by epoch.
     """
 
     def __init__(self, layers: Sequence[Layer], epochs: int, soft: bool) -> None:
         self._layers = [layer for layer in layers if layer.weight_quantizer is not None]
         self._before = [layer.latent_weight.detach().cpu().clone() for layer in self._layers]
-        self._soft: dict[int, list[float]] = {}
+        self.curves: dict[int, list[float]] = {}
         self._epochs = _spread(epochs) if soft and self._layers else set()
         if self._epochs:
             reach = float(self._before[0].abs().max())
@@ -39,7 +42,7 @@ class Observer:
     def after_epoch(self, epoch: int) -> None:
         """Look at the soft function as it is at the end of an epoch, counted from 1."""
         if epoch in self._epochs:
-            self._soft[epoch] = self._values(training=True)
+            self.curves[epoch] = self._values(training=True)
 
     @torch.no_grad()
     def weights(self) -> list[Weights]:
@@ -55,7 +58,7 @@ class Observer:
         if not self._epochs:
             return None
         hard = self._values(training=False)
-        return Curve(layer=self._layers[0].name, x=self._x.tolist(), soft=self._soft, hard=hard)
+        return Curve(layer=self._layers[0].name, x=self._x.tolist(), soft=self.curves, hard=hard)
 
     def _values(self, training: bool) -> list[float]:
         quantizer, weight = self._layers[0].weight_quantizer, self._layers[0].latent_weight

@@ -107,6 +107,7 @@ class Outcome(Observed):
         train_seconds: its epochs, each with its evaluation.
         environment: what it ran on.
         method_source: SHA-256 of the method's file.
+        unreadable: items of the data that could not be read and were left out.
     """
 
     trial: Trial
@@ -122,6 +123,16 @@ class Outcome(Observed):
     train_seconds: float = 0.0
     environment: dict[str, str] = Field(default_factory=dict)
     method_source: str = ""
+    unreadable: list[str] = Field(default_factory=list)
+
+    @property
+    def unreadable_text(self) -> str:
+        """How many items could not be read, and the first of them, or ''."""
+        count = len(self.unreadable)
+        if not count:
+            return ""
+        items = "1 item" if count == 1 else f"{count} items"
+        return f"{items} could not be read and left out: {self.unreadable[0]}"
 
     @property
     def audit_text(self) -> str:

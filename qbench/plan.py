@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
+import torch
 from rich import box
 from rich.console import Console
 from rich.markup import escape
@@ -13,24 +16,29 @@ from rich.table import Table
 
 from qbench.benchmark import Benchmark
 from qbench.estimate import Estimator
-from qbench.grid import Cell
+from qbench.grid import Cell, without_storage
 from qbench.progress import duration
 
 
-def as_json(benchmark: Benchmark) -> dict[str, Any]:
+def as_json(benchmark: Benchmark, told: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
     """The plan for programs: ``{"suite": …, "estimated_seconds": …, "trials": [{…}]}``."""
-    estimator = Estimator(benchmark)
+    estimator = Estimator(benchmark, told)
     return {
         "suite": benchmark.suite.name,
+        "missing": benchmark.missing(),
         "estimated_seconds": round(_total(benchmark, estimator), 1),
+        "estimated_bytes": _bytes(benchmark),
         "trials": [_entry(benchmark, cell, estimator) for cell in benchmark.cells],
     }
 
 
-def show(benchmark: Benchmark) -> None:
-    """Print the plan: a table of rows × widths, what is refused and why, and the time."""
+def show(benchmark: Benchmark, told: Callable[[str], None] = lambda _: None) -> None:
+    """Print the plan: rows × widths, what is refused or missing and why, what the rest takes."""
+    estimator = Estimator(benchmark, told)
+    _total(benchmark, estimator)  # what takes a while, before anything is printed
     console = Console(highlight=False)
-    for model in dict.fromkeys(cell.trial.model for cell in benchmark.cells):
+    models = dict.fromkeys(cell.trial.model for cell in benchmark.cells)
+    for model in models:
         cells = [cell for cell in benchmark.cells if cell.trial.model == model]
         console.print(_table(benchmark, model, cells))
     for reason, refused in _refusals(benchmark).items():
@@ -42,14 +50,52 @@ def show(benchmark: Benchmark) -> None:
     to_do = benchmark.to_do()
     if stale := benchmark.stale():
         console.print(f"Changed since some of their trials were trained: {', '.join(stale)}")
+    for text in benchmark.missing():
+        console.print(f"Missing: {text}", soft_wrap=True, markup=False)
     if not to_do:
         console.print("Everything is done; a run would train nothing.")
         return
-    seconds = _total(benchmark, Estimator(benchmark))
+    if len(models) > 1:
+        console.print(_needs(benchmark, estimator, list(models)))
+    seconds = _total(benchmark, estimator)
     console.print(
         f"{len(to_do)} trials to train, about {duration(seconds)} on this machine "
-        f"({_at_once(benchmark)} at once)."
+        f"({_at_once(benchmark)} at once), and {_size(_bytes(benchmark))} of disk, of which "
+        f"{_size(shutil.disk_usage(benchmark.results).free)} are free.",
+        soft_wrap=True,
     )
+
+
+def _needs(benchmark: Benchmark, estimator: Estimator, models: list[str]) -> Table:
+    """What is left for each model: trials, and the hours of the processor that trains."""
+    hours = "GPU-hours" if torch.cuda.is_available() else "CPU-hours"
+    table = Table(box=box.SIMPLE_HEAD, collapse_padding=True)
+    for name in ("model", "full precision", "quantized", hours):
+        table.add_column(name, justify="left" if name == "model" else "right")
+    for model in models:
+        trials = [cell.trial for cell in benchmark.to_do() if cell.trial.model == model]
+        full = sum(trial.method == "fp32" for trial in trials)
+        seconds = estimator.total(trials, 1)
+        table.add_row(model, str(full), str(len(trials) - full), f"{seconds / 3600:,.1f}")
+    return table
+
+
+def _bytes(benchmark: Benchmark) -> int:
+    """Disk that what is left takes: hardened weights, and the checkpoints of those under way."""
+    trials = [cell.trial for cell in benchmark.to_do()]
+    sizes = {model: _weight_bytes(benchmark, model) for model in {t.model for t in trials}}
+    stored = sum(sizes[trial.model] for trial in trials)
+    under_way = _at_once(benchmark) * max(sizes.values(), default=0)
+    return stored + 2 * under_way  # a checkpoint holds the optimiser's momentum too
+
+
+def _weight_bytes(benchmark: Benchmark, model: str) -> int:
+    net = without_storage(model, benchmark.dataset)
+    return sum(t.numel() * t.element_size() for t in net.state_dict().values())
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:,.1f} GiB" if count >= 2**30 else f"{count / 2**20:,.1f} MiB"
 
 
 def _entry(benchmark: Benchmark, cell: Cell, estimator: Estimator) -> dict[str, Any]:
@@ -114,7 +160,11 @@ def _progress(benchmark: Benchmark, cells: list[Cell]) -> str:
 
 
 def _at_once(benchmark: Benchmark) -> int:
-    return max(1, int((os.cpu_count() or 1) / benchmark.suite.resources.cpus))
+    machine = (os.cpu_count() or 1, torch.cuda.device_count())
+    resources = benchmark.suite.resources
+    process = resources.process(*machine, benchmark.dataset.feeding)
+    held = min(have / takes for have, takes in zip(machine, process, strict=True) if takes)
+    return max(1, int(held + 1e-9) // resources.processes)
 
 
 def _total(benchmark: Benchmark, estimator: Estimator) -> float:

@@ -89,9 +89,12 @@ class Display:
         if outcome.status == "done":
             self._done += 1
             best = self._best.get(trial.bits)
-            if best is None or outcome.metrics["top1"] > best.metrics["top1"]:
+            if best is None or _score(outcome)[1] > _score(best)[1]:
                 self._best[trial.bits] = outcome
-            what = f"top-1 {outcome.metrics['top1']:.2f}  {outcome.seconds:.1f} s"
+            metric, value = _score(outcome)
+            what = f"{metric} {value:.2f}  {outcome.seconds:.1f} s"
+            if outcome.unreadable:
+                what += f"  [yellow]{escape(outcome.unreadable_text)}[/]"
             if outcome.audit_text:
                 what += f"  [yellow]not k-bit: {escape(outcome.audit_text)}[/]"
         else:
@@ -124,8 +127,13 @@ class Display:
             now.add_row("  training", name, f"epoch {epoch}/{trial.recipe.epochs}")
         for bits, outcome in sorted(dict(self._best).items()):
             name = escape(self._names[outcome.trial.key])
-            now.add_row(f"  best {bits}", name, f"{outcome.metrics['top1']:.2f}")
+            now.add_row(f"  best {bits}", name, f"{_score(outcome)[1]:.2f}")
         return Group(self._bar, f"{counts}; {self._left()}", now)
+
+
+def _score(outcome: Outcome) -> tuple[str, float]:
+    """The first metric of a task, and its value."""
+    return next(iter(outcome.metrics.items()))
 
 
 def duration(seconds: float) -> str:

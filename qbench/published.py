@@ -12,19 +12,21 @@ from qbench.errors import QbenchError
 from qbench.suite import Published, Row
 
 FILE = "published.csv"
-_COLUMNS = ("paper", "table", "dataset", "model", "method", "w_bits", "w_levels", "a_bits", "top1")
+_VALUES = {"top1": "top1", "top5": "top5", "map50_voc07": "map"}
+_NEEDED = ("paper", "table", "dataset", "model", "method", "w_bits", "w_levels", "a_bits", "note")
+_COLUMNS = (*_NEEDED, *_VALUES.values(), *(f"fp_{name}" for name in _VALUES.values()))
 
 
 @dataclass(frozen=True)
 class Number:
-    """A published accuracy.
+    """A published result.
 
     Attributes:
-        top1: in percent.
+        values: in percent, by the metrics' names.
         source: where it is from, and what of; a sentence's end.
     """
 
-    top1: float
+    values: dict[str, float]
     source: str
 
 
@@ -45,7 +47,7 @@ class PublishedNumbers:
         if path is None:
             raise QbenchError(f"published numbers are wanted, and there is no {places[0]}")
         frame = pd.read_csv(path, dtype=str, keep_default_na=False)
-        if missing := [name for name in (*_COLUMNS, "fp_top1", "note") if name not in frame]:
+        if missing := [name for name in _COLUMNS if name not in frame]:
             raise QbenchError(f"{path}: has no column '{missing[0]}'")
         for name, value in wanted.model_dump().items():
             frame = frame[frame[name] == value]
@@ -62,15 +64,23 @@ class PublishedNumbers:
             & (rows["w_bits"] == str(bits.weights.bits))
             & (rows["a_bits"] == str(bits.activations.bits))
             & rows["note"].str.contains(row.published, regex=False)
-            & (rows["top1"] != "")
+            & (rows[list(_VALUES.values())] != "").any(axis=1)
         ]
         rows = rows[[_fits(levels, bits.weights) for levels in rows["w_levels"]]]
         if len(rows) != 1:
             return None
         found, wanted = rows.iloc[0], self._wanted
-        full = f", where full precision has {found['fp_top1']}" if found["fp_top1"] else ""
+        values = _values(found, "")
+        first = next(iter(_values(found, "fp_").values()), None)
+        full = f", where full precision has {first:g}" if first is not None else ""
         source = f"{wanted.model} on {wanted.dataset}{full} ({wanted.paper}, Table {wanted.table})"
-        return Number(float(found["top1"]), source)
+        return Number(values, source)
+
+
+def _values(row: pd.Series[str], prefix: str) -> dict[str, float]:
+    """What a row says of each metric."""
+    found = {name: row[prefix + column] for name, column in _VALUES.items()}
+    return {name: float(text) for name, text in found.items() if text}
 
 
 def _fits(published: str, width: Width) -> bool:

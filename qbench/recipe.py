@@ -2,12 +2,40 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 
-class Recipe(BaseModel):
+class Determining(BaseModel):
+    """What a trial's key is made of.
+
+    Fields that came after the first keys were given are left out when they have their defaults, so
+    that results recorded before stay known.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    later: ClassVar[frozenset[str]] = frozenset()
+
+    @model_serializer(mode="wrap")
+    def _without_later_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields = type(self).model_fields
+        unset = {
+            n
+            for n in self.later
+            if getattr(self, n) == fields[n].get_default(call_default_factory=True)
+        }
+        return {name: value for name, value in handler(self).items() if name not in unset}
+
+
+class Recipe(Determining):
     """Everything about training that is not the method: it is part of a trial's key.
 
     Attributes:
@@ -28,9 +56,13 @@ class Recipe(BaseModel):
         initialization: ``pretrained`` starts from the full-precision trial's weights of the same
             model, dataset and seed; ``scratch`` from random ones.
         calibration_images: training images from which input quantizers are initialised.
+        precision: ``float32``, or ``bfloat16``: autocast in training. Evaluation is in float32.
+        channels_last: images and convolutions in channels-last memory format.
+        compile: train through ``torch.compile``.
+        steps: batches of an epoch at most, as for a rehearsal; None: all.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    later = frozenset({"precision", "channels_last", "compile", "steps"})
 
     epochs: int = Field(ge=0)
     batch_size: int = Field(ge=1)
@@ -48,6 +80,10 @@ class Recipe(BaseModel):
     gradient_clip: float | None = Field(default=None, gt=0)
     initialization: Literal["pretrained", "scratch"] = "scratch"
     calibration_images: int = Field(default=1000, ge=1)
+    precision: Literal["float32", "bfloat16"] = "float32"
+    channels_last: bool = False
+    compile: bool = False
+    steps: int | None = Field(default=None, ge=1)
 
     @model_validator(mode="after")
     def _schedule_has_what_it_needs(self) -> Recipe:

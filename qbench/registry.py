@@ -20,7 +20,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model, validate_call
 
 from qbench.errors import QbenchError, nearest
 
@@ -199,14 +199,39 @@ def build_method(name: str, options: Mapping[str, Any]) -> Method:
         raise QbenchError(f"{name}: {error}") from error
 
 
-def build_dataset(name: str) -> Dataset:
-    """Build a dataset from its name.
+def build_dataset(name: str, options: Mapping[str, Any] | None = None) -> Dataset:
+    """Build a dataset from its name; its data need not be there.
+
+    Args:
+        name: as in a suite.
+        options: a suite's ``data``: ``root``, and what else the dataset takes.
 
     Raises:
-        QbenchError: no dataset has it; the message names the nearest.
+        QbenchError: no dataset has the name, or an option is unknown or has a wrong value; the
+            message names the nearest.
     """
-    dataset: Dataset = _load("datasets", name)()
+    cls = _load("datasets", name)
+    given = dict(options or {})
+    known = dataset_options(name)
+    for option in given:
+        if option not in known:
+            raise QbenchError(f"{name}: no option '{option}' of data{nearest(option, known)}")
+    try:
+        dataset: Dataset = cls.__new__(cls)
+        validate_call(cls.__init__)(dataset, **given)
+    except ValidationError as error:
+        raise QbenchError(
+            "\n".join(
+                f"{name}: data.{'.'.join(map(str, e['loc']))}: {e['msg']}, not {e['input']!r}"
+                for e in error.errors()
+            )
+        ) from error
     return dataset
+
+
+def dataset_options(name: str) -> list[str]:
+    """The options that a dataset takes."""
+    return list(inspect.signature(_load("datasets", name)).parameters)
 
 
 def build_model(name: str, num_classes: int, in_channels: int) -> nn.Module:

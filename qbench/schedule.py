@@ -10,7 +10,7 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -24,7 +24,7 @@ from qbench.registry import Plugin
 from qbench.spool import Spool
 from qbench.suite import Resources
 from qbench.trial import Trial
-from qbench.worker import Desk, TrialActor
+from qbench.worker import Desk, Job, TrialActor
 
 
 class Observer(Protocol):
@@ -64,6 +64,8 @@ def run(
     resources: Resources,
     address: str | None = None,
     plugins: Sequence[Plugin] = (),
+    data: Mapping[str, Any] | None = None,
+    feeding: float = 1,
 ) -> Summary:
     """Train trials, each as soon as the one it starts from has finished.
 
@@ -76,6 +78,8 @@ def run(
         resources: what one trial takes.
         address: of a running Ray cluster; None: ``RAY_ADDRESS``, else this machine alone.
         plugins: method files that the trials need.
+        data: options of their dataset.
+        feeding: CPU cores that feed a GPU with its data.
 
     Raises:
         QbenchError: there is no cluster at the address, or no node can hold a trial.
@@ -87,16 +91,19 @@ def run(
     recorder = _Recorder(record, summary)
     scratch = tempfile.mkdtemp(prefix="qbench-tune-")
     try:
-        share = _share(resources)
+        process = _process(resources, feeding)
         desk = Desk(spool, ray.get_runtime_context().get_node_id(), suite)
         backlog = _Backlog(suite, trials, spool, recorder, observer, summary)
-        actor = tune.with_parameters(TrialActor, desk=desk, plugins=list(plugins))
+        job = Job(desk, list(plugins), dict(data or {}), process["cpu"], process["gpu"])
+        together = resources.processes > 1
         tune.run(
-            actor,
+            tune.with_parameters(TrialActor, job=job),
             name="grid",
             search_alg=backlog,
             num_samples=len(trials),
-            resources_per_trial=share,
+            # Of a trial on several processes Ray Train takes the resources, and Tune must not.
+            resources_per_trial={"cpu": 0} if together else process,
+            max_concurrent_trials=_at_once(process, resources.processes) if together else None,
             reuse_actors=True,
             max_failures=0,
             raise_on_failed_trial=False,
@@ -266,22 +273,34 @@ def _gpus() -> int:
     return torch.cuda.device_count()
 
 
-def _share(resources: Resources) -> dict[str, float]:
-    """A trial's share of the cluster: its CPUs, and by default its part of the GPUs there are.
+def _process(resources: Resources, feeding: float) -> dict[str, float]:
+    """What one process of a trial takes of the cluster.
 
     Raises:
-        QbenchError: no node is large enough.
+        QbenchError: the cluster has not enough for a trial.
     """
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     cpus = max(node.get("CPU", 0) for node in nodes)
     gpus = max(node.get("GPU", 0) for node in nodes)
-    wanted = resources.gpus
-    if wanted is None:
-        # Every trial gets a GPU's slice; as many share one as have CPUs to feed it.
-        wanted = min(1.0, max(0.1, resources.cpus * gpus / cpus)) if gpus else 0.0
-    if resources.cpus > cpus or wanted > gpus:
+    wanted_cpus, wanted_gpus = resources.process(cpus, gpus, feeding)
+    process = {"cpu": wanted_cpus, "gpu": wanted_gpus}
+    if _at_once(process, resources.processes) < 1:
+        each = f" for each of {resources.processes} processes" if resources.processes > 1 else ""
         raise QbenchError(
-            f"a trial takes {resources.cpus:g} CPUs and {wanted:g} GPUs, and the largest node has "
-            f"{cpus:g} and {gpus:g}; see `resources` in the suite"
+            f"a trial takes {wanted_cpus:g} CPUs and {wanted_gpus:g} GPUs{each}, and the largest "
+            f"node has {cpus:g} and {gpus:g}; see `resources` in the suite"
         )
-    return {"cpu": resources.cpus, "gpu": wanted}
+    return process
+
+
+def _at_once(process: Mapping[str, float], processes: int) -> int:
+    """How many trials of so many processes the cluster can hold."""
+    held = 0
+    for node in (node["Resources"] for node in ray.nodes() if node["Alive"]):
+        rooms = [
+            (node.get(kind, 0) + 1e-9) // size
+            for kind, size in (("CPU", process["cpu"]), ("GPU", process["gpu"]))
+            if size
+        ]
+        held += int(min(rooms))
+    return held // processes

@@ -6,6 +6,8 @@ full-precision trials stay, for the trials that start from them.
 
     spool/<key>/outcome.json, weights.pt     waiting to be recorded
     weights/<key>.pt                         full-precision weights
+    checkpoints/<key>.pt                     what an interrupted trial goes on from
+    progress/<key>                           the last epoch of a trial on several processes
     lock                                     held by the command that records
 """
 
@@ -65,6 +67,8 @@ class Spool:
                 (scratch / "weights.pt").write_bytes(weights)
             shutil.rmtree(final, ignore_errors=True)
             scratch.replace(final)
+            self.checkpoint_path(outcome.trial.key).unlink(missing_ok=True)
+            self._progress_path(outcome.trial.key).unlink(missing_ok=True)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 
@@ -92,13 +96,52 @@ class Spool:
         shutil.rmtree(self.folder(key), ignore_errors=True)
 
     def weights_path(self, key: str) -> Path:
-        """Where the weights of a full-precision trial are kept."""
+        """Where the weights that trials start from are kept."""
         return self.root / "weights" / f"{key}.pt"
 
+    def checkpoint_path(self, key: str) -> Path:
+        """Where the last checkpoint of a trial is kept."""
+        return self.root / "checkpoints" / f"{key}.pt"
+
+    def checkpoint(self, key: str) -> bytes | None:
+        """The last checkpoint of a trial, or None."""
+        try:
+            return self.checkpoint_path(key).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def keep_checkpoint(self, key: str, data: bytes) -> None:
+        """Keep a checkpoint of a trial in place of its last."""
+        with self._replacing(self.checkpoint_path(key)) as scratch:
+            scratch.write_bytes(data)
+
+    def progress(self, key: str) -> int:
+        """The last epoch that a trial on several processes has told; 0 before the first."""
+        try:
+            return int(self._progress_path(key).read_text())
+        except FileNotFoundError:
+            return 0
+
+    def keep_progress(self, key: str, epoch: int) -> None:
+        """Keep the last epoch of a trial."""
+        with self._replacing(self._progress_path(key)) as scratch:
+            scratch.write_text(str(epoch))
+
+    def _progress_path(self, key: str) -> Path:
+        return self.root / "progress" / key
+
     def keep_weights(self, key: str, source: Path) -> None:
-        """Keep a trial's weights for those that start from them."""
-        target = self.weights_path(key)
+        """Keep weights, a file, for the trials that start from them."""
+        with self._replacing(self.weights_path(key)) as scratch:
+            shutil.copyfile(source, scratch)
+
+    @contextmanager
+    def _replacing(self, target: Path) -> Iterator[Path]:
+        """A file to write to, which then takes the place of another as a whole."""
         target.parent.mkdir(parents=True, exist_ok=True)
         scratch = target.with_name(f".{uuid.uuid4().hex}")
-        shutil.copyfile(source, scratch)
-        os.replace(scratch, target)
+        try:
+            yield scratch
+            os.replace(scratch, target)
+        finally:
+            scratch.unlink(missing_ok=True)

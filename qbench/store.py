@@ -35,18 +35,19 @@ class Store:
 
     Args:
         results: the results folder, for the default store.
+        local: whether to use the default store whatever the environment says.
 
     Raises:
         QbenchError: the store cannot be opened; the message says why.
     """
 
-    def __init__(self, results: Path) -> None:
+    def __init__(self, results: Path, local: bool = False) -> None:
         logging.getLogger("mlflow").setLevel(logging.ERROR)
         logging.getLogger("alembic").setLevel(logging.ERROR)
         warnings.filterwarnings("ignore", module="mlflow")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
         self._artifacts: str | None = None
-        self.uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+        self.uri = "" if local else os.environ.get("MLFLOW_TRACKING_URI", "")
         if not self.uri:
             results.mkdir(parents=True, exist_ok=True)
             self.uri = f"sqlite:///{(results / 'mlflow.db').resolve()}"
@@ -104,6 +105,7 @@ class Store:
             "qbench.reason": outcome.reason[:_TAG_LENGTH],
             "qbench.audit": outcome.audit_text[:_TAG_LENGTH],
             "qbench.method_source": outcome.method_source,
+            "qbench.unreadable": outcome.unreadable_text[:_TAG_LENGTH],
             **{f"environment.{name}": value for name, value in outcome.environment.items()},
         }
         run_tags = [RunTag(name, value) for name, value in tags.items()]
@@ -122,6 +124,7 @@ class Store:
             "history.json": outcome.history,
             "audit.json": [count.model_dump() for count in outcome.audit],
             "environment.json": outcome.environment,
+            "unreadable.json": outcome.unreadable,
         }
         for name, content in files.items():
             (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -17,7 +17,7 @@ from qbench.document import Document, Location
 from qbench.errors import QbenchError, nearest
 from qbench.recipe import Recipe
 
-_ROW_KEYS = ("label", "recipe", "published")
+_ROW_KEYS = ("label", "recipe", "published", "bits")
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 
 
@@ -40,14 +40,38 @@ class Resources(BaseModel):
     """What one trial takes of the machine.
 
     Attributes:
-        cpus: CPU cores.
+        cpus: CPU cores. None: one, or for data on disk as many as feed its GPU.
         gpus: GPUs; a fraction shares one. None: all trials that fit share the GPUs there are.
+        processes: how many train it together, each with its share of every batch and of the CPUs
+            and GPUs. Part of a trial's key.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    cpus: float = Field(default=1, gt=0)
+    cpus: float | None = Field(default=None, gt=0)
     gpus: float | None = Field(default=None, ge=0)
+    processes: int = Field(default=1, ge=1)
+
+    def process(self, cpus: float, gpus: float, feeding: float) -> tuple[float, float]:
+        """What one process takes of the machine.
+
+        Args:
+            cpus: of the machine.
+            gpus: of the machine.
+            feeding: cores that feed a GPU with the suite's data.
+
+        Returns:
+            Its CPUs and its GPUs.
+        """
+        own_cpus = self.cpus / self.processes if self.cpus else 1.0
+        if self.cpus is None and gpus:
+            own_cpus = max(1.0, min(feeding, cpus // gpus))
+        if self.gpus is not None:
+            return own_cpus, self.gpus / self.processes
+        if not gpus or self.processes > 1:
+            return own_cpus, 1.0 if gpus else 0.0
+        # Every trial gets a GPU's slice; as many share one as have CPUs to feed it.
+        return own_cpus, min(1.0, max(0.1, own_cpus * gpus / cpus))
 
 
 class Row(BaseModel):
@@ -60,6 +84,7 @@ class Row(BaseModel):
         recipe: changes to the recipe, for this row.
         published: words of the notes of `results/published.csv` by which to find the row's
             published numbers, where its method has several.
+        bits: the widths of this row, or those of each model that it is for; None: the suite's.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -69,6 +94,12 @@ class Row(BaseModel):
     label: str = ""
     recipe: dict[str, Any] = Field(default_factory=dict)
     published: str = ""
+    bits: list[str] | dict[str, list[str]] | None = None
+
+    def widths(self, model: str, suite: list[str]) -> list[str]:
+        """The row's widths for a model, among the suite's; none where it is not for the model."""
+        own = self.bits.get(model, []) if isinstance(self.bits, dict) else self.bits
+        return suite if own is None else [width for width in suite if width in own]
 
 
 class Published(BaseModel):
@@ -106,7 +137,11 @@ class Suite(BaseModel):
             method's paper says where recipes are the papers'.
         threads: torch's threads in a trial on a CPU.
         resources: what a trial takes of the machine.
-        published: numbers of a paper to show beside.
+        published: numbers of papers to show beside, for each model those that name it; a single
+            entry is for every model.
+        data: options of the dataset; ``root`` is where its files are.
+        weights: for each model whose full-precision weights are not trained here, where they are
+            from: ``torchvision``, ``torchvision:NAME``, or a file.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -123,7 +158,14 @@ class Suite(BaseModel):
     layers: str | list[str] | dict[str, str] | None = None
     threads: int = Field(default=1, ge=1, le=256)
     resources: Resources = Resources()
-    published: Published | None = None
+    published: list[Published] = Field(default_factory=list)
+    data: dict[str, Any] = Field(default_factory=dict)
+    weights: dict[str, str] = Field(default_factory=dict)
+
+    def published_for(self, model: str) -> Published | None:
+        """Which published numbers stand beside a model's, if any."""
+        named = [each for each in self.published if each.model == model]
+        return next(iter(named or (self.published if len(self.published) == 1 else [])), None)
 
     def labels(self) -> list[str]:
         """A name for each of `methods`: its own, or its title with what sets it apart."""
@@ -164,18 +206,28 @@ def load_suite(path: Path, assignments: Sequence[str] = (), plugins: Sequence[st
         suite = Suite.model_validate(data)
     except ValidationError as error:
         for location, message in _schema(error):
+            if location[0] == "published" and isinstance(document.data["published"], dict):
+                location = (location[0], *location[2:])  # as it is written: not in a list
             if not any(location[: len(known)] == known for known in problems):
                 problems[location] = message
     if not problems:
-        labels = suite.labels()
-        for index, label in enumerate(labels):
-            if label in labels[:index]:
-                problems["methods", index] = (
-                    f"a second row is named '{label}'; give one of them another `label`"
-                )
+        problems = dict(_label_problems(suite))
     if problems:
         raise QbenchError("\n".join(_told(problems, document)))
     return suite
+
+
+def _label_problems(suite: Suite) -> Iterator[tuple[Location, str]]:
+    """Rows of one name in one table."""
+    seen: set[tuple[str, str]] = set()
+    for index, (row, label) in enumerate(zip(suite.methods, suite.labels(), strict=True)):
+        tables = {(label, model) for model in suite.models if row.widths(model, suite.bits)}
+        if tables & seen:
+            yield (
+                ("methods", index),
+                f"a second row is named '{label}'; give one of them another `label`",
+            )
+        seen |= tables
 
 
 def _normalised(data: dict[str, Any]) -> dict[str, Any]:
@@ -188,6 +240,10 @@ def _normalised(data: dict[str, Any]) -> dict[str, Any]:
         data["methods"] = list(data["methods"])
     if isinstance(data.get("seeds"), int):
         data["seeds"] = [data["seeds"]]
+    if isinstance(data.get("published"), dict):
+        data["published"] = [data["published"]]
+    if isinstance(data.get("weights"), str) and isinstance(data.get("models"), list):
+        data["weights"] = dict.fromkeys(map(str, data["models"]), data["weights"])
     recipe = data.get("recipe")
     if isinstance(recipe, str):
         data["recipe"] = {"name": recipe}
@@ -212,27 +268,15 @@ def _row(entry: Any) -> dict[str, Any] | None:
 
 def _meaning(data: dict[str, Any]) -> Iterator[tuple[Location, str]]:
     """Mistakes that the schema cannot see: names, widths, options and recipes."""
-    bits = data.get("bits")
-    for index, text in enumerate(bits if isinstance(bits, list) else []):
-        try:
-            Bits.parse(str(text))
-        except ValueError as error:
-            yield ("bits", index), str(error)
-    methods = data.get("methods")
+    bits, models, methods = data.get("bits"), data.get("models"), data.get("methods")
+    yield from _bits_problems(bits, ("bits",))
     for index, entry in enumerate(methods if isinstance(methods, list) else []):
         yield from _method_problems(entry, ("methods", index))
-    models = data.get("models")
-    for index, name in enumerate(models if isinstance(models, list) else []):
-        try:
-            registry.check_model_name(str(name))
-        except QbenchError as error:
-            yield ("models", index), str(error)
-    dataset = data.get("dataset")
-    if isinstance(dataset, str) and dataset not in registry.names("datasets"):
-        yield (
-            ("dataset",),
-            f"no dataset is named '{dataset}'" + nearest(dataset, registry.names("datasets")),
-        )
+        yield from _row_bits_problems(entry, ("methods", index))
+    yield from _model_problems(models, ("models",))
+    yield from _data_problems(data.get("dataset"), data.get("data"))
+    if isinstance(data.get("weights"), dict):
+        yield from _model_problems(data["weights"], ("weights",))
     for key, repeats in (("bits", bits), ("models", models), ("seeds", data.get("seeds"))):
         if isinstance(repeats, list):
             for index, value in enumerate(repeats):
@@ -252,6 +296,49 @@ def _meaning(data: dict[str, Any]) -> Iterator[tuple[Location, str]]:
         yield from _recipe_problems(recipe["changes"], ("recipe",))
     if isinstance(data.get("full_precision"), dict):
         yield from _recipe_problems(data["full_precision"], ("full_precision",))
+
+
+def _data_problems(dataset: Any, options: Any) -> Iterator[tuple[Location, str]]:
+    if not isinstance(dataset, str):
+        return
+    if dataset not in registry.names("datasets"):
+        yield (
+            ("dataset",),
+            f"no dataset is named '{dataset}'" + nearest(dataset, registry.names("datasets")),
+        )
+    elif isinstance(options, dict):
+        try:
+            registry.build_dataset(dataset, options)
+        except QbenchError as error:
+            yield ("data",), str(error)
+
+
+def _bits_problems(bits: Any, location: Location) -> Iterator[tuple[Location, str]]:
+    for index, text in enumerate(bits if isinstance(bits, list) else []):
+        try:
+            Bits.parse(str(text))
+        except ValueError as error:
+            yield (*location, index), str(error)
+
+
+def _row_bits_problems(entry: Any, location: Location) -> Iterator[tuple[Location, str]]:
+    """Mistakes in the widths of a row. Models and widths that the suite leaves out are none."""
+    own = entry.get("bits") if isinstance(entry, dict) else None
+    if isinstance(own, dict):
+        yield from _model_problems(own, (*location, "bits"))
+        for model, widths in own.items():
+            yield from _bits_problems(widths, (*location, "bits", str(model)))
+    else:
+        yield from _bits_problems(own, (*location, "bits"))
+
+
+def _model_problems(names: Any, location: Location) -> Iterator[tuple[Location, str]]:
+    """Names that no model has: the items of a list, or the keys of a mapping."""
+    for index, name in enumerate(names if isinstance(names, list | dict) else []):
+        try:
+            registry.check_model_name(str(name))
+        except QbenchError as error:
+            yield (*location, index if isinstance(names, list) else str(name)), str(error)
 
 
 def _method_problems(entry: Any, location: Location) -> Iterator[tuple[Location, str]]:
@@ -296,11 +383,8 @@ def _schema(
     for found in error.errors():
         location = found["loc"]
         if found["type"] == "extra_forbidden":
-            words = known or (
-                list(Resources.model_fields)
-                if location[0] == "resources"
-                else list(Suite.model_fields)
-            )
+            parts: dict[str, type[BaseModel]] = {"resources": Resources, "published": Published}
+            words = known or list(parts.get(str(location[0]), Suite).model_fields)
             yield location, f"no such key{nearest(str(location[-1]), words)}"
         elif found["type"] == "missing":
             yield location, "is missing, and a suite needs it"

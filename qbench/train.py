@@ -3,24 +3,35 @@
 from __future__ import annotations
 
 import functools
-import io
 import itertools
+import json
 import math
 import random
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
-from qbench import registry, tasks
+from qbench import parallel, registry, tasks
 from qbench.attachment import Handle, attach
 from qbench.audit import audit
+from qbench.checkpoint import (
+    Checkpoints,
+    dump_weights,
+    load_weights,
+    pack,
+    random_state,
+    set_random_state,
+    unpack,
+)
 from qbench.data import Dataset
+from qbench.data.loading import Loader, test_loader, training_loader, worker_count
 from qbench.environment import environment
 from qbench.errors import QbenchError
 from qbench.observation import Observer
@@ -28,7 +39,22 @@ from qbench.outcome import Outcome
 from qbench.recipe import Recipe
 from qbench.trial import Trial
 
-_EVALUATION_BATCH = 500
+
+@dataclass(frozen=True)
+class Place:
+    """Where a trial is trained, and with what: nothing that its numbers depend on.
+
+    Attributes:
+        data: options of the dataset, ``root`` among them.
+        cpus: CPU cores of each process.
+        checkpoints: keeps what an interrupted trial goes on from; None: it starts anew.
+        checkpoint_seconds: the least time between two checkpoints.
+    """
+
+    data: Mapping[str, Any] = field(default_factory=dict)
+    cpus: float = 1
+    checkpoints: Checkpoints | None = None
+    checkpoint_seconds: float = 30.0
 
 
 class Training:
@@ -36,18 +62,20 @@ class Training:
 
     Args:
         trial: what to train.
-        weights: the stored weights of the trial it starts from (`Trial.base`), as bytes.
+        weights: the stored weights that it starts from (`Trial.source`), as bytes.
+        place: where.
 
     Attributes:
         outcome: what it has come to so far; final once `epochs` is exhausted.
         weights: the hardened weights, serialised, once it is done.
     """
 
-    def __init__(self, trial: Trial, weights: bytes | None = None) -> None:
+    def __init__(self, trial: Trial, weights: bytes | None = None, place: Place = Place()) -> None:
         self.outcome = Outcome(trial=trial, status="failed", started=time.time())
         self.weights: bytes | None = None
         self._start = time.perf_counter()
         self._pretrained = weights
+        self._place = place
 
     def epochs(self) -> Iterator[dict[str, float]]:
         """Train, yielding each epoch's record; then harden, audit and evaluate."""
@@ -72,27 +100,36 @@ class Training:
         seed_everything(trial.seed)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         task = tasks.get(trial.task)
-        dataset = _dataset(trial.dataset)
+        dataset = _dataset(trial.dataset, json.dumps(dict(self._place.data), sort_keys=True))
+        if dataset.identity() != trial.data:
+            raise TrainingError(
+                f"the data here are {dataset.identity()}, and the trial is of {trial.data}"
+            )
         recipe = trial.recipe
-        train_loader, test_loader = _loaders(dataset, recipe.batch_size, trial.seed)
+        order = torch.Generator().manual_seed(trial.seed)
+        workers = worker_count(self._place.cpus, device)
+        train_loader = training_loader(dataset, recipe, trial.seed, order, workers, device)
+        evaluation = test_loader(dataset, recipe, workers, device)
 
         model = registry.build_model(trial.model, dataset.num_classes, dataset.image_shape[0])
-        if trial.base is not None:
+        if trial.source is not None:
             if self._pretrained is None:
                 raise TrainingError("the full-precision weights that it starts from are missing")
             model.load_state_dict(load_weights(self._pretrained))
         model.to(device)
+        if recipe.channels_last:
+            model.to(memory_format=torch.channels_last)
+        whole = training_loader(dataset, recipe, trial.seed, order, 0, device, shared=False)
         handle = attach(
             model,
             registry.build_method(trial.method, trial.options),
             bits=trial.bits,
             layers=trial.layers,
             task=trial.task,
-            calibration=(
-                task.inputs(batch).to(device)
-                for batch in itertools.islice(train_loader, recipe.calibration_batches)
-            ),
+            calibration=map(task.inputs, itertools.islice(whole, recipe.calibration_batches)),
         )
+        if parallel.world() > 1:
+            handle.model = parallel.synchronise_batch_norm(handle.model, device)
         model = handle.model
         optimizer = _optimizer(handle, recipe)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, functools.partial(_lr_at, recipe))
@@ -100,38 +137,145 @@ class Training:
         layerwise = handle.method.weight_scope == "layer"
         one_function = soft and layerwise and handle.method.elementwise
         observer = Observer(handle.layers, recipe.epochs, one_function)
+        network: Any = torch.compile(model) if recipe.compile else model
+        run = _Run(task, handle, network, optimizer, schedule, train_loader, order, observer)
+        done = self._resume(run)
 
-        start = time.perf_counter()
-        for epoch in range(1, recipe.epochs + 1):
+        start = saved = time.perf_counter()
+        before = self.outcome.train_seconds
+        for epoch in range(done + 1, recipe.epochs + 1):
             lr = optimizer.param_groups[0]["lr"]
             handle.on_epoch_start(epoch, recipe.epochs)
             model.train()
-            loss = _train_epoch(task, model, handle, train_loader, optimizer, recipe, device)
+            loss = run.epoch(recipe, device)
             schedule.step()
             if not math.isfinite(loss):
                 raise TrainingError(f"the training loss is {loss} in epoch {epoch}")
             record = {"epoch": epoch, "train_loss": loss, "lr": lr}
             model.eval()
-            record |= task.evaluate(model, test_loader)
+            record |= task.evaluate(model, evaluation)
             if soft:
                 for quantizer in handle.quantizers:
                     quantizer.train()
-                measured = task.evaluate(model, test_loader)
+                measured = task.evaluate(model, evaluation)
                 record |= {f"soft_{name}": value for name, value in measured.items()}
             observer.after_epoch(epoch)
             self.outcome.history.append(record)
-            self.outcome.train_seconds = time.perf_counter() - start
+            self.outcome.train_seconds = before + time.perf_counter() - start
+            if time.perf_counter() - saved >= self._place.checkpoint_seconds:
+                self._checkpoint(run)
+                saved = time.perf_counter()
             yield record
 
         self.outcome.weights, self.outcome.curve = observer.weights(), observer.curve()
         layers = list(handle.layers)
         handle.harden()
         self.weights = dump_weights(model)
-        images = task.inputs(next(iter(test_loader))).to(device)
+        images = task.inputs(next(iter(evaluation)))
         self.outcome.audit = audit(
             layers, handle.method.weight_scope, load_weights(self.weights), model, images
         )
-        self.outcome.metrics = task.evaluate(model.eval(), test_loader)
+        self.outcome.metrics = task.evaluate(model.eval(), evaluation)
+        self.outcome.unreadable = sorted({*train_loader.unreadable(), *evaluation.unreadable()})
+
+    def _checkpoint(self, run: _Run) -> None:
+        """Keep the trial as it is after an epoch."""
+        if self._place.checkpoints is None or parallel.rank() > 0:
+            return
+        outcome = self.outcome
+        content = {
+            "method_source": outcome.method_source,
+            "history": outcome.history,
+            "train_seconds": outcome.train_seconds,
+            **run.state(),
+        }
+        self._place.checkpoints.save(pack(content))
+
+    def _resume(self, run: _Run) -> int:
+        """Go on from the last checkpoint, if there is one; returns the epochs done."""
+        data = self._place.checkpoints.load() if self._place.checkpoints is not None else None
+        if data is None:
+            return 0
+        content = unpack(data)
+        if content["method_source"] != self.outcome.method_source:
+            return 0  # the method has changed since: what it did then is not to be mixed in
+        self.outcome.history = content["history"]
+        self.outcome.train_seconds = content["train_seconds"]
+        run.restore(content)
+        return len(self.outcome.history)
+
+
+@dataclass
+class _Run:
+    """What changes while a trial is trained."""
+
+    task: tasks.Task
+    handle: Handle
+    network: nn.Module
+    optimizer: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LRScheduler
+    loader: Loader
+    order: torch.Generator
+    observer: Observer
+
+    def state(self) -> dict[str, Any]:
+        """All of it, to `restore` from."""
+        return {
+            "model": self.handle.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "epochs": self.loader.batches.epoch,
+            "order": self.order.get_state(),
+            "curves": self.observer.curves,
+            "random": random_state(),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go back to where `state` was called."""
+        self.handle.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.last_epoch = self.loader.batches.epoch = state["epochs"]
+        self.order.set_state(state["order"])
+        self.observer.curves = state["curves"]
+        set_random_state(state["random"])
+
+    def epoch(self, recipe: Recipe, device: torch.device) -> float:
+        """One pass over the training data; returns the mean loss of its steps."""
+        handle, steps = self.handle, len(self.loader)
+        network = self._together()
+        total = torch.zeros((), device=device)
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        autocast = torch.autocast(
+            device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"
+        )
+        for step, batch in enumerate(self.loader, 1):
+            handle.on_step_start(step, steps)
+            with autocast:
+                loss = self.task.loss(network, batch) * self._share(step, batch)
+            loss = loss + handle.penalty().to(device)
+            self.optimizer.zero_grad()
+            loss.backward()
+            if recipe.gradient_clip is not None:
+                nn.utils.clip_grad_norm_(parameters, recipe.gradient_clip)
+            handle.before_step()
+            self.optimizer.step()
+            handle.after_step()
+            total += loss.detach()
+        return float(parallel.total(total) / (steps * parallel.world()))
+
+    def _together(self) -> nn.Module:
+        """The network, of which processes average their gradients."""
+        if parallel.world() == 1:
+            return self.network
+        # Anew each epoch, because a method may have fixed or freed parameters. Unused ones are
+        # those of quantizers that are not at work yet.
+        return DistributedDataParallel(self.network, find_unused_parameters=True)
+
+    def _share(self, step: int, batch: Any) -> float:
+        """What the mean over this process' share of a batch counts for in the mean over all."""
+        world = parallel.world()
+        if world == 1:
+            return 1.0
+        return len(self.task.inputs(batch)) * world / self.loader.batches.size(step)
 
 
 class TrainingError(Exception):
@@ -145,67 +289,10 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def dump_weights(model: nn.Module) -> bytes:
-    """A model's ``state_dict``, on the CPU, serialised by ``torch.save``."""
-    buffer = io.BytesIO()
-    torch.save({name: tensor.cpu() for name, tensor in model.state_dict().items()}, buffer)
-    return buffer.getvalue()
-
-
-def load_weights(data: bytes) -> dict[str, Tensor]:
-    """Read what `dump_weights` wrote; nothing but tensors is accepted."""
-    state: dict[str, Tensor] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    return state
-
-
 @functools.lru_cache(maxsize=4)
-def _dataset(name: str) -> Dataset:
-    return registry.build_dataset(name)
-
-
-def _loaders(
-    dataset: Dataset, batch_size: int, seed: int
-) -> tuple[DataLoader[Any], DataLoader[Any]]:
-    """Shuffled training batches and ordered test batches.
-
-    A batch is fetched from the dataset at once, by its list of indices, which for tensors in memory
-    is far cheaper than image by image.
-    """
-    train, test = dataset.train(), dataset.test()
-    order = torch.Generator().manual_seed(seed)
-    shuffled = BatchSampler(RandomSampler(train, generator=order), batch_size, drop_last=False)  # type: ignore[arg-type]
-    in_order = BatchSampler(SequentialSampler(test), _EVALUATION_BATCH, drop_last=False)  # type: ignore[arg-type]
-    return (
-        DataLoader(train, sampler=shuffled, batch_size=None),
-        DataLoader(test, sampler=in_order, batch_size=None),
-    )
-
-
-def _train_epoch(
-    task: tasks.Task,
-    model: nn.Module,
-    handle: Handle,
-    loader: DataLoader[Any],
-    optimizer: torch.optim.Optimizer,
-    recipe: Recipe,
-    device: torch.device,
-) -> float:
-    """One pass over the training data; returns the mean loss of its steps."""
-    total = torch.zeros((), device=device)
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    steps = len(loader)
-    for step, batch in enumerate(loader, 1):
-        handle.on_step_start(step, steps)
-        loss = task.loss(model, [part.to(device) for part in batch]) + handle.penalty().to(device)
-        optimizer.zero_grad()
-        loss.backward()
-        if recipe.gradient_clip is not None:
-            nn.utils.clip_grad_norm_(parameters, recipe.gradient_clip)
-        handle.before_step()
-        optimizer.step()
-        handle.after_step()
-        total += loss.detach()
-    return float(total / steps)
+def _dataset(name: str, options: str) -> Dataset:
+    """A dataset by its name and its options (JSON), so that a worker reads it once."""
+    return registry.build_dataset(name, json.loads(options))
 
 
 def _optimizer(handle: Handle, recipe: Recipe) -> torch.optim.Optimizer:

@@ -7,15 +7,15 @@ import json
 from functools import cached_property
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from qbench.bits import FULL_PRECISION
-from qbench.recipe import Recipe
+from qbench.recipe import Determining, Recipe
 
 KEY_LENGTH = 16
 
 
-class Trial(BaseModel):
+class Trial(Determining):
     """One training: what to train, how, and from what.
 
     Attributes:
@@ -32,9 +32,15 @@ class Trial(BaseModel):
         seed: of everything random.
         threads: torch's threads on a CPU. They decide in which order sums are taken, and that
             changes low-bit results.
+        data: what of the data decides numbers and is not said by the dataset's name.
+        weights: of a full-precision trial that is not trained here: where its weights are from, as
+            ``torchvision:IMAGENET1K_V1``, or ``sha256:…`` of a file. Of another, those of the trial
+            that it starts from.
+        processes: that train it together, each with its share of a batch.
+        rehearsal: whether it only tries out what a real trial would do.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    later = frozenset({"data", "weights", "processes", "rehearsal"})
 
     method: str
     options: dict[str, Any] = Field(default_factory=dict)
@@ -47,6 +53,10 @@ class Trial(BaseModel):
     full_precision: Recipe | None = None
     seed: int
     threads: int = 1
+    data: dict[str, Any] = Field(default_factory=dict)
+    weights: str = ""
+    processes: int = 1
+    rehearsal: bool = False
 
     @cached_property
     def key(self) -> str:
@@ -68,9 +78,14 @@ class Trial(BaseModel):
         """The full-precision trial whose weights this one starts from, or None."""
         if self.full_precision is None:
             return None
-        return full_precision_trial(
-            self.model, self.dataset, self.task, self.full_precision, self.seed, self.threads
-        )
+        return full_precision_trial(self, self.full_precision)
+
+    @property
+    def source(self) -> str | None:
+        """The key under which the weights that it starts from are kept; None: it starts anew."""
+        if self.full_precision is not None:
+            return full_precision_trial(self, self.full_precision).key
+        return given_weights_key(self.model, self.weights) if self.weights else None
 
     @property
     def name(self) -> str:
@@ -78,17 +93,18 @@ class Trial(BaseModel):
         return f"{self.method} {self.bits} {self.model} {self.dataset} seed {self.seed}"
 
 
-def full_precision_trial(
-    model: str, dataset: str, task: str, recipe: Recipe, seed: int, threads: int
-) -> Trial:
-    """The trial that trains a network before it is quantized."""
+def full_precision_trial(trial: Trial, recipe: Recipe) -> Trial:
+    """The trial that trains the network of another one before it is quantized."""
+    same = ("model", "dataset", "task", "seed", "threads", "data", "weights", "processes")
     return Trial(
         method="fp32",
-        model=model,
-        dataset=dataset,
-        task=task,
         bits=str(FULL_PRECISION),
         recipe=recipe,
-        seed=seed,
-        threads=threads,
+        rehearsal=trial.rehearsal,
+        **{name: getattr(trial, name) for name in same},
     )
+
+
+def given_weights_key(model: str, weights: str) -> str:
+    """The key under which weights that were not trained here are kept."""
+    return hashlib.sha256(f"{model} {weights}".encode()).hexdigest()[:KEY_LENGTH]

@@ -9,7 +9,9 @@ import pandas as pd
 import pytest
 
 from qbench import leaderboard
-from qbench.leaderboard import Table
+from qbench.leaderboard import Layout, Table
+
+LAYOUT = Layout("suite", "Title")
 
 HISTORIES = pd.DataFrame(columns=["key", "epoch", "train_loss", "top1", "lr"])
 
@@ -44,7 +46,7 @@ def full(*top1: float | str, **more: object) -> pd.DataFrame:
 
 
 def only(*cells: pd.DataFrame) -> Table:
-    (found,) = leaderboard.table(pd.concat(cells, ignore_index=True))
+    (found,) = leaderboard.table(LAYOUT, pd.concat(cells, ignore_index=True))
     return found
 
 
@@ -109,10 +111,10 @@ def test_the_caption_names_the_papers_recipes() -> None:
 
 def test_published_numbers_stand_beside_and_are_marked() -> None:
     found = only(
-        trials("A", 99.0, published=60.9, source="net on images (a paper, Table 5)"),
-        trials("B", 98.0, published=99.5, source="net on images (a paper, Table 5)"),
-        trials("C", 97.0, published=float("nan"), source=""),
-        trials("C", 96.0, bits="2/32", published=float("nan"), source=""),
+        trials("A", 99.0, published="60.9", source="net on images (a paper, Table 5)"),
+        trials("B", 98.0, published="99.5", source="net on images (a paper, Table 5)"),
+        trials("C", 97.0, published="", source=""),
+        trials("C", 96.0, bits="2/32", published="", source=""),
     )
     assert found.columns == ["1/32", "2/32", "1/32 published"]
     assert texts(found) == {
@@ -128,7 +130,7 @@ def test_published_numbers_stand_beside_and_are_marked() -> None:
 
 
 def test_without_published_numbers_there_is_no_column_for_them() -> None:
-    found = only(trials("A", 99.0, published=float("nan"), source=""))
+    found = only(trials("A", 99.0, published="", source=""))
     assert found.columns == ["1/32"]
 
 
@@ -279,7 +281,7 @@ def test_what_is_not_k_bit_is_told() -> None:
 
 def test_each_model_has_a_table() -> None:
     frame = pd.concat([trials("A", 97.0, model="big"), trials("A", 90.0, model="a_small")])
-    found = leaderboard.table(frame)
+    found = leaderboard.table(LAYOUT, frame)
     assert [table.model for table in found] == ["big", "a_small"]
     assert leaderboard.to_latex("s", "T", found).count(r"\begin{table}") == 2
     assert "tab:s-digits-a-small" in leaderboard.to_latex("s", "T", found)
@@ -329,6 +331,7 @@ def test_latex_is_plain_ascii() -> None:
 
 def test_csv_is_the_table_without_marks() -> None:
     found = leaderboard.table(
+        LAYOUT,
         pd.concat(
             [
                 trials("A", 97.0, 98.0),
@@ -336,7 +339,7 @@ def test_csv_is_the_table_without_marks() -> None:
                 trials("A", 50.0, "failed", model="other"),
                 trials("A", "missing", bits="3/3", model="other"),
             ]
-        )
+        ),
     )
     assert leaderboard.to_csv(found) == (
         "model,dataset,method,1/32,2/2,3/3\n"
@@ -361,7 +364,7 @@ def suite() -> tuple[pd.DataFrame, pd.DataFrame]:
 
 def test_every_file_is_written(tmp_path: Path) -> None:
     folder = tmp_path / "results" / "suite"
-    paths = leaderboard.write("suite", "Low-bit | digits", *suite(), folder)
+    paths = leaderboard.write(Layout("suite", "Low-bit | digits"), *suite(), folder)
     assert [path.name for path in paths] == [
         *("leaderboard.md", "leaderboard.tex", "leaderboard.csv", "trials.csv"),
         *("accuracy_by_bits.png", "accuracy_by_bits.svg"),
@@ -381,7 +384,7 @@ def test_every_file_is_written(tmp_path: Path) -> None:
 
 def test_the_same_trials_give_the_same_bytes(tmp_path: Path) -> None:
     written = [
-        [path.read_bytes() for path in leaderboard.write("suite", "Title", *suite(), folder)]
+        [path.read_bytes() for path in leaderboard.write(LAYOUT, *suite(), folder)]
         for folder in (tmp_path / "a", tmp_path / "b", tmp_path / "a")
     ]
     assert written[0] == written[1] == written[2]
@@ -389,7 +392,7 @@ def test_the_same_trials_give_the_same_bytes(tmp_path: Path) -> None:
 
 def test_trials_csv_has_every_trial_and_column(tmp_path: Path) -> None:
     frame, histories = suite()
-    leaderboard.write("suite", "Title", frame, histories, tmp_path)
+    leaderboard.write(LAYOUT, frame, histories, tmp_path)
     text = (tmp_path / "trials.csv").read_text(encoding="utf-8")
     read = pd.read_csv(io.StringIO(text))
     assert list(read.columns) == list(frame.columns)
@@ -399,7 +402,7 @@ def test_trials_csv_has_every_trial_and_column(tmp_path: Path) -> None:
 
 
 def test_nothing_finished_is_a_table_without_figures(tmp_path: Path) -> None:
-    paths = leaderboard.write("suite", "Title", trials("A", "missing"), HISTORIES, tmp_path)
+    paths = leaderboard.write(LAYOUT, trials("A", "missing"), HISTORIES, tmp_path)
     assert [path.name for path in paths] == [
         *("leaderboard.md", "leaderboard.tex", "leaderboard.csv", "trials.csv")
     ]
@@ -407,7 +410,7 @@ def test_nothing_finished_is_a_table_without_figures(tmp_path: Path) -> None:
 
 
 def test_a_reader_never_sees_half_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    paths = leaderboard.write("suite", "Title", *suite(), tmp_path)
+    paths = leaderboard.write(LAYOUT, *suite(), tmp_path)
     before = {path: path.read_bytes() for path in paths}
 
     def killed(*_: object) -> None:
@@ -415,5 +418,5 @@ def test_a_reader_never_sees_half_a_file(tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(os, "replace", killed)
     with pytest.raises(KeyboardInterrupt):
-        leaderboard.write("suite", "Other", *suite(), tmp_path)
+        leaderboard.write(Layout("suite", "Other"), *suite(), tmp_path)
     assert {path: path.read_bytes() for path in paths} == before

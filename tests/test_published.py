@@ -35,7 +35,7 @@ def table(number: str, model: str, results: Path = Path("nowhere")) -> Published
 def test_a_width_finds_the_number_of_its_own_levels(bits: str, top1: float | None) -> None:
     """Table 2 of the paper, read there."""
     found = table("2", "resnet18").find(QN, Bits.parse(bits))
-    assert (found and found.top1) == top1
+    assert (found and found.values["top1"]) == top1
 
 
 def test_a_number_says_where_it_is_from() -> None:
@@ -54,7 +54,7 @@ def test_one_of_several_rows_is_chosen_by_its_note() -> None:
     k_means = ablation.find(QN.model_copy(update={"published": "non-uniform"}), bits)
     assert uniform is not None
     assert k_means is not None
-    assert (uniform.top1, k_means.top1) == (60.6, 60.9)
+    assert (uniform.values["top1"], k_means.values["top1"]) == (60.6, 60.9)
 
 
 @pytest.mark.parametrize(

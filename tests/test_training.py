@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from qbench import registry
+from qbench.checkpoint import load_weights
 from qbench.outcome import Outcome
 from qbench.recipe import Recipe
 from qbench.registry import Plugin
-from qbench.train import Training, load_weights
+from qbench.train import Training
 from qbench.trial import Trial
 from tests import plugins
 

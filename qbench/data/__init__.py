@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
 
+import torch
+from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
 from qbench.recipe import Recipe
 
 
+class UnreadableError(Exception):
+    """An item cannot be read; the message names its file and says why."""
+
+
 class Dataset(ABC):
     """A dataset with a fixed split, and the recipes that suit it.
+
+    Keyword arguments of the constructor are options of a suite's ``data``. ``root``, where the
+    files are, is one that no result depends on; all others are part of a trial's key. The
+    constructor reads nothing: a suite can be planned where its data are not.
 
     Attributes:
         title: its name in tables.
         source: where its data come from.
-        task: what is asked of a model: ``'classification'``.
+        task: what is asked of a model: ``'classification'`` or ``'detection'``.
+        feeding: CPU cores that load what a GPU trains on; more than one for data on disk.
+        shown: the metrics that a table's cell shows, of those that the task measures.
         num_classes: number of classes.
         image_shape: (channels, height, width) of one input image.
         full_precision_recipe: how a network is trained on it before quantization.
@@ -26,15 +40,59 @@ class Dataset(ABC):
     title: ClassVar[str]
     source: ClassVar[str]
     task: ClassVar[str] = "classification"
+    feeding: ClassVar[float] = 1
+    shown: ClassVar[tuple[str, ...]] = ("top1",)
     num_classes: int
     image_shape: tuple[int, int, int]
     full_precision_recipe: ClassVar[Recipe]
     aligned_recipe: ClassVar[Recipe]
 
     @abstractmethod
-    def train(self) -> TorchDataset[object]:
-        """The training split: pairs of a float32 image, ``image_shape``, and an int64 label."""
+    def train(self) -> TorchDataset[Any]:
+        """The training split: pairs of an image, ``image_shape``, and an int64 label.
+
+        What is drawn at random for an item comes from torch's global generator, which is seeded for
+        each item by trial, epoch and index: numbers do not depend on who loads it. An item that
+        cannot be read raises `UnreadableError`; it is left out of its batch, and named.
+        """
 
     @abstractmethod
-    def test(self) -> TorchDataset[object]:
+    def test(self) -> TorchDataset[Any]:
         """The test split, alike."""
+
+    def missing(self) -> str:
+        """Say what of the data is not there, where it was looked for, and what to do; '' if all is.
+
+        Reads no more than folders and lists.
+        """
+        return ""
+
+    def sizes(self) -> tuple[int, int]:
+        """Numbers of training and of test items; where data are missing, those of the original."""
+        return len(self.train()), len(self.test())  # type: ignore[arg-type]
+
+    def identity(self) -> dict[str, Any]:
+        """What of the data decides numbers and is not said by the dataset's name: for trials' keys.
+
+        Empty for the original data with default options.
+        """
+        return {}
+
+    def collate(self, items: Sequence[Any]) -> Any:
+        """A batch of items of `train` or `test`: images stacked, and labels."""
+        return torch.utils.data.default_collate(list(items))
+
+    def to_input(self, images: Tensor) -> Tensor:
+        """What the model is given of a batch of images, (N, C, H, W), on the model's device."""
+        return images
+
+    def stand_in(self, folder: Path) -> dict[str, Any]:
+        """Write a small stand-in for the data, for rehearsals; the same one is not written again.
+
+        Args:
+            folder: where to; made if needed.
+
+        Returns:
+            Options of this dataset by which a rehearsal reads it.
+        """
+        return {}

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from qbench.errors import QbenchError
 
@@ -16,11 +17,16 @@ class Task(Protocol):
     def loss(self, model: nn.Module, batch: Any) -> Tensor:
         """The training loss of one batch, a scalar."""
 
-    def evaluate(self, model: nn.Module, loader: DataLoader[Any]) -> dict[str, float]:
-        """Metrics of a model, in the mode it is in; the first is the one that tables show."""
+    def evaluate(self, model: nn.Module, batches: Iterable[Any]) -> dict[str, float]:
+        """Metrics of a model, in the mode it is in, over the batches of all processes."""
 
     def inputs(self, batch: Any) -> Tensor:
-        """What the model is given of a batch."""
+        """What the model is given of a batch, (N, C, H, W)."""
+
+    def random_batch(
+        self, size: int, image_shape: tuple[int, int, int], classes: int, device: torch.device
+    ) -> Any:
+        """A batch of noise, to time a step with."""
 
 
 def get(name: str) -> Task:

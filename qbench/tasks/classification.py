@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
-from torch.utils.data import DataLoader
-from torchmetrics.functional.classification import multiclass_accuracy
+from torchmetrics import MeanMetric, Metric
+from torchmetrics.classification import MulticlassAccuracy
 
 Batch = tuple[Tensor, Tensor]
 
@@ -16,32 +18,49 @@ def inputs(batch: Batch) -> Tensor:
     return batch[0]
 
 
+def random_batch(
+    size: int, image_shape: tuple[int, int, int], classes: int, device: torch.device
+) -> Batch:
+    """Images and labels of noise, to time a step with."""
+    images = torch.randn(size, *image_shape, device=device)
+    return images, torch.randint(classes, (size,), device=device)
+
+
 def loss(model: nn.Module, batch: Batch) -> Tensor:
     """Mean cross-entropy of a batch of images, (N, C, H, W), and labels, (N,)."""
     images, labels = batch
-    return F.cross_entropy(model(images), labels)
+    logits = model(images)
+    # Under autocast logits are bfloat16, in which a small loss vanishes.
+    return F.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), labels)
 
 
 @torch.inference_mode()
-def evaluate(model: nn.Module, loader: DataLoader[Batch]) -> dict[str, float]:
-    """Accuracy of a model, in the mode that it is in.
+def evaluate(model: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
+    """Accuracy of a model, in the mode that it is in, over the batches of all processes.
 
     Returns:
         ``top1`` and ``top5`` in percent (top5 only where there are more than five classes), and
         ``test_loss``, the mean cross-entropy.
     """
-    device = next(model.parameters()).device
-    scores, labels = [], []
-    for images, target in loader:
-        scores.append(model(images.to(device)).float().cpu())
-        labels.append(target)
-    logits, target = torch.cat(scores), torch.cat(labels)
-    classes = logits.shape[1]
-    metrics = {
-        f"top{k}": 100
-        * float(multiclass_accuracy(logits, target, classes, top_k=k, average="micro"))
+    metrics: dict[str, Metric] = {}
+    for images, target in batches:
+        logits = model(images).float()
+        if not metrics:
+            metrics = _metrics(logits.shape[1], logits.device)
+        for metric in metrics.values():
+            if isinstance(metric, MeanMetric):
+                metric.update(F.cross_entropy(logits, target), len(target))
+            else:
+                metric.update(logits, target)
+    values = {name: float(metric.compute()) for name, metric in metrics.items()}
+    return {name: 100 * v if name.startswith("top") else v for name, v in values.items()}
+
+
+def _metrics(classes: int, device: torch.device) -> dict[str, Metric]:
+    metrics: dict[str, Metric] = {
+        f"top{k}": MulticlassAccuracy(classes, top_k=k, average="micro")
         for k in (1, 5)
         if k == 1 or classes > k
     }
-    metrics["test_loss"] = float(F.cross_entropy(logits, target))
-    return metrics
+    metrics["test_loss"] = MeanMetric()
+    return {name: metric.to(device) for name, metric in metrics.items()}

@@ -1,0 +1,85 @@
+"""A trial in the middle: everything that it needs to go on with the same bits."""
+
+from __future__ import annotations
+
+import io
+import random
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+
+class Checkpoints(Protocol):
+    """Keeps the last checkpoint of one trial."""
+
+    def load(self) -> bytes | None:
+        """The last one; None where there is none."""
+
+    def save(self, data: bytes) -> None:
+        """Keep one in place of the last."""
+
+
+def pack(content: Mapping[str, Any]) -> bytes:
+    """Serialise tensors, numbers, text, and lists and dictionaries of them."""
+    buffer = io.BytesIO()
+    torch.save(dict(content), buffer)
+    return buffer.getvalue()
+
+
+def unpack(data: bytes) -> dict[str, Any]:
+    """Read what `pack` wrote, onto the CPU; nothing else is accepted.
+
+    Raises:
+        pickle.UnpicklingError: there is more in it than data.
+    """
+    content: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    return content
+
+
+def dump_weights(model: nn.Module) -> bytes:
+    """A model's ``state_dict``, on the CPU, serialised."""
+    return pack({name: tensor.cpu() for name, tensor in model.state_dict().items()})
+
+
+def load_weights(data: bytes) -> dict[str, Tensor]:
+    """Read what `dump_weights` wrote."""
+    return unpack(data)
+
+
+def random_state() -> dict[str, Any]:
+    """Where the generators of Python, numpy and torch are, on every device."""
+    version, python, gauss = random.getstate()
+    numpy = np.random.get_state(legacy=False)
+    assert isinstance(numpy, dict)  # noqa: S101 - the form that legacy=False gives
+    return {
+        "python": [version, list(python), gauss],
+        "numpy": {
+            "key": torch.from_numpy(numpy["state"]["key"].astype(np.int64)),
+            "pos": int(numpy["state"]["pos"]),
+            "has_gauss": int(numpy["has_gauss"]),
+            "gauss": float(numpy["gauss"]),
+        },
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all(),
+    }
+
+
+def set_random_state(state: Mapping[str, Any]) -> None:
+    """Put the generators back to where `random_state` found them."""
+    version, python, gauss = state["python"]
+    random.setstate((version, tuple(python), gauss))
+    numpy = state["numpy"]
+    np.random.set_state(
+        {
+            "bit_generator": "MT19937",
+            "state": {"key": numpy["key"].numpy().astype(np.uint32), "pos": numpy["pos"]},
+            "has_gauss": numpy["has_gauss"],
+            "gauss": numpy["gauss"],
+        }
+    )
+    torch.set_rng_state(state["torch"])
+    if len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(state["cuda"])

@@ -1,0 +1,50 @@
+"""Rehearsals: a suite's whole grid, a few steps of each trial, on a small stand-in for its data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from qbench import registry
+from qbench.suite import Resources, Suite
+
+# Three epochs, so that what methods do at the start, in the middle and at the end is tried.
+SHORT = {
+    "epochs": 3,
+    "steps": 2,
+    "batch_size": 8,
+    "calibration_images": 16,
+    "compile": False,
+}
+
+
+def rehearsed(suite: Suite, folder: Path, told: Callable[[str], None]) -> Suite:
+    """A suite whose every trial takes seconds.
+
+    Args:
+        suite: what is to be rehearsed.
+        folder: where stand-ins for data are written.
+        told: is told what is being done.
+
+    Returns:
+        The same rows, models and widths, on the first seed, by a short recipe; full-precision
+        networks are trained as shortly in place of given weights.
+    """
+    told(f"writing a stand-in for {suite.dataset}")
+    options = registry.build_dataset(suite.dataset, suite.data).stand_in(folder / suite.dataset)
+    recipe = suite.recipe.model_copy(update={"changes": {**suite.recipe.changes, **SHORT}})
+    rows = [
+        row.model_copy(update={"recipe": {**row.recipe, **SHORT}, "label": label})
+        for row, label in zip(suite.methods, suite.labels(), strict=True)
+    ]
+    return suite.model_copy(
+        update={
+            "data": {**suite.data, **options},
+            "full_precision": {**suite.full_precision, **SHORT},
+            "methods": rows,
+            "recipe": recipe,
+            "resources": Resources(),
+            "seeds": suite.seeds[:1],
+            "weights": {},
+        }
+    )
