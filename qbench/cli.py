@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qbench import __version__
+from qbench import __version__, data_commands
 from qbench.errors import QbenchError
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.add_typer(data_commands.app, name="data")
 
 SuiteFile = Annotated[
     Path, typer.Argument(metavar="SUITE", help="A suite, as suites/digits_start.yaml.")

@@ -1,0 +1,87 @@
+"""A tree of files that is drawn, not downloaded: written once, into a folder of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from qbench.errors import QbenchError
+
+MARK = "MADE_BY_QBENCH.txt"
+Track = Callable[[Sequence[str]], Iterable[str]]
+
+
+@dataclass(frozen=True)
+class Tree:
+    """Files to write, and the command by which the folder that holds them is known again.
+
+    Attributes:
+        made_by: the command, with every argument that decides a byte.
+        files: what makes the bytes of a file, by its path relative to the folder.
+    """
+
+    made_by: str
+    files: Mapping[str, Callable[[], bytes]]
+
+    def write(self, folder: Path, track: Track = iter) -> int:
+        """Write the files that are not there yet; one that is there is complete, and left alone.
+
+        Args:
+            folder: where to; made if need be.
+            track: passes the paths on as they are written, to show how far it is.
+
+        Returns:
+            How many files were written.
+
+        Raises:
+            QbenchError: the folder holds something else, or cannot be written to.
+        """
+        try:
+            self._claim(folder)
+            missing = [path for path in self.files if not (folder / path).exists()]
+            for path in track(missing):
+                _write(folder / path, self.files[path]())
+        except OSError as error:
+            raise QbenchError(
+                f"{error.filename or folder}: cannot write there: {error.strerror or error}"
+            ) from error
+        return len(missing)
+
+    def _claim(self, folder: Path) -> None:
+        mark = folder / MARK
+        text = (
+            "Drawn images, for rehearsals: in the shape of a data set, and nothing of it.\n"
+            f"Made by: {self.made_by}\n"
+        )
+        if mark.exists():
+            found = mark.read_text(encoding="utf-8", errors="replace")
+            if found != text:
+                raise QbenchError(
+                    f"{folder} holds another tree, by `{found.partition('Made by: ')[2].strip()}`; "
+                    f"this is `{self.made_by}`: remove that folder, or name another"
+                )
+        elif folder.exists() and any(folder.iterdir()):
+            raise QbenchError(
+                f"{folder} is not empty, and not from this command; it is left as it is: name a "
+                "folder that is empty or not there yet"
+            )
+        else:
+            _write(mark, text.encode())
+
+
+def require(option: str, value: int, least: int, most: int, why: str) -> None:
+    """Check that the value of a command's option is within bounds.
+
+    Raises:
+        QbenchError: it is not; the message has the bounds and the reason for them.
+    """
+    if not least <= value <= most:
+        raise QbenchError(f"{option} {value}: can be {least} to {most}; {why}")
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.part")
+    part.write_bytes(content)
+    part.replace(path)  # so that a file which is there is whole, whatever interrupts
