@@ -318,7 +318,7 @@ class Benchmark:
     def _shown(self, values: Mapping[str, float]) -> str:
         """Published values as a cell shows them: ``58.8/81.7``, a dash for one that is missing."""
         shown = [values.get(name) for name in self.dataset.shown]
-        return "/".join(DASH if value is None else f"{value:g}" for value in shown)
+        return "/".join(DASH if v is None else max(f"{v:.1f}", f"{v:g}", key=len) for v in shown)
 
     def write_leaderboard(self) -> list[Path]:
         """Rebuild the suite's tables and figures from the store.

@@ -21,7 +21,8 @@ def nearest(word: str, known: Iterable[str]) -> str:
         A clause to append to an error message.
     """
     words = sorted(known)
-    close = difflib.get_close_matches(word.lower(), words, n=1, cutoff=0.5)
+    by_letters = {name.lower(): name for name in words}
+    close = difflib.get_close_matches(word.lower(), by_letters, n=1, cutoff=0.5)
     if close:
-        return f"; did you mean '{close[0]}'?"
+        return f"; did you mean '{by_letters[close[0]]}'?"
     return f"; known: {', '.join(words)}" if words else ""

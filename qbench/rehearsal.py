@@ -14,6 +14,7 @@ SHORT = {
     "steps": 2,
     "batch_size": 8,
     "calibration_images": 16,
+    "lr": 1e-3,  # that of a long training may blow up a network that has just begun
     "compile": False,
 }
 

@@ -101,8 +101,8 @@ def run(
             name="grid",
             search_alg=backlog,
             num_samples=len(trials),
-            # Of a trial on several processes Ray Train takes the resources, and Tune must not.
-            resources_per_trial={"cpu": 0} if together else process,
+            # Ray Train takes what a trial on several processes needs, so Tune takes but a byte.
+            resources_per_trial={"memory": 1} if together else process,
             max_concurrent_trials=_at_once(process, resources.processes) if together else None,
             reuse_actors=True,
             max_failures=0,

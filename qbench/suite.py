@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from qbench import registry
+from qbench import registry, weights
 from qbench.attachment import POLICIES
 from qbench.bits import Bits
 from qbench.document import Document, Location
@@ -276,7 +276,7 @@ def _meaning(data: dict[str, Any]) -> Iterator[tuple[Location, str]]:
     yield from _model_problems(models, ("models",))
     yield from _data_problems(data.get("dataset"), data.get("data"))
     if isinstance(data.get("weights"), dict):
-        yield from _model_problems(data["weights"], ("weights",))
+        yield from _weights_problems(data["weights"])
     for key, repeats in (("bits", bits), ("models", models), ("seeds", data.get("seeds"))):
         if isinstance(repeats, list):
             for index, value in enumerate(repeats):
@@ -330,6 +330,15 @@ def _row_bits_problems(entry: Any, location: Location) -> Iterator[tuple[Locatio
             yield from _bits_problems(widths, (*location, "bits", str(model)))
     else:
         yield from _bits_problems(own, (*location, "bits"))
+
+
+def _weights_problems(choices: dict[Any, Any]) -> Iterator[tuple[Location, str]]:
+    yield from _model_problems(choices, ("weights",))
+    for model, choice in choices.items():
+        try:
+            weights.identify(str(model), str(choice))
+        except QbenchError as error:
+            yield ("weights", str(model)), str(error)
 
 
 def _model_problems(names: Any, location: Location) -> Iterator[tuple[Location, str]]:

@@ -31,7 +31,7 @@ from qbench.checkpoint import (
     unpack,
 )
 from qbench.data import Dataset
-from qbench.data.loading import Loader, test_loader, training_loader, worker_count
+from qbench.data.loading import Loader, evaluation_loader, training_loader, worker_count
 from qbench.environment import environment
 from qbench.errors import QbenchError
 from qbench.observation import Observer
@@ -109,7 +109,7 @@ class Training:
         order = torch.Generator().manual_seed(trial.seed)
         workers = worker_count(self._place.cpus, device)
         train_loader = training_loader(dataset, recipe, trial.seed, order, workers, device)
-        evaluation = test_loader(dataset, recipe, workers, device)
+        evaluation = evaluation_loader(dataset, recipe, workers, device)
 
         model = registry.build_model(trial.model, dataset.num_classes, dataset.image_shape[0])
         if trial.source is not None:
@@ -167,6 +167,7 @@ class Training:
                 saved = time.perf_counter()
             yield record
 
+        _check_finite(model)
         self.outcome.weights, self.outcome.curve = observer.weights(), observer.curve()
         layers = list(handle.layers)
         handle.harden()
@@ -176,7 +177,8 @@ class Training:
             layers, handle.method.weight_scope, load_weights(self.weights), model, images
         )
         self.outcome.metrics = task.evaluate(model.eval(), evaluation)
-        self.outcome.unreadable = sorted({*train_loader.unreadable(), *evaluation.unreadable()})
+        loaders = (whole, train_loader, evaluation)
+        self.outcome.unreadable = sorted({text for each in loaders for text in each.unreadable()})
 
     def _checkpoint(self, run: _Run) -> None:
         """Keep the trial as it is after an epoch."""
@@ -280,6 +282,13 @@ class _Run:
 
 class TrainingError(Exception):
     """Training cannot go on; the message is the reason."""
+
+
+def _check_finite(model: nn.Module) -> None:
+    """Raise TrainingError where training has left something that is no number."""
+    for name, parameter in model.named_parameters():
+        if not parameter.isfinite().all():
+            raise TrainingError(f"after training, {name} is not finite")
 
 
 def seed_everything(seed: int) -> None:

@@ -9,6 +9,7 @@ from qbench.errors import QbenchError
 from qbench.grid import Cell, expand
 from qbench.suite import Suite, load_suite
 
+SUITES = Path(__file__).parents[1] / "suites"
 GOOD = """\
 name: good
 dataset: digits
@@ -292,3 +293,119 @@ def test_set_reaches_every_row_of_a_method(tmp_path: Path) -> None:
 )
 def test_a_bad_row_is_refused_in_words(tmp_path: Path, old: str, new: str, message: str) -> None:
     assert message in "\n".join(problems(tmp_path, ROWS.replace(old, new)))
+
+
+BY_MODEL = """\
+name: by_model
+dataset: imagenet
+models: [resnet18, resnet50]
+bits: [1/32, 2/32, 1/1]
+weights: {resnet18: torchvision}
+methods:
+  - fp32
+  - bwn: {}
+    bits: [1/32]
+  - quantization_networks: {temperature_rate: 10}
+    label: QN
+    bits: {resnet18: [1/1, 2/32]}
+  - quantization_networks: {}
+    label: QN
+    bits: {resnet50: [2/32]}
+seeds: [0]
+published:
+  - {paper: "arXiv:1911.09464", table: 2, dataset: imagenet, model: resnet18}
+  - {paper: "arXiv:1911.09464", table: 3, dataset: imagenet, model: resnet50}
+"""
+
+
+def test_a_row_may_have_widths_of_its_own_for_each_model(tmp_path: Path) -> None:
+    suite = load(tmp_path, BY_MODEL)
+    found = [(c.label, c.trial.model, c.trial.bits) for c in expand(suite)]
+    assert found == [
+        ("Full precision", "resnet18", "32/32"),
+        ("BWN", "resnet18", "1/32"),
+        ("QN", "resnet18", "2/32"),  # in the order of the suite's bits
+        ("QN", "resnet18", "1/1"),
+        ("Full precision", "resnet50", "32/32"),
+        ("BWN", "resnet50", "1/32"),
+        ("QN", "resnet50", "2/32"),
+    ]
+
+
+def test_models_and_widths_that_are_set_aside_leave_rows_as_they_are(tmp_path: Path) -> None:
+    suite = load(tmp_path, BY_MODEL, "models=[resnet50]", "bits=[2/32]")
+    assert [c.label for c in expand(suite) if c.trial.method != "fp32"] == ["QN"]
+    assert suite.published_for("resnet50") == suite.published[1]
+
+
+def test_published_numbers_are_those_of_the_model(tmp_path: Path) -> None:
+    suite = load(tmp_path, BY_MODEL)
+    assert [suite.published_for(m) for m in suite.models] == suite.published
+    alone = suite.model_copy(update={"published": suite.published[:1]})
+    assert alone.published_for("anything") == suite.published[0]
+    assert suite.published_for("anything") is None
+
+
+def test_given_weights_are_a_trial_without_training(tmp_path: Path) -> None:
+    cells = expand(load(tmp_path, BY_MODEL))
+    given, trained = (c.trial for c in cells if c.trial.method == "fp32")
+    assert (given.weights, given.recipe.epochs) == ("torchvision:IMAGENET1K_V1", 0)
+    assert (trained.weights, trained.recipe.epochs) == ("", 90)
+    quantized = next(c.trial for c in cells if c.label == "QN")
+    assert quantized.base == given
+    assert quantized.source == given.key
+    assert given.source is not None
+    assert trained.source is None
+
+
+def test_the_file_of_given_weights_is_part_of_a_key_and_its_path_is_not(tmp_path: Path) -> None:
+    keys = []
+    for name, content in (("a.pt", b"one"), ("b.pt", b"one"), ("c.pt", b"another")):
+        (tmp_path / name).write_bytes(content)
+        cells = expand(load(tmp_path, BY_MODEL, f"weights.resnet18={tmp_path / name}"))
+        keys.append(cells[0].trial.key)
+    assert keys[0] == keys[1] != keys[2]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (
+            "{resnet50: [2/32]}",
+            "{resnet5: [2/32]}",
+            "suite.yaml:15: methods.3.bits.resnet5: no",
+        ),
+        ("[1/1, 2/32]", "[1/1, 2/x]", "suite.yaml:12: methods.2.bits.resnet18.1: 'x'"),
+        (
+            "resnet18: torchvision",
+            "resnet18: torchvision:V9",
+            "suite.yaml:5: weights.resnet18: re",
+        ),
+        (
+            "seeds: [0]",
+            "seeds: [0]\ndata: {rot: x}",
+            "data: imagenet: no option 'rot'",
+        ),
+        ("{resnet50: [2/32]}", "[2/32]", "methods.3: a second row is named 'QN'"),
+    ],
+)
+def test_mistakes_in_what_is_said_by_model_are_told(
+    tmp_path: Path, old: str, new: str, message: str
+) -> None:
+    assert message in "\n".join(problems(tmp_path, BY_MODEL.replace(old, new)))
+
+
+def test_what_came_later_changes_no_key_by_its_default(tmp_path: Path) -> None:
+    """Keys as they were before data, weights, precision and processes were part of them."""
+    base, _, first, *_ = cells(tmp_path)
+    assert (base.trial.key, first.trial.key) == ("7d8efa4b1ce70d1f", "6628a17233d68ec5")
+    for change in ("recipe.precision=bfloat16", "recipe.steps=3", "resources.processes=2"):
+        assert cells(tmp_path, change)[2].trial.key != first.trial.key
+
+
+@pytest.mark.parametrize("path", sorted(SUITES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_suite_that_comes_with_qbench_is_sound(path: Path) -> None:
+    suite = load_suite(path)
+    able = {cell.row.method for cell in expand(suite) if not cell.unsupported}
+    optional = {"torchao", "parq", "brevitas"}  # whose libraries may not be installed
+    assert {row.method for row in suite.methods} - optional <= able

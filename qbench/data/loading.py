@@ -196,7 +196,9 @@ def training_loader(
     return Loader(dataset, split, batches, seed, workers, device, recipe.channels_last)
 
 
-def test_loader(dataset: Dataset, recipe: Recipe, workers: int, device: torch.device) -> Loader:
+def evaluation_loader(
+    dataset: Dataset, recipe: Recipe, workers: int, device: torch.device
+) -> Loader:
     """Test batches in order, every process its share; arguments as of `training_loader`."""
     split = dataset.test()
     share = range(parallel.rank(), len(split), parallel.world())  # type: ignore[arg-type]
