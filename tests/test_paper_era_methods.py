@@ -636,6 +636,14 @@ def test_hwgqs_plain_norm_gives_zero_mean_and_unit_variance(plain: bool) -> None
     assert [p.requires_grad for p in norm.parameters()] == [not plain] * 2
 
 
+def test_hwgqs_plain_norm_is_that_of_linear_layers_too() -> None:
+    norm = nn.BatchNorm1d(6)
+    model = nn.Sequential(nn.Linear(4, 6, bias=False), norm, nn.ReLU(), nn.Linear(6, 2))
+    method = registry.build_method("hwgq", {"plain_norm": True})
+    attach(model, method, bits="1/2", layers=["3"], calibration=[normal(8, 4).float()])
+    assert not any(p.requires_grad for p in norm.parameters())
+
+
 # TBN ----------------------------------------------------------------------------------------------
 
 
