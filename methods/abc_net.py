@@ -127,7 +127,7 @@ def least_squares(bases: list[Tensor], target: Tensor) -> Tensor:
         (bases,) in the dtype of ``target``; computed in float64.
     """
     b = torch.stack([base.flatten() for base in bases]).double()
-    gram = (b.unsqueeze(0) * b.unsqueeze(1)).sum(-1)
+    gram = torch.stack([(row * b).sum(-1) for row in b])
     moment = (b * target.flatten().double()).sum(-1)
     solution = (torch.linalg.pinv(gram, hermitian=True) * moment).sum(-1)
     return solution.to(target.dtype)
