@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from qbench.functional import sign, straight_through
-from qbench.method import Bits, Layer, Method, pool_before_norm, replace_modules
+from qbench.method import RELU, Bits, Layer, Method, pool_before_norm, replace_modules
 
 
 class BinaryConnect(Method):
@@ -62,7 +62,7 @@ class BinaryConnect(Method):
     def prepare(self, model: nn.Module, bits: Bits) -> nn.Module:
         """Let negative values reach a binarised input."""
         if bits.activations.bits == 1:
-            return replace_modules(pool_before_norm(model), nn.ReLU, nn.Hardtanh)
+            return replace_modules(pool_before_norm(model), RELU, nn.Hardtanh)
         return model
 
     def weight_quantizer(self, layer: Layer, weight: Tensor) -> BinaryWeight:

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from qbench.functional import filter_dims, sign, straight_through
-from qbench.method import Bits, Layer, Method, Scope, pool_before_norm, replace_modules
+from qbench.method import RELU, Bits, Layer, Method, Scope, pool_before_norm, replace_modules
 
 After = Callable[[int], nn.Module]
 
@@ -176,7 +176,7 @@ def add_shortcuts(model: nn.Module, after: After) -> nn.Module:
     for parent in list(model.modules()):
         if isinstance(parent, nn.Sequential) and not isinstance(parent, _Shortcuts):
             _rewrite(parent, first, after)
-    return replace_modules(model, nn.ReLU, nn.Identity)
+    return replace_modules(model, RELU, nn.Identity)
 
 
 class _Shortcuts(nn.Sequential):

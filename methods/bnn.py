@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from qbench.functional import sign, straight_through
-from qbench.method import Bits, Layer, Method, pool_before_norm, replace_modules
+from qbench.method import RELU, Bits, Layer, Method, pool_before_norm, replace_modules
 
 from .binary_connect import BinaryWeight
 
@@ -67,7 +67,7 @@ class BNN(Method):
 
     def prepare(self, model: nn.Module, bits: Bits) -> nn.Module:
         """Let negative values reach the signs, past ReLUs and pooling."""
-        return replace_modules(pool_before_norm(model), nn.ReLU, nn.Hardtanh)
+        return replace_modules(pool_before_norm(model), RELU, nn.Hardtanh)
 
     def weight_quantizer(self, layer: Layer, weight: Tensor) -> BinaryWeight:
         """sign(w)."""

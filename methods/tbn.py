@@ -18,7 +18,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from qbench.functional import straight_through
-from qbench.method import Bits, Layer, Method, Scope, Width, pool_before_norm, replace_modules
+from qbench.method import RELU, Bits, Layer, Method, Scope, Width, pool_before_norm, replace_modules
 
 from .hwgq import BinaryFilters
 
@@ -60,7 +60,7 @@ class TBN(Method):
 
     def prepare(self, model: nn.Module, bits: Bits) -> nn.Module:
         """Let negative values reach the ternary activations, past ReLUs and pooling."""
-        return replace_modules(pool_before_norm(model), nn.ReLU, nn.Hardtanh)
+        return replace_modules(pool_before_norm(model), RELU, nn.Hardtanh)
 
     def weight_quantizer(self, layer: Layer, weight: Tensor) -> BinaryFilters:
         """α · sign(w)."""

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from qbench.functional import sign, straight_through
-from qbench.method import Bits, Layer, Method, Scope, pool_before_norm, replace_modules
+from qbench.method import RELU, Bits, Layer, Method, Scope, pool_before_norm, replace_modules
 
 from .bwn import BinaryFilters, Gradient, centre
 
@@ -78,7 +78,7 @@ class XNOR(Method):
 
     def prepare(self, model: nn.Module, bits: Bits) -> nn.Module:
         """Take the ReLUs away, pool before normalisation, and make room for K."""
-        model = replace_modules(pool_before_norm(model), nn.ReLU, nn.Hardtanh)
+        model = replace_modules(pool_before_norm(model), RELU, nn.Hardtanh)
         if self.scale_map:
             for parent in list(model.modules()):
                 for name, child in list(parent.named_children()):

@@ -33,6 +33,7 @@ from torch import Tensor, nn
 from qbench.bits import Bits, Width
 
 Scope = Literal["layer", "filter"]
+RELU = (nn.ReLU, nn.ReLU6)  # what leaves no negative value for a sign to see
 
 
 @dataclass(eq=False)
@@ -252,13 +253,16 @@ class Method:
 
 
 def replace_modules(
-    model: nn.Module, kind: type[nn.Module], new: type[nn.Module], **options: Any
+    model: nn.Module,
+    kind: type[nn.Module] | tuple[type[nn.Module], ...],
+    new: type[nn.Module],
+    **options: Any,
 ) -> nn.Module:
-    """Replace every submodule of one class, in place: for `Method.prepare`.
+    """Replace every submodule of a class, in place: for `Method.prepare`.
 
     Args:
         model: the model to change.
-        kind: the class to replace, subclasses included.
+        kind: the class to replace, or several, subclasses included; `RELU` are ReLU and ReLU6.
         new: the class to put there.
         options: keyword arguments for ``new``.
 
@@ -293,7 +297,7 @@ def pool_before_norm(model: nn.Module) -> nn.Module:
                 norm, activation, pool = (part for _, part in parts[i : i + 3])
                 if (
                     isinstance(norm, nn.BatchNorm2d)
-                    and isinstance(activation, nn.ReLU)
+                    and isinstance(activation, RELU)
                     and isinstance(pool, nn.MaxPool2d)
                 ):
                     parts[i : i + 3] = [parts[i + 2], parts[i], parts[i + 1]]
@@ -312,6 +316,7 @@ def _snake_case(name: str) -> str:
 
 
 __all__ = [
+    "RELU",
     "Bits",
     "Layer",
     "Method",

@@ -12,10 +12,10 @@ from qbench.attachment import attach
 from qbench.method import pool_before_norm
 
 
-def network(*, norm_first: bool = True) -> nn.Sequential:
+def network(*, norm_first: bool = True, relu: type[nn.Module] = nn.ReLU) -> nn.Sequential:
     """Two convolutions, the first pooled over windows of nine, and a linear layer."""
     torch.manual_seed(0)
-    pooled = [nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(3, 2)]
+    pooled = [nn.BatchNorm2d(8), relu(), nn.MaxPool2d(3, 2)]
     if not norm_first:
         pooled = [pooled[2], pooled[0], pooled[1]]
     return nn.Sequential(
@@ -92,10 +92,11 @@ def zero(x: Tensor) -> float:
         *[("react_net", "1/1", positive), ("tbn", "1/2", positive), ("hwgq", "1/2", zero)],
     ],
 )
+@pytest.mark.parametrize("relu", [nn.ReLU, nn.ReLU6])
 def test_half_of_what_was_pooled_lies_below_zero(
-    name: str, bits: str, share: Callable[[Tensor], float]
+    name: str, bits: str, share: Callable[[Tensor], float], relu: type[nn.Module]
 ) -> None:
-    handle = attach(network(), name, bits=bits, calibration=[images()])
+    handle = attach(network(relu=relu), name, bits=bits, calibration=[images()])
     seen: list[Tensor] = []
     layer = handle.layers[0]
     layer.module.register_forward_pre_hook(lambda module, args: seen.append(args[0].detach()))
