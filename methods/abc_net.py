@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from qbench.functional import sign, straight_through
-from qbench.method import Bits, Layer, Method, replace_modules
+from qbench.method import RELU, Bits, Layer, Method, replace_modules
 
 
 class ABCNet(Method):
@@ -57,7 +57,7 @@ class ABCNet(Method):
         """Leave nonlinearity to the binary activations."""
         if bits.activations.is_float:
             return model
-        return replace_modules(model, nn.ReLU, nn.Identity)
+        return replace_modules(model, RELU, nn.Identity)
 
     def weight_quantizer(self, layer: Layer, weight: Tensor) -> BinaryBases:
         """Σ α_i B_i."""
@@ -127,7 +127,7 @@ def least_squares(bases: list[Tensor], target: Tensor) -> Tensor:
         (bases,) in the dtype of ``target``; computed in float64.
     """
     b = torch.stack([base.flatten() for base in bases]).double()
-    gram = (b.unsqueeze(0) * b.unsqueeze(1)).sum(-1)
+    gram = torch.stack([(row * b).sum(-1) for row in b])
     moment = (b * target.flatten().double()).sum(-1)
     solution = (torch.linalg.pinv(gram, hermitian=True) * moment).sum(-1)
     return solution.to(target.dtype)

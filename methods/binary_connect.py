@@ -12,7 +12,8 @@ Eq. 4)::
 
     x_b = sign(x),   ∂x_b/∂x = 1 where |x| ≤ 1, else 0
 
-so a ReLU before a binarised input becomes a hard tanh: after a ReLU every sign would be +1.
+so a ReLU before a binarised input becomes a hard tanh, and max-pooling comes before normalisation:
+after a ReLU every sign would be +1, after a maximum nearly every one.
 
 Departures. Stochastic weights are evaluated as sign(w), where the paper evaluates the real-valued
 ones: a table of 1-bit networks lists 1-bit networks. The paper scales each layer's learning rate
@@ -25,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from qbench.functional import sign, straight_through
-from qbench.method import Bits, Layer, Method, replace_modules
+from qbench.method import RELU, Bits, Layer, Method, pool_before_norm, replace_modules
 
 
 class BinaryConnect(Method):
@@ -61,7 +62,7 @@ class BinaryConnect(Method):
     def prepare(self, model: nn.Module, bits: Bits) -> nn.Module:
         """Let negative values reach a binarised input."""
         if bits.activations.bits == 1:
-            return replace_modules(model, nn.ReLU, nn.Hardtanh)
+            return replace_modules(pool_before_norm(model), RELU, nn.Hardtanh)
         return model
 
     def weight_quantizer(self, layer: Layer, weight: Tensor) -> BinaryWeight:

@@ -12,13 +12,13 @@ Activations, 1 bit, with the derivative of a piecewise polynomial (Eq. 7–8)::
     x_b = sign(x),   ∂x_b/∂x = 2 + 2x where −1 ≤ x < 0,   2 − 2x where 0 ≤ x < 1,   else 0
 
 The network has a shortcut around every binary convolution and no ReLU: a block is sign,
-convolution, normalisation, + the block's input. Where the shape changes, the shortcut averages over
-the stride and goes through a full-precision 1×1 convolution with normalisation if the network has
-one there, else channels are repeated.
+convolution, normalisation, + the block's input; max-pooling, if any, comes before normalisation.
+Where the shape changes, the shortcut averages over the stride and goes through a full-precision 1×1
+convolution with normalisation if the network has one there, else channels are repeated.
 
-Departures. A residual block of the network that is not torchvision's keeps its own shortcut as
-well. The paper trains in three stages, with leaky and plain clips in place of signs before them;
-here one training starts from the recipe's weights.
+Departures. A residual block of the network that is not torchvision's basic one keeps its own
+shortcut as well, and a bottleneck has no other. The paper trains in three stages, with leaky and
+plain clips in place of signs before them; here one training starts from the recipe's weights.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from qbench.functional import filter_dims, sign, straight_through
-from qbench.method import Bits, Layer, Method, Scope, replace_modules
+from qbench.method import RELU, Bits, Layer, Method, Scope, pool_before_norm, replace_modules
 
 After = Callable[[int], nn.Module]
 
@@ -70,8 +70,8 @@ class BiReal(Method):
         return None
 
     def prepare(self, model: nn.Module, bits: Bits) -> nn.Module:
-        """Shortcuts, and no ReLU."""
-        return add_shortcuts(model, lambda channels: nn.Identity())
+        """Shortcuts, no ReLU, pooling before normalisation."""
+        return add_shortcuts(pool_before_norm(model), lambda channels: nn.Identity())
 
     def weight_quantizer(self, layer: Layer, weight: Tensor) -> BinaryFilters:
         """w_b."""
@@ -114,7 +114,7 @@ class Shortcut(nn.Module):
 
     Args:
         convolution: the convolution.
-        norm: its normalisation.
+        norm: its normalisation, after pooling if there is any.
         after: what follows the sum.
         downsample: the shortcut where shapes differ; None: average and repeat.
     """
@@ -176,7 +176,7 @@ def add_shortcuts(model: nn.Module, after: After) -> nn.Module:
     for parent in list(model.modules()):
         if isinstance(parent, nn.Sequential) and not isinstance(parent, _Shortcuts):
             _rewrite(parent, first, after)
-    return replace_modules(model, nn.ReLU, nn.Identity)
+    return replace_modules(model, RELU, nn.Identity)
 
 
 class _Shortcuts(nn.Sequential):
@@ -202,15 +202,21 @@ def _two_shortcuts(block: nn.Module, after: After) -> _Shortcuts:
 
 
 def _rewrite(block: nn.Sequential, first: nn.Module | None, after: After) -> None:
-    """Gather convolution, normalisation and ReLU of a sequence into shortcuts."""
+    """Gather convolution, pooling, normalisation and ReLU of a sequence into shortcuts."""
     parts = list(block.named_children())
-    for (name, convolution), (norm_name, norm) in itertools.pairwise(parts):
+    for i, (name, convolution) in enumerate(parts):
         square = isinstance(convolution, nn.Conv2d) and convolution.kernel_size != (1, 1)
-        if square and convolution is not first and isinstance(norm, nn.BatchNorm2d):
-            assert isinstance(convolution, nn.Conv2d)  # noqa: S101
-            shortcut = Shortcut(convolution, norm, _like(convolution, after))
-            setattr(block, name, shortcut)
-            setattr(block, norm_name, nn.Identity())
+        if not square or convolution is first:
+            continue
+        assert isinstance(convolution, nn.Conv2d)  # noqa: S101
+        pools = itertools.takewhile(lambda part: isinstance(part[1], nn.MaxPool2d), parts[i + 1 :])
+        following = parts[i + 1 : i + 2 + len(list(pools))]
+        if following and isinstance(following[-1][1], nn.BatchNorm2d):
+            modules = [part for _, part in following]
+            norm = modules[0] if len(modules) == 1 else nn.Sequential(*modules)
+            setattr(block, name, Shortcut(convolution, norm, _like(convolution, after)))
+            for other, _ in following:
+                setattr(block, other, nn.Identity())
 
 
 def _like(convolution: nn.Conv2d, after: After) -> nn.Module:

@@ -9,8 +9,9 @@ activations that of a hard tanh (Eq. 4)::
 
     ∂w_b/∂w = 1,   ∂x_b/∂x = 1[|x| ≤ 1]
 
-So every ReLU becomes a hard tanh: after a ReLU every sign would be +1. There are no scales; batch
-normalisation takes their place.
+So every ReLU becomes a hard tanh: after a ReLU every sign would be +1. And max-pooling comes before
+normalisation, as in the authors' networks: after it nearly every sign would be. There are no
+scales; batch normalisation takes their place.
 
 ``stochastic: true`` draws activations in training, as the authors' Torch code does (Eq. 2)::
 
@@ -27,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from qbench.functional import sign, straight_through
-from qbench.method import Bits, Layer, Method, replace_modules
+from qbench.method import RELU, Bits, Layer, Method, pool_before_norm, replace_modules
 
 from .binary_connect import BinaryWeight
 
@@ -65,8 +66,8 @@ class BNN(Method):
         return None
 
     def prepare(self, model: nn.Module, bits: Bits) -> nn.Module:
-        """Let negative values reach the signs."""
-        return replace_modules(model, nn.ReLU, nn.Hardtanh)
+        """Let negative values reach the signs, past ReLUs and pooling."""
+        return replace_modules(pool_before_norm(model), RELU, nn.Hardtanh)
 
     def weight_quantizer(self, layer: Layer, weight: Tensor) -> BinaryWeight:
         """sign(w)."""

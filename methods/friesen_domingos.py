@@ -24,7 +24,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from qbench.functional import sign, straight_through
-from qbench.method import Bits, Layer, Method, replace_modules
+from qbench.method import RELU, Bits, Layer, Method, replace_modules
 
 Loss = Literal["soft_hinge", "saturated"]
 
@@ -61,7 +61,7 @@ class FriesenDomingos(Method):
     def prepare(self, model: nn.Module, bits: Bits) -> nn.Module:
         """Let negative values reach a sign."""
         if bits.activations.bits == 1:
-            return replace_modules(model, nn.ReLU, nn.Hardtanh)
+            return replace_modules(model, RELU, nn.Hardtanh)
         return model
 
     def input_quantizer(self, layer: Layer, sample: Tensor) -> nn.Module:

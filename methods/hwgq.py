@@ -4,8 +4,8 @@ Weights, 1 bit: as in BWN, α · sign(w) with α = mean|w| of each filter; the g
 unchanged, as in the released code.
 
 Activations, k bits: after batch normalisation they are about N(0, 1), so one quantizer is optimal
-for all (Eq. 8–9). With m = 2^k − 1 levels q_1 < … < q_m above zero and thresholds t_1 = 0,
-t_i = (q_(i−1) + q_i)/2::
+for all (Eq. 8–9). Max-pooling therefore comes before normalisation, as in the released networks.
+With m = 2^k − 1 levels q_1 < … < q_m above zero and thresholds t_1 = 0, t_i = (q_(i−1) + q_i)/2::
 
     Q(x) = q_i where t_i < x ≤ t_(i+1),   0 where x ≤ 0
 
@@ -34,7 +34,7 @@ import torch
 from torch import Tensor, nn
 
 from qbench.functional import filter_dims, sign, straight_through
-from qbench.method import Bits, Layer, Method, Scope
+from qbench.method import Bits, Layer, Method, Scope, pool_before_norm
 
 STEPS = {1: 0.799, 2: 0.538, 3: 0.3217, 4: 0.185}
 Backward = Literal["clipped", "vanilla", "log_tailed"]
@@ -89,13 +89,13 @@ class HWGQ(Method):
         return None
 
     def prepare(self, model: nn.Module, bits: Bits) -> nn.Module:
-        """Take scale and shift out of batch normalisation, where asked to."""
+        """Pool before batch normalisation; take its scale and shift out, where asked to."""
         if self.plain_norm:
             for module in model.modules():
-                if isinstance(module, nn.BatchNorm2d):
+                if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
                     nn.init.ones_(module.weight).requires_grad_(False)
                     nn.init.zeros_(module.bias).requires_grad_(False)
-        return model
+        return pool_before_norm(model)
 
     def weight_quantizer(self, layer: Layer, weight: Tensor) -> BinaryFilters:
         """α · sign(w)."""

@@ -18,7 +18,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from qbench.method import Bits, Layer, Method, Scope
+from qbench.method import Bits, Layer, Method, Scope, pool_before_norm
 
 from .bireal import BinaryFilters, PolynomialSign, add_shortcuts
 
@@ -52,8 +52,8 @@ class ReActNet(Method):
         return None
 
     def prepare(self, model: nn.Module, bits: Bits) -> nn.Module:
-        """Shortcuts, each followed by an RPReLU."""
-        return add_shortcuts(model, RPReLU)
+        """Shortcuts, each followed by an RPReLU, and pooling before normalisation."""
+        return add_shortcuts(pool_before_norm(model), RPReLU)
 
     def weight_quantizer(self, layer: Layer, weight: Tensor) -> BinaryFilters:
         """Bi-Real's, with the released code's gradient."""

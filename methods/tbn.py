@@ -9,7 +9,8 @@ Activations, ternary, for each image, with δ = 0.4::
     ∂x_t/∂x = 1[|x| ≤ 1]
 
 Weights have the straight-through gradient. The block is batch normalisation, ternary activation,
-convolution; so every ReLU becomes a hard tanh, which lets negative values through.
+convolution; so every ReLU becomes a hard tanh, which lets negative values through, and max-pooling
+comes before normalisation.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from qbench.functional import straight_through
-from qbench.method import Bits, Layer, Method, Scope, Width, replace_modules
+from qbench.method import RELU, Bits, Layer, Method, Scope, Width, pool_before_norm, replace_modules
 
 from .hwgq import BinaryFilters
 
@@ -58,8 +59,8 @@ class TBN(Method):
         return None if bits.activations == Width(2) else "its activations are ternary (2 bits)"
 
     def prepare(self, model: nn.Module, bits: Bits) -> nn.Module:
-        """Let negative values reach the ternary activations."""
-        return replace_modules(model, nn.ReLU, nn.Hardtanh)
+        """Let negative values reach the ternary activations, past ReLUs and pooling."""
+        return replace_modules(pool_before_norm(model), RELU, nn.Hardtanh)
 
     def weight_quantizer(self, layer: Layer, weight: Tensor) -> BinaryFilters:
         """α · sign(w)."""

@@ -17,8 +17,10 @@ K is off by default, as in the released code: the paper finds that α matters fa
 is as in BWN; the released code uses ``lua`` and ``centre: true``.
 
 The paper's block is batch normalisation, sign, convolution, pooling, without a ReLU between binary
-layers. In a network of convolution, normalisation, ReLU blocks that is what taking the ReLU away
-leaves; a hard tanh takes its place, which changes no sign and no gradient of one.
+layers. In a network of convolution, normalisation, ReLU, pooling that is what taking the ReLU away
+and pooling before normalisation leaves; a hard tanh takes the ReLU's place, which changes no sign
+and no gradient of one. The maximum of normalised values is nearly always positive: with its sign
+AlexNet had 30.3 % in place of 44.2 (Table 3b).
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from qbench.functional import sign, straight_through
-from qbench.method import Bits, Layer, Method, Scope, replace_modules
+from qbench.method import RELU, Bits, Layer, Method, Scope, pool_before_norm, replace_modules
 
 from .bwn import BinaryFilters, Gradient, centre
 
@@ -75,8 +77,8 @@ class XNOR(Method):
         return None
 
     def prepare(self, model: nn.Module, bits: Bits) -> nn.Module:
-        """Take the ReLUs away, and make room for K."""
-        model = replace_modules(model, nn.ReLU, nn.Hardtanh)
+        """Take the ReLUs away, pool before normalisation, and make room for K."""
+        model = replace_modules(pool_before_norm(model), RELU, nn.Hardtanh)
         if self.scale_map:
             for parent in list(model.modules()):
                 for name, child in list(parent.named_children()):

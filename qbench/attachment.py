@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 from torch.utils.hooks import RemovableHandle
 
@@ -364,14 +365,38 @@ def _sample_inputs(
 
 @contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Have a model in evaluation mode for a while."""
+    """Have a model in evaluation mode for a while.
+
+    Batch normalisation that has learned from no data yet, as in a network to be trained from
+    scratch, takes each batch's own statistics, as it will in training: 0 and 1, from which running
+    ones start, let activations grow or shrink from layer to layer.
+    """
     modes = [(module, module.training) for module in model.modules()]
+    fresh = [(norm, norm.running_mean, norm.running_var) for norm in _without_statistics(model)]
     model.eval()
+    for norm, _, _ in fresh:
+        norm.running_mean = norm.running_var = None
     try:
         yield
     finally:
+        for norm, mean, variance in fresh:
+            norm.running_mean, norm.running_var = mean, variance
         for module, training in modes:
             module.training = training
+
+
+def _without_statistics(model: nn.Module) -> list[_BatchNorm]:
+    """Normalisations whose running statistics are what they start from."""
+
+    def starts(mean: Tensor | None, variance: Tensor | None) -> bool:
+        if mean is None or variance is None:
+            return False
+        return torch.equal(mean, torch.zeros_like(mean)) and torch.equal(
+            variance, torch.ones_like(variance)
+        )
+
+    norms = (module for module in model.modules() if isinstance(module, _BatchNorm))
+    return [norm for norm in norms if starts(norm.running_mean, norm.running_var)]
 
 
 def _check_output(quantizer: nn.Module, x: Tensor, what: str, layer: Layer) -> None:

@@ -33,6 +33,7 @@ from torch import Tensor, nn
 from qbench.bits import Bits, Width
 
 Scope = Literal["layer", "filter"]
+RELU = (nn.ReLU, nn.ReLU6)  # what leaves no negative value for a sign to see
 
 
 @dataclass(eq=False)
@@ -252,13 +253,16 @@ class Method:
 
 
 def replace_modules(
-    model: nn.Module, kind: type[nn.Module], new: type[nn.Module], **options: Any
+    model: nn.Module,
+    kind: type[nn.Module] | tuple[type[nn.Module], ...],
+    new: type[nn.Module],
+    **options: Any,
 ) -> nn.Module:
-    """Replace every submodule of one class, in place: for `Method.prepare`.
+    """Replace every submodule of a class, in place: for `Method.prepare`.
 
     Args:
         model: the model to change.
-        kind: the class to replace, subclasses included.
+        kind: the class to replace, or several, subclasses included; `RELU` are ReLU and ReLU6.
         new: the class to put there.
         options: keyword arguments for ``new``.
 
@@ -272,6 +276,36 @@ def replace_modules(
     return model
 
 
+def pool_before_norm(model: nn.Module) -> nn.Module:
+    """Have every max-pooling before the normalisation that it follows: for `Method.prepare`.
+
+    Normalisation, ReLU, max-pooling become max-pooling, normalisation, ReLU, so that what the next
+    layer is given has just been normalised. A sign needs that: the maximum of normalised values is
+    nearly always above 0, and its sign says little (Rastegari et al., ECCV 2016, Section 3.2).
+
+    Args:
+        model: the model to change, in place; the order of layers is known, and changed, in
+            ``nn.Sequential``. Names stay with their modules.
+
+    Returns:
+        The same model.
+    """
+    for block in model.modules():
+        if isinstance(block, nn.Sequential):
+            parts = list(block._modules.items())
+            for i in range(len(parts) - 2):
+                norm, activation, pool = (part for _, part in parts[i : i + 3])
+                if (
+                    isinstance(norm, nn.BatchNorm2d)
+                    and isinstance(activation, RELU)
+                    and isinstance(pool, nn.MaxPool2d)
+                ):
+                    parts[i : i + 3] = [parts[i + 2], parts[i], parts[i + 1]]
+            block._modules.clear()
+            block._modules.update(parts)
+    return model
+
+
 def _snake_case(name: str) -> str:
     out = [name[0].lower()]
     for before, letter in itertools.pairwise(name):
@@ -281,4 +315,14 @@ def _snake_case(name: str) -> str:
     return "".join(out)
 
 
-__all__ = ["Bits", "Layer", "Method", "Quantizer", "Scope", "Width", "replace_modules"]
+__all__ = [
+    "RELU",
+    "Bits",
+    "Layer",
+    "Method",
+    "Quantizer",
+    "Scope",
+    "Width",
+    "pool_before_norm",
+    "replace_modules",
+]

@@ -318,16 +318,21 @@ def test_calibration_takes_tensors_or_pairs(batches: list[Any]) -> None:
     assert float(quantizer(torch.tensor(1e6))) == pytest.approx(largest)
 
 
-def test_calibration_samples_a_layers_own_inputs_as_they_are_in_evaluation() -> None:
+@pytest.mark.parametrize("trained", [True, False])
+def test_calibration_samples_a_layers_own_inputs_as_they_are_in_evaluation(trained: bool) -> None:
     model = network()
-    seen: list[Tensor] = []
-    model[6].register_forward_pre_hook(lambda module, args: seen.append(args[0].detach()))
+    if trained:
+        model(images(1))
+    plain = copy.deepcopy(model).train(not trained)  # there are no statistics yet to evaluate with
     with torch.no_grad():
-        copy.deepcopy(model).eval()(images())
-    handle = attach(model, "ste", bits="2/2", layers=["6"], calibration=[images()])
+        largest = float(plain[:6](images()).max())
+    before = state(model)
+    handle = attach(model, "ste", bits="32/2", layers=["6"], calibration=[images()])
     quantizer = handle.layers[0].input_quantizer
     assert quantizer is not None
-    assert float(quantizer(torch.tensor(1e6))) == pytest.approx(float(seen[0].max()))
+    assert float(quantizer(torch.tensor(1e6))) == pytest.approx(largest)
+    after = state(model)
+    assert same({name: after[name] for name in before}, before)
 
 
 @pytest.mark.parametrize("training", [True, False])

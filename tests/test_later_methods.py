@@ -64,10 +64,17 @@ def network() -> nn.Sequential:
     )  # fmt: skip
 
 
-def attached(method: str, bits: str, **options: object) -> Handle:
+def network_with_statistics() -> nn.Sequential:
+    """The same after a training pass, from which its normalisations have statistics."""
+    model = network()
+    model(torch.randn(16, 3, 8, 8))
+    return model
+
+
+def attached(method: str, bits: str, model: nn.Module | None = None, **options: object) -> Handle:
     batches = [torch.randn(16, 3, 8, 8, generator=torch.Generator().manual_seed(s)) for s in (0, 1)]
     built = registry.build_method(method, options)
-    return attach(network(), built, bits=bits, calibration=batches)
+    return attach(model or network(), built, bits=bits, calibration=batches)
 
 
 # PACT ---------------------------------------------------------------------------------------------
@@ -749,13 +756,10 @@ def test_ewgs_scales_each_gradient_with_the_rounding_error(delta: float) -> None
 
 
 def test_ewgss_output_scale_starts_where_outputs_keep_their_mean_size() -> None:
-    plain, x = (
-        network().eval(),
-        torch.randn(16, 3, 8, 8, generator=torch.Generator().manual_seed(0)),
-    )
-    handle = attached("ewgs", "2/2")
+    x = torch.randn(16, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    handle = attached("ewgs", "2/2", network_with_statistics())
     sizes = []
-    for model in (plain, handle.model.eval()):
+    for model in (network_with_statistics().eval(), handle.model.eval()):
         seen: list[Tensor] = []
         hook = model.get_submodule("3").register_forward_hook(lambda m, a, y, s=seen: s.append(y))
         with torch.no_grad():
@@ -767,7 +771,7 @@ def test_ewgss_output_scale_starts_where_outputs_keep_their_mean_size() -> None:
 
 def test_ewgss_later_layers_too_start_where_outputs_keep_their_mean_size() -> None:
     x = torch.randn(16, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    handle = attached("ewgs", "2/2")
+    handle = attached("ewgs", "2/2", network_with_statistics())
     model = handle.model.eval()
     given: list[Tensor] = []
     returned: list[Tensor] = []

@@ -87,11 +87,12 @@ def test_fitted_levels_scale_with_the_weight(name: str, bits: str | int, factor:
         *[("friesen_domingos", "32/1", -1), ("friesen_domingos", "32/2", 0), ("hwgq", "1/2", 0)],
     ],
 )
+@pytest.mark.parametrize("relu", [nn.ReLU, nn.ReLU6])
 def test_negative_values_reach_the_quantizers_that_have_a_place_for_them(
-    name: str, bits: str, least: int
+    name: str, bits: str, least: int, relu: type[nn.Module]
 ) -> None:
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(8, 50), nn.ReLU(), nn.Linear(50, 2))
+    model = nn.Sequential(nn.Linear(8, 50), relu(), nn.Linear(50, 2))
     x = normal(16, 8).float()
     handle = attach(model, name, bits=bits, layers=["2"], calibration=[x])
     seen: list[Tensor] = []
@@ -636,6 +637,14 @@ def test_hwgqs_plain_norm_gives_zero_mean_and_unit_variance(plain: bool) -> None
     assert [p.requires_grad for p in norm.parameters()] == [not plain] * 2
 
 
+def test_hwgqs_plain_norm_is_that_of_linear_layers_too() -> None:
+    norm = nn.BatchNorm1d(6)
+    model = nn.Sequential(nn.Linear(4, 6, bias=False), norm, nn.ReLU(), nn.Linear(6, 2))
+    method = registry.build_method("hwgq", {"plain_norm": True})
+    attach(model, method, bits="1/2", layers=["3"], calibration=[normal(8, 4).float()])
+    assert not any(p.requires_grad for p in norm.parameters())
+
+
 # TBN ----------------------------------------------------------------------------------------------
 
 
@@ -748,8 +757,12 @@ def test_abc_nets_thresholds_lie_within_one_deviation_about_the_mean() -> None:
 
 
 def test_abc_nets_binary_activations_are_the_only_nonlinearity() -> None:
-    for bits, kind in (("2/2", nn.Identity), ("2/32", nn.ReLU)):
-        model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
+    for bits, relu, kind in (
+        ("2/2", nn.ReLU, nn.Identity),
+        ("2/2", nn.ReLU6, nn.Identity),
+        ("2/32", nn.ReLU, nn.ReLU),
+    ):
+        model = nn.Sequential(nn.Linear(8, 8), relu(), nn.Linear(8, 2))
         handle = attach(model, "abc_net", bits=bits, layers=["2"], calibration=[torch.randn(4, 8)])
         assert type(list(handle.model.children())[1]) is kind
 

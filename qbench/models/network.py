@@ -1,0 +1,60 @@
+"""What the networks for larger images share: their first weights, and what they say of images."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from torch import Tensor, nn
+
+from qbench.errors import QbenchError
+
+
+class ImageSizeError(QbenchError, ValueError):
+    """A network cannot take images of a size."""
+
+
+class Network(nn.Sequential):
+    """Layers in sequence that tell which images they cannot take.
+
+    Attributes:
+        smallest: the least height and width of an image.
+        smallest_alone: the same for the only image of a training batch: below it, batch
+            normalisation has one value to a channel, which has no variance. None: never alone.
+    """
+
+    smallest: ClassVar[int] = 1
+    smallest_alone: ClassVar[int | None] = 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images, (N, C, H, W), to scores, (N, classes).
+
+        Raises:
+            ImageSizeError: the images are too small, or a training batch has one that is.
+        """
+        name, (height, width) = type(self).__name__, x.shape[2:]
+        if min(height, width) < self.smallest:
+            least = f"{self.smallest} × {self.smallest}"
+            raise ImageSizeError(f"{name} takes images of at least {least}, not {height} × {width}")
+        alone = self.training and len(x) == 1
+        if alone and (self.smallest_alone is None or max(height, width) < self.smallest_alone):
+            raise ImageSizeError(
+                f"{name} cannot normalise a training batch of one {height} × {width} image: choose "
+                "a batch_size that leaves no image alone in the last batch"
+            )
+        scores: Tensor = super().forward(x)
+        return scores
+
+
+def he_initialise(model: nn.Module, mode: Literal["fan_in", "fan_out"]) -> None:
+    """Draw weights from N(0, 2/fan), in place; biases become 0 (He et al., ICCV 2015, Section 2.2).
+
+    Args:
+        model: its convolutions and linear layers are drawn, in the order of ``modules()``.
+        mode: the fan of convolutions; that of a linear layer is always its inputs.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            fan = mode if isinstance(module, nn.Conv2d) else "fan_in"
+            nn.init.kaiming_normal_(module.weight, mode=fan, nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)

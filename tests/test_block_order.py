@@ -1,0 +1,128 @@
+"""Where pooling is when methods have prepared a network: signs want what was just normalised."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from qbench.attachment import attach
+from qbench.method import pool_before_norm
+
+
+def network(*, norm_first: bool = True, relu: type[nn.Module] = nn.ReLU) -> nn.Sequential:
+    """Two convolutions, the first pooled over windows of nine, and a linear layer."""
+    torch.manual_seed(0)
+    pooled = [nn.BatchNorm2d(8), relu(), nn.MaxPool2d(3, 2)]
+    if not norm_first:
+        pooled = [pooled[2], pooled[0], pooled[1]]
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1, bias=False),
+        *pooled,
+        nn.Conv2d(8, 8, 3, padding=1, bias=False),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(8 * 7 * 7, 4),
+    )
+
+
+def images() -> Tensor:
+    return torch.randn(16, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+def kinds(model: nn.Module) -> list[str]:
+    assert isinstance(model, nn.Sequential)
+    return [type(module).__name__ for module in model]
+
+
+def test_pooling_comes_before_normalisation_and_names_stay_with_their_modules() -> None:
+    model = network()
+    before = dict(model.named_modules())
+    weights = model.state_dict()
+    assert pool_before_norm(model) is model
+    assert kinds(model)[:5] == ["Conv2d", "MaxPool2d", "BatchNorm2d", "ReLU", "Conv2d"]
+    assert dict(model.named_modules()) == before
+    assert model.state_dict().keys() == weights.keys()
+
+
+def test_a_scale_above_zero_makes_the_order_of_pooling_and_normalisation_no_difference() -> None:
+    model = network()
+    model(images())  # statistics to evaluate with
+    model.eval()
+    with torch.no_grad():
+        expected = model(images())
+        torch.testing.assert_close(pool_before_norm(model)(images()), expected)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        network(norm_first=False),
+        nn.Sequential(nn.BatchNorm2d(3), nn.ReLU(), nn.AvgPool2d(2)),
+        nn.Sequential(nn.ReLU(), nn.MaxPool2d(2)),
+    ],
+    ids=["pooled already", "average pooling", "no normalisation"],
+)
+def test_any_other_order_is_left_alone(model: nn.Sequential) -> None:
+    before = kinds(model)
+    assert kinds(pool_before_norm(model)) == before
+
+
+def test_one_module_in_two_places_stays_in_both() -> None:
+    relu = nn.ReLU()
+    model = nn.Sequential(relu, nn.BatchNorm2d(3), relu, nn.MaxPool2d(2))
+    assert kinds(pool_before_norm(model)) == ["ReLU", "MaxPool2d", "BatchNorm2d", "ReLU"]
+
+
+def positive(x: Tensor) -> float:
+    return float((x > 0).float().mean())
+
+
+def zero(x: Tensor) -> float:
+    return float((x == 0).float().mean())
+
+
+@pytest.mark.parametrize(
+    ("name", "bits", "share"),
+    [
+        *[(name, "1/1", positive) for name in ("bnn", "binary_connect", "xnor", "bireal")],
+        *[("react_net", "1/1", positive), ("tbn", "1/2", positive), ("hwgq", "1/2", zero)],
+    ],
+)
+@pytest.mark.parametrize("relu", [nn.ReLU, nn.ReLU6])
+def test_half_of_what_was_pooled_lies_below_zero(
+    name: str, bits: str, share: Callable[[Tensor], float], relu: type[nn.Module]
+) -> None:
+    handle = attach(network(relu=relu), name, bits=bits, calibration=[images()])
+    seen: list[Tensor] = []
+    layer = handle.layers[0]
+    layer.module.register_forward_pre_hook(lambda module, args: seen.append(args[0].detach()))
+    handle.model.train()(images())
+    low, high = (0.25, 0.45) if name == "tbn" else (0.4, 0.6)  # a third is ternary's zero
+    assert low < share(seen[0]) < high
+
+
+@pytest.mark.parametrize(("name", "bits"), [("dorefa", "2/2"), ("binary_connect", "1/32")])
+def test_where_nothing_depends_on_it_the_order_stays(name: str, bits: str) -> None:
+    handle = attach(network(), name, bits=bits, calibration=[images()])
+    assert kinds(handle.model)[1:4] == ["BatchNorm2d", "ReLU", "MaxPool2d"]
+
+
+@pytest.mark.parametrize("norm_first", [True, False])
+@pytest.mark.parametrize("name", ["bireal", "react_net"])
+def test_a_shortcut_averages_over_the_windows_that_its_convolution_is_pooled_over(
+    name: str, norm_first: bool
+) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), *network(norm_first=norm_first)[:4])
+    model[1] = nn.Conv2d(8, 8, 3, padding=1, bias=False)
+    handle = attach(model, name, bits="1/1", layers="all", calibration=[images()])
+    block = handle.model[1:].eval()  # type: ignore[index]
+    assert sum(type(m).__name__ == "Shortcut" for m in block.modules()) == 1
+    x = torch.rand(2, 8, 15, 15)
+    with torch.no_grad():
+        handle.layers[1].latent_weight.zero_()
+        found = block(x)
+    torch.testing.assert_close(found, nn.functional.adaptive_avg_pool2d(x, 7))

@@ -1,0 +1,111 @@
+"""Every method on the models of the literature: attached, trained for two steps, hardened, counted.
+
+The full product, every method on every model at every width, is slow.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from qbench import registry
+from qbench.attachment import attach
+from qbench.audit import audit
+from qbench.bits import Bits
+
+SIZES = {
+    "alexnet_bn": 64,
+    "resnet18": 64,
+    "resnet50": 64,
+    "preact_resnet18": 64,
+    "resnet20": 32,
+    "vgg_small": 16,
+}
+WIDTHS = ["1/32", "2/32", "3(±4)/32", "1/1", "1/2", "2/2", "32/2"]
+METHODS = sorted(set(registry.names("methods")) - {"fp32", "torchao", "parq", "brevitas"})
+OPTIONS: dict[str, dict[str, Any]] = {"adaround": {"iterations": 2}}
+FEW = [("quantization_networks", "2/2"), ("dorefa", "1/2"), ("xnor", "1/1")]
+HEAVY = {("quantization_networks", model) for model in ("alexnet_bn", "resnet18", "resnet50")}
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def widths(name: str) -> Iterator[str]:
+    """The widths of the papers' tables that a method has."""
+    method = registry.build_method(name, {})
+    for bits in WIDTHS:
+        if method.supports(Bits.parse(bits), "classification") is None:
+            yield bits
+
+
+def try_on(model_name: str, name: str, bits: str) -> None:
+    torch.manual_seed(0)
+    size = SIZES[model_name]
+    batches = [torch.randn(4, 3, size, size) for _ in range(2)]
+    model = registry.build_model(model_name, 10, 3)
+    method = registry.build_method(name, OPTIONS.get(name, {}))
+    handle = attach(model, method, bits=bits, calibration=batches[:1])
+    model = handle.model
+    if method.trains:
+        groups = handle.parameter_groups(lr=0.01, weight_decay=1e-4)
+        optimizer = torch.optim.SGD(groups, lr=0.01, momentum=0.9)
+        handle.on_epoch_start(1, 1)
+        model.train()
+        for step, x in enumerate(batches, 1):
+            handle.on_step_start(step, 2)
+            loss = nn.functional.cross_entropy(model(x), torch.arange(4)) + handle.penalty()
+            optimizer.zero_grad()
+            loss.backward()
+            parameters = [p for group in groups for p in group["params"]]
+            norm = nn.utils.clip_grad_norm_(parameters, 5.0)
+            assert math.isfinite(float(loss.detach()))
+            assert 0 < float(norm) < math.inf
+            handle.before_step()
+            optimizer.step()
+            handle.after_step()
+    layers = list(handle.layers)
+    handle.harden().eval()
+    with torch.no_grad():
+        assert model(batches[0]).isfinite().all()
+    counts = audit(layers, method.weight_scope, model.state_dict(), model, batches[0])
+    sides = [
+        not width.is_float for width in (Bits.parse(bits).weights, Bits.parse(bits).activations)
+    ]
+    assert len(counts) == len(layers) * sum(sides) > 0
+    assert not [count for count in counts if count.levels > count.promised]
+
+
+@pytest.mark.parametrize(
+    ("model", "name", "bits"),
+    [
+        (model, name, bits)
+        for model in SIZES
+        for name, bits in FEW
+        if (name, model) not in HEAVY  # left to the slow test
+    ],
+)
+def test_every_model_can_be_quantized(model: str, name: str, bits: str) -> None:
+    try_on(model, name, bits)
+
+
+@pytest.mark.parametrize("model", ["resnet20", "vgg_small"])
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_takes_a_residual_and_a_plain_network(model: str, name: str) -> None:
+    try_on(model, name, [bits for bits in widths(name) if bits != "3(±4)/32"][-1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", SIZES)
+@pytest.mark.parametrize(
+    ("name", "bits"), [(name, bits) for name in METHODS for bits in widths(name)]
+)
+def test_every_method_takes_every_model_at_every_width(model: str, name: str, bits: str) -> None:
+    try_on(model, name, bits)
