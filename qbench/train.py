@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import parametrize
 
 from qbench import parallel, registry, tasks
 from qbench.attachment import Handle, attach
@@ -153,11 +154,11 @@ class Training:
                 raise TrainingError(f"the training loss is {loss} in epoch {epoch}")
             record = {"epoch": epoch, "train_loss": loss, "lr": lr}
             model.eval()
-            record |= task.evaluate(model, evaluation)
+            record |= _measured(task, model, evaluation)
             if soft:
                 for quantizer in handle.quantizers:
                     quantizer.train()
-                measured = task.evaluate(model, evaluation)
+                measured = _measured(task, model, evaluation)
                 record |= {f"soft_{name}": value for name, value in measured.items()}
             observer.after_epoch(epoch)
             self.outcome.history.append(record)
@@ -176,7 +177,7 @@ class Training:
         self.outcome.audit = audit(
             layers, handle.method.weight_scope, load_weights(self.weights), model, images
         )
-        self.outcome.metrics = task.evaluate(model.eval(), evaluation)
+        self.outcome.metrics = _measured(task, model.eval(), evaluation)
         loaders = (whole, train_loader, evaluation)
         self.outcome.unreadable = sorted({text for each in loaders for text in each.unreadable()})
 
@@ -282,6 +283,12 @@ class _Run:
 
 class TrainingError(Exception):
     """Training cannot go on; the message is the reason."""
+
+
+def _measured(task: tasks.Task, model: nn.Module, batches: Loader) -> dict[str, float]:
+    """Metrics of a model; its weights are quantized once, not for every batch."""
+    with parametrize.cached():
+        return task.evaluate(model, batches)
 
 
 def _check_finite(model: nn.Module) -> None:
