@@ -58,15 +58,19 @@ def imagenet_like(
         f"images of {classes} classes, and their lists train.txt and val.txt."
     )
     print(f"Broken on purpose, cut off in the middle: {written.broken}")
-    parent = folder.resolve().parent
-    if folder.resolve().name == "imagenet":
-        print("Next:")
-    else:
-        print(f"Next: rename it to {parent / 'imagenet'}, where $QBENCH_DATA is looked up, and")
-    words = ["qbench", "plan", "suites/qn_pretrained.yaml", "--set", "dataset=imagenet"]
-    words += ["--set", "models=[resnet18]", "--set", "recipe.epochs=1"]
-    words += ["--set", "full_precision.epochs=1"]
-    print(f"  QBENCH_DATA={shlex.quote(str(parent))} {shlex.join(words)}")
+    words = ["qbench", "run", "suites/qn_pretrained.yaml", "--set", "dataset=imagenet"]
+    words += ["--set", f"data.root={folder}", "--set", "data.image_size=64"]
+    words += [
+        "--set",
+        "models=[resnet18]",
+        "--set",
+        "seeds=[0]",
+        "--set",
+        "recipe.epochs=1",
+        "--set",
+        "full_precision.epochs=1",
+    ]
+    print(f"Next:\n  {shlex.join(words)}")
 
 
 @app.command("voc-like")
