@@ -1,0 +1,40 @@
+"""Arguments and options that several verbs of the command line take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+SuiteFile = Annotated[
+    Path, typer.Argument(metavar="SUITE", help="A suite, as suites/digits_start.yaml.")
+]
+Assignments = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Override a value of the suite, as seeds=[0], recipe.epochs=5 or "
+        "methods.quantization_networks.temperature_rate=10. Repeatable.",
+    ),
+]
+MethodFiles = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--methods",
+        metavar="FILE.py",
+        help="Add the methods that this Python file defines. Repeatable.",
+    ),
+]
+Results = Annotated[
+    Path,
+    typer.Option(
+        "--results",
+        metavar="DIR",
+        envvar="QBENCH_RESULTS",
+        help="Where everything is written: tables, figures, and the store unless "
+        "MLFLOW_TRACKING_URI names another.",
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
