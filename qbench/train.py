@@ -99,68 +99,26 @@ class Training:
     def _epochs(self, trial: Trial) -> Iterator[dict[str, float]]:
         torch.set_num_threads(trial.threads)
         seed_everything(trial.seed)
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        task = tasks.get(trial.task)
-        dataset = _dataset(trial.dataset, json.dumps(dict(self._place.data), sort_keys=True))
-        if dataset.identity() != trial.data:
-            raise TrainingError(
-                f"the data here are {dataset.identity()}, and the trial is of {trial.data}"
-            )
-        recipe = trial.recipe
-        order = torch.Generator().manual_seed(trial.seed)
-        workers = worker_count(self._place.cpus, device)
-        train_loader = training_loader(dataset, recipe, trial.seed, order, workers, device)
-        evaluation = evaluation_loader(dataset, recipe, workers, device)
-
-        model = registry.build_model(trial.model, dataset.num_classes, dataset.image_shape[0])
-        if trial.source is not None:
-            if self._pretrained is None:
-                raise TrainingError("the full-precision weights that it starts from are missing")
-            model.load_state_dict(load_weights(self._pretrained))
-        model.to(device)
-        if recipe.channels_last:
-            model.to(memory_format=torch.channels_last)
-        whole = training_loader(dataset, recipe, trial.seed, order, 0, device, shared=False)
-        handle = attach(
-            model,
-            registry.build_method(trial.method, trial.options),
-            bits=trial.bits,
-            layers=trial.layers,
-            task=trial.task,
-            calibration=map(task.inputs, itertools.islice(whole, recipe.calibration_batches)),
-        )
-        if parallel.world() > 1:
-            handle.model = parallel.synchronise_batch_norm(handle.model, device)
-        model = handle.model
-        optimizer = _optimizer(handle, recipe)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, functools.partial(_lr_at, recipe))
-        soft = handle.method.soft
-        layerwise = handle.method.weight_scope == "layer"
-        one_function = soft and layerwise and handle.method.elementwise
-        observer = Observer(handle.layers, recipe.epochs, one_function)
-        network: Any = torch.compile(model) if recipe.compile else model
-        run = _Run(task, handle, network, optimizer, schedule, train_loader, order, observer)
+        run = _prepared(trial, self._place, self._pretrained)
+        recipe, handle, model = trial.recipe, run.handle, run.handle.model
         done = self._resume(run)
-
         start = saved = time.perf_counter()
         before = self.outcome.train_seconds
         for epoch in range(done + 1, recipe.epochs + 1):
-            lr = optimizer.param_groups[0]["lr"]
+            lr = run.optimizer.param_groups[0]["lr"]
             handle.on_epoch_start(epoch, recipe.epochs)
             model.train()
-            loss = run.epoch(recipe, device)
-            schedule.step()
+            loss = run.epoch(recipe)
             if not math.isfinite(loss):
                 raise TrainingError(f"the training loss is {loss} in epoch {epoch}")
             record = {"epoch": epoch, "train_loss": loss, "lr": lr}
             model.eval()
-            record |= _measured(task, model, evaluation)
-            if soft:
+            record |= run.measured()
+            if handle.method.soft:
                 for quantizer in handle.quantizers:
                     quantizer.train()
-                measured = _measured(task, model, evaluation)
-                record |= {f"soft_{name}": value for name, value in measured.items()}
-            observer.after_epoch(epoch)
+                record |= {f"soft_{name}": value for name, value in run.measured().items()}
+            run.observer.after_epoch(epoch)
             self.outcome.history.append(record)
             self.outcome.train_seconds = before + time.perf_counter() - start
             if time.perf_counter() - saved >= self._place.checkpoint_seconds:
@@ -169,17 +127,16 @@ class Training:
             yield record
 
         _check_finite(model)
-        self.outcome.weights, self.outcome.curve = observer.weights(), observer.curve()
+        self.outcome.weights, self.outcome.curve = run.observer.weights(), run.observer.curve()
         layers = list(handle.layers)
         handle.harden()
         self.weights = dump_weights(model)
-        images = task.inputs(next(iter(evaluation)))
-        self.outcome.audit = audit(
-            layers, handle.method.weight_scope, load_weights(self.weights), model, images
-        )
-        self.outcome.metrics = _measured(task, model.eval(), evaluation)
-        loaders = (whole, train_loader, evaluation)
-        self.outcome.unreadable = sorted({text for each in loaders for text in each.unreadable()})
+        images = run.task.inputs(next(iter(run.evaluation)))
+        scope = handle.method.weight_scope
+        self.outcome.audit = audit(layers, scope, load_weights(self.weights), model, images)
+        model.eval()
+        self.outcome.metrics = run.measured()
+        self.outcome.unreadable = run.unreadable()
 
     def _checkpoint(self, run: _Run) -> None:
         """Keep the trial as it is after an epoch."""
@@ -208,21 +165,75 @@ class Training:
         return len(self.outcome.history)
 
 
+def _prepared(trial: Trial, place: Place, pretrained: bytes | None) -> _Run:
+    """Data, model, quantizers and optimiser of a trial, nothing trained yet."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    task, recipe = tasks.get(trial.task), trial.recipe
+    dataset = _dataset(trial.dataset, json.dumps(dict(place.data), sort_keys=True))
+    if dataset.identity() != trial.data:
+        raise TrainingError(
+            f"the data here are {dataset.identity()}, and the trial is of {trial.data}"
+        )
+    order = torch.Generator().manual_seed(trial.seed)
+    workers = worker_count(place.cpus, device)
+    loader = training_loader(dataset, recipe, trial.seed, order, workers, device)
+    evaluation = evaluation_loader(dataset, recipe, workers, device)
+    whole = training_loader(dataset, recipe, trial.seed, order, 0, device, shared=False)
+
+    model = registry.build_model(trial.model, dataset.num_classes, dataset.image_shape[0])
+    if trial.source is not None:
+        if pretrained is None:
+            raise TrainingError("the full-precision weights that it starts from are missing")
+        model.load_state_dict(load_weights(pretrained))
+    model.to(device)
+    if recipe.channels_last:
+        model.to(memory_format=torch.channels_last)
+    handle = attach(
+        model,
+        registry.build_method(trial.method, trial.options),
+        bits=trial.bits,
+        layers=trial.layers,
+        task=trial.task,
+        calibration=map(task.inputs, itertools.islice(whole, recipe.calibration_batches)),
+    )
+    if parallel.world() > 1:
+        handle.model = parallel.synchronise_batch_norm(handle.model, device)
+    network: Any = torch.compile(handle.model) if recipe.compile else handle.model
+    optimizer = _optimizer(handle, recipe)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, functools.partial(_lr_at, recipe))
+    layerwise = handle.method.weight_scope == "layer"
+    one_function = handle.method.soft and layerwise and handle.method.elementwise
+    observer = Observer(handle.layers, recipe.epochs, one_function)
+    return _Run(
+        task, handle, network, optimizer, schedule, observer, loader, evaluation, whole, order
+    )
+
+
 @dataclass
 class _Run:
-    """What changes while a trial is trained."""
+    """A trial ready to be trained, and what changes while it is.
+
+    Attributes:
+        network: the model as training calls it, compiled if asked to.
+        loader: training batches, this process' share of each.
+        evaluation: test batches.
+        whole: training batches for calibration, all of each.
+        order: from which the order of an epoch is drawn.
+    """
 
     task: tasks.Task
     handle: Handle
     network: nn.Module
     optimizer: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LRScheduler
-    loader: Loader
-    order: torch.Generator
     observer: Observer
+    loader: Loader
+    evaluation: Loader
+    whole: Loader
+    order: torch.Generator
 
     def state(self) -> dict[str, Any]:
-        """All of it, to `restore` from."""
+        """What changes, to `restore` from."""
         return {
             "model": self.handle.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -241,9 +252,9 @@ class _Run:
         self.observer.curves = state["curves"]
         set_random_state(state["random"])
 
-    def epoch(self, recipe: Recipe, device: torch.device) -> float:
+    def epoch(self, recipe: Recipe) -> float:
         """One pass over the training data; returns the mean loss of its steps."""
-        handle, steps = self.handle, len(self.loader)
+        handle, steps, device = self.handle, len(self.loader), self.loader.device
         network = self._together()
         total = torch.zeros((), device=device)
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
@@ -263,7 +274,18 @@ class _Run:
             self.optimizer.step()
             handle.after_step()
             total += loss.detach()
+        self.schedule.step()
         return float(parallel.total(total) / (steps * parallel.world()))
+
+    def measured(self) -> dict[str, float]:
+        """Metrics of the model in its mode; weights are quantized once, not for every batch."""
+        with parametrize.cached():
+            return self.task.evaluate(self.handle.model, self.evaluation)
+
+    def unreadable(self) -> list[str]:
+        """What of the data could not be read."""
+        loaders = (self.whole, self.loader, self.evaluation)
+        return sorted({text for loader in loaders for text in loader.unreadable()})
 
     def _together(self) -> nn.Module:
         """The network, of which processes average their gradients."""
@@ -283,12 +305,6 @@ class _Run:
 
 class TrainingError(Exception):
     """Training cannot go on; the message is the reason."""
-
-
-def _measured(task: tasks.Task, model: nn.Module, batches: Loader) -> dict[str, float]:
-    """Metrics of a model; its weights are quantized once, not for every batch."""
-    with parametrize.cached():
-        return task.evaluate(model, batches)
 
 
 def _check_finite(model: nn.Module) -> None:

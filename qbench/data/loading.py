@@ -73,6 +73,10 @@ class Loader:
         workers: processes that load; 0 loads in this one. Tensors in memory need none.
         device: where batches go.
         channels_last: whether images go there in channels-last memory format.
+
+    Attributes:
+        batches: as given.
+        device: as given.
     """
 
     def __init__(
@@ -87,7 +91,7 @@ class Loader:
     ) -> None:
         self.batches = batches
         self._dataset = dataset
-        self._device = device
+        self.device = device
         self._format = torch.channels_last if channels_last else torch.contiguous_format
         self._fetch = _Fetch(dataset, split, seed)
         in_memory = isinstance(split, TensorDataset)
@@ -109,8 +113,8 @@ class Loader:
 
     def __iter__(self) -> Iterator[Any]:
         for images, *rest in self._loader:
-            inputs = self._dataset.to_input(images.to(self._device, non_blocking=True))
-            yield (inputs.contiguous(memory_format=self._format), *_moved(rest, self._device))
+            inputs = self._dataset.to_input(images.to(self.device, non_blocking=True))
+            yield (inputs.contiguous(memory_format=self._format), *_moved(rest, self.device))
 
     def unreadable(self) -> list[str]:
         """The items that could not be read so far, each with its file and the reason."""
