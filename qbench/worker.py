@@ -47,8 +47,13 @@ class Desk:
     suite: str
 
     def put(self, outcome: Outcome, weights: bytes | None) -> None:
-        """Hand in an outcome; returns once it is on the driver's disk."""
+        """Hand in an outcome; returns once it is on the driver's disk.
+
+        Of a rehearsal no weights are kept but those that other trials start from.
+        """
         outcome.suite = self.suite
+        if outcome.trial.rehearsal and outcome.trial.method != "fp32":
+            weights = None
         self._do(_put, outcome.model_dump_json(), weights)
 
     def weights(self, key: str) -> bytes:

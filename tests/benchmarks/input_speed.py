@@ -1,6 +1,6 @@
 """Does decoding starve training? Images/s of the loader alone, of the step alone, and of both.
 
-    python tests/benchmarks/input_speed.py [--root IMAGENET] [--model resnet18] [--cpus 2] …
+    python -m tests.benchmarks.input_speed [--root IMAGENET] [--model resnet18] [--cpus 2] …
 
 Without ``--root``, on drawn images as large as ImageNet's. Both together should reach nine tenths
 of the slower of the two. On a CPU training has one thread, and the loader the other CPUs.
@@ -19,12 +19,11 @@ from typing import Any
 import torch
 
 from qbench import registry
-from qbench.attachment import attach
 from qbench.data import imagenet_like
 from qbench.data.loading import training_loader, worker_count
 from qbench.environment import environment
 from qbench.recipe import Recipe
-from qbench.tasks import classification
+from tests.benchmarks.training_speed import training_step
 
 
 def main() -> None:
@@ -61,7 +60,9 @@ def main() -> None:
         order = torch.Generator().manual_seed(0)
         loader = training_loader(dataset, recipe, 0, order, workers, device)
         endless = itertools.chain.from_iterable(itertools.repeat(loader))
-        train = step(given, dataset.num_classes, recipe, device)
+        train = training_step(
+            given.model, given.method, given.bits, recipe, dataset.image_shape, device
+        )
 
         batch = next(endless)
         alone = speed(itertools.islice(endless, given.batches), lambda _: None, device)
@@ -74,27 +75,6 @@ def main() -> None:
     print(f"loader alone  {alone:8.1f} images/s")
     print(f"step alone    {steps:8.1f} images/s")
     print(f"both          {both:8.1f} images/s, {both / min(alone, steps):.2f} of the slower")
-
-
-def step(given: argparse.Namespace, classes: int, recipe: Recipe, device: torch.device) -> Any:
-    """A training step, as a trial takes it."""
-    model = registry.build_model(given.model, classes, 3).to(device)
-    model.to(memory_format=torch.channels_last)
-    images = torch.randn(4, 3, given.image_size, given.image_size, device=device)
-    handle = attach(model, given.method, bits=given.bits, calibration=[images])
-    handle.on_epoch_start(1, 1)
-    handle.model.train()
-    optimizer = torch.optim.SGD(handle.parameter_groups(lr=1e-3, weight_decay=1e-4), lr=1e-3)
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16")
-
-    def train(batch: Any) -> None:
-        with autocast:
-            loss = classification.loss(handle.model, batch)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-
-    return train
 
 
 def speed(batches: Iterable[Any] | Iterator[Any], train: Any, device: torch.device) -> float:
