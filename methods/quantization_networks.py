@@ -194,6 +194,7 @@ class Staircase(nn.Module):
         self.register_buffer("scales", torch.tensor(self.levels).diff())
         self.register_buffer("temperature", torch.tensor(options.temperature_rate))
         self.epochs = 1  # of its training, the present one included
+        self.started = True  # apart from `epochs`, by which torch.compile would compile anew
         self.fixed = False
 
     @torch.no_grad()
@@ -231,6 +232,7 @@ class Staircase(nn.Module):
     def set_extra_state(self, state: Tensor) -> None:
         """Go on where `get_extra_state` left off."""
         self.epochs, self.fixed = int(state[0]), bool(state[1])
+        self.started = self.epochs > 0
         self.alpha.requires_grad_(not self.fixed)
         self.beta.requires_grad_(not self.fixed)
         self.biases.requires_grad_(self.learn_biases and not self.fixed)
@@ -244,7 +246,7 @@ class Staircase(nn.Module):
         """Quantize ``x``, any shape."""
         if not self.training:
             return self.hard(x)
-        return self.soft(x) if self.epochs else x
+        return self.soft(x) if self.started else x
 
     def soft(self, x: Tensor) -> Tensor:
         """Eq. 7."""

@@ -198,7 +198,10 @@ def _prepared(trial: Trial, place: Place, pretrained: bytes | None) -> _Run:
     )
     if parallel.world() > 1:
         handle.model = parallel.synchronise_batch_norm(handle.model, device)
-    network: Any = torch.compile(handle.model) if recipe.compile else handle.model
+    network: Any = handle.model
+    if recipe.compile:
+        torch.compiler.reset()  # torch stops compiling a function that many models have gone through
+        network = torch.compile(handle.model)
     optimizer = _optimizer(handle, recipe)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, functools.partial(_lr_at, recipe))
     layerwise = handle.method.weight_scope == "layer"
