@@ -10,6 +10,7 @@ A trial on several processes is trained by Ray Train; the actor waits for it.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import tempfile
 import threading
 import time
@@ -174,6 +175,8 @@ class TrialActor(tune.Trainable):
         for record in training.epochs():
             yield int(record["epoch"])
         self.job.desk.put(training.outcome, training.weights)
+        del training
+        _return_memory()
 
     def _together(self, trial: Trial) -> Iterator[int]:
         """Have Ray Train train it; the first process puts the outcome on the desk."""
@@ -184,6 +187,12 @@ class TrialActor(tune.Trainable):
             while thread.is_alive():
                 thread.join(REPORT_SECONDS)
                 yield self.job.desk.progress(trial.key)
+
+
+def _return_memory() -> None:
+    """Give back what a trial has freed and the allocator keeps (`qbench.ray_environment`)."""
+    with contextlib.suppress(OSError, AttributeError):  # glibc alone has it
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _fit(trainer: Any) -> None:
