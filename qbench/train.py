@@ -200,7 +200,7 @@ def _prepared(trial: Trial, place: Place, pretrained: bytes | None) -> _Run:
         handle.model = parallel.synchronise_batch_norm(handle.model, device)
     network: Any = handle.model
     if recipe.compile:
-        torch.compiler.reset()  # torch stops compiling a function that many models have gone through
+        torch.compiler.reset()  # torch stops compiling what has been compiled for many models
         network = torch.compile(handle.model)
     optimizer = _optimizer(handle, recipe)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, functools.partial(_lr_at, recipe))
