@@ -150,9 +150,11 @@ class PowersOfTwo(nn.Module):
         missing = round(portion * w.numel()) - int(self.frozen.sum())
         if missing > 0:
             sizes = w.abs().masked_fill(self.frozen, -1.0).flatten()
-            largest = sizes.topk(missing).indices
-            self.values.view(-1)[largest] = self._project(w).flatten()[largest].to(self.values)
-            self.frozen.view(-1)[largest] = True
+            chosen = torch.zeros_like(sizes, dtype=torch.bool)
+            chosen[sizes.topk(missing).indices] = True
+            chosen = chosen.view(w.shape)
+            self.values.copy_(torch.where(chosen, self._project(w).to(self.values), self.values))
+            self.frozen |= chosen
         self.restore(w)
 
     def restore(self, w: Tensor) -> None:
