@@ -58,7 +58,8 @@ def try_on(
     torch.manual_seed(0)
     size = SIZES[model_name]
     batches = [torch.randn(4, 3, size, size).to(dtype, memory_format=memory) for _ in range(2)]
-    model = registry.build_model(model_name, 10, 3).to(dtype=dtype, memory_format=memory)
+    model = registry.build_model(model_name, 10, 3).to(dtype)
+    model.to(memory_format=memory)
     method = registry.build_method(name, OPTIONS.get(name, {}))
     handle = attach(model, method, bits=bits, calibration=batches[:1])
     model = handle.model
