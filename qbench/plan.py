@@ -12,12 +12,16 @@ import torch
 from rich import box
 from rich.console import Console
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.table import Table
 
 from qbench.benchmark import Benchmark
+from qbench.bits import Bits
 from qbench.estimate import Estimator
 from qbench.grid import Cell, without_storage
 from qbench.progress import duration
+
+_WIDEST = 1000
 
 
 def as_json(benchmark: Benchmark, told: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
@@ -40,7 +44,7 @@ def show(benchmark: Benchmark, told: Callable[[str], None] = lambda _: None) -> 
     models = dict.fromkeys(cell.trial.model for cell in benchmark.cells)
     for model in models:
         cells = [cell for cell in benchmark.cells if cell.trial.model == model]
-        console.print(_table(benchmark, model, cells))
+        _print_whole(console, _table(benchmark, model, cells))
     for reason, refused in _refusals(benchmark).items():
         console.print(f"– {'; '.join(refused)}: {reason}", soft_wrap=True, markup=False)
     for cell in benchmark.cells:
@@ -64,6 +68,13 @@ def show(benchmark: Benchmark, told: Callable[[str], None] = lambda _: None) -> 
         f"{_size(shutil.disk_usage(benchmark.results).free)} are free.",
         soft_wrap=True,
     )
+
+
+def _print_whole(console: Console, table: Table) -> None:
+    """Print a table as wide as it is: half a width tells nothing."""
+    options = console.options.update(max_width=_WIDEST)
+    width = Measurement.get(console, options, table).maximum
+    Console(width=max(width, console.width), highlight=False).print(table)
 
 
 def _needs(benchmark: Benchmark, estimator: Estimator, models: list[str]) -> Table:
@@ -121,7 +132,9 @@ def _entry(benchmark: Benchmark, cell: Cell, estimator: Estimator) -> dict[str, 
 
 def _table(benchmark: Benchmark, model: str, cells: list[Cell]) -> Table:
     """Trials done of all, methods down and widths across."""
-    columns = list(dict.fromkeys(cell.trial.bits for cell in cells))
+    there = list(dict.fromkeys(cell.trial.bits for cell in cells))
+    order = [str(Bits.parse(text)) for text in benchmark.suite.bits]
+    columns = sorted(there, key=lambda bits: order.index(bits) if bits in order else -1)
     title = f"{benchmark.suite.name}, {model}: trials done / all"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, collapse_padding=True)
     table.add_column("method", no_wrap=True)
