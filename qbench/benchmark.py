@@ -33,7 +33,11 @@ if TYPE_CHECKING:
 Status = Literal["done", "failed", "missing", "unsupported"]
 REHEARSAL = "rehearsal"
 DASH = "–"
-HISTORY = ("train_loss", "top1", "soft_top1", "lr")
+# What each task measures, in the order of the columns of `trials.csv`.
+METRICS = {
+    "classification": ("top1", "top5", "test_loss"),
+    "detection": ("map50_voc07", "map50", "map"),
+}
 
 
 @dataclass
@@ -264,7 +268,7 @@ class Benchmark:
 
         Columns: ``key``, ``method``, ``label`` (row of the table), ``options`` (JSON), ``model``,
         ``dataset``, ``bits``, ``w_bits``, ``a_bits``, ``seed``, ``recipe``, ``epochs``, ``status``,
-        ``reason``, ``top1`` and ``top5`` (percent), ``test_loss``, ``train_seconds``, ``seconds``,
+        ``reason``, the task's `METRICS`, ``train_seconds``, ``seconds``,
         ``audit`` (empty where the promise of k bits holds), ``threads``, ``training`` (the
         recipe's values, JSON), ``published`` (percent, as the table shows it) and ``source``, of a
         published number, and ``unreadable``: items of the data that were left out.
@@ -302,9 +306,7 @@ class Benchmark:
             "epochs": trial.recipe.epochs,
             "status": status,
             "reason": self.reason(cell),
-            "top1": metrics.get("final_top1", float("nan")),
-            "top5": metrics.get("final_top5", float("nan")),
-            "test_loss": metrics.get("final_test_loss", float("nan")),
+            **{name: metrics.get(f"final_{name}", float("nan")) for name in METRICS[trial.task]},
             "train_seconds": metrics.get("train_seconds", float("nan")),
             "seconds": metrics.get("seconds", float("nan")),
             "audit": tags.get("qbench.audit", "") if status == "done" else "",
@@ -336,7 +338,7 @@ class Benchmark:
             shown=self.dataset.shown,
             rehearsal=self.rehearsal,
         )
-        histories = self.store.histories(finished, HISTORY)
+        histories = self.store.histories(finished, history_of(self.dataset.shown[0]))
         return leaderboard.write(layout, self.trials(), histories, self.folder)
 
     def stale(self) -> list[str]:
@@ -349,3 +351,8 @@ class Benchmark:
             != registry.method_source(cell.trial.method)
         }
         return sorted(changed)
+
+
+def history_of(metric: str) -> tuple[str, ...]:
+    """What figures need of every epoch, of tables that show a metric."""
+    return ("train_loss", metric, f"soft_{metric}", "lr")

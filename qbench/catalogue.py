@@ -103,7 +103,7 @@ def draw(prefix: str, results: Path, folder: Path) -> list[Path]:
     import pandas as pd
 
     from qbench import figures
-    from qbench.benchmark import HISTORY
+    from qbench.benchmark import history_of
     from qbench.outcome import Observed
     from qbench.store import trial_of
 
@@ -115,10 +115,11 @@ def draw(prefix: str, results: Path, folder: Path) -> list[Path]:
     row = what.model_dump() | {"key": key, "label": registry.method_class(what.method).title}
     row |= {"status": "done", "audit": run.data.tags["qbench.audit"]}
     trials = pd.DataFrame([row])
-    histories = store.histories({key: run}, HISTORY)
+    metric = registry.build_dataset(what.dataset).shown[0]
+    histories = store.histories({key: run}, history_of(metric))
     folder.mkdir(parents=True, exist_ok=True)
-    drawn = figures.training_curves(trials, histories, folder)
-    drawn += figures.soft_and_hard(trials, histories, folder)
+    drawn = figures.training_curves(trials, histories, folder, metric)
+    drawn += figures.soft_and_hard(trials, histories, folder, metric)
     drawn += figures.weight_distributions(observed.weights, what.name, folder)
     if observed.curve is not None:
         layer = next((w for w in observed.weights if w.layer == observed.curve.layer), None)

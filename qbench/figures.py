@@ -70,10 +70,12 @@ TITLE_LETTER, TITLE_LINE = 0.083, 0.2  # likewise
 PLACE = ["model", "dataset", "bits"]
 
 Looks = dict[str, dict[str, Any]]
+ACCURACIES = ("top1", "top5")
+NAMES = {"top1": "top-1", "top5": "top-5", "map50_voc07": "mAP at IoU 0.5"}
 
 
-def accuracy_by_bits(trials: pd.DataFrame, folder: Path) -> list[Path]:
-    """Draw top-1 (%) by bit-width: a point for each method, mean and standard deviation over seeds.
+def accuracy_by_bits(trials: pd.DataFrame, folder: Path, metric: str = "top1") -> list[Path]:
+    """Draw a metric (%) by bit-width: a point for each method, mean and deviation over seeds.
 
     A point far below the others does not squash them: it stands in a strip under the axis, with its
     value. The dashed line is full precision. There is a panel for each model, or several one below
@@ -82,6 +84,7 @@ def accuracy_by_bits(trials: pd.DataFrame, folder: Path) -> list[Path]:
     Args:
         trials: as of `qbench.leaderboard.write`.
         folder: where to.
+        metric: which column to draw.
 
     Returns:
         ``accuracy_by_bits.png`` and ``.svg``; nothing where no quantized trial has finished.
@@ -90,6 +93,7 @@ def accuracy_by_bits(trials: pd.DataFrame, folder: Path) -> list[Path]:
         KeyError: a column is missing.
         OSError: the folder cannot be written.
     """
+    trials = _valued(trials, metric)
     quantized = trials[trials["method"] != "fp32"]
     done = quantized[quantized["status"] == "done"]
     if done.empty:
@@ -101,7 +105,7 @@ def accuracy_by_bits(trials: pd.DataFrame, folder: Path) -> list[Path]:
     rows = []
     for (model, dataset), group in panels:
         here = trials[(trials["model"] == model) & (trials["dataset"] == dataset)]
-        full = here.loc[(here["method"] == "fp32") & (here["status"] == "done"), "top1"].mean()
+        full = here.loc[(here["method"] == "fp32") & (here["status"] == "done"), "value"].mean()
         widths = list(here.loc[here["method"] != "fp32", "bits"].unique())
         for first in range(0, len(widths), across):
             part = widths[first : first + across]
@@ -114,6 +118,7 @@ def accuracy_by_bits(trials: pd.DataFrame, folder: Path) -> list[Path]:
         grid = figure.subplots(len(rows), squeeze=False)[:, 0]
         for axes, (title, points, part, full) in zip(grid, rows, strict=True):
             _accuracy_panel(axes, points, part, full, looks)
+            axes.set_ylabel(NAMES[metric] + (" accuracy (%)" if metric in ACCURACIES else " (%)"))
             axes.set_title(title, loc="left")
         more = {"Full precision": FULL_PRECISION}
         if (done["audit"] != "").any():
@@ -127,7 +132,7 @@ def _accuracy_panel(
     axes: Axes, done: pd.DataFrame, widths: list[str], full: float, looks: Looks
 ) -> None:
     rows = done.groupby(["label", "bits"], sort=False)
-    points = rows.agg(mean=("top1", "mean"), std=("top1", "std"), audit=("audit", "max"))
+    points = rows.agg(mean=("value", "mean"), std=("value", "std"), audit=("audit", "max"))
     points = points.fillna({"std": 0.0}).reset_index()
     low, high = _limits(points, full)
     below = low - STRIP / (1 - STRIP) * (high - low)
@@ -166,7 +171,6 @@ def _accuracy_panel(
         xlim=(-0.5, len(widths) - 0.5),
         ylim=(below if hidden.any() else low, high),
         xlabel="bits (weights/activations)",
-        ylabel="top-1 accuracy (%)",
     )
     axes.set_xticks(range(len(widths)), widths)
     axes.set_yticks([tick for tick in axes.get_yticks() if low <= tick <= min(high, 100)])
@@ -194,8 +198,10 @@ def _limits(points: pd.DataFrame, full: float) -> tuple[float, float]:
     return low - margin, high + margin
 
 
-def training_curves(trials: pd.DataFrame, histories: pd.DataFrame, folder: Path) -> list[Path]:
-    """Draw top-1 (%) on the test split by epoch: a line for each method, a panel for each width.
+def training_curves(
+    trials: pd.DataFrame, histories: pd.DataFrame, folder: Path, metric: str = "top1"
+) -> list[Path]:
+    """Draw a metric (%) on the test split by epoch: a line for each method, a panel for each width.
 
     A line is the mean over seeds, its band reaches from the lowest seed to the highest. The axis is
     logarithmic in the error, so that 98 and 99 percent stand as far apart as 60 and 80.
@@ -204,6 +210,7 @@ def training_curves(trials: pd.DataFrame, histories: pd.DataFrame, folder: Path)
         trials: as of `qbench.leaderboard.write`.
         histories: likewise.
         folder: where to.
+        metric: which column to draw.
 
     Returns:
         ``training_curves.png`` and ``.svg``; nothing where no quantized trial has a history.
@@ -212,18 +219,20 @@ def training_curves(trials: pd.DataFrame, histories: pd.DataFrame, folder: Path)
         KeyError: a column is missing.
         OSError: the folder cannot be written.
     """
-    curves = _by_epoch(trials, histories, "top1")
+    curves = _by_epoch(trials, _valued(histories, metric), "value")
     if curves.empty:
         return []
     looks = _looks(trials)
     with mpl.rc_context(STYLE):
-        figure = _curves_figure(curves, looks, _curves_panel, curves["top1"])
+        figure = _curves_figure(curves, looks, _curves_panel, curves["value"], metric)
         _legend(figure, _drawn(looks, curves))
         return _save(figure, "training_curves", folder)
 
 
-def soft_and_hard(trials: pd.DataFrame, histories: pd.DataFrame, folder: Path) -> list[Path]:
-    """Draw top-1 (%) by epoch of networks with soft quantizers, dashed, and with hard ones, solid.
+def soft_and_hard(
+    trials: pd.DataFrame, histories: pd.DataFrame, folder: Path, metric: str = "top1"
+) -> list[Path]:
+    """Draw a metric (%) by epoch of networks with soft quantizers, dashed, and hard ones, solid.
 
     A line is the mean over seeds, both lines over the same ones. Panels and axis are those of
     `training_curves`. After Quantization Networks (arXiv:1911.09464), Fig. 4.
@@ -232,29 +241,37 @@ def soft_and_hard(trials: pd.DataFrame, histories: pd.DataFrame, folder: Path) -
         trials: as of `qbench.leaderboard.write`.
         histories: likewise.
         folder: where to.
+        metric: which column to draw.
 
     Returns:
         ``soft_and_hard.png`` and ``.svg``; nothing where no quantized trial that has finished has
         soft quantizers.
 
     Raises:
-        KeyError: a column is missing, other than ``soft_top1``.
+        KeyError: a column is missing, other than that of soft quantizers.
         OSError: the folder cannot be written.
     """
-    if "soft_top1" not in histories:
+    histories = _valued(histories, metric)
+    if "soft_value" not in histories:
         return []
-    curves = _by_epoch(trials, histories, "top1", "soft_top1")
+    curves = _by_epoch(trials, histories, "value", "soft_value")
     if curves.empty:
         return []
-    both = ["soft_top1", "top1"]
+    both = ["soft_value", "value"]
     means = curves.groupby([*PLACE, "label", "epoch"], sort=False)[both].mean().reset_index()
     looks = _looks(trials)
     with mpl.rc_context(STYLE):
-        figure = _curves_figure(means, looks, _gap_panel, pd.concat([means[name] for name in both]))
+        every = pd.concat([means[name] for name in both])
+        figure = _curves_figure(means, looks, _gap_panel, every, metric)
         more = {"soft quantizers": SOFT, "hard quantizers": HARD}
         more = {label: {"color": "0.25"} | look for label, look in more.items()}
         _legend(figure, _drawn(looks, means) | more)
         return _save(figure, "soft_and_hard", folder)
+
+
+def _valued(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """A frame with the metric to draw as ``value``, and as ``soft_value`` with soft quantizers."""
+    return frame.rename(columns={metric: "value", f"soft_{metric}": "soft_value"})
 
 
 def _by_epoch(trials: pd.DataFrame, histories: pd.DataFrame, *columns: str) -> pd.DataFrame:
@@ -271,23 +288,24 @@ def _curves_figure(
     curves: pd.DataFrame,
     looks: Looks,
     draw: Callable[[Axes, pd.DataFrame, Looks], None],
-    top1: pd.Series[float],
+    values: pd.Series[float],
+    metric: str,
 ) -> Figure:
-    """Draw a panel for each model and width, on one axis that holds ``top1``."""
+    """Draw a panel for each model and width, on one axis that holds ``values``."""
     panels = list(curves.groupby(PLACE, sort=False))
     several = len(curves[["model", "dataset"]].drop_duplicates()) > 1
-    figure, grid = _grid(len(panels), "epoch", "top-1 (%)", share=True)
+    figure, grid = _grid(len(panels), "epoch", f"{NAMES[metric]} (%)", share=True)
     for axes, ((model, _, bits), group) in zip(grid, panels, strict=True):
         draw(axes, group, looks)
         axes.set_title(f"{model}, {bits}" if several else str(bits))
-    _error_axis(grid[0], top1)
+    _error_axis(grid[0], values)
     return figure
 
 
 def _curves_panel(axes: Axes, curves: pd.DataFrame, looks: Looks) -> None:
     step = max(1, curves["epoch"].nunique() // 3)
     for i, (label, group) in enumerate(curves.groupby("label", sort=False)):
-        seeds = group.groupby("epoch")["top1"].agg(["mean", "min", "max"])
+        seeds = group.groupby("epoch")["value"].agg(["mean", "min", "max"])
         look = looks[str(label)]
         start = i * step // curves["label"].nunique()  # so that markers do not hide one another
         axes.plot(seeds["mean"], linewidth=1.3, markersize=4.5, markevery=(start, step), **look)
@@ -302,12 +320,12 @@ def _gap_panel(axes: Axes, curves: pd.DataFrame, looks: Looks) -> None:
         look = looks[str(label)] | {"markersize": 4.5}
         start = i * step // curves["label"].nunique()
         means = group.set_index("epoch").sort_index()
-        for column, line in {"soft_top1": SOFT, "top1": HARD}.items():
+        for column, line in {"soft_value": SOFT, "value": HARD}.items():
             axes.plot(means[column], markevery=(start, step), **look | line)
 
 
-def _error_axis(axes: Axes, top1: pd.Series[float]) -> None:
-    """Make the axis of top-1 logarithmic in 100 − top-1."""
+def _error_axis(axes: Axes, values: pd.Series[float]) -> None:
+    """Make the axis logarithmic in what is missing from 100."""
 
     def place(accuracy: Any) -> Any:
         return -np.log10(np.maximum(100 + OFFSET - np.asarray(accuracy), OFFSET / 10))
@@ -316,7 +334,7 @@ def _error_axis(axes: Axes, top1: pd.Series[float]) -> None:
         return 100 + OFFSET - 10.0 ** -np.asarray(place)
 
     axes.set_yscale("function", functions=(place, accuracy))
-    low, high = place(top1.min()) - 0.05, place(top1.max()) + 0.05
+    low, high = place(values.min()) - 0.05, place(values.max()) + 0.05
     ticks: list[float] = []
     for tick in (100 - error for error in ERROR_TICKS):
         apart = min((abs(place(tick) - place(other)) for other in ticks), default=high - low)

@@ -126,9 +126,10 @@ def write(
     folder.mkdir(parents=True, exist_ok=True)
     drawn: list[Path] = []
     if not layout.rehearsal:  # a picture cannot say of each point that it is none
-        drawn += figures.accuracy_by_bits(trials, folder)
-        drawn += figures.training_curves(trials, histories, folder)
-        drawn += figures.soft_and_hard(trials, histories, folder)
+        metric = layout.shown[0]
+        drawn += figures.accuracy_by_bits(trials, folder, metric)
+        drawn += figures.training_curves(trials, histories, folder, metric)
+        drawn += figures.soft_and_hard(trials, histories, folder, metric)
     found = table(layout, trials)
     title = f"Rehearsal, no results: {layout.title}" if layout.rehearsal else layout.title
     pictures = [path.name for path in drawn if path.suffix == ".png"]
