@@ -72,8 +72,9 @@ def attach(
         if reason := method.supports(each, task):
             raise QbenchError(f"{method.name} cannot do {each}: {reason}")
 
+    modules = dict(model.named_modules())
     model = method.prepare(model, widths)
-    method.layers = select_layers(model, layers, widths)
+    method.layers = select_layers(model, _followed(layers, modules, model), widths)
     handle = Handle(model, method)
     batches = (batch[0] if isinstance(batch, list | tuple) else batch for batch in calibration)
     calibrates = type(method).calibrate is not Method.calibrate
@@ -302,6 +303,23 @@ def select_layers(model: nn.Module, policy: LayerPolicy, bits: Bits) -> list[Lay
         for name in names
         if name in widths and not widths[name].is_float
     ]
+
+
+def _followed(
+    policy: LayerPolicy, modules: Mapping[str, nn.Module], prepared: nn.Module
+) -> LayerPolicy:
+    """A policy's names of layers as they are in a model that a method has rearranged."""
+    now = {module: name for name, module in prepared.named_modules()}
+
+    def name_of(layer: str) -> str:
+        module = modules.get(layer)
+        return layer if module is None else now.get(module, layer)
+
+    if isinstance(policy, str):
+        return policy
+    if isinstance(policy, Mapping):
+        return {name_of(name): widths for name, widths in policy.items()}
+    return [name_of(name) for name in policy]
 
 
 def policy_widths(policy: LayerPolicy, bits: Bits) -> list[Bits]:

@@ -124,8 +124,8 @@ def accuracy_by_bits(trials: pd.DataFrame, folder: Path, metric: str = "top1") -
         if (done["audit"] != "").any():
             more["hollow: not k-bit"] = {"color": "0.25", "marker": "o", **POINTS, **HOLLOW}
         drawn = _drawn(looks, done)
-        _legend(figure, {label: look | POINTS for label, look in drawn.items()} | more)
-        return _save(figure, "accuracy_by_bits", folder)
+        legend(figure, {label: look | POINTS for label, look in drawn.items()} | more)
+        return save(figure, "accuracy_by_bits", folder)
 
 
 def _accuracy_panel(
@@ -225,8 +225,8 @@ def training_curves(
     looks = _looks(trials)
     with mpl.rc_context(STYLE):
         figure = _curves_figure(curves, looks, _curves_panel, curves["value"], metric)
-        _legend(figure, _drawn(looks, curves))
-        return _save(figure, "training_curves", folder)
+        legend(figure, _drawn(looks, curves))
+        return save(figure, "training_curves", folder)
 
 
 def soft_and_hard(
@@ -265,8 +265,8 @@ def soft_and_hard(
         figure = _curves_figure(means, looks, _gap_panel, every, metric)
         more = {"soft quantizers": SOFT, "hard quantizers": HARD}
         more = {label: {"color": "0.25"} | look for label, look in more.items()}
-        _legend(figure, _drawn(looks, means) | more)
-        return _save(figure, "soft_and_hard", folder)
+        legend(figure, _drawn(looks, means) | more)
+        return save(figure, "soft_and_hard", folder)
 
 
 def _valued(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
@@ -383,8 +383,8 @@ def quantization_function(
             axes.grid(visible=False)
             named |= _marks([weights])
         _title(figure, title)
-        _legend(figure, named)
-        return _save(figure, "quantization_function", folder)
+        legend(figure, named)
+        return save(figure, "quantization_function", folder)
 
 
 def weight_distributions(weights: list[Weights], title: str, folder: Path) -> list[Path]:
@@ -418,8 +418,8 @@ def weight_distributions(weights: list[Weights], title: str, folder: Path) -> li
             axes.set_title(name if len(name) <= letters else f"…{name[1 - letters :]}")
         _title(figure, title)
         named = {"before training": BEFORE, "after training": AFTER}
-        _legend(figure, named | _marks(weights))
-        return _save(figure, "weight_distributions", folder)
+        legend(figure, named | _marks(weights))
+        return save(figure, "weight_distributions", folder)
 
 
 def _weights_panel(axes: Axes, weights: Weights) -> None:
@@ -516,7 +516,7 @@ def _drawn(looks: Looks, rows: pd.DataFrame) -> Looks:
     return {label: look for label, look in looks.items() if label in labels}
 
 
-def _legend(figure: Figure, named: Looks) -> None:
+def legend(figure: Figure, named: Looks) -> None:
     """Name what is drawn, below the panels."""
     keys = [Line2D([], [], label=label, **look) for label, look in named.items()]
     for columns in (4, 3, 2, 1):
@@ -527,7 +527,7 @@ def _legend(figure: Figure, named: Looks) -> None:
     figure.legend(handles=keys, loc="outside lower center", ncols=columns, frameon=False)
 
 
-def _save(figure: Figure, stem: str, folder: Path) -> list[Path]:
+def save(figure: Figure, stem: str, folder: Path) -> list[Path]:
     """Write a figure as PNG and SVG, each replaced as a whole, without dates or versions."""
     paths = []
     for suffix, metadata in {"png": {"Software": None}, "svg": {"Date": None}}.items():

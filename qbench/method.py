@@ -182,7 +182,7 @@ class Method:
 
         Args:
             bits: the widths asked for.
-            task: ``'classification'``.
+            task: ``'classification'`` or ``'detection'``.
 
         Returns:
             A reason, as short as a footnote; the table prints a dash with it. None: supported.

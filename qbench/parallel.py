@@ -40,6 +40,22 @@ def gather(x: Tensor) -> Tensor:
     return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
 
 
+def interleave(items: list[Any]) -> list[Any]:
+    """The items of all processes, of which each has had every ``world``-th, in order.
+
+    Args:
+        items: of this process; whatever can be pickled.
+    """
+    if world() == 1:
+        return items
+    shares: list[Any] = [None] * world()
+    distributed.all_gather_object(shares, items)
+    every = [None] * sum(map(len, shares))
+    for first, share in enumerate(shares):
+        every[first :: world()] = share
+    return every
+
+
 class _Total(torch.autograd.Function):
     """The sum over all processes, each of which has its own loss."""
 

@@ -387,6 +387,16 @@ def test_an_unknown_layer_names_the_nearest() -> None:
         attach(model, "ste", bits="2/32", layers=["clasifier"])
 
 
+@pytest.mark.parametrize("layers", [["3"], {"3": "1/1"}])
+@pytest.mark.parametrize("name", ["bireal", "react_net"])
+def test_a_layer_named_is_quantized_wherever_a_method_moves_it(name: str, layers: Any) -> None:
+    model = network()
+    named = model.get_submodule("3")
+    handle = attach(model, name, bits="1/1", layers=layers, calibration=[images()])
+    assert [layer.module for layer in handle.layers] == [named]
+    assert handle.model.get_submodule(handle.layers[0].name) is named
+
+
 def test_an_unknown_policy_names_the_nearest() -> None:
     with pytest.raises(QbenchError, match="'first_last' is no layer policy; did you mean '"):
         attach(network(), "ste", bits="2/32", layers="first_last")

@@ -261,7 +261,7 @@ def saved(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
         kept.append(figure)
         return []
 
-    monkeypatch.setattr(figures, "_save", keep)
+    monkeypatch.setattr(figures, "save", keep)
     return kept
 
 

@@ -1,0 +1,108 @@
+"""What detectors find in a few test images: full precision beside quantized networks.
+
+In the style of `qbench.figures`, and a pure function of what it draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from torch import Tensor
+
+from qbench.figures import ACROSS, COLORS, PANEL, STYLE, legend, save
+
+TRUTH: dict[str, Any] = {"color": "white", "linestyle": "--", "linewidth": 1.1}
+DIFFICULT: dict[str, Any] = TRUTH | {"linestyle": ":"}
+UNDER: dict[str, Any] = {"color": "black", "linewidth": 2.0, "alpha": 0.55}
+WORDS: dict[str, Any] = {"fontsize": 6.5, "color": "white", "clip_on": True}
+_NAMES = 0.3  # inches, for the names of networks
+
+Detections = Sequence[dict[str, Tensor]]
+
+
+def detections(
+    images: Tensor,
+    targets: Sequence[dict[str, Tensor]],
+    found: Mapping[str, Detections],
+    classes: Sequence[str],
+    folder: Path,
+    least_score: float = 0.5,
+) -> list[Path]:
+    """Draw test images, a row for each network; objects are dashed, or dotted if difficult.
+
+    Args:
+        images: in [0, 1], (N, 3, H, W); the first four are drawn.
+        targets: for each, ``boxes``, (n, 4), in pixels as x1 y1 x2 y2, and ``difficult``, (n,).
+        found: by each network's name, for each image ``boxes``, ``scores`` and ``labels``.
+        classes: names of classes; the first has label 1.
+        folder: where to.
+        least_score: detections less certain are not drawn.
+
+    Returns:
+        ``detections.png`` and ``.svg``; nothing where there are no images or no networks.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    columns = min(len(images), ACROSS)
+    if not columns or not found:
+        return []
+    height = PANEL * images.shape[2] / images.shape[3]
+    with mpl.rc_context(STYLE):
+        size = (_NAMES + PANEL * columns, 0.3 + height * len(found))
+        figure = Figure(figsize=size, layout="constrained")
+        grid = figure.subplots(len(found), columns, squeeze=False)
+        for row, (network, each) in zip(grid, found.items(), strict=True):
+            for axes, image, target, boxes in zip(row, images, targets, each, strict=False):
+                axes.imshow(image.permute(1, 2, 0).clamp(0, 1).numpy())
+                axes.set(xticks=[], yticks=[])
+                _objects(axes, target)
+                _found(axes, boxes, classes, least_score)
+            row[0].set_ylabel(network)
+        named = {"object": TRUTH | {"color": "0.3"}}
+        if any(target["difficult"].any() for target in targets[:columns]):
+            named["difficult object"] = DIFFICULT | {"color": "0.3"}
+        legend(figure, named)
+        return save(figure, "detections", folder)
+
+
+def _objects(axes: Axes, target: dict[str, Tensor]) -> None:
+    for box, difficult in zip(target["boxes"].tolist(), target["difficult"].tolist(), strict=True):
+        for look in (UNDER, DIFFICULT if difficult else TRUTH):
+            _rectangle(axes, box, **look)
+
+
+def _found(
+    axes: Axes, found: dict[str, Tensor], classes: Sequence[str], least_score: float
+) -> None:
+    """Draw detections, the most certain on top."""
+    width, height = axes.get_xlim()[1], axes.get_ylim()[0]
+    order = found["scores"].argsort(stable=True)
+    for i in order[found["scores"][order] >= least_score].tolist():
+        label = int(found["labels"][i])
+        left, top, right, _ = box = found["boxes"][i].tolist()
+        color = COLORS[(label - 1) % len(COLORS)]
+        _rectangle(axes, box, color, linewidth=1.4)
+        axes.text(
+            right if left > 0.7 * width else left,
+            top,
+            f"{classes[label - 1]} {float(found['scores'][i]):.2f}",
+            ha="right" if left > 0.7 * width else "left",
+            va="top" if top < 0.08 * height else "bottom",
+            bbox={"facecolor": color, "edgecolor": "none", "pad": 0.8},
+            **WORDS,
+        )
+
+
+def _rectangle(axes: Axes, box: Sequence[float], color: Any, **look: Any) -> None:
+    left, top, right, bottom = box
+    corner = (left - 0.5, top - 0.5)  # matplotlib counts from a pixel's middle
+    axes.add_patch(
+        Rectangle(corner, right - left, bottom - top, fill=False, edgecolor=color, **look)
+    )

@@ -1,0 +1,96 @@
+"""Object detection by torchvision's detectors: their own losses, mean average precision.
+
+What is called mAP differs: see `evaluate` for the three that are measured. Papers on SSD and
+VOC2007, Quantization Networks' Table 4 among them, mean ``map50_voc07``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torchmetrics.detection import MeanAveragePrecision
+
+from qbench import parallel
+from qbench.tasks.voc_ap import mean_average_precision
+
+Image = dict[str, Tensor]
+Batch = tuple[Tensor, list[Image]]
+
+
+def inputs(batch: Batch) -> Tensor:
+    """The images of a batch, (N, 3, S, S)."""
+    return batch[0]
+
+
+def random_batch(
+    size: int, image_shape: tuple[int, int, int], classes: int, device: torch.device
+) -> Batch:
+    """Images of noise, with a box in the middle of each, to time a step with."""
+    images = torch.rand(size, *image_shape, device=device)
+    _, height, width = image_shape
+    box = torch.tensor([[width, height, 3 * width, 3 * height]], device=device) / 4
+    labels = torch.randint(1, classes, (size, 1), device=device)
+    return images, [{"boxes": box, "labels": label} for label in labels]
+
+
+def loss(model: nn.Module, batch: Batch) -> Tensor:
+    """The sum of the detector's losses; for SSD its multibox loss (arXiv:1512.02325, Eq. 1).
+
+    Args:
+        model: a detector of torchvision, in training mode.
+        batch: images in [0, 1], (N, 3, S, S), and for each a dict of ``boxes``, float32 (n, 4), in
+            pixels as x1 y1 x2 y2, and ``labels``, int64 (n,), from 1.
+    """
+    images, targets = batch
+    losses: dict[str, Tensor] = model(images, targets)
+    return torch.stack(list(losses.values())).sum()
+
+
+@torch.inference_mode()
+def evaluate(model: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
+    """Mean average precision of a detector over the batches of all processes.
+
+    Args:
+        model: a detector of torchvision; ``model.training`` is False, while modules within may be
+            in any mode.
+        batches: as of `loss`, on the model's device; targets also have ``difficult``, bool (n,).
+
+    Returns:
+        In percent:
+
+        - ``map50_voc07``: overlap 0.5, 11 recall levels, the metric of VOC2007;
+        - ``map50``: overlap 0.5, area under the curve, the metric of VOC2010 to VOC2012;
+        - ``map``: COCO's, the mean over overlaps 0.5, 0.55, …, 0.95, at most 100 detections in an
+          image.
+
+        Difficult objects count for nothing, found or not; to COCO's metric they are crowds.
+    """
+    mine: list[tuple[Image, Image]] = []
+    for images, targets in batches:
+        found = model(images)
+        mine += zip(map(_on_cpu, found), map(_on_cpu, targets), strict=True)
+    every = parallel.interleave(mine)
+    detections, truths = [each for each, _ in every], [each for _, each in every]
+    return {
+        "map50_voc07": 100 * mean_average_precision(detections, truths, "11_point"),
+        "map50": 100 * mean_average_precision(detections, truths, "area"),
+        "map": 100 * _coco(detections, truths),
+    }
+
+
+def _on_cpu(image: Image) -> Image:
+    """What is known of an image, floats in single precision."""
+    return {
+        name: value.float().cpu() if value.is_floating_point() else value.cpu()
+        for name, value in image.items()
+    }
+
+
+def _coco(detections: list[Image], truths: list[Image]) -> float:
+    metric = MeanAveragePrecision(backend="pycocotools", sync_on_compute=False)
+    metric.warn_on_many_detections = False
+    crowds = [{**each, "iscrowd": each["difficult"].long()} for each in truths]
+    metric.update(detections, crowds)
+    return float(metric.compute()["map"])
