@@ -14,6 +14,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -195,16 +196,18 @@ def _settings(trials: pd.DataFrame) -> list[str]:
     """What rows ran with: first what they have in common, then what sets each apart."""
     if not {"options", "training"} <= set(trials):
         return []
-    rows = trials[trials["method"] != "fp32"].drop_duplicates("label")
-    labels = list(map(one_line, rows["label"]))
+    quantized = trials[trials["method"] != "fp32"]
+    rows = quantized.drop_duplicates(["label", "options", "training"])
+    labels = [_named(quantized, row) for _, row in rows.iterrows()]
+    rows = rows.assign(label=labels)
     options = dict(zip(labels, map(json.loads, rows["options"]), strict=True))
     training = dict(zip(labels, map(_used, rows["training"]), strict=True))
-    untrained = set(map(one_line, rows.loc[rows["epochs"] == 0, "label"]))
+    untrained = set(rows.loc[rows["epochs"] == 0, "label"])
     recipe = _common([used for label, used in training.items() if label not in untrained])
     texts = [f"Recipe: {_as_text(recipe)}"] if recipe else []
     methods = rows.groupby("method", sort=False)
     for _, group in methods:
-        names = list(map(one_line, group["label"]))
+        names = list(group["label"])
         common = _common([options[name] for name in names])
         if common:
             who = "Every row" if 1 == len(methods) < len(names) else ", ".join(names)
@@ -215,6 +218,15 @@ def _settings(trials: pd.DataFrame) -> list[str]:
                 apart |= _without(training[name], recipe)
             texts += [f"{name}: {_as_text(apart)}"] if apart else []
     return texts
+
+
+def _named(trials: pd.DataFrame, row: pd.Series[Any]) -> str:
+    """A row's label, with its widths where it has other settings at others."""
+    same = trials[trials["label"] == row["label"]]
+    if len(same[["options", "training"]].drop_duplicates()) == 1:
+        return one_line(row["label"])
+    its = same[(same["options"] == row["options"]) & (same["training"] == row["training"])]
+    return one_line(f"{row['label']} at {', '.join(its['bits'].unique())}")
 
 
 def _used(recipe: str) -> dict[str, object]:

@@ -218,16 +218,16 @@ def load_suite(path: Path, assignments: Sequence[str] = (), plugins: Sequence[st
 
 
 def _label_problems(suite: Suite) -> Iterator[tuple[Location, str]]:
-    """Rows of one name in one table."""
-    seen: set[tuple[str, str]] = set()
+    """Rows of one name with the same cell."""
+    seen: set[tuple[str, str, str]] = set()
     for index, (row, label) in enumerate(zip(suite.methods, suite.labels(), strict=True)):
-        tables = {(label, model) for model in suite.models if row.widths(model, suite.bits)}
-        if tables & seen:
+        cells = {(label, m, bits) for m in suite.models for bits in row.widths(m, suite.bits)}
+        if cells & seen:
             yield (
                 ("methods", index),
                 f"a second row is named '{label}'; give one of them another `label`",
             )
-        seen |= tables
+        seen |= cells
 
 
 def _normalised(data: dict[str, Any]) -> dict[str, Any]:

@@ -420,3 +420,17 @@ def test_a_reader_never_sees_half_a_file(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(KeyboardInterrupt):
         leaderboard.write(Layout("suite", "Other"), *suite(), tmp_path)
     assert {path: path.read_bytes() for path in paths} == before
+
+
+def test_settings_are_told_apart_by_width_where_a_row_has_several() -> None:
+    def cell(bits: str, epochs: int) -> pd.DataFrame:
+        training = f'{{"epochs": {epochs}}}'
+        return trials("A", 90.0, bits=bits, epochs=epochs, training=training, options='{"x": 1}')
+
+    found = only(cell("1/32", 10), cell("2/32", 20), cell("3/32", 20))
+    assert [label for label, _ in found.rows] == ["A"]
+    assert found.settings == [
+        "Every row: x = 1",
+        "A at 1/32: epochs = 10",
+        "A at 2/32, 3/32: epochs = 20",
+    ]
