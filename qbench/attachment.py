@@ -154,18 +154,30 @@ class Handle:
         penalty = self.method.penalty()
         return torch.zeros(()) if penalty is None else penalty
 
-    def parameter_groups(self, lr: float, weight_decay: float) -> list[dict[str, Any]]:
+    def parameter_groups(
+        self, lr: float, weight_decay: float, other_lr: float | None = None
+    ) -> list[dict[str, Any]]:
         """Parameters for a ``torch.optim`` optimiser: the network's, then the quantizers'.
 
         Args:
             lr: learning rate of the network, which quantizers share unless the method says other.
             weight_decay: weight decay of the network; the method decides for its quantizers.
+            other_lr: learning rate of all of the network but the quantized layers' weights and
+                biases; None: ``lr``.
         """
         own_of = (p for q in self.quantizers for p in q.parameters() if p.requires_grad)
         learned = list(dict.fromkeys(own_of))
         own = set(learned)
         network = [p for p in self.model.parameters() if p.requires_grad and p not in own]
         groups: list[dict[str, Any]] = [{"params": network, "weight_decay": weight_decay}]
+        if other_lr is not None:
+            of_layers = {p for m in self.layers for p in m.module.parameters()} - own
+            both = [(p in of_layers, p) for p in network]
+            groups = [
+                {"params": [p for quantized, p in both if quantized], "lr": lr},
+                {"params": [p for quantized, p in both if not quantized], "lr": other_lr},
+            ]
+            groups = [group | {"weight_decay": weight_decay} for group in groups]
         if learned:
             groups += [{"lr": lr, **group} for group in self.method.parameter_groups(learned, lr)]
         return groups

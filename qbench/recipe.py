@@ -60,9 +60,11 @@ class Recipe(Determining):
         channels_last: images and convolutions in channels-last memory format.
         compile: train through ``torch.compile``.
         steps: batches of an epoch at most, as for a rehearsal; None: all.
+        other_lr: learning rate of all but quantized layers and quantizers; None: `lr`. `schedule`
+            lowers both alike.
     """
 
-    later = frozenset({"precision", "channels_last", "compile", "steps"})
+    later = frozenset({"precision", "channels_last", "compile", "steps", "other_lr"})
 
     epochs: int = Field(ge=0)
     batch_size: int = Field(ge=1)
@@ -84,6 +86,7 @@ class Recipe(Determining):
     channels_last: bool = False
     compile: bool = False
     steps: int | None = Field(default=None, ge=1)
+    other_lr: float | None = Field(default=None, ge=0)
 
     @model_validator(mode="after")
     def _schedule_has_what_it_needs(self) -> Recipe:

@@ -331,7 +331,7 @@ def _dataset(name: str, options: str) -> Dataset:
 
 
 def _optimizer(handle: Handle, recipe: Recipe) -> torch.optim.Optimizer:
-    groups = handle.parameter_groups(lr=recipe.lr, weight_decay=recipe.weight_decay)
+    groups = handle.parameter_groups(recipe.lr, recipe.weight_decay, recipe.other_lr)
     if recipe.optimizer == "adam":
         return torch.optim.Adam(groups, lr=recipe.lr)
     return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov)

@@ -438,3 +438,16 @@ def test_a_quantizer_that_returns_something_else_is_refused(
         attach(network(), method, bits="2/2", layers=["6"], calibration=[images()])
     for part in ("misshapen", f"{tensor} quantizer", "'6'", found):
         assert part in str(refused.value)
+
+
+def test_what_is_not_quantized_may_have_a_learning_rate_of_its_own() -> None:
+    model = registry.build_model("convnet_tiny", 10, 1)
+    handle = attach(model, "lsq", bits="4/32")
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    quantized, other, learned = handle.parameter_groups(0.1, 5e-4, other_lr=0.001)
+    assert {names[id(p)] for p in quantized["params"]} == {
+        f"{layer}.parametrizations.weight.original" for layer in (3, 7, 10)
+    }
+    assert len(other["params"]) + len(quantized["params"]) + len(learned["params"]) == len(names)
+    assert (quantized["lr"], other["lr"], learned["lr"]) == (0.1, 0.001, 0.1)
+    assert quantized["weight_decay"] == other["weight_decay"] == 5e-4

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from qbench.data import imagenet_like
+from qbench.data import imagenet_like, voc_like
 from tests.conftest import Qbench, TinyRun
 
 MakeQbench = Callable[[Path], Qbench]
@@ -95,3 +95,20 @@ def test_a_run_says_when_given_weights_are_not_there(tmp_path: Path, qbench_in: 
     qbench = qbench_in(tmp_path / "results")
     changes = ["--set", f"data.root={tmp_path}", "--set", "weights={resnet18: none.pt}"]
     assert "weights of resnet18: there is no file none.pt" in qbench("run", suite, *changes, code=2)
+
+
+def test_a_detector_is_run_like_any_other_model(tmp_path: Path, qbench_in: MakeQbench) -> None:
+    """The suite of Table 4's task that comes with qbench, for a step."""
+    voc_like.write(tmp_path / "shapes", train=16, test=4)
+    suite = Path(__file__).parents[1] / "suites" / "shapes_lowbit.yaml"
+    changes = ["methods=[ste]", "bits=[2/2]", f"data.root={tmp_path / 'shapes'}"]
+    short = ["recipe.epochs=1", "full_precision.epochs=1"]
+    words = [word for change in (*changes, *short) for word in ("--set", change)]
+    qbench = qbench_in(tmp_path / "results")
+    assert "[2/2] STE 2/2 ssd_tiny shapes seed 0: map50_voc07" in qbench("run", suite, *words)
+    folder = tmp_path / "results" / "shapes_lowbit"
+    table = (folder / "leaderboard.md").read_text(encoding="utf-8")
+    assert "mAP at IoU 0.5 (VOC2007's 11 points) in % on the test split" in table
+    trials = pd.read_csv(folder / "trials.csv")
+    assert trials[["map50_voc07", "map50", "map"]].notna().all(axis=None)
+    assert (folder / "accuracy_by_bits.svg").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -96,3 +97,14 @@ class Dataset(ABC):
             Options of this dataset by which a rehearsal reads it.
         """
         return {}
+
+
+def content_of(folder: Path) -> str:
+    """What is in a folder, in a few words, for messages of what was found instead."""
+    try:
+        names = sorted(entry.name for entry in os.scandir(folder))
+    except OSError as error:
+        return f"nothing: {error.strerror}"
+    if not names:
+        return "nothing"
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -17,7 +17,7 @@ from torch.utils.data import Dataset as TorchDataset
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms import v2
 
-from qbench.data import Dataset, UnreadableError
+from qbench.data import Dataset, UnreadableError, content_of
 from qbench.errors import QbenchError
 from qbench.recipe import Recipe
 
@@ -86,7 +86,7 @@ class ImageNet(Dataset):
                 if not (folder / name).is_dir() and not (folder / f"{name}.txt").is_file():
                     return (
                         f"imagenet: {folder} has neither a folder '{name}' nor a list "
-                        f"'{name}.txt'; it has {_content(folder)}"
+                        f"'{name}.txt'; it has {content_of(folder)}"
                     )
         except QbenchError as error:
             return str(error)
@@ -149,8 +149,8 @@ class ImageNet(Dataset):
         looked = f"{places[0]} or {places[1]}"
         raise QbenchError(
             f"imagenet: expected a folder 'train' or a list 'train.txt' in {looked}; "
-            f"found {_content(Path(root))}. `qbench data imagenet-like FOLDER` writes a small tree "
-            "to try things out"
+            f"found {content_of(Path(root))}. `qbench data imagenet-like FOLDER` writes a small "
+            "tree to try things out"
         )
 
     @cached_property
@@ -222,7 +222,7 @@ def _index(folder: Path, split: str) -> Index:
     else:
         raise QbenchError(
             f"imagenet: {base} should hold a folder of images for every class, and holds "
-            f"{_content(base)}; or list its images in {listed}, a line `path label` for each"
+            f"{content_of(base)}; or list its images in {listed}, a line `path label` for each"
         )
     if not pairs:
         raise QbenchError(f"imagenet: {base} has {len(classes)} folders and no image in them")
@@ -245,14 +245,3 @@ def _listed(path: Path) -> Iterator[tuple[str, int]]:
         if prefix is None:
             raise QbenchError(f"{path}:{number}: there is no image {path.parent / name}")
         yield prefix + name.strip(), int(label)
-
-
-def _content(folder: Path) -> str:
-    """What is in a folder, in a few words."""
-    try:
-        names = sorted(entry.name for entry in os.scandir(folder))
-    except OSError as error:
-        return f"nothing: {error.strerror}"
-    if not names:
-        return "nothing"
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

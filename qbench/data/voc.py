@@ -14,7 +14,7 @@ from torch.utils.data import ConcatDataset
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from qbench.data import Dataset
+from qbench.data import Dataset, content_of
 from qbench.data.voc_images import Item, Target, VOCImages, drop_boxes_without_area, list_of, listed
 from qbench.data.voc_like import CLASSES
 from qbench.errors import QbenchError
@@ -71,6 +71,7 @@ class VOC(Dataset):
         batch_size=16,
         optimizer="sgd",
         lr=1e-5,
+        other_lr=1e-7,
         weight_decay=5e-4,
         schedule="step",
         milestones=(70, 90),
@@ -103,7 +104,7 @@ class VOC(Dataset):
                     *(self._year(year) / p for p in _PARTS),
                 ):
                     if not path.exists():
-                        return f"{self.folder}: expected {path}; found {_content(path.parent)}"
+                        return f"{self.folder}: expected {path}; found {content_of(path.parent)}"
         except QbenchError as error:
             return str(error)
         return ""
@@ -190,7 +191,7 @@ class VOC(Dataset):
                 return place
         raise QbenchError(
             f"{self.folder}: expected a folder {places[0]} or {places[1]}; "
-            f"found {_content(root)}. {draws}"
+            f"found {content_of(root)}. {draws}"
         )
 
     @property
@@ -204,15 +205,3 @@ class VOC(Dataset):
         if reason := self.missing():
             raise QbenchError(reason)
         return VOCImages(self._year(year), split, self.classes, steps, train)
-
-
-def _content(folder: Path) -> str:
-    """What is in a folder, in a few words."""
-    try:
-        names = sorted(entry.name for entry in os.scandir(folder))
-    except OSError as error:
-        return f"nothing: {error.strerror}"
-    return (
-        ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-        or "nothing"
-    )

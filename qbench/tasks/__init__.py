@@ -39,4 +39,8 @@ def get(name: str) -> Task:
         from qbench.tasks import classification
 
         return classification
-    raise QbenchError(f"no task is named '{name}'; known: classification")
+    if name == "detection":
+        from qbench.tasks import detection
+
+        return detection
+    raise QbenchError(f"no task is named '{name}'; known: classification, detection")
