@@ -83,9 +83,7 @@ class Benchmark:
         Raises:
             QbenchError: the suite or a method file has mistakes, or the store cannot be opened.
         """
-        plugins = [Plugin.read(file) for file in method_files]
-        added = [name for plugin in plugins for name in load_plugin(plugin)]
-        suite = load_suite(path, assignments, added)
+        suite, plugins = _read(path, assignments, method_files)
         return cls._opened(suite, plugins, results, rehearsal=False)
 
     @classmethod
@@ -112,9 +110,7 @@ class Benchmark:
         Raises:
             QbenchError: as `open`.
         """
-        plugins = [Plugin.read(file) for file in method_files]
-        added = [name for plugin in plugins for name in load_plugin(plugin)]
-        suite = load_suite(path, assignments, added)
+        suite, plugins = _read(path, assignments, method_files)
         folder = results / REHEARSAL
         return cls._opened(rehearsed(suite, folder / "data", told), plugins, folder, rehearsal=True)
 
@@ -351,6 +347,15 @@ class Benchmark:
             != registry.method_source(cell.trial.method)
         }
         return sorted(changed)
+
+
+def _read(
+    path: Path, assignments: Sequence[str], method_files: Sequence[Path]
+) -> tuple[Suite, list[Plugin]]:
+    """A suite, with the methods of files added to it, and these files."""
+    plugins = [Plugin.read(file) for file in method_files]
+    added = [name for plugin in plugins for name in load_plugin(plugin)]
+    return load_suite(path, assignments, added), plugins
 
 
 def history_of(metric: str) -> tuple[str, ...]:

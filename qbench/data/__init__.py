@@ -99,6 +99,13 @@ class Dataset(ABC):
         return {}
 
 
+def standardised(images: Tensor, mean: Sequence[float], deviation: Sequence[float]) -> Tensor:
+    """Images of bytes, (N, C, H, W), scaled to 0–1 and standardised by channel: float32."""
+    shape = (-1, 1, 1)
+    centre = torch.tensor(mean, device=images.device).view(shape)
+    return (images / 255 - centre) / torch.tensor(deviation, device=images.device).view(shape)
+
+
 def content_of(folder: Path) -> str:
     """What is in a folder, in a few words, for messages of what was found instead."""
     try:

@@ -14,7 +14,7 @@ from torch.utils.data import TensorDataset
 from torchvision import datasets
 from torchvision.transforms import v2
 
-from qbench.data import Dataset
+from qbench.data import Dataset, standardised
 from qbench.errors import QbenchError
 from qbench.recipe import Recipe
 
@@ -99,9 +99,7 @@ class CIFAR10(Dataset):
 
     def to_input(self, images: Tensor) -> Tensor:
         """Bytes standardised by the channels' means and deviations."""
-        mean = torch.tensor(self.mean, device=images.device).view(3, 1, 1)
-        deviation = torch.tensor(self.deviation, device=images.device).view(3, 1, 1)
-        return (images / 255 - mean) / deviation
+        return standardised(images, self.mean, self.deviation)
 
     def stand_in(self, folder: Path) -> dict[str, Any]:
         """Noise; nothing is written."""

@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms import v2
 
-from qbench.data import Dataset, UnreadableError, content_of
+from qbench.data import Dataset, UnreadableError, content_of, standardised
 from qbench.errors import QbenchError
 from qbench.recipe import Recipe
 
@@ -117,9 +116,7 @@ class ImageNet(Dataset):
 
     def to_input(self, images: Tensor) -> Tensor:
         """Bytes standardised by the channels' means and deviations."""
-        mean = torch.tensor(_MEAN, device=images.device).view(3, 1, 1)
-        deviation = torch.tensor(_DEVIATION, device=images.device).view(3, 1, 1)
-        return (images / 255 - mean) / deviation
+        return standardised(images, _MEAN, _DEVIATION)
 
     def stand_in(self, folder: Path) -> dict[str, Any]:
         """Ten classes of small images, of every kind that ImageNet has."""
