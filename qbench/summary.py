@@ -1,0 +1,239 @@
+"""One row for each result: what tables, figures and pages are made from.
+
+A result is a dataset, a model, a row of the suite and a width, over its seeds. `COLUMNS` says what
+the columns are. Full-precision networks are results too.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from qbench.columns import BY_NAME, COLUMNS, Column
+from qbench.significance import LEVEL, Verdict, holm, interval, judge, paired
+
+RESULT = ["dataset", "model", "label", "bits"]
+FULL_PRECISION = "fp32"
+# Columns of trials that older frames and hand-made ones may lack, and what then holds.
+_DEFAULTS: dict[str, Any] = {
+    "options": "{}",
+    "w_bits": np.nan,
+    "a_bits": np.nan,
+    "audit": "",
+    "training": "{}",
+    "train_seconds": np.nan,
+    "published_value": np.nan,
+    "published_decimals": 1,
+    "source": "",
+    "claim_unlike": "",
+    "claim_apart": "",
+    "first_layer": "",
+    "last_layer": "",
+    "w_levels": np.nan,
+    "a_levels": np.nan,
+    "start": "",
+    "augmentation": "",
+    "weight_mb": np.nan,
+    "full_weight_mb": np.nan,
+    "gbops": np.nan,
+    "full_gbops": np.nan,
+}
+_PROTOCOL = ("first_layer", "last_layer", "start", "augmentation")
+_TOLD_ELSEWHERE = ("initialization",)
+
+
+def summarise(trials: pd.DataFrame, metric: str = "top1") -> pd.DataFrame:
+    """Return one row for each result, in the order of the trials.
+
+    Args:
+        trials: one row for each trial, as `qbench.benchmark.Benchmark.trials` gives them; columns
+            of policy, cost and claims may be missing.
+        metric: what mean, deviation and tests are of, in percent, higher being better.
+
+    Returns:
+        A frame with the columns that `COLUMNS` describes, without further metrics that the trials
+        have not.
+
+    Raises:
+        KeyError: the trials lack a column that is no default's.
+    """
+    trials = trials.assign(**{k: v for k, v in _DEFAULTS.items() if k not in trials})
+    rows: list[dict[str, Any]] = []
+    for _, network in trials.groupby(["dataset", "model"], sort=False):
+        full = network[network["method"] == FULL_PRECISION]
+        results = [_Result(group, metric, full) for _, group in network.groupby(RESULT, sort=False)]
+        for bits in network["bits"].unique():
+            _compare([result for result in results if result.row["bits"] == bits])
+        _mark_protocols([result for result in results if result.row["method"] != FULL_PRECISION])
+        rows += [result.row for result in results]
+    names = [column.name for column in COLUMNS]
+    present = set().union(*rows) if rows else set(names)
+    return pd.DataFrame(rows, columns=[name for name in names if name in present])
+
+
+def columns_of(summary: pd.DataFrame, *groups: str) -> list[Column]:
+    """The columns of a summary, of these groups or of all."""
+    columns = [BY_NAME[str(name)] for name in summary]
+    return [column for column in columns if not groups or column.group in groups]
+
+
+class _Result:
+    """The trials of one result, and its row as it is filled.
+
+    Args:
+        trials: one for each seed.
+        metric: the column that counts.
+        full: the full-precision trials of the network.
+    """
+
+    def __init__(self, trials: pd.DataFrame, metric: str, full: pd.DataFrame) -> None:
+        self.done = trials[trials["status"] == "done"]
+        self.values = _by_seed(self.done, metric)
+        self.training: dict[str, Any] = json.loads(trials["training"].iloc[0])
+        first, n = trials.iloc[0], len(self.done)
+        whole = n == len(trials)
+        audits = [text for text in self.done["audit"].unique() if text]
+        self.row: dict[str, Any] = {
+            **{name: first[name] for name in (*RESULT, "method", "options", "w_bits", "a_bits")},
+            "status": "done" if whole else _status(trials["status"]),
+            "reason": next((text for text in trials["reason"] if text), ""),
+            "n": n,
+            "seeds": len(trials),
+            "metric": metric,
+            "mean": self.done[metric].mean(),
+            "std": self.done[metric].std(ddof=1),
+            "ci95": interval(list(self.values.values())),
+            "standing": "untested" if n else "",
+            "p": np.nan,
+            "p_holm": np.nan,
+            "bold": False,
+            **{name: first[name] for name in (*_PROTOCOL, "recipe", "epochs")},
+            "w_levels": _most(trials, "w_levels"),
+            "a_levels": _most(trials, "a_levels"),
+            "checkpoint": "last epoch",
+            "differs": "",
+            "audit": "; ".join(audits) or ("k-bit" if n else ""),
+        }
+        for name in ("top5", "map50", "map"):
+            if name in trials and name != metric:
+                self.row[name] = self.done[name].mean()
+        self.comparable = whole and not audits
+        self._set_beside_full_precision(full, metric)
+        self._set_claim(first, audits)
+        self._set_cost(first, full)
+
+    def _set_beside_full_precision(self, full: pd.DataFrame, metric: str) -> None:
+        base = _by_seed(full[full["status"] == "done"], metric)
+        self.row["full_precision"] = np.mean(list(base.values())) if base else np.nan
+        its_own = self.row["method"] == FULL_PRECISION
+        common = [] if its_own else sorted(base.keys() & self.values.keys())
+        drops = pd.Series([base[seed] - self.values[seed] for seed in common], dtype=float)
+        self.row |= {"drop": drops.mean(), "drop_std": drops.std(ddof=1)}
+
+    def _set_claim(self, first: pd.Series[Any], audits: list[str]) -> None:
+        claim = float(first["published_value"])
+        verdict = Verdict("")
+        if not np.isnan(claim) and self.values:
+            unlike = first["claim_unlike"] or ("it is not k-bit" if audits else "")
+            verdict = judge(list(self.values.values()), claim, int(first["published_decimals"]))
+            verdict = Verdict("not judged" if unlike else verdict.text, unlike)
+        self.row |= {
+            "published": claim,
+            "source": first["source"],
+            "delta": self.row["mean"] - claim,
+            "verdict": verdict.text,
+            "verdict_note": verdict.note or (first["claim_apart"] if verdict.text else ""),
+        }
+
+    def _set_cost(self, first: pd.Series[Any], full: pd.DataFrame) -> None:
+        paces = _pace(full), _pace(self.done)
+        common = sorted(paces[0].keys() & paces[1].keys())
+        ratios = [paces[1][seed] / paces[0][seed] for seed in common]
+        self.row |= {
+            "weight_mb": first["weight_mb"],
+            "compression": first["full_weight_mb"] / first["weight_mb"],
+            "gbops": first["gbops"],
+            "bops_ratio": first["full_gbops"] / first["gbops"],
+            "train_ratio": np.mean(ratios) if ratios else np.nan,
+        }
+
+
+def _compare(column: list[_Result]) -> None:
+    """Say how each result of a column stands to its best."""
+    tested = [result for result in column if result.comparable]
+    if not tested:
+        return
+    best = max(tested, key=lambda result: result.row["mean"])
+    others = [result for result in tested if result is not best]
+    p_values = [paired(best.values, other.values) for other in others]
+    for other, p, corrected in zip(others, p_values, holm(p_values), strict=True):
+        other.row |= {"p": p, "p_holm": corrected, "standing": _standing(p, corrected)}
+    best.row["standing"] = "best"
+    apart = [other for other in others if other.row["standing"] in ("behind", "worse")]
+    for result in tested:
+        result.row["bold"] = bool(apart) and result.row["standing"] in ("best", "tied")
+
+
+def _standing(p: float, corrected: float) -> str:
+    if np.isnan(p):
+        return "untested"
+    if p >= LEVEL:
+        return "tied"
+    return "worse" if corrected < LEVEL else "behind"
+
+
+def _mark_protocols(results: list[_Result]) -> None:
+    """Say in what each result's protocol is not that of most."""
+    protocols = [_protocol(result) for result in results]
+    counts: dict[str, Counter[str]] = {}
+    for protocol in protocols:
+        for name, value in protocol.items():
+            counts.setdefault(name, Counter())[json.dumps(value)] += 1
+    for result, protocol in zip(results, protocols, strict=True):
+        result.row["differs"] = ", ".join(
+            f"{name} {_shown(value)}"
+            for name, value in protocol.items()
+            if json.dumps(value) != counts[name].most_common(1)[0][0]
+        )
+
+
+def _protocol(result: _Result) -> dict[str, Any]:
+    """What is to be alike for numbers to be compared; nothing trained has no training's values."""
+    epochs = int(result.row["epochs"])
+    protocol = {name.replace("_", " "): result.row[name] for name in _PROTOCOL}
+    protocol["epochs"] = epochs
+    if epochs:
+        protocol |= {k: v for k, v in result.training.items() if k not in _TOLD_ELSEWHERE}
+    return protocol
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _status(statuses: pd.Series[str]) -> str:
+    found = set(statuses)
+    if "done" in found:
+        return "partly"
+    return next(status for status in ("unsupported", "failed", "missing") if status in found)
+
+
+def _most(trials: pd.DataFrame, name: str) -> float:
+    return float(pd.to_numeric(trials[name]).max())
+
+
+def _by_seed(done: pd.DataFrame, metric: str) -> dict[int, float]:
+    return dict(zip(done["seed"].astype(int), done[metric].astype(float), strict=True))
+
+
+def _pace(trials: pd.DataFrame) -> dict[int, float]:
+    """Seconds of an epoch by seed, of what was trained here."""
+    trained = trials[(trials["epochs"] > 0) & (trials["train_seconds"] > 0)]
+    seconds = trained["train_seconds"] / trained["epochs"]
+    return dict(zip(trained["seed"].astype(int), seconds.astype(float), strict=True))
