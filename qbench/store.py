@@ -22,8 +22,9 @@ from mlflow.entities import Metric, Param, Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from qbench.bits import Bits
 from qbench.errors import QbenchError
-from qbench.outcome import Observed, Outcome
+from qbench.outcome import Count, Levels, Observed, Outcome, most_levels
 from qbench.trial import Trial
 
 _PAGE = 1000
@@ -104,6 +105,7 @@ class Store:
             "qbench.status": outcome.status,
             "qbench.reason": outcome.reason[:_TAG_LENGTH],
             "qbench.audit": outcome.audit_text[:_TAG_LENGTH],
+            "qbench.levels": json.dumps(outcome.levels),
             "qbench.method_source": outcome.method_source,
             "qbench.unreadable": outcome.unreadable_text[:_TAG_LENGTH],
             **{f"environment.{name}": value for name, value in outcome.environment.items()},
@@ -182,6 +184,23 @@ class Store:
                     rows.setdefault((key, point.step), {})[metric] = point.value
         records = [{"key": key, "epoch": epoch, **row} for (key, epoch), row in rows.items()]
         return pd.DataFrame(records, columns=["key", "epoch", *metrics])
+
+    def levels(self, run: Run) -> Levels:
+        """The most levels that the audit of a finished run counted, as `Outcome.levels`.
+
+        Runs of before levels were a tag have them in ``audit.json``; (None, None) where that is
+        gone.
+        """
+        if (tag := run.data.tags.get("qbench.levels")) is not None:
+            weights, inputs = json.loads(tag)
+            return weights, inputs
+        try:
+            with tempfile.TemporaryDirectory() as scratch:
+                text = self.fetch(run, "audit.json", Path(scratch)).read_text(encoding="utf-8")
+        except QbenchError:
+            return None, None
+        counts = [Count.model_validate(count) for count in json.loads(text)]
+        return most_levels(counts, Bits.parse(trial_of(run).bits))
 
     def fetch(self, run: Run, artifact: str, target: Path) -> Path:
         """Download an artifact of a run.
