@@ -281,6 +281,7 @@ class Benchmark:
             bits=[str(Bits.parse(text)) for text in self.suite.bits],
             shown=self.dataset.shown,
             rehearsal=self.rehearsal,
+            tables=self.suite.tables,
         )
         histories = self.store.histories(finished, history_of(self.dataset.shown[0]))
         return leaderboard.write(layout, self.trials(), histories, self.folder)
