@@ -99,7 +99,11 @@ class Table:
 
 
 def write(
-    layout: Layout, trials: pd.DataFrame, histories: pd.DataFrame, folder: Path
+    layout: Layout,
+    trials: pd.DataFrame,
+    histories: pd.DataFrame,
+    folder: Path,
+    further: Sequence[Path] = (),
 ) -> list[Path]:
     """Write the tables and figures of a suite, each file replaced as a whole.
 
@@ -114,6 +118,7 @@ def write(
         histories: one row for each trial and epoch: ``key``, ``epoch`` (from 1), ``top1`` (%), and
             ``soft_top1`` where quantizers have a soft form.
         folder: where to; made if needed.
+        further: figures that are there already, to be shown after the others.
 
     Returns:
         ``leaderboard.md``, ``.tex`` and ``.csv``, ``trials.csv``, and the figures there are.
@@ -131,6 +136,7 @@ def write(
         drawn += figures.accuracy_by_bits(trials, folder, metric)
         drawn += figures.training_curves(trials, histories, folder, metric)
         drawn += figures.soft_and_hard(trials, histories, folder, metric)
+    drawn += further
     found = table(layout, trials)
     title = f"Rehearsal, no results: {layout.title}" if layout.rehearsal else layout.title
     pictures = [path.name for path in drawn if path.suffix == ".png"]
