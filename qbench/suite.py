@@ -149,7 +149,8 @@ class Suite(BaseModel):
         tables: how the tables are arranged.
         data: options of the dataset; ``root`` is where its files are.
         weights: for each model whose full-precision weights are not trained here, where they are
-            from: ``torchvision``, ``torchvision:NAME``, or a file.
+            from: ``torchvision``, ``torchvision:NAME``, or a file; for a detector that starts from
+            those of its backbone, the same with ``backbone:`` before it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
