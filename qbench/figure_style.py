@@ -17,7 +17,6 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
 
 STYLE: Any = {
     **sns.axes_style("whitegrid"),
@@ -67,7 +66,6 @@ def error_axis(axes: Axes, values: pd.Series[float]) -> None:
             ticks.append(tick)
     axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.set_ylim(accuracy(low), accuracy(high))
-    axes.xaxis.set_major_locator(MaxNLocator(4, integer=True, steps=[1, 2, 5, 10]))
 
 
 def panels(count: int, x: str, y: str, share: bool) -> tuple[Figure, list[Axes]]:

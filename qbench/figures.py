@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from qbench.figure_style import (
     FULL_PRECISION,
@@ -266,6 +267,7 @@ def _curves_figure(
         draw(axes, group, looks)
         axes.set_title(f"{model}, {bits}" if several else str(bits))
     error_axis(grid[0], values)
+    grid[0].xaxis.set_major_locator(MaxNLocator(4, integer=True, steps=[1, 2, 5, 10]))
     return figure
 
 
