@@ -48,6 +48,7 @@ TRIAL_COLUMNS = {
     "train_seconds": "Seconds of training, evaluation after each epoch included.",
     "seconds": "Seconds of the whole trial.",
     "audit": "Empty where the promise of k bits holds; else the first layer that breaks it.",
+    "layers": "Which layers are quantized: a policy, names, or widths by name.",
     "threads": "Torch's threads on a CPU.",
     "training": "The recipe's values, as JSON.",
     "published": "The published number, as tables show it.",
@@ -107,7 +108,8 @@ class TrialRows:
         trial = cell.trial
         done = run if status == "done" else None
         tags = done.data.tags if done is not None else {}
-        metrics = done.data.metrics if done is not None else {}
+        metrics = self._store.metrics(done) if done is not None else {}
+        seconds = done.data.metrics if done is not None else {}
         bits = Bits.parse(trial.bits)
         beside = self._published.get(trial.model)
         number = beside.find(cell.row, bits) if beside else None
@@ -126,10 +128,11 @@ class TrialRows:
             "epochs": trial.recipe.epochs,
             "status": status,
             "reason": reason,
-            **{name: metrics.get(f"final_{name}", NAN) for name in MEASURED[trial.task]},
-            "train_seconds": metrics.get("train_seconds", NAN),
-            "seconds": metrics.get("seconds", NAN),
+            **{name: metrics.get(name, NAN) for name in MEASURED[trial.task]},
+            "train_seconds": seconds.get("train_seconds", NAN),
+            "seconds": seconds.get("seconds", NAN),
             "audit": tags.get("qbench.audit", ""),
+            "layers": str(trial.layers),
             "threads": trial.threads,
             "training": trial.recipe.model_dump_json(),
             **self._claim(cell, number),
