@@ -12,7 +12,7 @@ import pandas as pd
 from qbench.significance import LEVEL, holm, paired
 from qbench.summary import RESULT
 
-_SETTINGS = ("options", "training", "threads", "layers")
+_MAPPINGS, _COLUMNS = ("options", "training"), ("threads", "layers")
 
 
 @dataclass(frozen=True)
@@ -136,13 +136,12 @@ def _by_seed(trials: pd.DataFrame) -> dict[int, float]:
 
 def _changed(a: pd.Series[Any], b: pd.Series[Any]) -> str:
     """What two trials' settings differ in, as ``lr 0.02 → 0.1``."""
-    unknown = [name for name in _SETTINGS if name not in a or name not in b]
-    before, after = _settings(a.drop(unknown, errors="ignore")), _settings(b)
-    after = {name: value for name, value in after.items() if name not in unknown}
+    before, after = _settings(a), _settings(b)
+    unknown = {n for n in _COLUMNS if (n in before) != (n in after)}  # a file may lack them
     parts = [
         f"{name} {_shown(before.get(name))} → {_shown(after.get(name))}"
         for name in dict.fromkeys([*before, *after])
-        if before.get(name) != after.get(name)
+        if before.get(name) != after.get(name) and name not in unknown
     ]
     if a["method"] != b["method"]:
         parts.insert(0, f"method {a['method']} → {b['method']}")
@@ -152,12 +151,11 @@ def _changed(a: pd.Series[Any], b: pd.Series[Any]) -> str:
 def _settings(trial: pd.Series[Any]) -> dict[str, Any]:
     """A trial's options and recipe, flat."""
     flat: dict[str, Any] = {}
-    for name in _SETTINGS:
-        value = trial.get(name)
-        if name in ("options", "training"):
-            flat |= json.loads(str(value))
-        elif value is not None and value == value:
-            flat[name] = str(value)
+    for name in _MAPPINGS:
+        flat |= json.loads(trial[name])
+    for name in _COLUMNS:
+        if pd.notna(trial.get(name)):
+            flat[name] = str(trial[name])
     return flat
 
 
