@@ -271,7 +271,7 @@ class Benchmark:
     def trials(self) -> pd.DataFrame:
         """One row for each trial of the suite, in its order: what tables are made from.
 
-        Columns are the task's of `qbench.trial_rows.TRIAL_COLUMNS`.
+        Columns are the task's of `qbench.columns.TRIAL_COLUMNS`.
 
         Raises:
             QbenchError: the suite names published numbers that there are not.

@@ -29,7 +29,7 @@ class Difference:
         verdict: ``same`` (equal for each seed), ``better``, ``worse`` (significantly), ``not
             significant``, ``not tested``, ``only in A`` or ``only in B``.
         settings: what of its options and its recipe differs.
-        conflict: keys under which A and B have other numbers: one trial that came out twice.
+        conflicts: keys of trials that came out twice: A and B have other numbers of them.
     """
 
     dataset: str
@@ -43,7 +43,7 @@ class Difference:
     p: float
     verdict: str
     settings: str
-    conflict: str
+    conflicts: list[str]
 
     def as_json(self) -> dict[str, Any]:
         """Plain values; None for what is not a number."""
@@ -91,9 +91,9 @@ def _difference(place: Any, a: pd.DataFrame | None, b: pd.DataFrame | None) -> D
     values_a, values_b = (nothing if side is None else _by_seed(side) for side in (a, b))
     common = sorted(values_a.keys() & values_b.keys())
     mean_a, mean_b = (_mean(values.values()) for values in (values_a, values_b))
-    change, settings, conflict = mean_b - mean_a, "", ""
+    change, settings, conflicts = mean_b - mean_a, "", list[str]()
     if a is not None and b is not None:
-        settings, conflict = _changed(a.iloc[0], b.iloc[0]), _conflict(a, b)
+        settings, conflicts = _changed(a.iloc[0], b.iloc[0]), _conflicts(a, b)
     if common:
         change = _mean([values_b[seed] - values_a[seed] for seed in common])
     verdict = "" if a is not None and b is not None else f"only in {'A' if b is None else 'B'}"
@@ -109,7 +109,7 @@ def _difference(place: Any, a: pd.DataFrame | None, b: pd.DataFrame | None) -> D
         p=p,
         verdict=verdict,
         settings=settings,
-        conflict=conflict,
+        conflicts=conflicts,
     )
 
 
@@ -163,14 +163,14 @@ def _shown(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else "–" if value is None else str(value)
 
 
-def _conflict(a: pd.DataFrame, b: pd.DataFrame) -> str:
+def _conflicts(a: pd.DataFrame, b: pd.DataFrame) -> list[str]:
     """Keys that both have, with other numbers."""
     known = dict(zip(a["key"], a["value"].astype(float), strict=True))
-    return ", ".join(
+    return [
         str(key)
         for key, value in zip(b["key"], b["value"].astype(float), strict=True)
         if key in known and not _alike(known[key], value)
-    )
+    ]
 
 
 def _alike(a: float, b: float) -> bool:

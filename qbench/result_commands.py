@@ -45,7 +45,7 @@ def compare(
         print(json.dumps([each.as_json() for each in found], indent=2, ensure_ascii=False))
     else:
         _show(found, a, b)
-    raise typer.Exit(int(any(each.verdict == "worse" or each.conflict for each in found)))
+    raise typer.Exit(int(any(each.verdict == "worse" or each.conflicts for each in found)))
 
 
 def _show(found: Sequence[Difference], a: Path, b: Path) -> None:
@@ -65,7 +65,7 @@ def _show(found: Sequence[Difference], a: Path, b: Path) -> None:
     for each in found:
         if each.verdict == "same" and not each.settings:
             continue
-        changes = [each.settings, f"one key, two numbers: {each.conflict}" * bool(each.conflict)]
+        twice = f"{len(each.conflicts)} with one key and two numbers" if each.conflicts else ""
         table.add_row(
             escape(f"{each.model} on {each.dataset}"),
             escape(each.label),
@@ -75,7 +75,7 @@ def _show(found: Sequence[Difference], a: Path, b: Path) -> None:
             str(each.seeds) if each.seeds else "",
             _number(each.p, ".2g"),
             each.verdict,
-            escape("; ".join(filter(None, changes))),
+            escape("; ".join(filter(None, (each.settings, twice)))),
             style=STYLES.get(each.verdict),
         )
     console = Console(highlight=False)

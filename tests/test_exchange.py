@@ -10,6 +10,7 @@ import pytest
 
 from qbench import cli, exchange
 from qbench.benchmark import Benchmark
+from qbench.columns import TRIAL_COLUMNS
 from qbench.comparison import Difference, compare
 from qbench.errors import QbenchError
 from qbench.store import Store, was_imported
@@ -78,6 +79,11 @@ def test_what_is_exported_is_what_was_recorded(suite: Path, before: Path, tmp_pa
     first = files[0].read_bytes()
     exchange.export(benchmark, tmp_path / "out")
     assert files[0].read_bytes() == first
+
+
+def test_every_column_of_trials_is_described(suite: Path, before: Path) -> None:
+    columns = list(Benchmark.open(suite, before).trials())
+    assert columns == [name for name in TRIAL_COLUMNS if name in columns]
 
 
 def test_results_combine_by_putting_files_together(
@@ -214,9 +220,9 @@ def test_what_changed_is_told() -> None:
 
 def test_one_key_with_two_numbers_is_a_conflict() -> None:
     before, after = results("A", 90.0, 91.0), results("A", 90.0, 92.0)
-    assert only(before, after).conflict == "A--1/32-1"
+    assert only(before, after).conflicts == ["A--1/32-1"]
     rounded = only(results("A", 90.123456), results("A", 90.1235))
-    assert (rounded.conflict, rounded.verdict) == ("", "same")
+    assert (rounded.conflicts, rounded.verdict) == ([], "same")
 
 
 def test_recipes_of_one_row_are_told_apart() -> None:
@@ -269,7 +275,7 @@ def test_commands_tell_what_differs(
     told = qbench("compare", before, tmp_path, code=1)
     assert "STE" in told
     assert "DoReFa" not in told
-    assert "one key, two numbers" in told
+    assert "2 with one key and two numbers" in told
     found = json.loads(qbench("compare", before, tmp_path, "--json", code=1))
     verdicts = {each["label"]: each["verdict"] for each in found}
     assert verdicts == {"Full precision": "same", "STE": "not tested", "DoReFa-Net": "same"}
