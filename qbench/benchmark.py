@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,14 +16,14 @@ import pandas as pd
 from qbench import registry, weights
 from qbench.bits import FULL_PRECISION, Bits
 from qbench.data import Dataset
-from qbench.errors import QbenchError
+from qbench.errors import QbenchError, nearest
 from qbench.grid import Cell, expand
 from qbench.outcome import Outcome
 from qbench.published import PublishedNumbers
 from qbench.registry import Plugin, load_plugin
 from qbench.rehearsal import rehearsed
 from qbench.spool import Spool
-from qbench.store import Store
+from qbench.store import Store, was_changed
 from qbench.suite import Suite, load_suite
 from qbench.trial import given_weights_key
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 Status = Literal["done", "failed", "missing", "unsupported"]
 REHEARSAL = "rehearsal"
+STALE = "stale"
 DASH = "–"
 # What each task measures, in the order of the columns of `trials.csv`.
 METRICS = {
@@ -82,7 +84,8 @@ class Benchmark:
             method_files: Python files whose methods are added to the suite.
 
         Raises:
-            QbenchError: the suite or a method file has mistakes, or the store cannot be opened.
+            QbenchError: the suite or a method file has mistakes, the published numbers that it
+                names are not there, or the store cannot be opened.
         """
         suite, plugins = _read(path, assignments, method_files)
         return cls._opened(suite, plugins, results, rehearsal=False)
@@ -121,6 +124,7 @@ class Benchmark:
     ) -> Benchmark:
         store = Store(results, local=rehearsal)
         found = cls(suite, expand(suite, rehearsal), plugins, results, store, {}, rehearsal)
+        _ = found._published  # a mistake there is told now, not after days of training
         with found.spool.lock(wait=False) as alone:
             if alone:  # else a run is under way, and records its own
                 found._record_waiting()
@@ -268,25 +272,27 @@ class Benchmark:
         ``reason``, the task's `METRICS`, ``train_seconds``, ``seconds``,
         ``audit`` (empty where the promise of k bits holds), ``threads``, ``training`` (the
         recipe's values, JSON), ``published`` (percent, as the table shows it) and ``source``, of a
-        published number, and ``unreadable``: items of the data that were left out.
-
-        Raises:
-            QbenchError: the suite names published numbers that there are not.
+        published number, ``unreadable``: items of the data that were left out, and ``stale``: why
+        the number is not to be trusted any more.
         """
-        published = {
+        return pd.DataFrame([self._row(cell) for cell in self.cells])
+
+    @functools.cached_property
+    def _published(self) -> dict[str, PublishedNumbers]:
+        """The published numbers of each model that has any."""
+        return {
             model: PublishedNumbers(self.results, wanted)
             for model in self.suite.models
             if (wanted := self.suite.published_for(model)) is not None
         }
-        return pd.DataFrame([self._row(cell, published) for cell in self.cells])
 
-    def _row(self, cell: Cell, published: Mapping[str, PublishedNumbers]) -> dict[str, object]:
+    def _row(self, cell: Cell) -> dict[str, object]:
         trial, status = cell.trial, self.status(cell)
         run = self.runs.get(trial.key)
         tags = run.data.tags if run is not None else {}
         metrics = run.data.metrics if run is not None and status == "done" else {}
         bits = Bits.parse(trial.bits)
-        beside = published.get(trial.model)
+        beside = self._published.get(trial.model)
         number = beside.find(cell.row, bits) if beside else None
         return {
             "key": trial.key,
@@ -312,6 +318,7 @@ class Benchmark:
             "published": self._shown(number.values) if number else "",
             "source": number.source if number else "",
             "unreadable": tags.get("qbench.unreadable", "") if status == "done" else "",
+            "stale": self.stale(cell),
         }
 
     def _shown(self, values: Mapping[str, float]) -> str:
@@ -371,16 +378,47 @@ class Benchmark:
                     drawn += detections(images, targets, beside, dataset.classes, self.folder, stem)
         return drawn
 
-    def stale(self) -> list[str]:
-        """Methods whose file has changed since a finished trial of theirs was trained."""
-        changed = {
-            cell.trial.method
+    def stale(self, cell: Cell) -> str:
+        """Why a finished trial's number is not to be trusted any more, or ''."""
+        if self.status(cell) != "done":
+            return ""
+        run, method = self.runs[cell.trial.key], cell.trial.method
+        if was_changed(run):
+            return "what is stored of it was changed by hand"
+        if run.data.tags.get("qbench.method_source") != registry.method_source(method):
+            return f"{method}'s file has changed since it was trained"
+        return ""
+
+    def stale_counts(self) -> Counter[str]:
+        """How many trials are stale, by the reason."""
+        return Counter(reason for cell in self.cells if (reason := self.stale(cell)))
+
+    def train_again(self, what: Sequence[str]) -> int:
+        """Set finished trials aside, so that a run trains them again; the store keeps them.
+
+        Args:
+            what: ``stale``, or methods' names.
+
+        Returns:
+            How many trials.
+
+        Raises:
+            QbenchError: the suite has no such method, or the store refuses.
+        """
+        methods = {cell.trial.method for cell in self.cells}
+        for name in what:
+            if name not in (*methods, STALE):
+                known = nearest(name, [STALE, *methods])
+                raise QbenchError(f"--again {name}: the suite has no such method{known}")
+        cells = [
+            cell
             for cell in self.cells
             if self.status(cell) == "done"
-            and self.runs[cell.trial.key].data.tags.get("qbench.method_source")
-            != registry.method_source(cell.trial.method)
-        }
-        return sorted(changed)
+            and (cell.trial.method in what or (STALE in what and self.stale(cell)))
+        ]
+        self.store.set_aside(self.runs[cell.trial.key] for cell in cells)
+        self.refresh()
+        return len(cells)
 
 
 def _read(
