@@ -24,6 +24,7 @@ _DEFAULTS: dict[str, Any] = {
     "w_bits": np.nan,
     "a_bits": np.nan,
     "audit": "",
+    "stale": "",
     "training": "{}",
     "train_seconds": np.nan,
     "published_value": np.nan,
@@ -137,10 +138,12 @@ class _Result:
         for name in ("top5", "map50", "map"):
             if name in first and name != metric:
                 self.row[name] = _mean_and_deviation([trial[name] for trial in self.done])[0]
-        self.comparable = whole and not audits
+        doubts = ["it is not k-bit"] if audits else []
+        doubts += dict.fromkeys(t["stale"] for t in self.done if t["stale"])
+        self.comparable = whole and not doubts
         self.has_protocol = quantized and self.row["status"] != "unsupported"
         self._set_beside_full_precision(_by_seed(_done(full), metric))
-        self._set_claim(first, audits)
+        self._set_claim(first, doubts)
         self._set_cost(first, full)
 
     def _set_beside_full_precision(self, base: dict[int, float]) -> None:
@@ -150,11 +153,11 @@ class _Result:
         drop, std = _mean_and_deviation([base[seed] - self.values[seed] for seed in common])
         self.row |= {"drop": drop, "drop_std": std}
 
-    def _set_claim(self, first: _Trial, audits: list[str]) -> None:
+    def _set_claim(self, first: _Trial, doubts: list[str]) -> None:
         claim = float(first["published_value"])
         verdict = Verdict("")
         if not np.isnan(claim) and self.values:
-            unlike = first["claim_unlike"] or ("it is not k-bit" if audits else "")
+            unlike = first["claim_unlike"] or "; ".join(doubts)
             verdict = judge(list(self.values.values()), claim, int(first["published_decimals"]))
             verdict = Verdict("not judged" if unlike else verdict.text, unlike)
         self.row |= {

@@ -293,6 +293,11 @@ def test_what_is_not_k_bit_is_told() -> None:
     assert found.notes == ["not k-bit: body.0.weight has 9 levels, 4 promised"]
 
 
+def test_what_is_stale_is_told() -> None:
+    found = only(trials("A", 97.0, 98.0, stale="its file has changed"))
+    assert found.notes == ["stale: its file has changed"]
+
+
 def test_each_model_has_a_table() -> None:
     frame = pd.concat([trials("A", 97.0, model="big"), trials("A", 90.0, model="a_small")])
     found = leaderboard.tables(LAYOUT, frame)

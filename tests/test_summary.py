@@ -95,9 +95,15 @@ def test_one_seed_is_not_tested_and_not_bold() -> None:
 
 
 def test_what_is_flawed_is_not_compared() -> None:
-    flawed = trials("Flawed", 99.0, 99.0, audit="9 levels, 4 promised")
-    found = standings(flawed, trials("Failed", 99.0, "failed"), trials("A", 50.0, 51.0))
-    assert found == {"Flawed": "untested", "Failed": "untested", "A": "best"}
+    flawed = trials("Flawed", 99.0, 99.0, audit="9 levels, 4 promised", stale="")
+    stale = trials("Stale", 99.0, 99.0, stale="its file has changed")
+    others = trials("Failed", 99.0, "failed", stale=""), trials("A", 50.0, 51.0, stale="")
+    assert standings(flawed, stale, *others) == {
+        "Flawed": "untested",
+        "Stale": "untested",
+        "Failed": "untested",
+        "A": "best",
+    }
 
 
 def test_widths_models_and_datasets_are_columns_of_their_own() -> None:

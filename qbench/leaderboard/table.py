@@ -235,6 +235,8 @@ def _notes(
         run = f"{count - len(missing)} of {count} seeds run"
         notes.append("not run yet" if len(missing) == count else run)
     notes += [f"not k-bit: {audit}" for audit in done["audit"].unique() if audit]
+    if "stale" in done:
+        notes += [f"stale: {text}" for text in done["stale"].unique() if text]
     if "unreadable" in done:
         notes += [text for text in done["unreadable"].unique() if text]
     return notes
