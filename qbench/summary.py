@@ -163,7 +163,7 @@ class _Result:
         self.row |= {
             "published": claim,
             "source": first["source"],
-            "delta": self.row["mean"] - claim,
+            "delta": np.nan if verdict.text == "not judged" else self.row["mean"] - claim,
             "verdict": verdict.text,
             "verdict_note": verdict.note or (first["claim_apart"] if verdict.text else ""),
         }
@@ -227,7 +227,8 @@ def _mark_protocols(results: list[_Result]) -> None:
 def _protocol(result: _Result) -> dict[str, Any]:
     """What is to be alike for numbers to be compared; nothing trained has no training's values."""
     epochs = int(result.row["epochs"])
-    protocol = {name.replace("_", " "): result.row[name] for name in _PROTOCOL}
+    known = {name: result.row[name] for name in _PROTOCOL if result.row[name]}
+    protocol = {name.replace("_", " "): value for name, value in known.items()}
     protocol["epochs"] = epochs
     if epochs:
         protocol |= {k: v for k, v in result.training.items() if k not in _TOLD_ELSEWHERE}

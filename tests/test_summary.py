@@ -134,6 +134,8 @@ def test_a_claim_is_beside_the_measurement_and_never_in_it() -> None:
 def test_a_claim_about_something_else_is_never_judged() -> None:
     found = row("A", claimed(69.1, 69.2, claim_unlike="published for imagenet"))
     assert (found["verdict"], found["verdict_note"]) == ("not judged", "published for imagenet")
+    assert found["published"] == 69.1
+    assert math.isnan(found["delta"])
     found = row("A", claimed(69.1, 69.2, audit="9 levels, 4 promised"))
     assert (found["verdict"], found["verdict_note"]) == ("not judged", "it is not k-bit")
 
@@ -190,6 +192,8 @@ def test_the_audit_is_told() -> None:
         ("mean", float("nan"), ""),
         ("bold", True, "yes"),
         ("label", "A", "A"),
+        ("published", 69.0, "69.0"),
+        ("published", 58.72, "58.72"),
     ],
 )
 def test_a_column_says_its_values(name: str, value: object, text: str) -> None:

@@ -99,7 +99,7 @@ def _texts(
     return {
         "leaderboard.md": to_markdown(title, found, pictures, beside, see="details.md"),
         "details.md": details_to_markdown(f"Protocol and cost: {title}", single),
-        "leaderboard.tex": document(title, ["tables", "details"]),
+        "leaderboard.tex": document(["tables", "details"]),
         "tables.tex": to_latex(layout.name, title, found),
         "details.tex": details_to_latex([*beside, *single]),
         "leaderboard.csv": _csv(summary),
