@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import functools
-import json
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -19,13 +18,13 @@ from qbench.data import Dataset
 from qbench.errors import QbenchError, nearest
 from qbench.grid import Cell, expand
 from qbench.outcome import Outcome
-from qbench.published import PublishedNumbers
 from qbench.registry import Plugin, load_plugin
 from qbench.rehearsal import rehearsed
 from qbench.spool import Spool
-from qbench.store import Store, was_changed
+from qbench.store import Store, was_changed, was_imported
 from qbench.suite import Suite, load_suite
 from qbench.trial import given_weights_key
+from qbench.trial_rows import TrialRows
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -35,12 +34,6 @@ if TYPE_CHECKING:
 Status = Literal["done", "failed", "missing", "unsupported"]
 REHEARSAL = "rehearsal"
 STALE = "stale"
-DASH = "–"
-# What each task measures, in the order of the columns of `trials.csv`.
-METRICS = {
-    "classification": ("top1", "top5", "test_loss"),
-    "detection": ("map50_voc07", "map50", "map"),
-}
 
 
 @dataclass
@@ -124,7 +117,7 @@ class Benchmark:
     ) -> Benchmark:
         store = Store(results, local=rehearsal)
         found = cls(suite, expand(suite, rehearsal), plugins, results, store, {}, rehearsal)
-        _ = found._published  # a mistake there is told now, not after days of training
+        _ = found._rows  # a mistake there is told now, not after days of training
         with found.spool.lock(wait=False) as alone:
             if alone:  # else a run is under way, and records its own
                 found._record_waiting()
@@ -181,8 +174,23 @@ class Benchmark:
         return cell.unsupported or recorded
 
     def to_do(self) -> list[Cell]:
-        """The trials that a run would train: those missing, and those that failed."""
-        return [cell for cell in self.cells if self.status(cell) in ("missing", "failed")]
+        """The trials that a run would train: those missing, and those that failed.
+
+        Also full-precision ones that were imported, where a trial is to start from their weights.
+        """
+        open_ = [cell for cell in self.cells if self.status(cell) in ("missing", "failed")]
+        bases = {cell.trial.base.key for cell in open_ if cell.trial.base}
+        return [
+            cell
+            for cell in self.cells
+            if cell in open_ or (cell.trial.key in bases and self._lacks_weights(cell.trial.key))
+        ]
+
+    def _lacks_weights(self, key: str) -> bool:
+        """Whether a trial is known from elsewhere, and its weights are not here."""
+        run = self.runs.get(key)
+        imported = run is not None and was_imported(run)
+        return imported and not self.spool.weights_path(key).exists()
 
     def record(self, outcome: Outcome) -> None:
         """Move an outcome from the spool to the store.
@@ -240,7 +248,7 @@ class Benchmark:
     def _fetch_weights(self, keys: set[str]) -> None:
         """Bring the weights of finished full-precision trials into the spool."""
         for key in keys & self.runs.keys():
-            if self.runs[key].info.status == "FINISHED":
+            if self.runs[key].info.status == "FINISHED" and not self._lacks_weights(key):
                 if self.spool.weights_path(key).exists():
                     continue
                 scratch = self.spool.root / "fetched" / key
@@ -267,64 +275,22 @@ class Benchmark:
     def trials(self) -> pd.DataFrame:
         """One row for each trial of the suite, in its order: what tables are made from.
 
-        Columns: ``key``, ``method``, ``label`` (row of the table), ``options`` (JSON), ``model``,
-        ``dataset``, ``bits``, ``w_bits``, ``a_bits``, ``seed``, ``recipe``, ``epochs``, ``status``,
-        ``reason``, the task's `METRICS`, ``train_seconds``, ``seconds``,
-        ``audit`` (empty where the promise of k bits holds), ``threads``, ``training`` (the
-        recipe's values, JSON), ``published`` (percent, as the table shows it) and ``source``, of a
-        published number, ``unreadable``: items of the data that were left out, and ``stale``: why
-        the number is not to be trusted any more.
+        Columns are the task's of `qbench.columns.TRIAL_COLUMNS`.
         """
-        return pd.DataFrame([self._row(cell) for cell in self.cells])
+        return pd.DataFrame(
+            self._rows.row(
+                cell,
+                status=self.status(cell),
+                reason=self.reason(cell),
+                stale=self.stale(cell),
+                run=self.runs.get(cell.trial.key),
+            )
+            for cell in self.cells
+        )
 
     @functools.cached_property
-    def _published(self) -> dict[str, PublishedNumbers]:
-        """The published numbers of each model that has any."""
-        return {
-            model: PublishedNumbers(self.results, wanted)
-            for model in self.suite.models
-            if (wanted := self.suite.published_for(model)) is not None
-        }
-
-    def _row(self, cell: Cell) -> dict[str, object]:
-        trial, status = cell.trial, self.status(cell)
-        run = self.runs.get(trial.key)
-        tags = run.data.tags if run is not None else {}
-        metrics = run.data.metrics if run is not None and status == "done" else {}
-        bits = Bits.parse(trial.bits)
-        beside = self._published.get(trial.model)
-        number = beside.find(cell.row, bits) if beside else None
-        return {
-            "key": trial.key,
-            "method": trial.method,
-            "label": cell.label,
-            "options": json.dumps(trial.options, sort_keys=True),
-            "model": trial.model,
-            "dataset": trial.dataset,
-            "bits": trial.bits,
-            "w_bits": bits.weights.bits,
-            "a_bits": bits.activations.bits,
-            "seed": trial.seed,
-            "recipe": cell.recipe,
-            "epochs": trial.recipe.epochs,
-            "status": status,
-            "reason": self.reason(cell),
-            **{name: metrics.get(f"final_{name}", float("nan")) for name in METRICS[trial.task]},
-            "train_seconds": metrics.get("train_seconds", float("nan")),
-            "seconds": metrics.get("seconds", float("nan")),
-            "audit": tags.get("qbench.audit", "") if status == "done" else "",
-            "threads": trial.threads,
-            "training": trial.recipe.model_dump_json(),
-            "published": self._shown(number.values) if number else "",
-            "source": number.source if number else "",
-            "unreadable": tags.get("qbench.unreadable", "") if status == "done" else "",
-            "stale": self.stale(cell),
-        }
-
-    def _shown(self, values: Mapping[str, float]) -> str:
-        """Published values as a cell shows them: ``58.8/81.7``, a dash for one that is missing."""
-        shown = [values.get(name) for name in self.dataset.shown]
-        return "/".join(DASH if v is None else max(f"{v:.1f}", f"{v:g}", key=len) for v in shown)
+    def _rows(self) -> TrialRows:
+        return TrialRows(self.suite, self.dataset, self.results, self.store)
 
     def write_leaderboard(self) -> list[Path]:
         """Rebuild the suite's tables and figures from the store.
@@ -341,6 +307,7 @@ class Benchmark:
             bits=[str(Bits.parse(text)) for text in self.suite.bits],
             shown=self.dataset.shown,
             rehearsal=self.rehearsal,
+            tables=self.suite.tables,
         )
         histories = self.store.histories(finished, history_of(self.dataset.shown[0]))
         examples = self._draw_examples()

@@ -18,6 +18,8 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import pandas as pd
 from mlflow.entities import Metric, Param, Run, RunTag, ViewType
@@ -25,12 +27,15 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from pydantic import TypeAdapter
 
+from qbench.bits import Bits
 from qbench.errors import QbenchError
-from qbench.outcome import Detected, Observed, Outcome
+from qbench.outcome import Count, Detected, Levels, Observed, Outcome, most_levels
 from qbench.trial import Trial
 
 EXAMPLES = "examples.json"
 _PAGE = 1000
+_FINAL = "final_"  # begins the names of what is measured after the last epoch
+_IMPORTED = "qbench.imported"
 _MOST = sys.float_info.max  # MLflow stores it for infinity
 _ASIDE = "qbench.set_aside"
 _SEALED = ("qbench.trial", "qbench.status", "qbench.audit", "qbench.method_source")
@@ -67,12 +72,13 @@ class Store:
 
     # Record ----------------------------------------------------------------------------------
 
-    def record(self, outcome: Outcome, folder: Path) -> None:
+    def record(self, outcome: Outcome, folder: Path | None) -> None:
         """Record a trial as a run of the experiment named after its suite; once, if told twice.
 
         Args:
             outcome: what it came to.
-            folder: where its ``weights.pt`` is, if it has any.
+            folder: where its ``weights.pt`` is, if it has any. None: it was trained elsewhere, and
+                comes without.
 
         Raises:
             QbenchError: MLflow refuses; nothing is half recorded under the trial's key.
@@ -84,7 +90,7 @@ class Store:
                 f"cannot record a trial in {self.uri}: {_first_line(error)}"
             ) from error
 
-    def _record(self, outcome: Outcome, folder: Path) -> None:
+    def _record(self, outcome: Outcome, folder: Path | None) -> None:
         trial = outcome.trial
         if self._is_recorded(outcome):
             return
@@ -104,7 +110,7 @@ class Store:
             if name != "epoch"
         ]
         last = int(outcome.history[-1]["epoch"]) if outcome.history else 0
-        final = {f"final_{name}": value for name, value in outcome.metrics.items()}
+        final = {f"{_FINAL}{name}": value for name, value in outcome.metrics.items()}
         final |= {"seconds": outcome.seconds, "train_seconds": outcome.train_seconds}
         metrics += [Metric(name, value, ended, last) for name, value in final.items()]
         params = [Param(name, value) for name, value in _params(trial).items()]
@@ -113,10 +119,13 @@ class Store:
             "qbench.status": outcome.status,
             "qbench.reason": outcome.reason[:_TAG_LENGTH],
             "qbench.audit": outcome.audit_text[:_TAG_LENGTH],
+            "qbench.levels": json.dumps(outcome.levels),
             "qbench.method_source": outcome.method_source,
             "qbench.unreadable": outcome.unreadable_text[:_TAG_LENGTH],
             **{f"environment.{name}": value for name, value in outcome.environment.items()},
         }
+        if folder is None:
+            tags[_IMPORTED] = "true"
         tags["qbench.digest"] = _digest(tags, final)
         run_tags = [RunTag(name, value) for name, value in tags.items()]
         self._client.log_batch(run_id, metrics[:1000], params, run_tags)
@@ -139,7 +148,7 @@ class Store:
                 self._client.delete_run(run.info.run_id)
         return False
 
-    def _write_artifacts(self, outcome: Outcome, source: Path, folder: Path) -> None:
+    def _write_artifacts(self, outcome: Outcome, source: Path | None, folder: Path) -> None:
         files = {
             "trial.json": outcome.trial.model_dump(mode="json"),
             "history.json": outcome.history,
@@ -156,7 +165,7 @@ class Store:
             (folder / EXAMPLES).write_text(text + "\n", encoding="utf-8")
         if outcome.traceback:
             (folder / "traceback.txt").write_text(outcome.traceback, encoding="utf-8")
-        if (source / "weights.pt").exists():
+        if source is not None and (source / "weights.pt").exists():
             shutil.copyfile(source / "weights.pt", folder / "weights.pt")
 
     def _experiment(self, name: str) -> str:
@@ -190,6 +199,14 @@ class Store:
             best[run.data.tags["qbench.key"]] = run
         return {key: run for key, run in best.items() if key in wanted}
 
+    def finished(self) -> list[Run]:
+        """Every run that counts and has finished, in the order in which they started."""
+        found = self._search("attributes.status = 'FINISHED'", "attributes.start_time ASC")
+        first: dict[str, Run] = {}
+        for run in found:
+            first.setdefault(run.data.tags["qbench.key"], run)
+        return list(first.values())
+
     def set_aside(self, runs: Iterable[Run]) -> None:
         """Have runs count no longer, so that their trials are trained again; they stay stored.
 
@@ -220,6 +237,66 @@ class Store:
                     rows.setdefault((key, point.step), {})[metric] = point.value
         records = [{"key": key, "epoch": epoch, **row} for (key, epoch), row in rows.items()]
         return pd.DataFrame(records, columns=["key", "epoch", *metrics])
+
+    @staticmethod
+    def metrics(run: Run) -> dict[str, float]:
+        """What a finished run was measured by, after the last epoch."""
+        return {
+            name.removeprefix(_FINAL): value
+            for name, value in run.data.metrics.items()
+            if name.startswith(_FINAL)
+        }
+
+    def outcome(self, run: Run) -> Outcome:
+        """What a run recorded, without weights.
+
+        Raises:
+            QbenchError: its artifacts cannot be fetched.
+        """
+        tags = run.data.tags
+        return Outcome(
+            trial=trial_of(run),
+            suite=self._client.get_experiment(run.info.experiment_id).name,
+            status="done" if run.info.status == "FINISHED" else "failed",
+            reason=tags["qbench.reason"],
+            metrics=dict(sorted(self.metrics(run).items())),
+            history=self.read(run, "history.json"),
+            audit=self.read(run, "audit.json"),
+            started=run.info.start_time / 1000,
+            seconds=run.data.metrics["seconds"],
+            train_seconds=run.data.metrics["train_seconds"],
+            environment=self.read(run, "environment.json"),
+            method_source=tags.get("qbench.method_source", ""),
+            unreadable=self.read(run, "unreadable.json"),
+        )
+
+    def levels(self, run: Run) -> Levels:
+        """The most levels that the audit of a finished run counted, as `Outcome.levels`.
+
+        Runs of before levels were a tag have them in ``audit.json``; (None, None) where that is
+        gone.
+        """
+        if (tag := run.data.tags.get("qbench.levels")) is not None:
+            weights, inputs = json.loads(tag)
+            return weights, inputs
+        try:
+            counts = [Count.model_validate(count) for count in self.read(run, "audit.json")]
+        except QbenchError:
+            return None, None
+        return most_levels(counts, Bits.parse(trial_of(run).bits))
+
+    def read(self, run: Run, artifact: str) -> Any:
+        """What a JSON artifact of a run holds. One on this machine's disk takes no time.
+
+        Raises:
+            QbenchError: the run has no such artifact, or it cannot be fetched.
+        """
+        place = urlsplit(run.info.artifact_uri or "")
+        local = Path(url2pathname(place.path)) / artifact
+        if place.scheme == "file" and local.exists():
+            return json.loads(local.read_text(encoding="utf-8"))
+        with tempfile.TemporaryDirectory() as scratch:
+            return json.loads(self.fetch(run, artifact, Path(scratch)).read_text(encoding="utf-8"))
 
     def examples(self, run: Run) -> list[Detected]:
         """What a run's detector found in the first test images; nothing of other runs.
@@ -266,6 +343,11 @@ class Store:
                 return
 
 
+def was_imported(run: Run) -> bool:
+    """Whether a run was trained elsewhere: there are no weights of it."""
+    return _IMPORTED in run.data.tags
+
+
 def was_changed(run: Run) -> bool:
     """Whether what a run holds is not what was recorded: somebody has edited it."""
     recorded = run.data.tags.get("qbench.digest")
@@ -278,7 +360,7 @@ def _digest(tags: Mapping[str, str], metrics: Mapping[str, float]) -> str:
     content |= {
         name: "nan" if value != value else repr(max(-_MOST, min(_MOST, float(value))))
         for name, value in metrics.items()
-        if name.startswith("final_") or name in ("seconds", "train_seconds")
+        if name.startswith(_FINAL) or name in ("seconds", "train_seconds")
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 

@@ -33,6 +33,9 @@ class Dataset(ABC):
         task: what is asked of a model: ``'classification'`` or ``'detection'``.
         feeding: CPU cores that load what a GPU trains on; more than one for data on disk.
         shown: the metrics that a table's cell shows, of those that the task measures.
+        augmented: what is drawn anew for each training image, in a few words.
+        published_as: what papers' numbers on it are filed under in `results/published.csv`, beside
+            its own name.
         num_classes: number of classes.
         image_shape: (channels, height, width) of one input image.
         classes: their names, where a picture tells them; label 1 is the first.
@@ -45,6 +48,8 @@ class Dataset(ABC):
     task: ClassVar[str] = "classification"
     feeding: ClassVar[float] = 1
     shown: ClassVar[tuple[str, ...]] = ("top1",)
+    augmented: ClassVar[str] = "none"
+    published_as: ClassVar[tuple[str, ...]] = ()
     num_classes: int
     image_shape: tuple[int, int, int]
     classes: ClassVar[tuple[str, ...]] = ()

@@ -1,0 +1,147 @@
+"""A row for each trial: everything that tables, figures and files say of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qbench import registry
+from qbench.bits import Bits
+from qbench.claim import Likeness, likeness
+from qbench.cost import Footprints
+from qbench.data import Dataset
+from qbench.grid import Cell
+from qbench.metrics import MEASURED
+from qbench.published import Number, PublishedNumbers
+from qbench.suite import Suite
+from qbench.trial import Trial
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+    from qbench.store import Store
+
+DASH = "–"
+NAN = float("nan")
+
+
+class TrialRows:
+    """Makes the rows of a suite's trials.
+
+    Args:
+        suite: the suite.
+        dataset: its dataset.
+        results: the results folder, for published numbers.
+        store: where finished trials are.
+
+    Raises:
+        QbenchError: the suite names published numbers that there are not.
+    """
+
+    def __init__(self, suite: Suite, dataset: Dataset, results: Path, store: Store) -> None:
+        self._suite = suite
+        self._dataset = dataset
+        self._store = store
+        self._footprints = Footprints(dataset)
+        self._published = {
+            model: PublishedNumbers(results, wanted)
+            for model in suite.models
+            if (wanted := suite.published_for(model)) is not None
+        }
+
+    def row(
+        self, cell: Cell, *, status: str, reason: str, stale: str, run: Run | None
+    ) -> dict[str, object]:
+        """One trial's row: the `qbench.columns.TRIAL_COLUMNS` of its task.
+
+        Args:
+            cell: the trial.
+            status: ``done``, ``failed``, ``missing`` or ``unsupported``.
+            reason: why it failed or cannot be run.
+            stale: why its number is not to be trusted any more.
+            run: what the store has of it.
+        """
+        trial = cell.trial
+        done = run if status == "done" else None
+        tags = done.data.tags if done is not None else {}
+        metrics = self._store.metrics(done) if done is not None else {}
+        seconds = done.data.metrics if done is not None else {}
+        bits = Bits.parse(trial.bits)
+        beside = self._published.get(trial.model)
+        number = beside.find(cell.row, bits) if beside else None
+        return {
+            "key": trial.key,
+            "method": trial.method,
+            "label": cell.label,
+            "options": json.dumps(trial.options, sort_keys=True),
+            "model": trial.model,
+            "dataset": trial.dataset,
+            "bits": trial.bits,
+            "w_bits": bits.weights.bits,
+            "a_bits": bits.activations.bits,
+            "seed": trial.seed,
+            "recipe": cell.recipe,
+            "epochs": trial.recipe.epochs,
+            "status": status,
+            "reason": reason,
+            **{name: metrics.get(name, NAN) for name in MEASURED[trial.task]},
+            "train_seconds": seconds.get("train_seconds", NAN),
+            "seconds": seconds.get("seconds", NAN),
+            "audit": tags.get("qbench.audit", ""),
+            "layers": str(trial.layers),
+            "threads": trial.threads,
+            "training": trial.recipe.model_dump_json(),
+            **self._claim(cell, number),
+            "unreadable": tags.get("qbench.unreadable", ""),
+            "stale": stale,
+            **self._network(trial, status),
+            **self._policy(trial, done),
+        }
+
+    def _claim(self, cell: Cell, number: Number | None) -> dict[str, object]:
+        first, *_ = self._dataset.shown
+        value = number.values.get(first, NAN) if number else NAN
+        found = Likeness()
+        wanted = self._suite.published_for(cell.trial.model)
+        if wanted is not None and value == value:
+            method = registry.build_method(cell.trial.method, cell.trial.options)
+            found = likeness(cell, wanted, self._suite, self._dataset, method)
+        return {
+            "published": "/".join(map(_printed, map(number.values.get, self._dataset.shown)))
+            if number
+            else "",
+            "source": number.source if number else "",
+            "published_value": value,
+            "published_decimals": len(_printed(value).partition(".")[2]) if value == value else NAN,
+            "claim_unlike": found.unlike,
+            "claim_apart": found.apart,
+        }
+
+    def _policy(self, trial: Trial, done: Run | None) -> dict[str, object]:
+        weights, inputs = self._store.levels(done) if done is not None else (None, None)
+        start: str = trial.recipe.initialization
+        if trial.weights and (trial.method == "fp32" or start == "pretrained"):
+            start = f"given: {trial.weights}"
+        return {
+            "w_levels": NAN if weights is None else weights,
+            "a_levels": NAN if inputs is None else inputs,
+            "start": start,
+            "augmentation": self._dataset.augmented,
+        }
+
+    def _network(self, trial: Trial, status: str) -> dict[str, object]:
+        found = self._footprints.of(trial) if status != "unsupported" else None
+        return {
+            "first_layer": found.first_layer if found else "",
+            "last_layer": found.last_layer if found else "",
+            "weight_mb": found.cost.megabytes if found else NAN,
+            "full_weight_mb": found.full.megabytes if found else NAN,
+            "gbops": found.cost.gbops if found else NAN,
+            "full_gbops": found.full.gbops if found else NAN,
+        }
+
+
+def _printed(value: float | None) -> str:
+    """A published value as its table has it: with a digit behind the point, or more."""
+    return DASH if value is None else max(f"{value:.1f}", f"{value:g}", key=len)
