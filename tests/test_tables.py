@@ -18,7 +18,8 @@ from tests.test_leaderboard import full, texts, trials
 def arranged(*cells: pd.DataFrame, shown: tuple[str, ...] = ("top1",), **how: str) -> list[Table]:
     arrangement = Arrangement.model_validate(how)
     layout = Layout("suite", "Title", shown=shown, tables=[arrangement])
-    return leaderboard.tables(layout, pd.concat(cells, ignore_index=True))
+    frame = pd.concat(cells, ignore_index=True)
+    return leaderboard.tables(layout, frame, summarise(frame, shown[0]))
 
 
 def grid() -> list[pd.DataFrame]:
