@@ -10,6 +10,7 @@ import pytest
 
 from qbench import leaderboard
 from qbench.leaderboard import Layout, Table
+from qbench.summary import summarise
 
 LAYOUT = Layout("suite", "Title")
 
@@ -46,7 +47,8 @@ def full(*top1: float | str, **more: object) -> pd.DataFrame:
 
 
 def only(*cells: pd.DataFrame) -> Table:
-    (found,) = leaderboard.tables(LAYOUT, pd.concat(cells, ignore_index=True))
+    frame = pd.concat(cells, ignore_index=True)
+    (found,) = leaderboard.tables(LAYOUT, frame, summarise(frame))
     return found
 
 
@@ -300,7 +302,7 @@ def test_what_is_stale_is_told() -> None:
 
 def test_each_model_has_a_table() -> None:
     frame = pd.concat([trials("A", 97.0, model="big"), trials("A", 90.0, model="a_small")])
-    found = leaderboard.tables(LAYOUT, frame)
+    found = leaderboard.tables(LAYOUT, frame, summarise(frame))
     assert [table.name for table in found] == ["big", "a_small"]
     assert leaderboard.to_latex("s", "T", found).count(r"\begin{table}") == 2
     assert "tab:s-digits-a-small" in leaderboard.to_latex("s", "T", found)

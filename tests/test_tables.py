@@ -18,7 +18,8 @@ from tests.test_leaderboard import full, texts, trials
 def arranged(*cells: pd.DataFrame, shown: tuple[str, ...] = ("top1",), **how: str) -> list[Table]:
     arrangement = Arrangement.model_validate(how)
     layout = Layout("suite", "Title", shown=shown, tables=[arrangement])
-    return leaderboard.tables(layout, pd.concat(cells, ignore_index=True))
+    frame = pd.concat(cells, ignore_index=True)
+    return leaderboard.tables(layout, frame, summarise(frame, shown[0]))
 
 
 def grid() -> list[pd.DataFrame]:
@@ -107,7 +108,8 @@ def test_a_claim_is_told_beside_the_measurement(tmp_path: Path) -> None:
     assert "## Measured and published: net on digits" in text
     (line,) = [line for line in text.splitlines() if "| short by" in line]
     assert [part.strip() for part in line.strip("|").split("|")] == [
-        *("B", "1/32", "3", "96.00", "2.48", "*99.5*", "-3.50", "short by 3.50")
+        *("B", "1/32", "3", "96.00", "2.48", "*99.5*", "-3.50", "short by 3.50"),
+        r"a_b & c",
     ]
 
 

@@ -94,7 +94,7 @@ def _texts(
     layout: Layout, trials: pd.DataFrame, summary: pd.DataFrame, pictures: Sequence[str]
 ) -> dict[str, str]:
     """The files of a suite's tables, and what stands in each."""
-    title, found = layout.heading, tables(layout, trials)
+    title, found = layout.heading, tables(layout, trials, summary)
     beside, single = claims(summary), protocol_and_cost(summary)
     return {
         "leaderboard.md": to_markdown(title, found, pictures, beside, see="details.md"),

@@ -11,7 +11,10 @@ from qbench.columns import BY_NAME, Column
 from qbench.leaderboard.text import one_line
 from qbench.summary import FULL_PRECISION
 
-CLAIMS = ("label", "bits", "n", "mean", "ci95", "published", "delta", "verdict", "verdict_note")
+CLAIMS = (
+    *("label", "bits", "n", "mean", "ci95", "published", "delta", "verdict", "verdict_note"),
+    "source",
+)
 PROTOCOL = (
     *("label", "bits", "w_levels", "a_levels", "first_layer", "last_layer", "start", "epochs"),
     *("augmentation", "checkpoint", "differs"),
