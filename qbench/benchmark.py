@@ -48,6 +48,7 @@ class Benchmark:
         store: the store.
         runs: the run that counts for each trial that has ended, by key.
         rehearsal: whether its trials only try out what real ones would do.
+        unrecorded: why outcomes that wait in the spool could not be recorded, or ''.
     """
 
     suite: Suite
@@ -57,6 +58,7 @@ class Benchmark:
     store: Store
     runs: dict[str, Run]
     rehearsal: bool = False
+    unrecorded: str = ""
 
     @classmethod
     def open(
@@ -201,8 +203,12 @@ class Benchmark:
         self.spool.discard(key)
 
     def _record_waiting(self) -> None:
+        """Record what waits; what the store refuses waits on, and stops nothing else."""
         for outcome in self.spool.waiting():
-            self.record(outcome)
+            try:
+                self.record(outcome)
+            except QbenchError as error:
+                self.unrecorded = str(error)
 
     def run(self, observer: Observer, address: str | None = None) -> Summary:
         """Train what is to do.

@@ -179,7 +179,7 @@ def _run(
     to_do = benchmark.to_do()
     runnable = [cell for cell in benchmark.cells if not cell.unsupported]
     done = len(runnable) - len(to_do)
-    interrupted, stopped, unrecorded = False, "", ""
+    interrupted, stopped, unrecorded = False, "", benchmark.unrecorded
     if not to_do:
         console.print(f"All {done} trials are done; nothing to train.")
     else:
