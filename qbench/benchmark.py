@@ -318,8 +318,11 @@ class Benchmark:
         shown = [values.get(name) for name in self.dataset.shown]
         return "/".join(DASH if v is None else max(f"{v:.1f}", f"{v:g}", key=len) for v in shown)
 
-    def write_leaderboard(self) -> list[Path]:
+    def write_leaderboard(self, html: bool = False) -> list[Path]:
         """Rebuild the suite's tables and figures from the store.
+
+        Args:
+            html: whether to write the page ``leaderboard.html`` too.
 
         Returns:
             The files written, in `folder`.
@@ -335,7 +338,14 @@ class Benchmark:
             rehearsal=self.rehearsal,
         )
         histories = self.store.histories(finished, history_of(self.dataset.shown[0]))
-        return leaderboard.write(layout, self.trials(), histories, self.folder)
+        trials = self.trials()
+        written = leaderboard.write(layout, trials, histories, self.folder)
+        if html:
+            from qbench import page
+
+            evidence = self.store.evidence(self.runs)
+            written.append(page.write(layout, trials, histories, evidence, written, self.folder))
+        return written
 
     def stale(self) -> list[str]:
         """Methods whose file has changed since a finished trial of theirs was trained."""

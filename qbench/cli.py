@@ -217,11 +217,18 @@ def leaderboard(
     assignments: Assignments = None,
     methods: MethodFiles = None,
     results: Results = Path("results"),
+    html: Annotated[
+        bool,
+        typer.Option(
+            "--html",
+            help="Write a page too: one file, to sort, filter and open each trial in a browser.",
+        ),
+    ] = False,
 ) -> None:
     """Rebuild the tables and figures of a suite from what is stored; nothing is trained."""
     from rich.console import Console
 
-    _write(_open(suite, results, assignments, methods), Console(highlight=False))
+    _write(_open(suite, results, assignments, methods), Console(highlight=False), html)
 
 
 @app.command("list")
@@ -278,10 +285,10 @@ def _open(
     return Benchmark.open(suite, results, assignments or (), methods or ())
 
 
-def _write(benchmark: Benchmark, console: Console) -> None:
+def _write(benchmark: Benchmark, console: Console, html: bool = False) -> None:
     with console.status("Writing tables and figures …"):
-        files = benchmark.write_leaderboard()
-    table = benchmark.folder / "leaderboard.md"
+        files = benchmark.write_leaderboard(html)
+    table = benchmark.folder / ("leaderboard.html" if html else "leaderboard.md")
     console.print(f"Wrote {len(files)} files; the table is {table}", soft_wrap=True, markup=False)
 
 

@@ -10,10 +10,12 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import shutil
 import tempfile
 import warnings
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,25 @@ from qbench.trial import Trial
 
 _PAGE = 1000
 _TAG_LENGTH = 4000
+_ENVIRONMENT = "environment."
+_FOLDERS = re.compile(r'(?<=File ")[^"\n]*[/\\]')  # of a traceback: paths are not for publishing
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is recorded of a trial beside its numbers.
+
+    Attributes:
+        trial: what was trained, as JSON.
+        environment: what it ran on.
+        audit: the levels counted in each tensor, as JSON; empty where none are kept.
+        log: where its code failed: a traceback without folders, or ''.
+    """
+
+    trial: dict[str, Any]
+    environment: dict[str, str]
+    audit: list[dict[str, Any]]
+    log: str
 
 
 class Store:
@@ -106,7 +127,7 @@ class Store:
             "qbench.audit": outcome.audit_text[:_TAG_LENGTH],
             "qbench.method_source": outcome.method_source,
             "qbench.unreadable": outcome.unreadable_text[:_TAG_LENGTH],
-            **{f"environment.{name}": value for name, value in outcome.environment.items()},
+            **{f"{_ENVIRONMENT}{name}": value for name, value in outcome.environment.items()},
         }
         run_tags = [RunTag(name, value) for name, value in tags.items()]
         self._client.log_batch(run_id, metrics[:1000], params, run_tags)
@@ -182,6 +203,36 @@ class Store:
                     rows.setdefault((key, point.step), {})[metric] = point.value
         records = [{"key": key, "epoch": epoch, **row} for (key, epoch), row in rows.items()]
         return pd.DataFrame(records, columns=["key", "epoch", *metrics])
+
+    def evidence(self, runs: dict[str, Run]) -> dict[str, Evidence]:
+        """What is recorded of each trial, beside its numbers.
+
+        Args:
+            runs: by key.
+        """
+        with tempfile.TemporaryDirectory() as scratch:
+            return {key: self._evidence(run, Path(scratch) / key) for key, run in runs.items()}
+
+    def _evidence(self, run: Run, scratch: Path) -> Evidence:
+        tags = run.data.tags
+        scratch.mkdir()
+        log, audit = "", []
+        try:
+            audit = json.loads(self.fetch(run, "audit.json", scratch).read_text(encoding="utf-8"))
+            if run.info.status == "FAILED":
+                log = self.fetch(run, "traceback.txt", scratch).read_text(encoding="utf-8")
+        except QbenchError:  # a trial that no code failed has no log, and files get lost
+            pass
+        return Evidence(
+            trial=json.loads(tags["qbench.trial"]),
+            environment={
+                name.removeprefix(_ENVIRONMENT): value
+                for name, value in sorted(tags.items())
+                if name.startswith(_ENVIRONMENT)
+            },
+            audit=audit,
+            log=_FOLDERS.sub("", log),
+        )
 
     def fetch(self, run: Run, artifact: str, target: Path) -> Path:
         """Download an artifact of a run.
