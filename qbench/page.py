@@ -2,7 +2,7 @@
 
 The file needs no network and no server, and the same store gives the same bytes. Whatever users
 name (methods, options, reasons) is text in it: Jinja2 escapes it, the embedded data has no ``<``,
-and a content security policy allows this page's script and style, by their hashes, and nothing else.
+and a content security policy allows this page's script and style, by their hashes, and no more.
 """
 
 from __future__ import annotations
@@ -19,15 +19,16 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from qbench import leaderboard
+from qbench.bits import FULL_PRECISION
 from qbench.columns import BY_NAME, Column
 from qbench.leaderboard import METRICS, Layout, one_line
-from qbench.page_details import Details, kind, tip, value
+from qbench.page_details import Details, kind, records, tip, value
 from qbench.store import Evidence
 from qbench.summary import columns_of, summarise
 
 FILE = "leaderboard.html"
 _TEMPLATES = Path(__file__).parent / "templates"
-_ALWAYS = ("label", "bits", "n", "mean", "std")
+_ALWAYS = ("label", "bits", "mean", "std", "n")
 # Columns without a place of their own: what hovering over another one says, or details.
 _BESIDE = {"published": "source", "verdict": "verdict_note", "status": "reason"}
 _ELSEWHERE = {"method", "options", "metric", "bold", *_BESIDE.values()}
@@ -94,7 +95,7 @@ def render(
     """
     details = Details(layout.shown[0], trials, histories, evidence)
     columns = _columns(summary)
-    rows = [_result(row, columns, details) for row in summary.to_dict("records")]
+    rows = [_result(row, columns, details) for row in records(summary)]
     for index, row in enumerate(rows):
         row["index"] = index
     style, script = (_read(f"leaderboard.{suffix}") for suffix in ("css", "js"))
@@ -112,8 +113,8 @@ def render(
         style=style,
         script=script,
         filters=_filters(layout, rows),
-        groups=list(dict.fromkeys(c.group for c in columns if c.name not in _ALWAYS)),
-        columns=[(_alignment(column), column) for column in columns],
+        groups=[group for group in dict.fromkeys(map(_hidden_with, columns)) if group],
+        columns=[(column, _alignment(column), _hidden_with(column)) for column in columns],
         common=_common(summary, columns),
         grids=_grids(layout, rows),
         results=rows,
@@ -124,14 +125,10 @@ def render(
 
 
 def _columns(summary: pd.DataFrame) -> list[Column]:
-    """Columns of the list: those that tell results apart, the method's name first."""
-    found = [
-        column
-        for column in columns_of(summary)
-        if column.name in _ALWAYS
-        or (column.name not in _ELSEWHERE and len(_texts(summary, column)) > 1)
-    ]
-    return sorted(found, key=lambda column: column.name != "label")
+    """Columns of the list: first those that stay, then those that tell results apart."""
+    first = [BY_NAME[name] for name in _ALWAYS]
+    rest = [c for c in columns_of(summary) if c not in first and c.name not in _ELSEWHERE]
+    return first + [column for column in rest if len(_texts(summary, column)) > 1]
 
 
 def _common(summary: pd.DataFrame, columns: Sequence[Column]) -> list[tuple[str, str]]:
@@ -151,10 +148,10 @@ def _result(row: Mapping[str, Any], columns: Sequence[Column], details: Details)
     said = tip(row, details.trials_of(row))
     cells = [
         {
-            "text": one_line(column.text(row[column.name])),
+            "text": _text(row, column),
             "sort": _sort(row[column.name]),
             "tip": one_line(row.get(_BESIDE.get(column.name, ""), "")),
-            "group": column.group,
+            "group": _hidden_with(column),
             "kind": _alignment(column),
         }
         for column in columns
@@ -172,9 +169,19 @@ def _result(row: Mapping[str, Any], columns: Sequence[Column], details: Details)
     }
 
 
+def _text(row: Mapping[str, Any], column: Column) -> str:
+    text = one_line(column.text(row[column.name]))
+    return text.replace("-", "−") if _alignment(column) == "number" else text
+
+
 def _sort(value: Any) -> str:
     """By what a cell is sorted: '' of one that is missing."""
     return "" if pd.isna(value) else str(value)
+
+
+def _hidden_with(column: Column) -> str:
+    """The group of columns with which it can be hidden; '' of those that always stay."""
+    return "" if column.name in _ALWAYS else column.group
 
 
 def _alignment(column: Column) -> str:
@@ -203,6 +210,9 @@ def _grids(layout: Layout, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, 
     grids = []
     for dataset, model in dict.fromkeys((row["dataset"], row["model"]) for row in rows):
         its = [row for row in rows if (row["dataset"], row["model"]) == (dataset, model)]
+        full = next((row for row in its if row["bits"] == str(FULL_PRECISION)), None)
+        if full is not None and len(its) > 1:
+            its.remove(full)
         bits = _ordered(dict.fromkeys(row["bits"] for row in its), layout)
         cells = {(row["label"], row["bits"]): row for row in its}
         labels = dict.fromkeys(row["label"] for row in its)
@@ -211,6 +221,7 @@ def _grids(layout: Layout, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, 
                 "model": model,
                 "title": f"{model} on {dataset}: {METRICS[layout.shown[0]]} in %, by bits of "
                 "weights/activations",
+                "full": full if full not in its else None,
                 "bits": bits,
                 "rows": [(label, [(b, cells.get((label, b))) for b in bits]) for label in labels],
             }

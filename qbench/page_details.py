@@ -20,6 +20,11 @@ _MEASURED = (*METRICS, "map50", "map", "test_loss", "train_seconds", "seconds")
 _CURVES = ("epoch", "train_loss")
 
 
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows as dictionaries of plain values."""
+    return [{str(name): each for name, each in row.items()} for row in frame.to_dict("records")]
+
+
 def value(row: Mapping[str, Any]) -> str:
     """A result as a cell: ``97.22 ± 0.31``, or why there is no number: –, … or failed."""
     if not row["n"]:
@@ -88,7 +93,7 @@ class Details:
     ) -> None:
         self._metric = metric
         self._trials = {
-            result: group.to_dict("records") for result, group in trials.groupby(RESULT, sort=False)
+            result: records(group) for result, group in trials.groupby(RESULT, sort=False)
         }
         self._histories = dict(iter(histories.groupby("key", sort=False)))
         self._evidence = evidence

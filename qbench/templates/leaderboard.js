@@ -55,8 +55,9 @@ function show() {
   const view = chosen("view") || "grid";
   for (const element of all("[data-view]")) element.hidden = element.dataset.view !== view;
   const shown = view === "grid" ? filterGrids() : filterList();
+  const total = all(`[data-view=${view}] tbody .value`).length;
   document.getElementById("none").hidden = shown > 0;
-  document.getElementById("count").textContent = `${shown} of ${data.results.length} results`;
+  document.getElementById("count").textContent = `${shown} of ${total} results`;
   for (const group of new Set(all(".list [data-group]").map((cell) => cell.dataset.group))) {
     const off = state.getAll("hide").includes(group);
     for (const cell of all(`.list [data-group="${CSS.escape(group)}"]`)) cell.hidden = off;
@@ -86,7 +87,7 @@ function filterList() {
 
 function filterGrids() {
   let count = 0;
-  for (const grid of all(".scroll[data-view=grid]")) {
+  for (const grid of all("[data-view=grid]")) {
     let within = 0;
     const { model } = grid.dataset;
     for (const cell of all("[data-bits]", grid)) cell.hidden = !fits({ bits: cell.dataset.bits });
@@ -169,7 +170,7 @@ function open(index) {
   const trials = result.trials.map((key) => ({ key, ...data.trials[key] }));
   const curves = trials.filter((trial) => trial.curves);
   document.getElementById("detail-body").replaceChildren(
-    make("p", { textContent: result.about }),
+    make("p", { id: "about", textContent: result.about }),
     ...(curves.length ? [charts(curves)] : []),
     ...(trials.length ? [make("h3", { textContent: "Trials" })] : []),
     ...trials.map((trial) => trialDetails(trial, trials.length === 1)),
@@ -185,17 +186,17 @@ function trialDetails(trial, alone) {
   return make("details", { open: alone, className: "trial" },
     make("summary", { textContent: words.join(" · ") }),
     trial.reason ? make("pre", { textContent: trial.reason }) : "",
-    section("Results", pairs(trial.metrics)),
+    section("Results", pairs(trial.metrics), true),
     section("Configuration", pairs(flat(Object.fromEntries(
-      Object.entries(trial.config).map(([name, index]) => [name, pool(index)]))))),
+      Object.entries(trial.config).map(([name, index]) => [name, pool(index)])))), true),
     section("Environment", pairs(pool(trial.environment))),
     section("Audit", audit(pool(trial.audit))),
     section("Log", trial.log ? make("pre", { textContent: trial.log }) : null));
 }
 
-function section(title, content) {
+function section(title, content, open = false) {
   if (!content) return "";
-  return make("details", {}, make("summary", { textContent: title }), content);
+  return make("details", { open }, make("summary", { textContent: title }), content);
 }
 
 function flat(value, prefix = "") {
@@ -230,10 +231,10 @@ function audit(counts) {
 function charts(trials) {
   const names = [...new Set(trials.flatMap((trial) => Object.keys(trial.curves)))];
   const panels = data.panels.filter((panel) => names.includes(panel.hard));
-  const seeds = trials.map((trial, at) => make("span", {}, swatch(at, ""), `seed ${trial.seed}  `));
+  const seeds = trials.map((trial, at) => make("span", {}, swatch(at, ""), `seed ${trial.seed}`));
   const soft = panels.some((panel) => names.includes(panel.soft));
-  const key = make("p", {}, ...seeds, soft ? swatch(0, "soft") : "",
-    soft ? "dashed: with the soft quantizers of training" : "");
+  const key = make("p", { className: "keys" }, ...seeds,
+    soft ? make("span", {}, swatch(0, "soft"), "with the soft quantizers of training") : "");
   return make("div", {}, make("div", { className: "charts" },
     ...panels.map((panel) => chart(panel, trials))), key);
 }
@@ -258,9 +259,9 @@ function chart(panel, trials) {
     .map((name) => ({ at, x: curves.epoch, y: curves[name], soft: name === panel.soft })));
   const xs = lines.flatMap((line) => line.x);
   const ys = lines.flatMap((line) => line.y).filter((y) => y !== null);
-  const across = ticks(Math.min(...xs), Math.max(...xs), 6).filter(Number.isInteger);
-  const up = ticks(Math.min(...ys), Math.max(...ys), 5);
   const [x0, x1] = [Math.min(...xs), Math.max(...xs)];
+  const across = ticks(x0, x1, 6).filter((x) => Number.isInteger(x) && x >= x0 && x <= x1);
+  const up = ticks(Math.min(...ys), Math.max(...ys), 5);
   const [y0, y1] = [Math.min(up[0], ...ys), Math.max(up.at(-1), ...ys)];
   const place = (x) => left + ((x - x0) / (x1 - x0 || 1)) * (width - left - right);
   const rise = (y) => height - bottom - ((y - y0) / (y1 - y0 || 1)) * (height - bottom - top);
