@@ -72,9 +72,7 @@ def attach(
         if reason := method.supports(each, task):
             raise QbenchError(f"{method.name} cannot do {each}: {reason}")
 
-    modules = dict(model.named_modules())
-    model = method.prepare(model, widths)
-    method.layers = select_layers(model, _followed(layers, modules, model), widths)
+    model = prepare(model, method, widths, layers)
     handle = Handle(model, method)
     batches = (batch[0] if isinstance(batch, list | tuple) else batch for batch in calibration)
     calibrates = type(method).calibrate is not Method.calibrate
@@ -93,6 +91,27 @@ def attach(
         handle.detach()
         raise
     return handle
+
+
+def prepare(model: nn.Module, method: Method, bits: Bits, layers: LayerPolicy) -> nn.Module:
+    """Change a model as a method asks, and give the method its layers: `attach` begins with it.
+
+    Args:
+        model: any module; may be changed in place.
+        method: the method; its ``layers`` are set.
+        bits: the widths asked for.
+        layers: which layers, as in `attach`; names are those of the model that is given.
+
+    Returns:
+        The model to quantize.
+
+    Raises:
+        QbenchError: a layer or a policy is unknown.
+    """
+    modules = dict(model.named_modules())
+    prepared = method.prepare(model, bits)
+    method.layers = select_layers(prepared, _followed(layers, modules, prepared), bits)
+    return prepared
 
 
 class Handle:

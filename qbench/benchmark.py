@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import functools
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -17,13 +16,13 @@ from qbench.data import Dataset
 from qbench.errors import QbenchError
 from qbench.grid import Cell, expand
 from qbench.outcome import Outcome
-from qbench.published import PublishedNumbers
 from qbench.registry import Plugin, load_plugin
 from qbench.rehearsal import rehearsed
 from qbench.spool import Spool
 from qbench.store import Store
 from qbench.suite import Suite, load_suite
 from qbench.trial import given_weights_key
+from qbench.trial_rows import TrialRows
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -32,12 +31,6 @@ if TYPE_CHECKING:
 
 Status = Literal["done", "failed", "missing", "unsupported"]
 REHEARSAL = "rehearsal"
-DASH = "–"
-# What each task measures, in the order of the columns of `trials.csv`.
-METRICS = {
-    "classification": ("top1", "top5", "test_loss"),
-    "detection": ("map50_voc07", "map50", "map"),
-}
 
 
 @dataclass
@@ -262,61 +255,16 @@ class Benchmark:
     def trials(self) -> pd.DataFrame:
         """One row for each trial of the suite, in its order: what tables are made from.
 
-        Columns: ``key``, ``method``, ``label`` (row of the table), ``options`` (JSON), ``model``,
-        ``dataset``, ``bits``, ``w_bits``, ``a_bits``, ``seed``, ``recipe``, ``epochs``, ``status``,
-        ``reason``, the task's `METRICS`, ``train_seconds``, ``seconds``,
-        ``audit`` (empty where the promise of k bits holds), ``threads``, ``training`` (the
-        recipe's values, JSON), ``published`` (percent, as the table shows it) and ``source``, of a
-        published number, and ``unreadable``: items of the data that were left out.
+        Columns are the task's of `qbench.trial_rows.TRIAL_COLUMNS`.
 
         Raises:
             QbenchError: the suite names published numbers that there are not.
         """
-        published = {
-            model: PublishedNumbers(self.results, wanted)
-            for model in self.suite.models
-            if (wanted := self.suite.published_for(model)) is not None
-        }
-        return pd.DataFrame([self._row(cell, published) for cell in self.cells])
-
-    def _row(self, cell: Cell, published: Mapping[str, PublishedNumbers]) -> dict[str, object]:
-        trial, status = cell.trial, self.status(cell)
-        run = self.runs.get(trial.key)
-        tags = run.data.tags if run is not None else {}
-        metrics = run.data.metrics if run is not None and status == "done" else {}
-        bits = Bits.parse(trial.bits)
-        beside = published.get(trial.model)
-        number = beside.find(cell.row, bits) if beside else None
-        return {
-            "key": trial.key,
-            "method": trial.method,
-            "label": cell.label,
-            "options": json.dumps(trial.options, sort_keys=True),
-            "model": trial.model,
-            "dataset": trial.dataset,
-            "bits": trial.bits,
-            "w_bits": bits.weights.bits,
-            "a_bits": bits.activations.bits,
-            "seed": trial.seed,
-            "recipe": cell.recipe,
-            "epochs": trial.recipe.epochs,
-            "status": status,
-            "reason": self.reason(cell),
-            **{name: metrics.get(f"final_{name}", float("nan")) for name in METRICS[trial.task]},
-            "train_seconds": metrics.get("train_seconds", float("nan")),
-            "seconds": metrics.get("seconds", float("nan")),
-            "audit": tags.get("qbench.audit", "") if status == "done" else "",
-            "threads": trial.threads,
-            "training": trial.recipe.model_dump_json(),
-            "published": self._shown(number.values) if number else "",
-            "source": number.source if number else "",
-            "unreadable": tags.get("qbench.unreadable", "") if status == "done" else "",
-        }
-
-    def _shown(self, values: Mapping[str, float]) -> str:
-        """Published values as a cell shows them: ``58.8/81.7``, a dash for one that is missing."""
-        shown = [values.get(name) for name in self.dataset.shown]
-        return "/".join(DASH if v is None else max(f"{v:.1f}", f"{v:g}", key=len) for v in shown)
+        rows = TrialRows(self.suite, self.dataset, self.results, self.store)
+        return pd.DataFrame(
+            rows.row(cell, self.status(cell), self.reason(cell), self.runs.get(cell.trial.key))
+            for cell in self.cells
+        )
 
     def write_leaderboard(self, html: bool = False) -> list[Path]:
         """Rebuild the suite's tables and figures from the store.
@@ -343,7 +291,7 @@ class Benchmark:
         if html:
             from qbench import page
 
-            evidence = self.store.evidence(self.runs)
+            evidence = {key: self.store.evidence(run) for key, run in self.runs.items()}
             written.append(page.write(layout, trials, histories, evidence, written, self.folder))
         return written
 

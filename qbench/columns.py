@@ -142,8 +142,8 @@ COLUMNS: tuple[Column, ...] = (
         (
             "w_levels",
             "Weight levels",
-            "Distinct values of a quantized weight: the most counted in a layer (or filter), or "
-            "before that what the width allows.",
+            "Distinct values of a quantized weight that the audit counted: the most that any layer "
+            "(or filter, where levels are a filter's own) has.",
         ),
         ("a_levels", "Activation levels", "Likewise of a quantized layer's input."),
         ("start", "Start", "pretrained, scratch, or given weights that are not trained here."),

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import BaseModel, Field
 
+from qbench.bits import Bits, Width
 from qbench.trial import Trial
+
+Levels = tuple[int | None, int | None]
 
 
 class Count(BaseModel):
@@ -36,6 +40,23 @@ class Count(BaseModel):
         return (
             f"{self.layer}.{self.tensor} has {self.levels} levels{each}, {self.promised} promised"
         )
+
+
+def most_levels(counts: Sequence[Count], bits: Bits) -> Levels:
+    """The most levels that a weight and an input of the nominal widths have, of all layers.
+
+    Layers with widths of their own, such as 8-bit ends, do not count; None where nothing does.
+    """
+
+    def most(tensor: str, width: Width) -> int | None:
+        found = [
+            count.levels
+            for count in counts
+            if count.tensor == tensor and count.promised == width.count and not width.is_float
+        ]
+        return max(found, default=None)
+
+    return most("weight", bits.weights), most("input", bits.activations)
 
 
 class Weights(BaseModel):
@@ -134,6 +155,11 @@ class Outcome(Observed):
             return ""
         items = "1 item" if count == 1 else f"{count} items"
         return f"{items} could not be read and left out: {self.unreadable[0]}"
+
+    @property
+    def levels(self) -> Levels:
+        """As `most_levels`."""
+        return most_levels(self.audit, Bits.parse(self.trial.bits))
 
     @property
     def audit_text(self) -> str:

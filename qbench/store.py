@@ -18,14 +18,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import pandas as pd
 from mlflow.entities import Metric, Param, Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from qbench.bits import Bits
 from qbench.errors import QbenchError
-from qbench.outcome import Observed, Outcome
+from qbench.outcome import Count, Levels, Observed, Outcome, most_levels
 from qbench.trial import Trial
 
 _PAGE = 1000
@@ -125,6 +128,7 @@ class Store:
             "qbench.status": outcome.status,
             "qbench.reason": outcome.reason[:_TAG_LENGTH],
             "qbench.audit": outcome.audit_text[:_TAG_LENGTH],
+            "qbench.levels": json.dumps(outcome.levels),
             "qbench.method_source": outcome.method_source,
             "qbench.unreadable": outcome.unreadable_text[:_TAG_LENGTH],
             **{f"{_ENVIRONMENT}{name}": value for name, value in outcome.environment.items()},
@@ -204,25 +208,11 @@ class Store:
         records = [{"key": key, "epoch": epoch, **row} for (key, epoch), row in rows.items()]
         return pd.DataFrame(records, columns=["key", "epoch", *metrics])
 
-    def evidence(self, runs: dict[str, Run]) -> dict[str, Evidence]:
-        """What is recorded of each trial, beside its numbers.
-
-        Args:
-            runs: by key.
-        """
-        with tempfile.TemporaryDirectory() as scratch:
-            return {key: self._evidence(run, Path(scratch) / key) for key, run in runs.items()}
-
-    def _evidence(self, run: Run, scratch: Path) -> Evidence:
+    def evidence(self, run: Run) -> Evidence:
+        """What is recorded of a trial that has ended, beside its numbers."""
         tags = run.data.tags
-        scratch.mkdir()
-        log, audit = "", []
-        try:
-            audit = json.loads(self.fetch(run, "audit.json", scratch).read_text(encoding="utf-8"))
-            if run.info.status == "FAILED":
-                log = self.fetch(run, "traceback.txt", scratch).read_text(encoding="utf-8")
-        except QbenchError:  # a trial that no code failed has no log, and files get lost
-            pass
+        failed = run.info.status == "FAILED"
+        log = self._text_if_kept(run, "traceback.txt") if failed else ""
         return Evidence(
             trial=json.loads(tags["qbench.trial"]),
             environment={
@@ -230,9 +220,44 @@ class Store:
                 for name, value in sorted(tags.items())
                 if name.startswith(_ENVIRONMENT)
             },
-            audit=audit,
+            audit=json.loads(self._text_if_kept(run, "audit.json") or "[]"),
             log=_FOLDERS.sub("", log),
         )
+
+    def _text_if_kept(self, run: Run, artifact: str) -> str:
+        """What an artifact holds; '' where there is none, as a trial that no code failed."""
+        try:
+            return self.text(run, artifact)
+        except QbenchError:
+            return ""
+
+    def levels(self, run: Run) -> Levels:
+        """The most levels that the audit of a finished run counted, as `Outcome.levels`.
+
+        Runs of before levels were a tag have them in ``audit.json``; (None, None) where that is
+        gone.
+        """
+        if (tag := run.data.tags.get("qbench.levels")) is not None:
+            weights, inputs = json.loads(tag)
+            return weights, inputs
+        try:
+            counts = [Count.model_validate(c) for c in json.loads(self.text(run, "audit.json"))]
+        except QbenchError:
+            return None, None
+        return most_levels(counts, Bits.parse(trial_of(run).bits))
+
+    def text(self, run: Run, artifact: str) -> str:
+        """What an artifact of a run holds. One on this machine's disk takes no time.
+
+        Raises:
+            QbenchError: the run has no such artifact, or it cannot be fetched.
+        """
+        place = urlsplit(run.info.artifact_uri or "")
+        local = Path(url2pathname(place.path)) / artifact
+        if place.scheme == "file" and local.exists():
+            return local.read_text(encoding="utf-8")
+        with tempfile.TemporaryDirectory() as scratch:
+            return self.fetch(run, artifact, Path(scratch)).read_text(encoding="utf-8")
 
     def fetch(self, run: Run, artifact: str, target: Path) -> Path:
         """Download an artifact of a run.

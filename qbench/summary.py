@@ -96,6 +96,7 @@ class _Result:
         self.training: dict[str, Any] = json.loads(trials["training"].iloc[0])
         first, n = trials.iloc[0], len(self.done)
         whole = n == len(trials)
+        quantized = first["method"] != FULL_PRECISION
         audits = [text for text in self.done["audit"].unique() if text]
         self.row: dict[str, Any] = {
             **{name: first[name] for name in (*RESULT, "method", "options", "w_bits", "a_bits")},
@@ -116,7 +117,7 @@ class _Result:
             "a_levels": _most(trials, "a_levels"),
             "checkpoint": "last epoch",
             "differs": "",
-            "audit": "; ".join(audits) or ("k-bit" if n else ""),
+            "audit": "; ".join(audits) or ("k-bit" if quantized and n else ""),
         }
         for name in ("top5", "map50", "map"):
             if name in trials and name != metric:

@@ -97,8 +97,9 @@ def test_widths_models_and_datasets_are_columns_of_their_own() -> None:
     assert list(summary(*cells)["standing"]) == ["best"] * 3
 
 
-def claimed(*values: float, **more: object) -> pd.DataFrame:
-    return trials("A", *values, published_value=69.1, source="a paper, Table 2", **more)
+def claimed(*values: float, **more: str) -> pd.DataFrame:
+    cell = trials("A", *values, published_value=69.1, source="a paper, Table 2")
+    return cell.assign(**more)
 
 
 def test_a_claim_is_beside_the_measurement_and_never_in_it() -> None:

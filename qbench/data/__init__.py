@@ -32,6 +32,9 @@ class Dataset(ABC):
         task: what is asked of a model: ``'classification'`` or ``'detection'``.
         feeding: CPU cores that load what a GPU trains on; more than one for data on disk.
         shown: the metrics that a table's cell shows, of those that the task measures.
+        augmented: what is drawn anew for each training image, in a few words.
+        published_as: what papers' numbers on it are filed under in `results/published.csv`, beside
+            its own name.
         num_classes: number of classes.
         image_shape: (channels, height, width) of one input image.
         full_precision_recipe: how a network is trained on it before quantization.
@@ -43,6 +46,8 @@ class Dataset(ABC):
     task: ClassVar[str] = "classification"
     feeding: ClassVar[float] = 1
     shown: ClassVar[tuple[str, ...]] = ("top1",)
+    augmented: ClassVar[str] = "none"
+    published_as: ClassVar[tuple[str, ...]] = ()
     num_classes: int
     image_shape: tuple[int, int, int]
     full_precision_recipe: ClassVar[Recipe]

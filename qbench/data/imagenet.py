@@ -43,6 +43,7 @@ class ImageNet(Dataset):
     """
 
     title = "ImageNet"
+    augmented = "crop of the resized image, flip"
     source = "image-net.org, ILSVRC 2012"
     feeding = 8
     shown = ("top1", "top5")

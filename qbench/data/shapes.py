@@ -20,6 +20,7 @@ class Shapes(VOC):
     """
 
     title = "Shapes"
+    augmented = "flip"
     source = "drawn by `qbench data voc-like`"
     feeding = 2
     folder = "shapes"

@@ -48,6 +48,8 @@ class VOC(Dataset):
     """
 
     title = "Pascal VOC"
+    augmented = "SSD's: colour, zoom out, crop around objects, flip"
+    published_as = ("voc07",)
     source = "host.robots.ox.ac.uk/pascal/VOC, 2007 and 2012"
     task = "detection"
     feeding = 8
