@@ -152,7 +152,7 @@ def _result(row: Mapping[str, Any], columns: Sequence[Column], details: Details)
             "sort": _sort(row[column.name]),
             "tip": one_line(row.get(_BESIDE.get(column.name, ""), "")),
             "group": _hidden_with(column),
-            "kind": _alignment(column),
+            "kind": f"{_alignment(column)} {kind(row) if column.name == 'mean' else ''}".strip(),
         }
         for column in columns
     ]
