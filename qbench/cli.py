@@ -272,6 +272,14 @@ def show(
         catalogue.show_trial(record)
 
 
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of suites: editors complete and check a suite by it."""
+    from qbench.schema import suite_schema
+
+    print(json.dumps(suite_schema(), indent=2, ensure_ascii=False))
+
+
 app.command()(method_commands.profile)
 app.command()(method_commands.check)
 app.command("new-method")(method_commands.new_method)
