@@ -107,6 +107,15 @@ def test_the_suite_that_the_tutorial_shows_is_one(tmp_path: Path) -> None:
         assert [row.method for row in suite.methods] == ["fp32", "twn", "dorefa", "lsq"]
 
 
+def test_the_leaderboard_in_the_readme_is_the_one_of_its_trials() -> None:
+    module = ModuleType("readme_table")
+    module.__file__ = str(DOCS / "readme_table.py")
+    exec((DOCS / "readme_table.py").read_text(encoding="utf-8"), module.__dict__)
+    written = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert "| Quantization Networks | " in written
+    assert written == module.current(), "run `python docs/readme_table.py`"
+
+
 @pytest.mark.slow
 def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     pytest.importorskip("mkdocstrings", reason="pip install -e '.[docs]'")

@@ -1,0 +1,59 @@
+"""The leaderboard in the README: a suite's trials as one small table.
+
+``python docs/readme_table.py`` writes it between its two markers; a test checks that it is there as
+the trials have it.
+"""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from pathlib import Path
+
+import pandas as pd
+
+from qbench.page_details import records, value
+from qbench.summary import FULL_PRECISION, summarise
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+TRIALS = ROOT / "results" / "digits_start" / "trials.csv"
+_NUMBERS = dict.fromkeys(("top1", "top5", "train_seconds"), "")  # elsewhere nothing is a text
+_BETWEEN = re.compile(
+    r"(?<=<!-- leaderboard: docs/readme_table.py writes it -->\n).*?(?=<!-- end -->)", re.DOTALL
+)
+
+
+def table(trials: pd.DataFrame) -> str:
+    """Return Markdown: methods down, widths across, and a line that says what the numbers are."""
+    rows = records(summarise(trials))
+    full = next(row for row in rows if row["method"] == FULL_PRECISION)
+    rows.remove(full)
+    bits = list(dict.fromkeys(row["bits"] for row in rows))
+    lines = [["method", *bits], ["---", *["---:"] * len(bits)]]
+    for label in dict.fromkeys(row["label"] for row in rows):
+        cells = {row["bits"]: row for row in rows if row["label"] == label}
+        lines.append([label, *(_cell(cells[width]) for width in bits)])
+    told = (
+        f"Top-1 accuracy in %, mean ± standard deviation over {full['seeds']} seeds, by bits of "
+        f"weights/activations; full precision has {value(full)}. Bold is what a paired test over "
+        "seeds does not tell from the best of its column, where it tells any."
+    )
+    return (
+        "\n".join("| " + " | ".join(line) + " |" for line in lines)
+        + f"\n\n{textwrap.fill(told, 100)}\n"
+    )
+
+
+def _cell(row: dict[str, object]) -> str:
+    return f"**{value(row)}**" if row["bold"] else value(row)
+
+
+def current() -> str:
+    """The README with the table that its trials make."""
+    found = table(pd.read_csv(TRIALS, keep_default_na=False, na_values=_NUMBERS))
+    return _BETWEEN.sub(lambda _: found, README.read_text(encoding="utf-8"), count=1)
+
+
+if __name__ == "__main__":
+    README.write_text(current(), encoding="utf-8")
