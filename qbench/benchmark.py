@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 import pandas as pd
 
 from qbench import registry, weights
-from qbench.bits import Bits
+from qbench.bits import FULL_PRECISION, Bits
 from qbench.data import Dataset
 from qbench.errors import QbenchError
 from qbench.grid import Cell, expand
@@ -241,7 +242,7 @@ class Benchmark:
         """Bring weights that are not trained here into the spool."""
         for model, choice in self._weights_wanted():
             identity = weights.identify(model, choice)
-            if identity.startswith("missing:"):
+            if "missing:" in identity:
                 raise QbenchError(weights.missing(model, choice))
             dataset = self.dataset
             network = registry.build_model(model, dataset.num_classes, dataset.image_shape[0])
@@ -284,16 +285,50 @@ class Benchmark:
             bits=[str(Bits.parse(text)) for text in self.suite.bits],
             shown=self.dataset.shown,
             rehearsal=self.rehearsal,
+            tables=self.suite.tables,
         )
         histories = self.store.histories(finished, history_of(self.dataset.shown[0]))
+        examples = self._draw_examples()
         trials = self.trials()
-        written = leaderboard.write(layout, trials, histories, self.folder)
+        written = leaderboard.write(layout, trials, histories, self.folder, examples)
         if html:
             from qbench import page
 
             evidence = {key: self.store.evidence(run) for key, run in self.runs.items()}
             written.append(page.write(layout, trials, histories, evidence, written, self.folder))
         return written
+
+    def _draw_examples(self) -> list[Path]:
+        """Draw what detectors find in a few test images: full precision, and each method.
+
+        A picture for each model and width, of the first seed. Nothing where the data are not here,
+        nor of rehearsals.
+        """
+        dataset = self.dataset
+        if dataset.task != "detection" or self.rehearsal or dataset.missing():
+            return []
+        from qbench.detection_figure import detections
+        from qbench.tasks.detection import EXAMPLES
+
+        first = [cell for cell in self.cells if cell.trial.seed == self.suite.seeds[0]]
+        done = [cell for cell in first if self.status(cell) == "done"]
+        found = {cell.trial.key: self.store.examples(self.runs[cell.trial.key]) for cell in done}
+        if not any(found.values()):
+            return []
+        self.folder.mkdir(parents=True, exist_ok=True)
+        images, targets = dataset.first(EXAMPLES)
+        drawn: list[Path] = []
+        for model in self.suite.models:
+            for bits in [str(Bits.parse(text)) for text in self.suite.bits]:
+                beside = {
+                    cell.label: found[cell.trial.key]
+                    for cell in done
+                    if cell.trial.model == model and cell.trial.bits in (str(FULL_PRECISION), bits)
+                }
+                if len(beside) > 1:
+                    stem = f"detections_{model}_{'-'.join(re.findall(r'[0-9]+', bits))}"
+                    drawn += detections(images, targets, beside, dataset.classes, self.folder, stem)
+        return drawn
 
     def stale(self) -> list[str]:
         """Methods whose file has changed since a finished trial of theirs was trained."""

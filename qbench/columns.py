@@ -39,7 +39,8 @@ class Column:
             return "yes" if value else "no"
         if self.digits is not None:
             sign = "+" if self.name == "delta" else ""
-            shown = f"{value:{sign}.{self.digits}f}"
+            small = self.unit in ("MB", "GBOPs") and abs(value) < 1
+            shown = f"{value:.3g}" if small else f"{value:{sign}.{self.digits}f}"
             return f"{shown}×" if self.unit == "×" else shown
         if isinstance(value, float) and value.is_integer():
             return str(int(value))
@@ -112,7 +113,7 @@ COLUMNS: tuple[Column, ...] = (
             "Standing",
             "best of its column (dataset, model, bits); tied: a paired t-test over seeds does not "
             "tell it from the best; behind: it does; worse: it does after Holm's correction too; "
-            "untested: too few seeds, or not all done.",
+            "untested: too few seeds, or not all done; '' where nothing stands beside it.",
         ),
         ("p", "p", "Of the two-sided paired t-test against the best of the column.", "", 4),
         ("p_holm", "p (Holm)", "The same, corrected for all rows of the column.", "", 4),
@@ -164,7 +165,7 @@ COLUMNS: tuple[Column, ...] = (
             "Weights",
             "Weights packed: k-bit codes, their scales, all else at 32 bits; 1 MB is 10^6 bytes.",
             "MB",
-            3,
+            2,
             "lower",
         ),
         (
@@ -180,7 +181,7 @@ COLUMNS: tuple[Column, ...] = (
             "Bit-operations",
             "Σ over layers of multiply-adds × weight bits × input bits, of one image, in 10^9.",
             "GBOPs",
-            3,
+            2,
             "lower",
         ),
         ("bops_ratio", "Fewer", "Those of full precision over these.", "×", 1, "higher"),

@@ -6,6 +6,7 @@ In the style of `qbench.figures`, and a pure function of what it draws.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from qbench.figures import ACROSS, COLORS, PANEL, STYLE, legend, save
+from qbench.outcome import Detected
 
 TRUTH: dict[str, Any] = {"color": "white", "linestyle": "--", "linewidth": 1.1}
 DIFFICULT: dict[str, Any] = TRUTH | {"linestyle": ":"}
@@ -23,7 +25,7 @@ UNDER: dict[str, Any] = {"color": "black", "linewidth": 2.0, "alpha": 0.55}
 WORDS: dict[str, Any] = {"fontsize": 6.5, "color": "white", "clip_on": True}
 _NAMES = 0.3  # inches, for the names of networks
 
-Detections = Sequence[dict[str, Tensor]]
+Detections = Sequence[Detected]
 
 
 def detections(
@@ -32,6 +34,7 @@ def detections(
     found: Mapping[str, Detections],
     classes: Sequence[str],
     folder: Path,
+    stem: str = "detections",
     least_score: float = 0.5,
 ) -> list[Path]:
     """Draw test images, a row for each network; objects are dashed, or dotted if difficult.
@@ -39,13 +42,14 @@ def detections(
     Args:
         images: in [0, 1], (N, 3, H, W); the first four are drawn.
         targets: for each, ``boxes``, (n, 4), in pixels as x1 y1 x2 y2, and ``difficult``, (n,).
-        found: by each network's name, for each image ``boxes``, ``scores`` and ``labels``.
+        found: by each network's name, what it finds in each image.
         classes: names of classes; the first has label 1.
         folder: where to.
+        stem: names of the files, without their endings.
         least_score: detections less certain are not drawn.
 
     Returns:
-        ``detections.png`` and ``.svg``; nothing where there are no images or no networks.
+        The figure as PNG and as SVG; nothing where there are no images or no networks.
 
     Raises:
         OSError: the folder cannot be written.
@@ -69,7 +73,7 @@ def detections(
         if any(target["difficult"].any() for target in targets[:columns]):
             named["difficult object"] = DIFFICULT | {"color": "0.3"}
         legend(figure, named)
-        return save(figure, "detections", folder)
+        return save(figure, stem, folder)
 
 
 def _objects(axes: Axes, target: dict[str, Tensor]) -> None:
@@ -78,21 +82,20 @@ def _objects(axes: Axes, target: dict[str, Tensor]) -> None:
             _rectangle(axes, box, **look)
 
 
-def _found(
-    axes: Axes, found: dict[str, Tensor], classes: Sequence[str], least_score: float
-) -> None:
+def _found(axes: Axes, found: Detected, classes: Sequence[str], least_score: float) -> None:
     """Draw detections, the most certain on top."""
     width, height = axes.get_xlim()[1], axes.get_ylim()[0]
-    order = found["scores"].argsort(stable=True)
-    for i in order[found["scores"][order] >= least_score].tolist():
-        label = int(found["labels"][i])
-        left, top, right, _ = box = found["boxes"][i].tolist()
+    objects = sorted(zip(found.scores, found.labels, found.boxes, strict=True), key=itemgetter(0))
+    for score, label, box in objects:
+        if score < least_score:
+            continue
+        left, top, right, _ = box
         color = COLORS[(label - 1) % len(COLORS)]
         _rectangle(axes, box, color, linewidth=1.4)
         axes.text(
             right if left > 0.7 * width else left,
             top,
-            f"{classes[label - 1]} {float(found['scores'][i]):.2f}",
+            f"{classes[label - 1]} {score:.2f}",
             ha="right" if left > 0.7 * width else "left",
             va="top" if top < 0.08 * height else "bottom",
             bbox={"facecolor": color, "edgecolor": "none", "pad": 0.8},

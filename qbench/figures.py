@@ -22,6 +22,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from qbench.metrics import SHORT
+
 if TYPE_CHECKING:
     from qbench.outcome import Curve, Weights
 
@@ -71,7 +73,6 @@ PLACE = ["model", "dataset", "bits"]
 
 Looks = dict[str, dict[str, Any]]
 ACCURACIES = ("top1", "top5")
-NAMES = {"top1": "top-1", "top5": "top-5", "map50_voc07": "mAP at IoU 0.5"}
 
 
 def accuracy_by_bits(trials: pd.DataFrame, folder: Path, metric: str = "top1") -> list[Path]:
@@ -118,7 +119,7 @@ def accuracy_by_bits(trials: pd.DataFrame, folder: Path, metric: str = "top1") -
         grid = figure.subplots(len(rows), squeeze=False)[:, 0]
         for axes, (title, points, part, full) in zip(grid, rows, strict=True):
             _accuracy_panel(axes, points, part, full, looks)
-            axes.set_ylabel(NAMES[metric] + (" accuracy (%)" if metric in ACCURACIES else " (%)"))
+            axes.set_ylabel(SHORT[metric] + (" accuracy (%)" if metric in ACCURACIES else " (%)"))
             axes.set_title(title, loc="left")
         more = {"Full precision": FULL_PRECISION}
         if (done["audit"] != "").any():
@@ -294,7 +295,7 @@ def _curves_figure(
     """Draw a panel for each model and width, on one axis that holds ``values``."""
     panels = list(curves.groupby(PLACE, sort=False))
     several = len(curves[["model", "dataset"]].drop_duplicates()) > 1
-    figure, grid = _grid(len(panels), "epoch", f"{NAMES[metric]} (%)", share=True)
+    figure, grid = _grid(len(panels), "epoch", f"{SHORT[metric]} (%)", share=True)
     for axes, ((model, _, bits), group) in zip(grid, panels, strict=True):
         draw(axes, group, looks)
         axes.set_title(f"{model}, {bits}" if several else str(bits))

@@ -110,7 +110,8 @@ class _Grid:
 
     def _recipe_of(self, model: str) -> Recipe:
         """How a model's full-precision network is trained."""
-        return _UNTRAINED if model in self._suite.weights else self._pretraining
+        given = self._suite.weights.get(model, "backbone:")
+        return self._pretraining if weights.is_backbone(given) else _UNTRAINED
 
     def _row(self, model: str, row: Row, label: str, problem: str) -> Iterator[Cell]:
         suite = self._suite
@@ -132,7 +133,7 @@ class _Grid:
             "recipe": recipe,
             "full_precision": self._recipe_of(model) if pretrained else None,
         }
-        if not pretrained:
+        if not pretrained and not weights.is_backbone(suite.weights.get(model, "")):
             own["weights"] = ""
         for bits in map(Bits.parse, row.widths(model, suite.bits)):
             task = self._dataset.task

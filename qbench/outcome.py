@@ -110,6 +110,20 @@ class Observed(BaseModel):
     curve: Curve | None = None
 
 
+class Detected(BaseModel):
+    """The objects that a detector finds in an image.
+
+    Attributes:
+        boxes: (n, 4), in pixels as x1 y1 x2 y2.
+        scores: (n), in 0–1.
+        labels: (n), of classes from 1.
+    """
+
+    boxes: list[list[float]]
+    scores: list[float]
+    labels: list[int]
+
+
 class Outcome(Observed):
     """The end of a trial, good or bad.
 
@@ -130,6 +144,7 @@ class Outcome(Observed):
         environment: what it ran on.
         method_source: SHA-256 of the method's file.
         unreadable: items of the data that could not be read and were left out.
+        examples: what a detector finds in the first test images.
     """
 
     trial: Trial
@@ -146,6 +161,7 @@ class Outcome(Observed):
     environment: dict[str, str] = Field(default_factory=dict)
     method_source: str = ""
     unreadable: list[str] = Field(default_factory=list)
+    examples: list[Detected] = Field(default_factory=list)
 
     @property
     def unreadable_text(self) -> str:

@@ -21,7 +21,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from qbench import leaderboard
 from qbench.bits import FULL_PRECISION
 from qbench.columns import BY_NAME, Column
-from qbench.leaderboard import METRICS, Layout, one_line
+from qbench.leaderboard import Layout
+from qbench.leaderboard.text import one_line
+from qbench.metrics import TITLES
 from qbench.page_details import Details, kind, records, tip, value
 from qbench.store import Evidence
 from qbench.summary import columns_of, summarise
@@ -59,7 +61,8 @@ def write(
         The file, replaced as a whole.
     """
     summary = summarise(trials, layout.shown[0])
-    captions = [table.caption for table in leaderboard.table(layout, trials)]
+    tables = leaderboard.tables(layout, trials)
+    captions = list(dict.fromkeys(table.caption for table in tables))
     pictures = {path.name: path.read_bytes() for path in beside if path.suffix in _MIME}
     text = render(layout, captions, summary, trials, histories, evidence, pictures)
     path, scratch = folder / FILE, folder / f".{FILE}.tmp"
@@ -107,7 +110,7 @@ def render(
         lstrip_blocks=True,
     )
     return environment.get_template("leaderboard.html").render(
-        title=one_line(layout.title),
+        title=one_line(layout.heading),
         captions=captions,
         policy=_policy(style, script),
         style=style,
@@ -219,7 +222,7 @@ def _grids(layout: Layout, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, 
         grids.append(
             {
                 "model": model,
-                "title": f"{model} on {dataset}: {METRICS[layout.shown[0]]} in %, by bits of "
+                "title": f"{model} on {dataset}: {TITLES[layout.shown[0]]} in %, by bits of "
                 "weights/activations",
                 "full": full if full not in its else None,
                 "bits": bits,

@@ -10,13 +10,14 @@ from typing import Any
 import pandas as pd
 
 from qbench.columns import BY_NAME
-from qbench.leaderboard import DASH, METRICS, WAITING, one_line
+from qbench.leaderboard.text import DASH, WAITING, one_line
+from qbench.metrics import TITLES
 from qbench.store import Evidence
 from qbench.summary import RESULT
 
 POINTS = 200  # of a curve at most: what its picture can show apart
 _DIGITS = 5
-_MEASURED = (*METRICS, "map50", "map", "test_loss", "train_seconds", "seconds")
+_MEASURED = (*TITLES, "test_loss", "train_seconds", "seconds")
 _CURVES = ("epoch", "train_loss")
 
 
@@ -122,7 +123,7 @@ class Details:
             "trials": found,
             "shared": [json.loads(text) for text in self._pool],
             "panels": [
-                {"title": f"{METRICS[metric]} in %", "hard": metric, "soft": f"soft_{metric}"},
+                {"title": f"{TITLES[metric]} in %", "hard": metric, "soft": f"soft_{metric}"},
                 {"title": "training loss", "hard": "train_loss", "soft": ""},
             ],
         }

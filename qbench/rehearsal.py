@@ -17,6 +17,7 @@ SHORT = {
     "lr": 1e-3,  # that of a long training may blow up a network that has just begun
     "compile": False,
 }
+SHORT_DETECTION = SHORT | {"batch_size": 2, "calibration_images": 4}
 
 
 def rehearsed(suite: Suite, folder: Path, told: Callable[[str], None]) -> Suite:
@@ -32,16 +33,18 @@ def rehearsed(suite: Suite, folder: Path, told: Callable[[str], None]) -> Suite:
         networks are trained as shortly in place of given weights.
     """
     told(f"writing a stand-in for {suite.dataset}")
-    options = registry.build_dataset(suite.dataset, suite.data).stand_in(folder / suite.dataset)
-    recipe = suite.recipe.model_copy(update={"changes": {**suite.recipe.changes, **SHORT}})
+    dataset = registry.build_dataset(suite.dataset, suite.data)
+    options = dataset.stand_in(folder / suite.dataset)
+    short = SHORT_DETECTION if dataset.task == "detection" else SHORT
+    recipe = suite.recipe.model_copy(update={"changes": {**suite.recipe.changes, **short}})
     rows = [
-        row.model_copy(update={"recipe": {**row.recipe, **SHORT}, "label": label})
+        row.model_copy(update={"recipe": {**row.recipe, **short}, "label": label})
         for row, label in zip(suite.methods, suite.labels(), strict=True)
     ]
     return suite.model_copy(
         update={
             "data": {**suite.data, **options},
-            "full_precision": {**suite.full_precision, **SHORT},
+            "full_precision": {**suite.full_precision, **short},
             "methods": rows,
             "recipe": recipe,
             "resources": Resources(),

@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from qbench import registry
+from qbench.arrangement import Arrangement
 from qbench.attachment import POLICIES
 from qbench.recipe import Recipe
 from qbench.suite import Published, Resources, Row, Suite
@@ -46,20 +47,18 @@ def suite_schema() -> Schema:
         "layers": {"anyOf": [{"enum": list(POLICIES)}, *layers]},
         "resources": _any_of(Resources),
         "published": _one_or_more(_object(published, required=list(published))),
+        "tables": _one_or_more(_any_of(Arrangement)),
         "weights": {"anyOf": [_TEXT, {"type": "object", "additionalProperties": _TEXT}]},
     }
     for name, form in forms.items():
         properties[name] = {"description": properties[name]["description"]} | form
-    ours = ("Row", "RecipeChoice", "Resources", "Published")
-    rest = {name: schema for name, schema in found["$defs"].items() if name not in ours}
     values = _any_of(Recipe)["properties"]
     return {
         "$schema": DIALECT,
         "title": "A qbench suite",
         "description": "A grid of methods × models × bit-widths × seeds.",
         **_object(properties, required=found["required"]),
-        "$defs": rest
-        | {
+        "$defs": {
             "width": {"type": "string", "pattern": f"^ *{_WIDTH} */ *{_WIDTH} *$"},
             "recipe": _object({"name": _RECIPES} | values),
             "row": _row(),

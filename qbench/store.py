@@ -25,12 +25,14 @@ import pandas as pd
 from mlflow.entities import Metric, Param, Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
+from pydantic import TypeAdapter
 
 from qbench.bits import Bits
 from qbench.errors import QbenchError
-from qbench.outcome import Count, Levels, Observed, Outcome, most_levels
+from qbench.outcome import Count, Detected, Levels, Observed, Outcome, most_levels
 from qbench.trial import Trial
 
+EXAMPLES = "examples.json"
 _PAGE = 1000
 _TAG_LENGTH = 4000
 _ENVIRONMENT = "environment."
@@ -155,6 +157,9 @@ class Store:
             (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         observed = outcome.model_dump_json(include=set(Observed.model_fields))
         (folder / "weights.json").write_text(observed + "\n", encoding="utf-8")
+        if outcome.examples:
+            text = TypeAdapter(list[Detected]).dump_json(outcome.examples).decode()
+            (folder / EXAMPLES).write_text(text + "\n", encoding="utf-8")
         if outcome.traceback:
             (folder / "traceback.txt").write_text(outcome.traceback, encoding="utf-8")
         if (source / "weights.pt").exists():
@@ -258,6 +263,18 @@ class Store:
             return local.read_text(encoding="utf-8")
         with tempfile.TemporaryDirectory() as scratch:
             return self.fetch(run, artifact, Path(scratch)).read_text(encoding="utf-8")
+
+    def examples(self, run: Run) -> list[Detected]:
+        """What a run's detector found in the first test images; nothing of other runs.
+
+        Raises:
+            QbenchError: they cannot be fetched.
+        """
+        if not any(item.path == EXAMPLES for item in self._client.list_artifacts(run.info.run_id)):
+            return []
+        with tempfile.TemporaryDirectory() as scratch:
+            text = self.fetch(run, EXAMPLES, Path(scratch)).read_bytes()
+        return TypeAdapter(list[Detected]).validate_json(text)
 
     def fetch(self, run: Run, artifact: str, target: Path) -> Path:
         """Download an artifact of a run.

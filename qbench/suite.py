@@ -8,9 +8,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+)
 
 from qbench import registry, weights
+from qbench.arrangement import Arrangement, unknown_metrics
 from qbench.attachment import POLICIES
 from qbench.bits import Bits
 from qbench.document import Document, Location
@@ -139,9 +146,11 @@ class Suite(BaseModel):
         resources: what a trial takes of the machine.
         published: numbers of papers to show beside, for each model those that name it; a single
             entry is for every model.
+        tables: how the tables are arranged.
         data: options of the dataset; ``root`` is where its files are.
         weights: for each model whose full-precision weights are not trained here, where they are
-            from: ``torchvision``, ``torchvision:NAME``, or a file.
+            from: ``torchvision``, ``torchvision:NAME``, or a file; for a detector that starts from
+            those of its backbone, the same with ``backbone:`` before it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -159,6 +168,7 @@ class Suite(BaseModel):
     threads: int = Field(default=1, ge=1, le=256)
     resources: Resources = Resources()
     published: list[Published] = Field(default_factory=list)
+    tables: list[Arrangement] = Field(default_factory=lambda: [Arrangement()], min_length=1)
     data: dict[str, Any] = Field(default_factory=dict)
     weights: dict[str, str] = Field(default_factory=dict)
 
@@ -206,7 +216,9 @@ def load_suite(path: Path, assignments: Sequence[str] = (), plugins: Sequence[st
         suite = Suite.model_validate(data)
     except ValidationError as error:
         for location, message in _schema(error):
-            if location[0] == "published" and isinstance(document.data["published"], dict):
+            if location[0] in ("published", "tables") and isinstance(
+                document.data[location[0]], dict
+            ):
                 location = (location[0], *location[2:])  # as it is written: not in a list
             if not any(location[: len(known)] == known for known in problems):
                 problems[location] = message
@@ -240,8 +252,9 @@ def _normalised(data: dict[str, Any]) -> dict[str, Any]:
         data["methods"] = list(data["methods"])
     if isinstance(data.get("seeds"), int):
         data["seeds"] = [data["seeds"]]
-    if isinstance(data.get("published"), dict):
-        data["published"] = [data["published"]]
+    for key in ("published", "tables"):
+        if isinstance(data.get(key), dict):
+            data[key] = [data[key]]
     if isinstance(data.get("weights"), str) and isinstance(data.get("models"), list):
         data["weights"] = dict.fromkeys(map(str, data["models"]), data["weights"])
     recipe = data.get("recipe")
@@ -275,6 +288,11 @@ def _meaning(data: dict[str, Any]) -> Iterator[tuple[Location, str]]:
         yield from _row_bits_problems(entry, ("methods", index))
     yield from _model_problems(models, ("models",))
     yield from _data_problems(data.get("dataset"), data.get("data"))
+    if isinstance(data.get("tables"), list) and data.get("dataset") in registry.names("datasets"):
+        task = registry.build_dataset(data["dataset"]).task
+        for index, entry in enumerate(data["tables"]):
+            for message in unknown_metrics(entry, task):
+                yield ("tables", index, "cell"), message
     if isinstance(data.get("weights"), dict):
         yield from _weights_problems(data["weights"])
     for key, repeats in (("bits", bits), ("models", models), ("seeds", data.get("seeds"))):
@@ -392,7 +410,11 @@ def _schema(
     for found in error.errors():
         location = found["loc"]
         if found["type"] == "extra_forbidden":
-            parts: dict[str, type[BaseModel]] = {"resources": Resources, "published": Published}
+            parts: dict[str, type[BaseModel]] = {
+                "resources": Resources,
+                "published": Published,
+                "tables": Arrangement,
+            }
             words = known or list(parts.get(str(location[0]), Suite).model_fields)
             yield location, f"no such key{nearest(str(location[-1]), words)}"
         elif found["type"] == "missing":

@@ -68,7 +68,7 @@ def summarise(trials: pd.DataFrame, metric: str = "top1") -> pd.DataFrame:
         results = [_Result(group, metric, full) for _, group in network.groupby(RESULT, sort=False)]
         for bits in network["bits"].unique():
             _compare([result for result in results if result.row["bits"] == bits])
-        _mark_protocols([result for result in results if result.row["method"] != FULL_PRECISION])
+        _mark_protocols([result for result in results if result.has_protocol])
         rows += [result.row for result in results]
     names = [column.name for column in COLUMNS]
     present = set().union(*rows) if rows else set(names)
@@ -108,7 +108,7 @@ class _Result:
             "mean": self.done[metric].mean(),
             "std": self.done[metric].std(ddof=1),
             "ci95": interval(list(self.values.values())),
-            "standing": "untested" if n else "",
+            "standing": "",
             "p": np.nan,
             "p_holm": np.nan,
             "bold": False,
@@ -123,6 +123,7 @@ class _Result:
             if name in trials and name != metric:
                 self.row[name] = self.done[name].mean()
         self.comparable = whole and not audits
+        self.has_protocol = quantized and self.row["status"] != "unsupported"
         self._set_beside_full_precision(full, metric)
         self._set_claim(first, audits)
         self._set_cost(first, full)
@@ -165,7 +166,12 @@ class _Result:
 
 def _compare(column: list[_Result]) -> None:
     """Say how each result of a column stands to its best."""
-    tested = [result for result in column if result.comparable]
+    measured = [result for result in column if result.row["n"]]
+    tested = [result for result in measured if result.comparable]
+    if len(measured) < 2:
+        return
+    for result in measured:
+        result.row["standing"] = "untested"
     if not tested:
         return
     best = max(tested, key=lambda result: result.row["mean"])

@@ -19,7 +19,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import parametrize
 
-from qbench import parallel, registry, tasks
+from qbench import parallel, registry, tasks, weights
 from qbench.attachment import Handle, attach
 from qbench.audit import audit
 from qbench.checkpoint import (
@@ -137,6 +137,7 @@ class Training:
         model.eval()
         self.outcome.metrics = run.measured()
         self.outcome.unreadable = run.unreadable()
+        self.outcome.examples = run.task.examples(model, run.dataset)
 
     def _checkpoint(self, run: _Run) -> None:
         """Keep the trial as it is after an epoch."""
@@ -184,7 +185,7 @@ def _prepared(trial: Trial, place: Place, pretrained: bytes | None) -> _Run:
     if trial.source is not None:
         if pretrained is None:
             raise TrainingError("the full-precision weights that it starts from are missing")
-        model.load_state_dict(load_weights(pretrained))
+        weights.start(model, pretrained, trial.starts_from_backbone)
     model.to(device)
     if recipe.channels_last:
         model.to(memory_format=torch.channels_last)
@@ -208,7 +209,17 @@ def _prepared(trial: Trial, place: Place, pretrained: bytes | None) -> _Run:
     one_function = handle.method.soft and layerwise and handle.method.elementwise
     observer = Observer(handle.layers, recipe.epochs, one_function)
     return _Run(
-        task, handle, network, optimizer, schedule, observer, loader, evaluation, whole, order
+        task,
+        dataset,
+        handle,
+        network,
+        optimizer,
+        schedule,
+        observer,
+        loader,
+        evaluation,
+        whole,
+        order,
     )
 
 
@@ -217,6 +228,7 @@ class _Run:
     """A trial ready to be trained, and what changes while it is.
 
     Attributes:
+        dataset: what it is trained on.
         network: the model as training calls it, compiled if asked to.
         loader: training batches, this process' share of each.
         evaluation: test batches.
@@ -225,6 +237,7 @@ class _Run:
     """
 
     task: tasks.Task
+    dataset: Dataset
     handle: Handle
     network: nn.Module
     optimizer: torch.optim.Optimizer

@@ -34,8 +34,9 @@ class Trial(Determining):
             changes low-bit results.
         data: what of the data decides numbers and is not said by the dataset's name.
         weights: of a full-precision trial that is not trained here: where its weights are from, as
-            ``torchvision:IMAGENET1K_V1``, or ``sha256:…`` of a file. Of another, those of the trial
-            that it starts from.
+            ``torchvision:IMAGENET1K_V1``, or ``sha256:…`` of a file; or those of its backbone, as
+            ``backbone:torchvision:IMAGENET1K_FEATURES``. Of another, those of the trial that it
+            starts from.
         processes: that train it together, each with its share of a batch.
         rehearsal: whether it only tries out what a real trial would do.
     """
@@ -86,6 +87,11 @@ class Trial(Determining):
         if self.full_precision is not None:
             return full_precision_trial(self, self.full_precision).key
         return given_weights_key(self.model, self.weights) if self.weights else None
+
+    @property
+    def starts_from_backbone(self) -> bool:
+        """Whether the weights that it starts from are of a detector's backbone alone."""
+        return self.full_precision is None and self.weights.startswith("backbone:")
 
     @property
     def name(self) -> str:

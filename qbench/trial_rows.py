@@ -12,6 +12,7 @@ from qbench.claim import Likeness, likeness
 from qbench.cost import Footprints
 from qbench.data import Dataset
 from qbench.grid import Cell
+from qbench.metrics import MEASURED
 from qbench.published import Number, PublishedNumbers
 from qbench.suite import Suite
 from qbench.trial import Trial
@@ -23,11 +24,6 @@ if TYPE_CHECKING:
 
 DASH = "–"
 NAN = float("nan")
-# What each task measures, in the order of the columns of `trials.csv`.
-METRICS = {
-    "classification": ("top1", "top5", "test_loss"),
-    "detection": ("map50_voc07", "map50", "map"),
-}
 TRIAL_COLUMNS = {
     "key": "The trial's key: a hash of everything that determines its numbers.",
     "method": "The method, as suites name it; fp32 is the full-precision network.",
@@ -130,7 +126,7 @@ class TrialRows:
             "epochs": trial.recipe.epochs,
             "status": status,
             "reason": reason,
-            **{name: metrics.get(f"final_{name}", NAN) for name in METRICS[trial.task]},
+            **{name: metrics.get(f"final_{name}", NAN) for name in MEASURED[trial.task]},
             "train_seconds": metrics.get("train_seconds", NAN),
             "seconds": metrics.get("seconds", NAN),
             "audit": tags.get("qbench.audit", ""),

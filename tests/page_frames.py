@@ -50,7 +50,7 @@ def render(
     layout = Layout("suite", title)
     return page.render(
         layout,
-        [table.caption for table in leaderboard.table(layout, frame)],
+        [table.caption for table in leaderboard.tables(layout, frame)],
         summarise(frame),
         frame,
         history("", 0) if histories is None else histories,

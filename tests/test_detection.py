@@ -18,6 +18,7 @@ from qbench.data import voc_like
 from qbench.data.loading import Loader, evaluation_loader, training_loader
 from qbench.data.shapes import Shapes
 from qbench.models.ssd import ssd_tiny
+from qbench.outcome import Detected
 from qbench.recipe import Recipe
 from qbench.tasks import detection
 from tests.test_ssd import TINY, batch
@@ -220,6 +221,20 @@ def test_a_quantized_detector_is_fine_tuned_by_the_aligned_recipe(
     assert train(model, method, bits, shapes, Shapes.aligned_recipe)[1] > least
 
 
+def test_what_a_detector_finds_in_the_first_images_is_kept(shapes: Shapes) -> None:
+    model = Says(found((A, 0.5), (B, 0.9), (FAR, 0.1)), *[found()] * 3)
+    model.register_parameter("somewhere", nn.Parameter(torch.zeros(1)))
+    first, *others = detection.examples(model, shapes)
+    assert first.boxes == [B, A]
+    assert first.scores == pytest.approx([0.9, 0.5])
+    assert first.labels == [1, 1]
+    assert [other.scores for other in others] == [[], [], []]
+    images, targets = shapes.first(3)
+    assert images.shape == (3, 3, 96, 96)
+    assert images.max() <= 1
+    assert torch.equal(targets[1]["boxes"], shapes.test()[1][1]["boxes"])
+
+
 # The figure --------------------------------------------------------------------------------------
 
 
@@ -228,9 +243,10 @@ def drawn(folder: Path, images: int = 3) -> list[Path]:
     pixels = torch.rand(images, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     targets = [objects(A, B, FAR, difficult=(2,))] * images
     found_by = {
-        "Full precision": [found((A, 0.99), (B, 0.9), (FAR, 0.1))] * images,
-        "STE 2/32": [found((A, 0.6), label=2)] * images,
+        "Full precision": [Detected(boxes=[A, B, FAR], scores=[0.99, 0.9, 0.1], labels=[1, 1, 1])],
+        "STE 2/32": [Detected(boxes=[A], scores=[0.6], labels=[2])],
     }
+    found_by = {name: each * images for name, each in found_by.items()}
     return detection_figure.detections(pixels, targets, found_by, ("$cat$", "dog"), folder)
 
 

@@ -46,7 +46,7 @@ def full(*top1: float | str, **more: object) -> pd.DataFrame:
 
 
 def only(*cells: pd.DataFrame) -> Table:
-    (found,) = leaderboard.table(LAYOUT, pd.concat(cells, ignore_index=True))
+    (found,) = leaderboard.tables(LAYOUT, pd.concat(cells, ignore_index=True))
     return found
 
 
@@ -64,7 +64,7 @@ def best(found: Table) -> list[tuple[str, str]]:
 
 
 def markdown(found: Table) -> str:
-    return leaderboard.to_markdown("Title", [found], [])
+    return leaderboard.to_markdown("Title", [found])
 
 
 def latex(found: Table) -> str:
@@ -122,11 +122,11 @@ def test_published_numbers_stand_beside_and_are_marked() -> None:
         "B": ["98.00", "", "99.5"],
         "C": ["97.00", "96.00", ""],
     }
-    assert best(found) == [("A", "1/32"), ("C", "2/32")]  # a published number never is
+    assert not any(cell.best for _, cells in found.rows for cell in cells)
+    assert [cell.published for cell in found.rows[0][1]] == [False, False, True]
     assert found.notes == ["published, not run here: net on images (a paper, Table 5)"]
-    assert "60.9 [1]" in markdown(found)
-    assert r"60.9\textsuperscript{1}" in latex(found)
-    assert "1/32 published" in leaderboard.to_csv([found])
+    assert "*60.9* [1]" in markdown(found)
+    assert r"\textit{60.9}\textsuperscript{1}" in latex(found)
 
 
 def test_without_published_numbers_there_is_no_column_for_them() -> None:
@@ -182,39 +182,53 @@ def test_full_precision_is_a_row_where_it_has_a_column() -> None:
     assert texts(only(full(98.0))) == {"Full precision": ["98.00"]}
 
 
-def test_the_best_of_each_column_is_bold() -> None:
+def test_the_best_of_each_width_is_bold_with_what_no_test_tells_from_it() -> None:
     found = only(
-        trials("A", 90.0),
-        trials("A", 80.0, bits="2/2"),
-        trials("B", 85.0),
-        trials("B", 85.0, bits="2/2"),
+        trials("A", 90.0, 91.0, 92.5),
+        trials("A", 80.0, 81.0, 82.0, bits="2/2"),
+        trials("B", 90.5, 90.8, 92.2),
+        trials("B", 90.0, 90.5, 92.0, bits="2/2"),
+        trials("C", 50.0, 51.5, 52.0),
     )
-    assert best(found) == [("A", "1/32"), ("B", "2/2")]
-    assert "**90.00**" in markdown(found)
-    assert r"\textbf{90.00}" in latex(found)
+    assert best(found) == [("A", "1/32"), ("B", "1/32"), ("B", "2/2")]
+    assert "**91.17 ± 1.26**" in markdown(found)
+    assert r"\textbf{91.17 $\pm$ 1.26}" in latex(found)
+    assert "51.17 ± 1.04 †" in markdown(found)
+    assert r"51.17 $\pm$ 1.04\,$^\dagger$" in latex(found)
+    assert "Bold: the best of its width, and what a paired t-test" in found.caption
+    assert "†: worse than the best" in found.caption
 
 
-def test_what_reads_the_same_ties() -> None:
-    found = only(trials("A", 97.221), trials("B", 97.224), trials("C", 97.21))
-    assert best(found) == [("A", "1/32"), ("B", "1/32")]
-
-
-def test_numbers_are_compared_as_numbers() -> None:
-    assert best(only(trials("A", 9.0), trials("B", 100.0))) == [("B", "1/32")]
+def test_one_seed_tests_nothing_and_nothing_is_bold() -> None:
+    found = only(trials("A", 90.0), trials("B", 50.0))
+    assert best(found) == []
+    assert "With one seed no difference is tested, and none is bold." in found.caption
+    assert "Bold:" not in found.caption
 
 
 @pytest.mark.parametrize(
     "flawed",
     [
-        trials("A", 99.0, "failed", reason="broke"),
-        trials("A", 99.0, "missing"),
-        trials("A", 99.0, 99.0, audit="9 levels, 4 promised"),
+        trials("A", 99.0, "failed", 99.5, reason="broke"),
+        trials("A", 99.0, "missing", 99.5),
+        trials("A", 99.0, 99.5, 99.2, audit="9 levels, 4 promised"),
     ],
     ids=["a seed failed", "a seed is missing", "not k-bit"],
 )
 def test_a_flawed_cell_is_never_the_best(flawed: pd.DataFrame) -> None:
-    assert best(only(flawed, trials("B", 50.0, 50.0))) == [("B", "1/32")]
+    others = trials("B", 50.0, 51.0, 52.5), trials("C", 10.0, 11.2, 12.1)
+    assert best(only(flawed, *others)) == [("B", "1/32")]
     assert best(only(flawed)) == []
+
+
+def test_a_row_with_another_protocol_is_marked() -> None:
+    recipe = '{"lr": 0.1, "epochs": 20}'
+    rows = [trials(name, 9.0, training=recipe, options="{}") for name in "AB"]
+    found = only(*rows, trials("C", 9.0, training='{"lr": 0.5, "epochs": 20}', options="{}"))
+    assert found.apart == {"C"}
+    assert "| C ‡" in markdown(found)
+    assert r"C\,$^\ddagger$ &" in latex(found)
+    assert "‡: its protocol is not that of most rows." in found.caption
 
 
 def test_a_cell_a_method_cannot_do_is_a_dash_with_its_reason() -> None:
@@ -281,8 +295,8 @@ def test_what_is_not_k_bit_is_told() -> None:
 
 def test_each_model_has_a_table() -> None:
     frame = pd.concat([trials("A", 97.0, model="big"), trials("A", 90.0, model="a_small")])
-    found = leaderboard.table(LAYOUT, frame)
-    assert [table.model for table in found] == ["big", "a_small"]
+    found = leaderboard.tables(LAYOUT, frame)
+    assert [table.name for table in found] == ["big", "a_small"]
     assert leaderboard.to_latex("s", "T", found).count(r"\begin{table}") == 2
     assert "tab:s-digits-a-small" in leaderboard.to_latex("s", "T", found)
 
@@ -324,28 +338,9 @@ def test_latex_is_plain_ascii() -> None:
     assert text.isascii()
     assert (
         r"$\alpha$-L\^{e} \textquotedblleft{}\"{i}\textquotedblright{} \textellipsis{} "
-        r"\textendash{} $\pm$ $\times$ $\to$ (U+91CF) & \textbf{1.50 $\pm$ 0.71} \\"
+        r"\textendash{} $\pm$ $\times$ $\to$ (U+91CF) & 1.50 $\pm$ 0.71 \\"
     ) in text
     assert text.count("{") == text.count("}")
-
-
-def test_csv_is_the_table_without_marks() -> None:
-    found = leaderboard.table(
-        LAYOUT,
-        pd.concat(
-            [
-                trials("A", 97.0, 98.0),
-                trials("A", "unsupported", bits="2/2", reason="no"),
-                trials("A", 50.0, "failed", model="other"),
-                trials("A", "missing", bits="3/3", model="other"),
-            ]
-        ),
-    )
-    assert leaderboard.to_csv(found) == (
-        "model,dataset,method,1/32,2/2,3/3\n"
-        "net,digits,A,97.50 ± 0.71,–,\n"
-        "other,digits,A,50.00 (n = 1),,…\n"
-    )
 
 
 def suite() -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -366,12 +361,13 @@ def test_every_file_is_written(tmp_path: Path) -> None:
     folder = tmp_path / "results" / "suite"
     paths = leaderboard.write(Layout("suite", "Low-bit | digits"), *suite(), folder)
     assert [path.name for path in paths] == [
-        *("leaderboard.md", "leaderboard.tex", "leaderboard.csv", "trials.csv"),
+        *("leaderboard.md", "details.md", "leaderboard.tex", "tables.tex", "details.tex"),
+        *("leaderboard.csv", "trials.csv"),
         *("accuracy_by_bits.png", "accuracy_by_bits.svg"),
         *("training_curves.png", "training_curves.svg"),
     ]
     assert sorted(folder.iterdir()) == sorted(paths)  # and nothing else is left behind
-    for path in paths[:4]:
+    for path in paths[:7]:
         text = path.read_bytes().decode()
         assert text.endswith("\n")
         assert not text.endswith("\n\n")
@@ -403,9 +399,7 @@ def test_trials_csv_has_every_trial_and_column(tmp_path: Path) -> None:
 
 def test_nothing_finished_is_a_table_without_figures(tmp_path: Path) -> None:
     paths = leaderboard.write(LAYOUT, trials("A", "missing"), HISTORIES, tmp_path)
-    assert [path.name for path in paths] == [
-        *("leaderboard.md", "leaderboard.tex", "leaderboard.csv", "trials.csv")
-    ]
+    assert {path.suffix for path in paths} == {".md", ".tex", ".csv"}
     assert "![" not in paths[0].read_text(encoding="utf-8")
 
 

@@ -100,15 +100,19 @@ def test_a_run_says_when_given_weights_are_not_there(tmp_path: Path, qbench_in: 
 def test_a_detector_is_run_like_any_other_model(tmp_path: Path, qbench_in: MakeQbench) -> None:
     """The suite of Table 4's task that comes with qbench, for a step."""
     voc_like.write(tmp_path / "shapes", train=16, test=4)
-    suite = Path(__file__).parents[1] / "suites" / "shapes_lowbit.yaml"
+    suite = Path(__file__).parents[1] / "suites" / "shapes_detection.yaml"
     changes = ["methods=[ste]", "bits=[2/2]", f"data.root={tmp_path / 'shapes'}"]
     short = ["recipe.epochs=1", "full_precision.epochs=1"]
     words = [word for change in (*changes, *short) for word in ("--set", change)]
     qbench = qbench_in(tmp_path / "results")
     assert "[2/2] STE 2/2 ssd_tiny shapes seed 0: map50_voc07" in qbench("run", suite, *words)
-    folder = tmp_path / "results" / "shapes_lowbit"
+    folder = tmp_path / "results" / "shapes_detection"
     table = (folder / "leaderboard.md").read_text(encoding="utf-8")
     assert "mAP at IoU 0.5 (VOC2007's 11 points) in % on the test split" in table
     trials = pd.read_csv(folder / "trials.csv")
     assert trials[["map50_voc07", "map50", "map"]].notna().all(axis=None)
     assert (folder / "accuracy_by_bits.svg").exists()
+    assert "](detections_ssd_tiny_2-2.png)" in table
+    picture = (folder / "detections_ssd_tiny_2-2.svg").read_text(encoding="utf-8")
+    assert "<!-- Full precision -->" in picture
+    assert "<!-- STE -->" in picture

@@ -56,6 +56,8 @@ def test_editors_find_it_and_it_accepts_the_suites_that_come_with_qbench(path: P
         {"methods": [{"my_own": {"anything": 1}}]},
         {"methods": [{"ste": {}, "bits": {"convnet_tiny": ["2/2"]}, "recipe": {"epochs": 3}}]},
         {"recipe": "paper"},
+        {"tables": {"rows": "model", "cell": "top1/top5"}},
+        {"tables": [{}, {"columns": "model", "third": "blocks"}]},
         {"recipe": {"name": "aligned", "epochs": 3}},
         {"models": ["resnet18"], "weights": "torchvision", "layers": "all"},
         {"published": {"paper": "p", "table": 4, "dataset": "d", "model": "m"}},
@@ -79,6 +81,7 @@ def test_every_short_form_is_accepted(short: dict[str, Any]) -> None:
         {"recipe": {"epochs": -3}},
         {"resources": {"cpu": 2}},
         {"published": {"paper": "p"}},
+        {"tables": {"rows": "methods"}},
     ],
     ids=str,
 )

@@ -14,7 +14,12 @@ from qbench.attachment import attach
 from qbench.audit import audit
 from qbench.bits import Bits
 from qbench.errors import QbenchError
-from qbench.models.ssd import ssd300_vgg16, ssd_tiny, ssdlite320_mobilenet_v3_large
+from qbench.models.ssd import (
+    ssd300_vgg16,
+    ssd_tiny,
+    ssdlite320_mobilenet_v3_large,
+    start_from_vgg16,
+)
 from qbench.tasks import detection
 from tests.test_contract import FEW, NAMES
 
@@ -139,7 +144,8 @@ def test_vgg16s_weights_are_taken_from_a_classifier_or_its_features() -> None:
     whole["classifier.0.weight"] = torch.zeros(1)
     theirs = [value for name, value in features.items() if name.endswith("weight")]
     for given in (features, whole):
-        model = ssd300_vgg16(2, features=given)
+        model = ssd300_vgg16(2)
+        assert start_from_vgg16(model, given).keys() == features.keys()
         mine = [m.weight for m in model.backbone.modules() if isinstance(m, nn.Conv2d)]
         assert len(theirs) == 13
         assert all(map(torch.equal, mine[:13], theirs))
@@ -148,10 +154,10 @@ def test_vgg16s_weights_are_taken_from_a_classifier_or_its_features() -> None:
 
 def test_other_weights_than_vgg16s_are_refused() -> None:
     with pytest.raises(QbenchError, match=r"has a 0\.weight of .*, these weights none"):
-        ssd300_vgg16(2, features={"conv1.weight": torch.zeros(1)})
+        start_from_vgg16(ssd300_vgg16(2), {"conv1.weight": torch.zeros(1)})
     wrong = {"0.weight": torch.zeros(64, 3, 5, 5), "0.bias": torch.zeros(64)}
     with pytest.raises(QbenchError, match=r"\(64, 3, 3, 3\), these weights \(64, 3, 5, 5\)"):
-        ssd300_vgg16(2, features=wrong)
+        start_from_vgg16(ssd300_vgg16(2), wrong)
 
 
 # What is quantized -------------------------------------------------------------------------------

@@ -46,7 +46,8 @@ def test_every_column_is_described_and_every_described_one_is_there() -> None:
 
 
 def test_seeds_that_are_not_done_do_not_count() -> None:
-    found = row("A", trials("A", 97.0, "failed", "missing", reason="broke"))
+    partly = trials("A", 97.0, "failed", "missing", reason="broke")
+    found = row("A", partly, trials("B", 90.0, 91.0, 92.0))
     assert (found["n"], found["seeds"], found["status"]) == (1, 3, "partly")
     assert found["standing"] == "untested"
     assert row("A", trials("A", "missing"))["status"] == "missing"
@@ -92,9 +93,15 @@ def test_what_is_flawed_is_not_compared() -> None:
 
 
 def test_widths_models_and_datasets_are_columns_of_their_own() -> None:
-    cells = [trials("A", 90.0, 91.0), trials("A", 80.0, 81.0, bits="2/2")]
-    cells.append(trials("A", 70.0, 71.0, model="other"))
-    assert list(summary(*cells)["standing"]) == ["best"] * 3
+    cells = [trials(name, value, value + 1) for name, value in (("A", 90.0), ("B", 50.0))]
+    others = [cell.assign(bits="2/2") for cell in cells]
+    more = [cell.assign(model="other") for cell in cells]
+    found = summary(*cells, *others, *more)
+    assert list(found.loc[found["label"] == "A", "standing"]) == ["best"] * 3
+
+
+def test_what_stands_alone_has_no_standing() -> None:
+    assert standings(trials("A", 90.0, 91.0), trials("B", "failed")) == {"A": "", "B": ""}
 
 
 def claimed(*values: float, **more: str) -> pd.DataFrame:

@@ -97,6 +97,33 @@ def test_a_file_that_does_not_fit_or_is_none_is_refused_with_its_name(tmp_path: 
         weights.fetch("convnet_tiny", str(file), network())
 
 
+def test_a_detector_is_trained_from_its_backbones_weights(tmp_path: Path) -> None:
+    vgg = registry.build_model("vgg16", 2, 3)
+    file = tmp_path / "vgg16.pt"
+    torch.save({"state_dict": vgg.state_dict()}, file)
+    choice = f"backbone:{file}"
+    assert weights.identify("ssd300_vgg16", choice).startswith("backbone:sha256:")
+    assert weights.missing("ssd300_vgg16", f"{choice}x").endswith(f"there is no file {file}x")
+    detector = registry.build_model("ssd300_vgg16", 6, 3)
+    data = weights.fetch("ssd300_vgg16", choice, detector)
+    assert len(load_weights(data)) == 2 * 13  # of the classifier nothing is kept
+    other = registry.build_model("ssd300_vgg16", 6, 3)
+    weights.start(other, data, backbone=True)
+    state, features = other.state_dict(), vgg.state_dict()
+    assert torch.equal(state["backbone.features.0.weight"], features["features.0.weight"])
+    torch.save(network().state_dict(), file)
+    with pytest.raises(QbenchError, match=r"vgg16\.pt does not fit: VGG16 has a 0\.weight"):
+        weights.fetch("ssd300_vgg16", choice, detector)
+
+
+def test_torchvisions_backbones_are_named_and_only_detectors_have_one() -> None:
+    choice = "backbone:torchvision"
+    assert weights.identify("ssd300_vgg16", choice) == f"{choice}:IMAGENET1K_FEATURES"
+    assert "a run downloads 528 MB" in weights.missing("ssd300_vgg16", choice)
+    with pytest.raises(QbenchError, match="resnet18 starts from no backbone's weights"):
+        weights.identify("resnet18", choice)
+
+
 def test_a_file_that_would_run_code_is_refused(tmp_path: Path) -> None:
     class Evil:
         def __reduce__(self) -> tuple[Any, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -37,6 +38,7 @@ class Dataset(ABC):
             its own name.
         num_classes: number of classes.
         image_shape: (channels, height, width) of one input image.
+        classes: their names, where a picture tells them; label 1 is the first.
         full_precision_recipe: how a network is trained on it before quantization.
         aligned_recipe: the one recipe for every method, for ``recipe: aligned``.
     """
@@ -50,6 +52,7 @@ class Dataset(ABC):
     published_as: ClassVar[tuple[str, ...]] = ()
     num_classes: int
     image_shape: tuple[int, int, int]
+    classes: ClassVar[tuple[str, ...]] = ()
     full_precision_recipe: ClassVar[Recipe]
     aligned_recipe: ClassVar[Recipe]
 
@@ -83,6 +86,22 @@ class Dataset(ABC):
         Empty for the original data with default options.
         """
         return {}
+
+    def first(self, count: int) -> Any:
+        """The first items of the test split that can be read, as a batch on the CPU.
+
+        Its images are as `to_input` makes them. Raises UnreadableError where none can be read.
+        """
+        split, items = self.test(), []
+        for index in range(len(split)):  # type: ignore[arg-type]
+            with contextlib.suppress(UnreadableError):
+                items.append(split[index])
+            if len(items) == count:
+                break
+        if not items:
+            raise UnreadableError(f"no item of the test split of {self.title} can be read")
+        images, *rest = self.collate(items)
+        return (self.to_input(images), *rest)
 
     def collate(self, items: Sequence[Any]) -> Any:
         """A batch of items of `train` or `test`: images stacked, and labels."""

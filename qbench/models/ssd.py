@@ -27,12 +27,7 @@ _VGG16_CONVOLUTIONS = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)  # among 
 _SSD300_SMALLEST = 268  # below, nothing is left for conv11_2
 
 
-def ssd300_vgg16(
-    num_classes: int,
-    in_channels: int = 3,
-    image_size: int = 300,
-    features: Mapping[str, Tensor] | None = None,
-) -> SSD:
+def ssd300_vgg16(num_classes: int, in_channels: int = 3, image_size: int = 300) -> SSD:
     """SSD300 over VGG16, torchvision's, randomly initialised.
 
     Args:
@@ -40,19 +35,14 @@ def ssd300_vgg16(
         in_channels: 3, or 1.
         image_size: S. At another than 300, default boxes are spread evenly over each feature map,
             at the same sizes relative to the image.
-        features: weights of VGG16's 13 convolutions to start from, as torchvision names them, with
-            ``features.`` before or without; others are not read. They should be of a network whose
-            images are 0…255 less their mean (``VGG16_Weights.IMAGENET1K_FEATURES``).
 
     Raises:
-        QbenchError: there is no such input, or `features` are not VGG16's.
+        QbenchError: there is no such input.
     """
     _check_input(in_channels, image_size, _SSD300_SMALLEST)
     model: SSD = detection.ssd300_vgg16(
         weights=None, weights_backbone=None, num_classes=num_classes
     )
-    if features is not None:
-        _load_vgg16(model.backbone, features)
     if image_size != 300:
         model.anchor_generator.steps = None  # those of 300 × 300 are in pixels
     return _completed(model, image_size)
@@ -164,10 +154,25 @@ def _single(x: Tensor) -> torch.dtype:
     return torch.promote_types(x.dtype, torch.float32)
 
 
-def _load_vgg16(backbone: nn.Module, features: Mapping[str, Tensor]) -> None:
-    """Set the first 13 convolutions of a backbone to VGG16's."""
+def start_from_vgg16(model: nn.Module, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Set the first 13 convolutions of SSD300's backbone to those of a VGG16.
+
+    Args:
+        model: as `ssd300_vgg16` builds it.
+        features: VGG16's weights as torchvision names them, with ``features.`` before or without;
+            others are not read. They should be of a network whose images are 0…255 less their mean
+            (``VGG16_Weights.IMAGENET1K_FEATURES``).
+
+    Returns:
+        What was read of `features`, without ``features.`` before names.
+
+    Raises:
+        QbenchError: they are not VGG16's.
+    """
     prefix = "features." if any(name.startswith("features.") for name in features) else ""
+    backbone = model.get_submodule("backbone")
     convolutions = (module for module in backbone.modules() if isinstance(module, nn.Conv2d))
+    read = {}
     for place, convolution in zip(_VGG16_CONVOLUTIONS, convolutions, strict=False):
         for kind, mine in convolution.named_parameters():
             name = f"{prefix}{place}.{kind}"
@@ -176,3 +181,5 @@ def _load_vgg16(backbone: nn.Module, features: Mapping[str, Tensor]) -> None:
                 has = "none" if given is None else tuple(given.shape)
                 raise QbenchError(f"VGG16 has a {name} of {tuple(mine.shape)}, these weights {has}")
             mine.data.copy_(given)
+            read[f"{place}.{kind}"] = given
+    return read

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from qbench.errors import QbenchError
+
+if TYPE_CHECKING:
+    from qbench.data import Dataset
+    from qbench.outcome import Detected
 
 
 class Task(Protocol):
@@ -19,6 +23,9 @@ class Task(Protocol):
 
     def evaluate(self, model: nn.Module, batches: Iterable[Any]) -> dict[str, float]:
         """Metrics of a model, in the mode it is in, over the batches of all processes."""
+
+    def examples(self, model: nn.Module, dataset: Dataset) -> list[Detected]:
+        """What a model, in the mode it is in, makes of the first test images, for a picture."""
 
     def inputs(self, batch: Any) -> Tensor:
         """What the model is given of a batch, (N, C, H, W)."""

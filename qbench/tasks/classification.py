@@ -10,6 +10,9 @@ from torch.nn import functional as F  # noqa: N812
 from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassAccuracy
 
+from qbench.data import Dataset
+from qbench.outcome import Detected
+
 Batch = tuple[Tensor, Tensor]
 
 
@@ -54,6 +57,11 @@ def evaluate(model: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
                 metric.update(logits, target)
     values = {name: float(metric.compute()) for name, metric in metrics.items()}
     return {name: 100 * v if name.startswith("top") else v for name, v in values.items()}
+
+
+def examples(model: nn.Module, dataset: Dataset) -> list[Detected]:
+    """None: a label needs no picture."""
+    return []
 
 
 def _metrics(classes: int, device: torch.device) -> dict[str, Metric]:

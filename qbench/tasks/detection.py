@@ -13,10 +13,14 @@ from torch import Tensor, nn
 from torchmetrics.detection import MeanAveragePrecision
 
 from qbench import parallel
+from qbench.data import Dataset
+from qbench.outcome import Detected
 from qbench.tasks.voc_ap import mean_average_precision
 
 Image = dict[str, Tensor]
 Batch = tuple[Tensor, list[Image]]
+EXAMPLES = 4  # images whose detections are kept with a trial, for a picture
+LEAST_SCORE = 0.3
 
 
 def inputs(batch: Batch) -> Tensor:
@@ -78,6 +82,24 @@ def evaluate(model: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
         "map50": 100 * mean_average_precision(detections, truths, "area"),
         "map": 100 * _coco(detections, truths),
     }
+
+
+@torch.inference_mode()
+def examples(model: nn.Module, dataset: Dataset) -> list[Detected]:
+    """What a detector, in the mode it is in, finds in the first test images.
+
+    Returns:
+        For each image the objects found with some confidence, the surest first.
+    """
+    images, _ = dataset.first(EXAMPLES)
+    found = model(images.to(next(model.parameters()).device))
+    return [_shown(_on_cpu(each)) for each in found]
+
+
+def _shown(found: Image) -> Detected:
+    order = found["scores"].argsort(descending=True, stable=True)
+    order = order[found["scores"][order] >= LEAST_SCORE]
+    return Detected(**{name: value[order].tolist() for name, value in found.items()})
 
 
 def _on_cpu(image: Image) -> Image:
