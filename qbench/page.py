@@ -164,6 +164,8 @@ def _result(row: Mapping[str, Any], columns: Sequence[Column], details: Details)
         "text": value(row),
         "tip": said,
         "kind": kind(row),
+        "worse": row["standing"] == "worse",
+        "apart": bool(row["differs"]),
         "sort": _sort(row["mean"]),
         "words": one_line(" ".join(str(row[name]) for name in _SEARCHED)),
         "published": BY_NAME["published"].text(row["published"]),
@@ -218,15 +220,20 @@ def _grids(layout: Layout, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, 
             its.remove(full)
         bits = _ordered(dict.fromkeys(row["bits"] for row in its), layout)
         cells = {(row["label"], row["bits"]): row for row in its}
-        labels = dict.fromkeys(row["label"] for row in its)
+        labels = {row["label"]: False for row in its}
+        for row in its:
+            labels[row["label"]] |= row["apart"]
+        title = f"{model} on {dataset}: {TITLES[layout.shown[0]]} in %"
         grids.append(
             {
                 "model": model,
-                "title": f"{model} on {dataset}: {TITLES[layout.shown[0]]} in %, by bits of "
-                "weights/activations",
+                "title": f"{title}, by bits of weights/activations",
                 "full": full if full not in its else None,
                 "bits": bits,
-                "rows": [(label, [(b, cells.get((label, b))) for b in bits]) for label in labels],
+                "rows": [
+                    (label, apart, [(width, cells.get((label, width))) for width in bits])
+                    for label, apart in labels.items()
+                ],
             }
         )
     return grids

@@ -112,6 +112,17 @@ def test_what_all_results_share_is_said_once_and_is_no_column() -> None:
     assert columns(same)[:5] == ["label", "bits", "mean", "std", "n"]
 
 
+def test_marks_of_the_tables_are_on_the_page_too() -> None:
+    best = trials("Best", 95.0, 96.0, 97.0, 96.0)
+    worse = trials("Worse", 80.0, 81.1, 82.2, 80.9)
+    apart = trials("Apart", 95.5, 95.4, 96.9, 95.9, epochs=90)
+    text = render(best, worse, apart)
+    assert re.findall(r'>([\d.]+) ± [\d.]+<span class="mark">†', text) == ["81.05"]
+    assert re.findall(r">(\w+) ‡", text) == ["Apart"]
+    bold = re.findall(r'number best"[^>]*>(?:<button[^>]*>)?([\d.]+)', text)
+    assert set(bold) == {"96.00", "95.92"}
+
+
 def test_full_precision_stands_above_the_widths() -> None:
     text = render(full(99.0), trials("A", 97.0))
     grid = text[text.index('<table class="grid"') : text.index('<table class="list">')]
