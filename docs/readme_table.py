@@ -46,7 +46,8 @@ def table(trials: pd.DataFrame) -> str:
 
 
 def _cell(row: dict[str, object]) -> str:
-    return f"**{value(row)}**" if row["bold"] else value(row)
+    text = value(row).replace(" ", "\u00a0")  # never broken at the ±
+    return f"**{text}**" if row["bold"] else text
 
 
 def current() -> str:

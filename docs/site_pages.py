@@ -30,6 +30,15 @@ if TYPE_CHECKING:
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
 METHODS = "reference/methods.md"
+_KINDS = {
+    "array": "a list",
+    "object": "a mapping",
+    "string": "text",
+    "integer": "a whole number",
+    "number": "a number",
+    "boolean": "`true` or `false`",
+    "null": "nothing",
+}
 _LINK = re.compile(r"(?<=\]\()(?!\w+:|#)[^)\s]+")
 
 
@@ -61,6 +70,11 @@ def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
         return os.path.relpath(path, here) + (f"#{anchor}" if anchor else "")
 
     return _LINK.sub(led, markdown) if source.exists() else markdown
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """Take away the second colon that docstrings have before a block of equations."""
+    return html.replace("::</p>", ":</p>")
 
 
 def _source(uri: str) -> Path:
@@ -146,9 +160,12 @@ def _table(properties: dict[str, Any]) -> str:
 
 
 def _values(schema: dict[str, Any]) -> str:
+    """What a value may be, in a few words."""
     if "enum" in schema:
         return ", ".join(f"`{value}`" for value in schema["enum"])
+    if "$ref" in schema:
+        return f"a {schema['$ref'].rpartition('/')[2]}"
     if "anyOf" in schema:
         return " or ".join(dict.fromkeys(filter(None, map(_values, schema["anyOf"]))))
-    kind = schema.get("type", "")
-    return " or ".join(kind) if isinstance(kind, list) else str(kind)
+    kinds = schema.get("type", [])
+    return " or ".join(_KINDS[kind] for kind in ([kinds] if isinstance(kinds, str) else kinds))

@@ -72,6 +72,7 @@ class Store:
         logging.getLogger("alembic").setLevel(logging.ERROR)
         warnings.filterwarnings("ignore", module="mlflow")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
         self._artifacts: str | None = None
         self.uri = "" if local else os.environ.get("MLFLOW_TRACKING_URI", "")
         if not self.uri:
