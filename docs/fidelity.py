@@ -29,7 +29,7 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 from torch import Tensor, nn
 
 from qbench.bits import FLOAT_BITS, Width
-from qbench.figures import COLORS, STYLE
+from qbench.figure_style import COLORS, STYLE
 from qbench.method import Layer, Method
 from qbench.registry import build_method
 

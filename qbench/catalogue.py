@@ -102,7 +102,7 @@ def draw(prefix: str, results: Path, folder: Path) -> list[Path]:
     """
     import pandas as pd
 
-    from qbench import figures
+    from qbench import figures, weight_figures
     from qbench.benchmark import history_of
     from qbench.outcome import Observed
     from qbench.store import trial_of
@@ -120,10 +120,10 @@ def draw(prefix: str, results: Path, folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     drawn = figures.training_curves(trials, histories, folder, metric)
     drawn += figures.soft_and_hard(trials, histories, folder, metric)
-    drawn += figures.weight_distributions(observed.weights, what.name, folder)
+    drawn += weight_figures.weight_distributions(observed.weights, what.name, folder)
     if observed.curve is not None:
         layer = next((w for w in observed.weights if w.layer == observed.curve.layer), None)
-        drawn += figures.quantization_function(observed.curve, layer, what.name, folder)
+        drawn += weight_figures.quantization_function(observed.curve, layer, what.name, folder)
     return drawn
 
 

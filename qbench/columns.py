@@ -31,6 +31,11 @@ class Column:
     digits: int | None = None
     better: Better = ""
 
+    @property
+    def heading(self) -> str:
+        """The title with its unit."""
+        return self.title if self.unit in ("", "×") else f"{self.title} ({self.unit})"
+
     def text(self, value: Any) -> str:
         """A value as people read it, without its unit but for ×; '' of one that is not there."""
         if value is None or (isinstance(value, float) and math.isnan(value)):

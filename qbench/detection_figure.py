@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from qbench.figures import ACROSS, COLORS, PANEL, STYLE, legend, save
+from qbench.figure_style import ACROSS, COLORS, PANEL, STYLE, legend, save
 from qbench.outcome import Detected
 
 TRUTH: dict[str, Any] = {"color": "white", "linestyle": "--", "linewidth": 1.1}

@@ -42,6 +42,7 @@ _DEFAULTS: dict[str, Any] = {
     "gbops": np.nan,
     "full_gbops": np.nan,
 }
+_Trial = dict[str, Any]
 _PROTOCOL = ("first_layer", "last_layer", "start", "augmentation")
 _TOLD_ELSEWHERE = ("initialization",)
 
@@ -63,10 +64,10 @@ def summarise(trials: pd.DataFrame, metric: str = "top1") -> pd.DataFrame:
     """
     trials = trials.assign(**{k: v for k, v in _DEFAULTS.items() if k not in trials})
     rows: list[dict[str, Any]] = []
-    for _, network in trials.groupby(["dataset", "model"], sort=False):
-        full = network[network["method"] == FULL_PRECISION]
-        results = [_Result(group, metric, full) for _, group in network.groupby(RESULT, sort=False)]
-        for bits in network["bits"].unique():
+    for network in _grouped(_records(trials), "dataset", "model"):
+        full = [trial for trial in network if trial["method"] == FULL_PRECISION]
+        results = [_Result(group, metric, full) for group in _grouped(network, *RESULT)]
+        for bits in dict.fromkeys(result.row["bits"] for result in results):
             _compare([result for result in results if result.row["bits"] == bits])
         _mark_protocols([result for result in results if result.has_protocol])
         rows += [result.row for result in results]
@@ -81,6 +82,19 @@ def columns_of(summary: pd.DataFrame, *groups: str) -> list[Column]:
     return [column for column in columns if not groups or column.group in groups]
 
 
+def _records(trials: pd.DataFrame) -> list[_Trial]:
+    names = list(map(str, trials))
+    return [dict(zip(names, row, strict=True)) for row in trials.itertuples(index=False)]
+
+
+def _grouped(trials: list[_Trial], *names: str) -> list[list[_Trial]]:
+    """Trials that agree in some columns, in the order of the first of each."""
+    groups: dict[tuple[Any, ...], list[_Trial]] = {}
+    for trial in trials:
+        groups.setdefault(tuple(trial[name] for name in names), []).append(trial)
+    return list(groups.values())
+
+
 class _Result:
     """The trials of one result, and its row as it is filled.
 
@@ -90,53 +104,53 @@ class _Result:
         full: the full-precision trials of the network.
     """
 
-    def __init__(self, trials: pd.DataFrame, metric: str, full: pd.DataFrame) -> None:
-        self.done = trials[trials["status"] == "done"]
+    def __init__(self, trials: list[_Trial], metric: str, full: list[_Trial]) -> None:
+        self.done = _done(trials)
         self.values = _by_seed(self.done, metric)
-        self.training: dict[str, Any] = json.loads(trials["training"].iloc[0])
-        first, n = trials.iloc[0], len(self.done)
+        first, n = trials[0], len(self.done)
+        self.training: dict[str, Any] = json.loads(first["training"])
         whole = n == len(trials)
         quantized = first["method"] != FULL_PRECISION
-        audits = [text for text in self.done["audit"].unique() if text]
+        audits = list(dict.fromkeys(t["audit"] for t in self.done if t["audit"]))
+        mean, std = _mean_and_deviation([trial[metric] for trial in self.done])
         self.row: dict[str, Any] = {
             **{name: first[name] for name in (*RESULT, "method", "options", "w_bits", "a_bits")},
-            "status": "done" if whole else _status(trials["status"]),
-            "reason": next((text for text in trials["reason"] if text), ""),
+            "status": "done" if whole else _status({trial["status"] for trial in trials}),
+            "reason": next((trial["reason"] for trial in trials if trial["reason"]), ""),
             "n": n,
             "seeds": len(trials),
             "metric": metric,
-            "mean": self.done[metric].mean(),
-            "std": self.done[metric].std(ddof=1),
+            "mean": mean,
+            "std": std,
             "ci95": interval(list(self.values.values())),
             "standing": "",
             "p": np.nan,
             "p_holm": np.nan,
             "bold": False,
             **{name: first[name] for name in (*_PROTOCOL, "recipe", "epochs")},
-            "w_levels": _most(trials, "w_levels"),
-            "a_levels": _most(trials, "a_levels"),
+            "w_levels": np.fmax.reduce([t["w_levels"] for t in self.done], initial=np.nan),
+            "a_levels": np.fmax.reduce([t["a_levels"] for t in self.done], initial=np.nan),
             "checkpoint": "last epoch",
             "differs": "",
             "audit": "; ".join(audits) or ("k-bit" if quantized and n else ""),
         }
         for name in ("top5", "map50", "map"):
-            if name in trials and name != metric:
-                self.row[name] = self.done[name].mean()
+            if name in first and name != metric:
+                self.row[name] = _mean_and_deviation([trial[name] for trial in self.done])[0]
         self.comparable = whole and not audits
         self.has_protocol = quantized and self.row["status"] != "unsupported"
-        self._set_beside_full_precision(full, metric)
+        self._set_beside_full_precision(_by_seed(_done(full), metric))
         self._set_claim(first, audits)
         self._set_cost(first, full)
 
-    def _set_beside_full_precision(self, full: pd.DataFrame, metric: str) -> None:
-        base = _by_seed(full[full["status"] == "done"], metric)
-        self.row["full_precision"] = np.mean(list(base.values())) if base else np.nan
+    def _set_beside_full_precision(self, base: dict[int, float]) -> None:
+        self.row["full_precision"], _ = _mean_and_deviation(list(base.values()))
         its_own = self.row["method"] == FULL_PRECISION
         common = [] if its_own else sorted(base.keys() & self.values.keys())
-        drops = pd.Series([base[seed] - self.values[seed] for seed in common], dtype=float)
-        self.row |= {"drop": drops.mean(), "drop_std": drops.std(ddof=1)}
+        drop, std = _mean_and_deviation([base[seed] - self.values[seed] for seed in common])
+        self.row |= {"drop": drop, "drop_std": std}
 
-    def _set_claim(self, first: pd.Series[Any], audits: list[str]) -> None:
+    def _set_claim(self, first: _Trial, audits: list[str]) -> None:
         claim = float(first["published_value"])
         verdict = Verdict("")
         if not np.isnan(claim) and self.values:
@@ -151,16 +165,15 @@ class _Result:
             "verdict_note": verdict.note or (first["claim_apart"] if verdict.text else ""),
         }
 
-    def _set_cost(self, first: pd.Series[Any], full: pd.DataFrame) -> None:
-        paces = _pace(full), _pace(self.done)
-        common = sorted(paces[0].keys() & paces[1].keys())
-        ratios = [paces[1][seed] / paces[0][seed] for seed in common]
+    def _set_cost(self, first: _Trial, full: list[_Trial]) -> None:
+        base, own = _pace(_done(full)), _pace(self.done)
+        ratios = [own[seed] / base[seed] for seed in sorted(base.keys() & own.keys())]
         self.row |= {
             "weight_mb": first["weight_mb"],
             "compression": first["full_weight_mb"] / first["weight_mb"],
             "gbops": first["gbops"],
             "bops_ratio": first["full_gbops"] / first["gbops"],
-            "train_ratio": np.mean(ratios) if ratios else np.nan,
+            "train_ratio": _mean_and_deviation(ratios)[0],
         }
 
 
@@ -224,23 +237,27 @@ def _shown(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _status(statuses: pd.Series[str]) -> str:
-    found = set(statuses)
+def _status(found: set[str]) -> str:
     if "done" in found:
         return "partly"
     return next(status for status in ("unsupported", "failed", "missing") if status in found)
 
 
-def _most(trials: pd.DataFrame, name: str) -> float:
-    return float(pd.to_numeric(trials[name]).max())
+def _done(trials: list[_Trial]) -> list[_Trial]:
+    return [trial for trial in trials if trial["status"] == "done"]
 
 
-def _by_seed(done: pd.DataFrame, metric: str) -> dict[int, float]:
-    return dict(zip(done["seed"].astype(int), done[metric].astype(float), strict=True))
+def _mean_and_deviation(values: list[float]) -> tuple[float, float]:
+    """The mean and the sample deviation; NaN where there are too few values."""
+    mean = float(np.mean(values)) if values else np.nan
+    return mean, float(np.std(values, ddof=1)) if len(values) > 1 else np.nan
 
 
-def _pace(trials: pd.DataFrame) -> dict[int, float]:
+def _by_seed(done: list[_Trial], metric: str) -> dict[int, float]:
+    return {int(trial["seed"]): float(trial[metric]) for trial in done}
+
+
+def _pace(done: list[_Trial]) -> dict[int, float]:
     """Seconds of an epoch by seed, of what was trained here."""
-    trained = trials[(trials["epochs"] > 0) & (trials["train_seconds"] > 0)]
-    seconds = trained["train_seconds"] / trained["epochs"]
-    return dict(zip(trained["seed"].astype(int), seconds.astype(float), strict=True))
+    trained = [t for t in done if t["epochs"] > 0 and t["train_seconds"] > 0]
+    return {int(t["seed"]): t["train_seconds"] / t["epochs"] for t in trained}

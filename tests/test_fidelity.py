@@ -21,7 +21,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from qbench.figures import STYLE
+from qbench.figure_style import STYLE
 from qbench.registry import build_method
 
 DOCS = Path(__file__).parent.parent / "docs"

@@ -17,7 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import StepPatch
 from matplotlib.text import Text
 
-from qbench import figures
+from qbench import figure_style, figures, weight_figures
 from qbench.outcome import Curve, Weights
 
 Suite = tuple[pd.DataFrame, pd.DataFrame]
@@ -201,13 +201,13 @@ def test_points_of_a_width_stand_side_by_side() -> None:
 
 def test_every_method_looks_different() -> None:
     frame = pd.DataFrame({"method": "m", "label": [f"method {i}" for i in range(12)]})
-    looks = figures._looks(frame)
+    looks = figure_style.looks_of(frame)
     assert len({(look["color"], look["marker"]) for look in looks.values()}) == 12
     assert len({look["marker"] for look in looks.values()}) == 12
 
 
 def test_text_is_readable_in_print() -> None:
-    sizes = {name: value for name, value in figures.STYLE.items() if name.endswith("size")}
+    sizes = {name: value for name, value in figure_style.STYLE.items() if name.endswith("size")}
     assert {name: v for name, v in sizes.items() if "marker" not in name and float(v) < 9} == {}
 
 
@@ -247,8 +247,8 @@ def draw_trial(folder: Path, name: str = "a trial") -> list[Path]:
     trials, histories = suite()
     return [
         *figures.soft_and_hard(trials, with_soft(histories), folder),
-        *figures.quantization_function(curve(), weights(), name, folder),
-        *figures.weight_distributions([weights(), weights("fc")], name, folder),
+        *weight_figures.quantization_function(curve(), weights(), name, folder),
+        *weight_figures.weight_distributions([weights(), weights("fc")], name, folder),
     ]
 
 
@@ -261,7 +261,8 @@ def saved(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
         kept.append(figure)
         return []
 
-    monkeypatch.setattr(figures, "save", keep)
+    for module in (figures, weight_figures):
+        monkeypatch.setattr(module, "save", keep)
     return kept
 
 
@@ -309,7 +310,7 @@ def texts(figure: Figure) -> list[Text]:
 def overlapping(figure: Figure) -> list[tuple[str, str]]:
     """Texts that stand on one another or stick out of the figure."""
     canvas = FigureCanvasAgg(figure)
-    with plt.rc_context(figures.STYLE):  # ticks are made when they are drawn
+    with plt.rc_context(figure_style.STYLE):  # ticks are made when they are drawn
         canvas.draw()
     boxes = [(t.get_text(), t.get_window_extent(canvas.get_renderer())) for t in texts(figure)]
     found = [(a, b) for (a, one), (b, two) in combinations(boxes, 2) if one.overlaps(two)]
@@ -408,7 +409,7 @@ def test_a_panel_without_one_below_has_numbers(saved: list[Figure]) -> None:
 
 def test_soft_functions_get_darker_by_epoch_under_the_hard_one(saved: list[Figure]) -> None:
     given = curve((20, 1, 10))
-    figures.quantization_function(given, None, "a trial", Path())
+    weight_figures.quantization_function(given, None, "a trial", Path())
     axes = saved[0].axes[0]
     *soft, hard = axes.get_lines()
     for line, epoch in zip(soft, (1, 10, 20), strict=True):
@@ -423,10 +424,12 @@ def test_soft_functions_get_darker_by_epoch_under_the_hard_one(saved: list[Figur
 
 
 def test_the_quantization_function_shows_levels_and_thresholds(saved: list[Figure]) -> None:
-    figures.quantization_function(curve(), weights(levels=(-0.5, 0.0, 2.0)), "a trial", Path())
+    weight_figures.quantization_function(
+        curve(), weights(levels=(-0.5, 0.0, 2.0)), "a trial", Path()
+    )
     axes = saved[0].axes[0]
-    assert across(axes, figures.LEVEL) == [-0.5, 0.0, 2.0]
-    assert across(axes, figures.THRESHOLD) == [-0.25, 1.0]
+    assert across(axes, weight_figures.LEVEL) == [-0.5, 0.0, 2.0]
+    assert across(axes, weight_figures.THRESHOLD) == [-0.25, 1.0]
     assert axes.get_ylim()[1] > 2
     assert legend(saved[0])[-2:] == ["levels", "thresholds"]
 
@@ -434,7 +437,7 @@ def test_the_quantization_function_shows_levels_and_thresholds(saved: list[Figur
 @pytest.mark.parametrize("count", [1, 3, 4, 19])
 def test_each_layer_has_a_panel_at_most_four_across(saved: list[Figure], count: int) -> None:
     names = [f"layer{i}" for i in range(count)]
-    figures.weight_distributions(list(map(weights, names)), "a trial", Path())
+    weight_figures.weight_distributions(list(map(weights, names)), "a trial", Path())
     saved[0].draw_without_rendering()
     assert [axes.get_title() for axes in saved[0].axes] == names
     lefts = {round(axes.get_position().x0, 2) for axes in saved[0].axes}
@@ -443,7 +446,7 @@ def test_each_layer_has_a_panel_at_most_four_across(saved: list[Figure], count: 
 
 def test_distributions_are_percentages_before_and_after(saved: list[Figure]) -> None:
     layer = Weights(layer="fc", edges=[0, 1, 2, 3, 4], before=[1, 1, 1, 1], after=[0, 0, 2, 6])
-    figures.weight_distributions([layer], "a trial", Path())
+    weight_figures.weight_distributions([layer], "a trial", Path())
     (filled, before, _), (steps, after, edges) = histograms(saved[0].axes[0])
     assert filled.get_fill()
     assert not steps.get_fill()
@@ -455,7 +458,7 @@ def test_distributions_are_percentages_before_and_after(saved: list[Figure]) -> 
 def test_few_weights_have_fewer_bins_and_lose_none(saved: list[Figure]) -> None:
     many = weights()
     few = many.model_copy(update={"before": [0] * 49 + [60, 3] + [0] * 49, "after": [1] * 100})
-    figures.weight_distributions([many, few], "a trial", Path())
+    weight_figures.weight_distributions([many, few], "a trial", Path())
     counts = []
     for axes in saved[0].axes:
         for _, percent, edges in histograms(axes):
@@ -466,11 +469,13 @@ def test_few_weights_have_fewer_bins_and_lose_none(saved: list[Figure]) -> None:
 
 
 def test_distributions_show_levels_and_dotted_thresholds(saved: list[Figure]) -> None:
-    figures.weight_distributions([weights()], "a trial", Path())
+    weight_figures.weight_distributions([weights()], "a trial", Path())
     axes = saved[0].axes[0]
-    assert across(axes, figures.LEVEL) == [-0.5, 0.0, 0.5]
-    assert across(axes, figures.THRESHOLD) == [-0.25, 0.25]
-    assert {line.get_linestyle() for line in lines(axes, color=figures.THRESHOLD["color"])} == {":"}
+    assert across(axes, weight_figures.LEVEL) == [-0.5, 0.0, 0.5]
+    assert across(axes, weight_figures.THRESHOLD) == [-0.25, 0.25]
+    assert {
+        line.get_linestyle() for line in lines(axes, color=weight_figures.THRESHOLD["color"])
+    } == {":"}
     assert legend(saved[0]) == ["before training", "after training", "levels", "thresholds"]
 
 
@@ -488,23 +493,23 @@ def test_levels_never_hide_the_weights(
     saved: list[Figure], levels: tuple[float, ...], drawn: list[float]
 ) -> None:
     layer = weights(levels=levels).model_copy(update={"thresholds": []})
-    figures.weight_distributions([layer], "a trial", Path())
+    weight_figures.weight_distributions([layer], "a trial", Path())
     axes = saved[0].axes[0]
     low, high = axes.get_xlim()
-    assert across(axes, figures.LEVEL) == drawn
+    assert across(axes, weight_figures.LEVEL) == drawn
     assert all(low < level < high for level in drawn)
     assert low < -1 < 1 < high < 2
     assert ("levels" in legend(saved[0])) == bool(drawn)
 
 
 def test_no_layers_draw_nothing(tmp_path: Path) -> None:
-    assert figures.weight_distributions([], "a trial", tmp_path) == []
+    assert weight_figures.weight_distributions([], "a trial", tmp_path) == []
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_name_too_long_for_its_panel_keeps_its_end(saved: list[Figure]) -> None:
     name = "features.denseblock1.denselayer12.conv2"
-    figures.weight_distributions([weights(name)] * 4, "a trial", Path())
+    weight_figures.weight_distributions([weights(name)] * 4, "a trial", Path())
     shown = saved[0].axes[0].get_title()
     assert shown.startswith("…")
     assert name.endswith(shown[1:])
@@ -517,8 +522,8 @@ def test_odd_names_are_text(saved: list[Figure]) -> None:
     trials, histories = suite(epochs=1)
     trials = trials.assign(label="$a_b$ " + trials["label"])
     figures.soft_and_hard(trials, with_soft(histories), Path())
-    figures.quantization_function(curve((1,)), weights("$w_1"), "$x_y$ 50%", Path())
-    figures.weight_distributions([weights("$w_1$")], "", Path())
+    weight_figures.quantization_function(curve((1,)), weights("$w_1"), "$x_y$ 50%", Path())
+    weight_figures.weight_distributions([weights("$w_1$")], "", Path())
     gap, function, _ = saved
     for figure in saved:
         assert overlapping(figure) == []
@@ -535,8 +540,8 @@ def test_no_text_stands_on_another(saved: list[Figure], count: int) -> None:
         layer.edges = [edge * 0.7**i for edge in layer.edges]
         layer.levels = [level * 0.7**i for level in layer.levels]
     title = "quantization_networks 3(±4)/32 resnet18 imagenet seed 0 " * 3
-    figures.weight_distributions(layers, title, Path())
-    figures.quantization_function(curve((1, 2, 3, 5, 9, 20)), layers[0], title, Path())
+    weight_figures.weight_distributions(layers, title, Path())
+    weight_figures.quantization_function(curve((1, 2, 3, 5, 9, 20)), layers[0], title, Path())
     trials, histories = suite(tuple(f"net{i}" for i in range(count)), seeds=1)
     figures.soft_and_hard(trials, with_soft(histories), Path())
     for figure in saved:

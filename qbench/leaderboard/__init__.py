@@ -54,17 +54,14 @@ def write(
         KeyError: a frame lacks a column.
         OSError: the folder cannot be written.
     """
-    from qbench import figures  # matplotlib takes a second to import
-
     folder.mkdir(parents=True, exist_ok=True)
+    summary = summarise(trials, layout.shown[0])
     drawn: list[Path] = []
     if not layout.rehearsal:  # a picture cannot say of each point that it is none
-        metric = layout.shown[0]
-        drawn += figures.accuracy_by_bits(trials, folder, metric)
-        drawn += figures.training_curves(trials, histories, folder, metric)
-        drawn += figures.soft_and_hard(trials, histories, folder, metric)
+        drawn += _draw(layout.shown[0], trials, histories, summary, folder)
     drawn += further
-    texts = _texts(layout, trials, [path.name for path in drawn if path.suffix == ".png"])
+    pictures = [path.name for path in drawn if path.suffix == ".png"]
+    texts = _texts(layout, trials, summary, pictures)
     for file, text in texts.items():
         scratch = folder / f".{file}.tmp"
         scratch.write_bytes(text.encode(errors="backslashreplace"))
@@ -72,10 +69,32 @@ def write(
     return [folder / file for file in texts] + drawn
 
 
-def _texts(layout: Layout, trials: pd.DataFrame, pictures: Sequence[str]) -> dict[str, str]:
+def _draw(
+    metric: str,
+    trials: pd.DataFrame,
+    histories: pd.DataFrame,
+    summary: pd.DataFrame,
+    folder: Path,
+) -> list[Path]:
+    """Draw the figures of a suite, those that there is anything for."""
+    from qbench import figures  # matplotlib takes a second to import
+    from qbench.pareto_figure import pareto
+    from qbench.rank_figure import ranks
+
+    return [
+        *figures.accuracy_by_bits(trials, folder, metric),
+        *pareto(summary, folder),
+        *ranks(summary, folder),
+        *figures.training_curves(trials, histories, folder, metric),
+        *figures.soft_and_hard(trials, histories, folder, metric),
+    ]
+
+
+def _texts(
+    layout: Layout, trials: pd.DataFrame, summary: pd.DataFrame, pictures: Sequence[str]
+) -> dict[str, str]:
     """The files of a suite's tables, and what stands in each."""
     title, found = layout.heading, tables(layout, trials)
-    summary = summarise(trials, layout.shown[0])
     beside, single = claims(summary), protocol_and_cost(summary)
     return {
         "leaderboard.md": to_markdown(title, found, pictures, beside, see="details.md"),

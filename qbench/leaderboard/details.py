@@ -88,8 +88,3 @@ def _without_common(found: Details) -> Details:
         [list(row) for row in zip(*(texts for _, texts in kept), strict=True)],
         f"Alike in all rows: {alike}." if common else "",
     )
-
-
-def heading(column: Column) -> str:
-    """A column's title with its unit."""
-    return f"{column.title} ({column.unit})" if column.unit not in ("", "×") else column.title

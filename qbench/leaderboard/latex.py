@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Sequence
 
 from qbench.columns import Column
-from qbench.leaderboard.details import Details, heading
+from qbench.leaderboard.details import Details
 from qbench.leaderboard.table import Cell, Table
 from qbench.leaderboard.text import one_line
 
@@ -86,7 +86,7 @@ def _table(name: str, title: str, found: Table) -> str:
 
 
 def _details(found: Details) -> str:
-    header = " & ".join(_escaped(heading(column)) for column in found.columns) + r" \\"
+    header = " & ".join(_escaped(column.heading) for column in found.columns) + r" \\"
     rows = []
     for row in found.rows:
         named = zip(found.columns, map(_escaped, row), strict=True)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from qbench.leaderboard.details import Details, heading
+from qbench.leaderboard.details import Details
 from qbench.leaderboard.table import Cell, Table
 from qbench.leaderboard.text import one_line
 
@@ -61,7 +61,7 @@ def _table(found: Table) -> list[str]:
 
 
 def _details(found: Details) -> list[str]:
-    header = [_inline(heading(column)) for column in found.columns]
+    header = [_inline(column.heading) for column in found.columns]
     blocks = [f"## {_inline(found.title)}", *([_escaped(found.about)] if found.about else [])]
     rows = []
     for row in found.rows:

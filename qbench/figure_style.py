@@ -1,0 +1,130 @@
+"""One style for every figure, which survives print and colour blindness.
+
+A method has one colour and one marker in every figure of a suite; a hollow marker is a network that
+the audit found not to be k-bit.
+"""
+
+from __future__ import annotations
+
+import os
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+STYLE: Any = {
+    **sns.axes_style("whitegrid"),
+    "font.sans-serif": ["DejaVu Sans"],  # comes with matplotlib: the same letters everywhere
+    "font.size": 10,
+    "axes.titlesize": 10,
+    "axes.labelsize": 10,
+    "legend.fontsize": 9,
+    "xtick.labelsize": 9,
+    "ytick.labelsize": 9,
+    "lines.markersize": 5.5,
+    "text.parse_math": False,  # labels are text, dollars and all
+    "svg.hashsalt": "qbench",
+}
+COLORS = [sns.color_palette("colorblind")[i] for i in (0, 1, 2, 3, 4, 5, 9, 7, 6, 8)]
+MARKERS = "osD^vPX*<>hp"
+OUTLINE: dict[str, Any] = {"markeredgecolor": "0.2", "markeredgewidth": 0.6}
+POINTS: dict[str, Any] = {"linestyle": "none"}
+HOLLOW: dict[str, Any] = {"markerfacecolor": "white", "markeredgewidth": 1.4}
+FULL_PRECISION: dict[str, Any] = {"color": "0.25", "linestyle": "--", "linewidth": 1.2}
+ERROR_TICKS = (0, 1, 10, 100, 50, 5, 0.5, 20, 2, 0.2, 30, 40, 60, 70, 80)  # by preference
+TICKS_APART = 0.09  # of the axis, at least
+OFFSET = 0.1  # percent, added to errors: zero has no logarithm
+ACROSS = 4  # panels, at most
+PANEL, BESIDE, BELOW = 1.8, 0.6, 0.5  # inches: a panel's width, and what labels take
+LEGEND_KEY, LEGEND_LETTER, LEGEND_LINE = 0.55, 0.072, 0.19  # inches
+TITLE_LETTER, TITLE_LINE = 0.083, 0.2  # likewise
+
+Looks = dict[str, dict[str, Any]]
+
+
+def error_axis(axes: Axes, values: pd.Series[float]) -> None:
+    """Make the axis logarithmic in what is missing from 100."""
+
+    def place(accuracy: Any) -> Any:
+        return -np.log10(np.maximum(100 + OFFSET - np.asarray(accuracy), OFFSET / 10))
+
+    def accuracy(place: Any) -> Any:
+        return 100 + OFFSET - 10.0 ** -np.asarray(place)
+
+    axes.set_yscale("function", functions=(place, accuracy))
+    low, high = place(values.min()) - 0.05, place(values.max()) + 0.05
+    ticks: list[float] = []
+    for tick in (100 - error for error in ERROR_TICKS):
+        apart = min((abs(place(tick) - place(other)) for other in ticks), default=high - low)
+        if low <= place(tick) <= high and apart >= TICKS_APART * (high - low):
+            ticks.append(tick)
+    axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.set_ylim(accuracy(low), accuracy(high))
+
+
+def panels(count: int, x: str, y: str, share: bool) -> tuple[Figure, list[Axes]]:
+    """Return a figure and its panels, at most `ACROSS` side by side, with labels on outer axes."""
+    across = min(ACROSS, count)
+    down = -(-count // across)
+    size = (max(6.5, BESIDE + PANEL * across), BELOW + 1.9 * down)
+    figure = Figure(figsize=size, layout="constrained")
+    grid = figure.subplots(down, across, sharex=share, sharey=share, squeeze=False).ravel()
+    for axes in grid[count:]:
+        axes.remove()
+    for axes in grid[:count:across]:
+        axes.set_ylabel(y)
+    for axes in grid[across * (down - 1) : count]:
+        axes.set_xlabel(x)
+    for axes in grid[count - across : count]:  # below these there is none
+        axes.tick_params(labelbottom=True)
+    return figure, list(grid[:count])
+
+
+def name_figure(figure: Figure, title: str) -> None:
+    """Name a figure, on as many lines as its width asks for."""
+    lines = textwrap.wrap(title, int(figure.get_figwidth() / TITLE_LETTER))
+    figure.set_figheight(figure.get_figheight() + TITLE_LINE * len(lines))
+    figure.suptitle("\n".join(lines), fontsize=10)
+
+
+def looks_of(trials: pd.DataFrame) -> Looks:
+    """Colour and marker of each method by its label, in the suite's order."""
+    labels = trials.loc[trials["method"] != "fp32", "label"].unique()
+    return {
+        label: {"color": COLORS[i % len(COLORS)], "marker": MARKERS[i % len(MARKERS)]} | OUTLINE
+        for i, label in enumerate(labels)
+    }
+
+
+def drawn(looks: Looks, rows: pd.DataFrame) -> Looks:
+    """The looks of methods that have rows."""
+    labels = set(rows["label"])
+    return {label: look for label, look in looks.items() if label in labels}
+
+
+def legend(figure: Figure, named: Looks) -> None:
+    """Name what is drawn, below the panels."""
+    keys = [Line2D([], [], label=label, **look) for label, look in named.items()]
+    for columns in (4, 3, 2, 1):
+        parts = np.array_split([LEGEND_KEY + LEGEND_LETTER * len(name) for name in named], columns)
+        if sum(max(part, default=0) for part in parts) <= figure.get_figwidth():
+            break
+    figure.set_figheight(figure.get_figheight() + LEGEND_LINE * len(parts[0]))
+    figure.legend(handles=keys, loc="outside lower center", ncols=columns, frameon=False)
+
+
+def save(figure: Figure, stem: str, folder: Path) -> list[Path]:
+    """Write a figure as PNG and SVG, each replaced as a whole, without dates or versions."""
+    paths = []
+    for suffix, metadata in {"png": {"Software": None}, "svg": {"Date": None}}.items():
+        path, scratch = folder / f"{stem}.{suffix}", folder / f".{stem}.{suffix}.tmp"
+        figure.savefig(scratch, format=suffix, dpi=150, metadata=metadata)
+        os.replace(scratch, path)
+        paths.append(path)
+    return paths
