@@ -148,6 +148,15 @@ def test_a_trial_is_opened_and_closed_by_keyboard(page: Page) -> None:
     expect(value).to_be_focused()
 
 
+def test_arrow_keys_go_from_value_to_value(page: Page) -> None:
+    page.get_by_role("button", name="97.83 ± 0.76").focus()
+    for key, text in (("Right", "95.67 ± 0.76"), ("Up", "–"), ("Left", "92.00 ± 1.00†")):
+        page.keyboard.press(f"Arrow{key}")
+        expect(page.locator(":focus")).to_have_text(text)
+    page.keyboard.press("ArrowUp")
+    expect(page.locator(":focus")).to_have_text("92.00 ± 1.00†")
+
+
 def test_an_address_opens_the_trial_that_it_names(page: Page) -> None:
     page.get_by_role("button", name="97.83 ± 0.76").click()
     page.reload()
@@ -155,6 +164,8 @@ def test_an_address_opens_the_trial_that_it_names(page: Page) -> None:
     page.get_by_role("button", name="Close").click()
     expect(page.get_by_role("dialog")).to_be_hidden()
     assert "open=" not in page.url
+    page.evaluate("location.hash = 'q=beta'")
+    expect(page.get_by_label("Search")).to_have_value("beta")
 
 
 def test_a_failed_result_shows_its_reason(page: Page) -> None:

@@ -139,6 +139,22 @@ function pressed(button) {
   show();
 }
 
+// Arrow keys go from one value of a table to the next that is shown.
+function step(event) {
+  const moves = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
+  const cell = event.target.closest("tbody .value")?.parentElement;
+  if (!cell || !moves[event.key]) return;
+  event.preventDefault();
+  const [down, right] = moves[event.key];
+  const rows = all("tr", cell.closest("tbody")).filter((row) => !row.hidden);
+  let at = rows.indexOf(cell.parentElement) + down;
+  let across = cell.cellIndex + right;
+  for (; rows[at]?.cells[across]; at += down, across += right) {
+    const value = rows[at].cells[across].querySelector(".value");
+    if (value?.checkVisibility()) return value.focus();
+  }
+}
+
 // Hover and focus -----------------------------------------------------------------------------
 
 function showTip(target) {
@@ -340,7 +356,15 @@ for (const type of ["mouseover", "focusin"]) {
   });
 }
 document.addEventListener("scroll", hideTip, true);
-document.addEventListener("keydown", (event) => event.key === "Escape" && hideTip());
+document.addEventListener("keydown", (event) => {
+  if (event.key === "Escape") hideTip();
+  step(event);
+});
+document.querySelector(".skip").addEventListener("click", (event) => {
+  event.preventDefault();
+  document.getElementById("results").focus();
+});
+window.addEventListener("hashchange", () => location.reload()); // another address was entered
 document.getElementById("close").addEventListener("click", () => dialog.close());
 dialog.addEventListener("close", () => set("open", ""));
 themeButton.addEventListener("click", toggleTheme);
