@@ -209,3 +209,15 @@ def test_every_control_can_be_reached_by_tab_and_shows_focus(page: Page) -> None
         outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
         assert outline != "none", names[-1]
     assert len(set(names)) == 12
+
+
+def test_the_methods_stay_in_front_when_a_table_is_scrolled(page: Page) -> None:
+    page.set_viewport_size(PHONE)  # type: ignore[arg-type]
+    show_list(page)
+    page.locator("[data-view=list].scroll").evaluate("box => box.scrollLeft = 300")
+    name = page.locator("[data-view=list] tbody th .value:visible").first
+    box = name.bounding_box()
+    assert box is not None
+    at = {"x": box["x"] + box["width"] / 2, "y": box["y"] + box["height"] / 2}
+    seen = page.evaluate("({x, y}) => document.elementFromPoint(x, y).textContent.trim()", at)
+    assert seen == "Full precision"
