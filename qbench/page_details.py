@@ -35,9 +35,12 @@ def value(row: Mapping[str, Any]) -> str:
 
 
 def kind(row: Mapping[str, Any]) -> str:
-    """What there is to notice of a result: ``dash``, ``warn`` (flawed or incomplete), ``best``."""
+    """What there is to notice of a result.
+
+    ``best``; ``warn``: flawed or incomplete; ``waiting``: only a published number; ``dash``: none.
+    """
     if not row["n"]:
-        return "dash"
+        return "waiting" if pd.notna(row["published"]) else "dash"
     if _flaw(row) or row["n"] < row["seeds"]:
         return "warn"
     return "best" if row["bold"] else ""

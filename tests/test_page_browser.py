@@ -6,12 +6,14 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 from tests.page_frames import HOSTILE, history, render, some
+from tests.test_leaderboard import trials
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
 FLAGS = """--no-sandbox --disable-gpu --disable-background-networking --disable-component-update
@@ -116,6 +118,21 @@ def test_filters_leave_what_fits_and_the_address_keeps_them(page: Page) -> None:
     expect(page.get_by_text("Nothing fits these filters.")).to_be_visible()
 
 
+def test_a_published_number_is_shown_before_its_trials_are_run(
+    browser: Browser, tmp_path: Path
+) -> None:
+    claim: dict[str, Any] = {"published_value": 69.1, "source": "a paper, Table 2"}
+    file = tmp_path / "claims.html"
+    waiting, other = trials("A", "missing", **claim), trials("B", "missing")
+    file.write_text(render(waiting, other), encoding="utf-8")
+    page = browser.new_page()
+    page.goto(file.as_uri())
+    assert methods(page, "grid") == ["A"]
+    page.get_by_role("button", name="… published 69.10").hover()
+    expect(page.get_by_role("tooltip")).to_contain_text("69.10 (a paper, Table 2)")
+    page.close()
+
+
 def test_groups_of_columns_can_be_hidden(page: Page) -> None:
     show_list(page)
     expect(header(page, "list", "drop")).to_be_visible()
@@ -163,7 +180,7 @@ def test_an_address_opens_the_trial_that_it_names(page: Page) -> None:
     expect(page.get_by_role("dialog")).to_contain_text("Beta · 1/32")
     page.get_by_role("button", name="Close").click()
     expect(page.get_by_role("dialog")).to_be_hidden()
-    assert "open=" not in page.url
+    expect(page).not_to_have_url(re.compile("open="))
     page.evaluate("location.hash = 'q=beta'")
     expect(page.get_by_label("Search")).to_have_value("beta")
 
