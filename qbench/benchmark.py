@@ -20,7 +20,7 @@ from qbench.outcome import Outcome
 from qbench.registry import Plugin, load_plugin
 from qbench.rehearsal import rehearsed
 from qbench.spool import Spool
-from qbench.store import Store
+from qbench.store import Store, was_imported
 from qbench.suite import Suite, load_suite
 from qbench.trial import given_weights_key
 from qbench.trial_rows import TrialRows
@@ -170,8 +170,23 @@ class Benchmark:
         return cell.unsupported or recorded
 
     def to_do(self) -> list[Cell]:
-        """The trials that a run would train: those missing, and those that failed."""
-        return [cell for cell in self.cells if self.status(cell) in ("missing", "failed")]
+        """The trials that a run would train: those missing, and those that failed.
+
+        Also full-precision ones that were imported, where a trial is to start from their weights.
+        """
+        open_ = [cell for cell in self.cells if self.status(cell) in ("missing", "failed")]
+        bases = {cell.trial.base.key for cell in open_ if cell.trial.base}
+        return [
+            cell
+            for cell in self.cells
+            if cell in open_ or (cell.trial.key in bases and self._lacks_weights(cell.trial.key))
+        ]
+
+    def _lacks_weights(self, key: str) -> bool:
+        """Whether a trial is known from elsewhere, and its weights are not here."""
+        run = self.runs.get(key)
+        imported = run is not None and was_imported(run)
+        return imported and not self.spool.weights_path(key).exists()
 
     def record(self, outcome: Outcome) -> None:
         """Move an outcome from the spool to the store.
@@ -229,7 +244,7 @@ class Benchmark:
     def _fetch_weights(self, keys: set[str]) -> None:
         """Bring the weights of finished full-precision trials into the spool."""
         for key in keys & self.runs.keys():
-            if self.runs[key].info.status == "FINISHED":
+            if self.runs[key].info.status == "FINISHED" and not self._lacks_weights(key):
                 if self.spool.weights_path(key).exists():
                     continue
                 scratch = self.spool.root / "fetched" / key
@@ -256,7 +271,7 @@ class Benchmark:
     def trials(self) -> pd.DataFrame:
         """One row for each trial of the suite, in its order: what tables are made from.
 
-        Columns are the task's of `qbench.trial_rows.TRIAL_COLUMNS`.
+        Columns are the task's of `qbench.columns.TRIAL_COLUMNS`.
 
         Raises:
             QbenchError: the suite names published numbers that there are not.

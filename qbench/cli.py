@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qbench import __version__, data_commands, method_commands
+from qbench import __version__, data_commands, method_commands, result_commands
 from qbench.command_options import AsJson, Assignments, MethodFiles, Results, SuiteFile
 from qbench.errors import QbenchError
 
@@ -283,6 +283,9 @@ def schema() -> None:
 app.command()(method_commands.profile)
 app.command()(method_commands.check)
 app.command("new-method")(method_commands.new_method)
+app.command()(result_commands.compare)
+app.command()(result_commands.export)
+app.command("import")(result_commands.import_)
 
 
 def _open(

@@ -1,4 +1,7 @@
-"""What a result's columns are called and mean: the one list behind tables, files and pages."""
+"""What columns are called and mean: the one list behind tables, files and pages.
+
+``python -m qbench.columns`` prints it as ``docs/columns.md``.
+"""
 
 from __future__ import annotations
 
@@ -202,3 +205,87 @@ COLUMNS: tuple[Column, ...] = (
     ),
 )
 BY_NAME = {column.name: column for column in COLUMNS}
+# Of `trials.csv`, in its order.
+TRIAL_COLUMNS = {
+    "key": "The trial's key: a hash of everything that determines its numbers.",
+    "method": "The method, as suites name it; fp32 is the full-precision network.",
+    "label": "The row of the table.",
+    "options": "All options of the method, as JSON.",
+    "model": "The network.",
+    "dataset": "The data set.",
+    "bits": "Widths asked for: weights/activations; 32 is full precision.",
+    "w_bits": "Bits of a quantized layer's weight.",
+    "a_bits": "Bits of a quantized layer's input.",
+    "seed": "Of everything random.",
+    "recipe": "aligned: one recipe for all methods; paper: each method's own.",
+    "epochs": "Passes over the training data; 0: quantized and evaluated only.",
+    "status": "done, failed, missing (not run yet) or unsupported.",
+    "reason": "Why it failed or is not supported.",
+    "top1": "Top-1 accuracy on the test split, %, after the last epoch, hardened.",
+    "top5": "Top-5 accuracy, %.",
+    "test_loss": "Cross-entropy on the test split.",
+    "map50_voc07": "Mean average precision at IoU 0.5 by VOC2007's 11 points, %.",
+    "map50": "Mean average precision at IoU 0.5, every point, %.",
+    "map": "Mean average precision, IoU 0.5 to 0.95 as COCO's, %.",
+    "train_seconds": "Seconds of training, evaluation after each epoch included.",
+    "seconds": "Seconds of the whole trial.",
+    "audit": "Empty where the promise of k bits holds; else the first layer that breaks it.",
+    "layers": "Which layers are quantized: a policy, names, or widths by name.",
+    "threads": "Torch's threads on a CPU.",
+    "training": "The recipe's values, as JSON.",
+    "published": "The published number, as tables show it.",
+    "source": "Where that is from.",
+    "published_value": "The published value of the metric that counts, %.",
+    "published_decimals": "Digits behind its point.",
+    "claim_unlike": "Why the published number is not one of this setting; empty where it is.",
+    "claim_apart": "In what else the trial departs from it.",
+    "unreadable": "Items of the data that could not be read and were left out.",
+    "first_layer": "Widths of the first conv or linear layer, W/A.",
+    "last_layer": "Widths of the last, W/A.",
+    "weight_mb": "Packed weights in 10^6 bytes.",
+    "full_weight_mb": "Weights of the same network in full precision, in 10^6 bytes.",
+    "gbops": "Bit-operations of one image, in 10^9.",
+    "full_gbops": "Those of the same network in full precision.",
+    "w_levels": "Distinct values of a quantized weight, the most that any layer (or filter) has.",
+    "a_levels": "Distinct values of a quantized layer's input, likewise, on a batch of images.",
+    "start": "pretrained: from the full-precision trial of the same seed; scratch; or the weights "
+    "given.",
+    "augmentation": "What is drawn anew for each training image.",
+}
+
+
+def as_markdown() -> str:
+    """Everything of columns, as ``docs/columns.md`` has it."""
+    lines = [
+        "# Columns",
+        "",
+        "Written by `python -m qbench.columns > docs/columns.md`.",
+        "",
+        "## leaderboard.csv: a row for each result",
+        "",
+        "A result is a row of the table at a width, on a model and a data set, over its seeds.",
+    ]
+    for group in dict.fromkeys(column.group for column in COLUMNS):
+        lines += [
+            "",
+            f"### {group.capitalize()}",
+            "",
+            "| column | in tables | |",
+            "| --- | --- | --- |",
+        ]
+        lines += [
+            f"| `{column.name}` | {column.heading} | {column.about}{_best(column)} |"
+            for column in COLUMNS
+            if column.group == group
+        ]
+    lines += ["", "## trials.csv: a row for each trial", "", "| column | |", "| --- | --- |"]
+    lines += [f"| `{name}` | {about} |" for name, about in TRIAL_COLUMNS.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _best(column: Column) -> str:
+    return f" {column.better.capitalize()} is better." if column.better else ""
+
+
+if __name__ == "__main__":
+    print(as_markdown(), end="")

@@ -34,6 +34,8 @@ from qbench.trial import Trial
 
 EXAMPLES = "examples.json"
 _PAGE = 1000
+_FINAL = "final_"  # begins the names of what is measured after the last epoch
+_IMPORTED = "qbench.imported"
 _TAG_LENGTH = 4000
 _ENVIRONMENT = "environment."
 _FOLDERS = re.compile(r'(?<=File ")[^"\n]*[/\\]')  # of a traceback: paths are not for publishing
@@ -87,12 +89,13 @@ class Store:
 
     # Record ----------------------------------------------------------------------------------
 
-    def record(self, outcome: Outcome, folder: Path) -> None:
+    def record(self, outcome: Outcome, folder: Path | None) -> None:
         """Record a trial as a run of the experiment named after its suite.
 
         Args:
             outcome: what it came to.
-            folder: where its ``weights.pt`` is, if it has any.
+            folder: where its ``weights.pt`` is, if it has any. None: it was trained elsewhere, and
+                comes without.
 
         Raises:
             QbenchError: MLflow refuses; nothing is half recorded under the trial's key.
@@ -104,7 +107,7 @@ class Store:
                 f"cannot record a trial in {self.uri}: {_first_line(error)}"
             ) from error
 
-    def _record(self, outcome: Outcome, folder: Path) -> None:
+    def _record(self, outcome: Outcome, folder: Path | None) -> None:
         trial = outcome.trial
         ended = int(1000 * (outcome.started + outcome.seconds))
         run = self._client.create_run(
@@ -122,7 +125,7 @@ class Store:
             if name != "epoch"
         ]
         last = int(outcome.history[-1]["epoch"]) if outcome.history else 0
-        final = {f"final_{name}": value for name, value in outcome.metrics.items()}
+        final = {f"{_FINAL}{name}": value for name, value in outcome.metrics.items()}
         final |= {"seconds": outcome.seconds, "train_seconds": outcome.train_seconds}
         metrics += [Metric(name, value, ended, last) for name, value in final.items()]
         params = [Param(name, value) for name, value in _params(trial).items()]
@@ -136,6 +139,8 @@ class Store:
             "qbench.unreadable": outcome.unreadable_text[:_TAG_LENGTH],
             **{f"{_ENVIRONMENT}{name}": value for name, value in outcome.environment.items()},
         }
+        if folder is None:
+            tags[_IMPORTED] = "true"
         run_tags = [RunTag(name, value) for name, value in tags.items()]
         self._client.log_batch(run_id, metrics[:1000], params, run_tags)
         for start in range(1000, len(metrics), 1000):
@@ -146,7 +151,7 @@ class Store:
         status = "FINISHED" if outcome.status == "done" else "FAILED"
         self._client.set_terminated(run_id, status, ended)
 
-    def _write_artifacts(self, outcome: Outcome, source: Path, folder: Path) -> None:
+    def _write_artifacts(self, outcome: Outcome, source: Path | None, folder: Path) -> None:
         files = {
             "trial.json": outcome.trial.model_dump(mode="json"),
             "history.json": outcome.history,
@@ -163,7 +168,7 @@ class Store:
             (folder / EXAMPLES).write_text(text + "\n", encoding="utf-8")
         if outcome.traceback:
             (folder / "traceback.txt").write_text(outcome.traceback, encoding="utf-8")
-        if (source / "weights.pt").exists():
+        if source is not None and (source / "weights.pt").exists():
             shutil.copyfile(source / "weights.pt", folder / "weights.pt")
 
     def _experiment(self, name: str) -> str:
@@ -194,6 +199,14 @@ class Store:
         for run in self._search("attributes.status = 'FINISHED'", "attributes.start_time DESC"):
             best[run.data.tags["qbench.key"]] = run
         return {key: run for key, run in best.items() if key in wanted}
+
+    def finished(self) -> list[Run]:
+        """Every run that counts and has finished, in the order in which they started."""
+        found = self._search("attributes.status = 'FINISHED'", "attributes.start_time ASC")
+        first: dict[str, Run] = {}
+        for run in found:
+            first.setdefault(run.data.tags["qbench.key"], run)
+        return list(first.values())
 
     def find(self, prefix: str) -> dict[str, Run]:
         """The runs whose key starts with ``prefix``, as `runs` chooses them."""
@@ -237,6 +250,38 @@ class Store:
         except QbenchError:
             return ""
 
+    @staticmethod
+    def metrics(run: Run) -> dict[str, float]:
+        """What a finished run was measured by, after the last epoch."""
+        return {
+            name.removeprefix(_FINAL): value
+            for name, value in run.data.metrics.items()
+            if name.startswith(_FINAL)
+        }
+
+    def outcome(self, run: Run) -> Outcome:
+        """What a run recorded, without weights.
+
+        Raises:
+            QbenchError: its artifacts cannot be fetched.
+        """
+        tags = run.data.tags
+        return Outcome(
+            trial=trial_of(run),
+            suite=self._client.get_experiment(run.info.experiment_id).name,
+            status="done" if run.info.status == "FINISHED" else "failed",
+            reason=tags["qbench.reason"],
+            metrics=dict(sorted(self.metrics(run).items())),
+            history=self.read(run, "history.json"),
+            audit=self.read(run, "audit.json"),
+            started=run.info.start_time / 1000,
+            seconds=run.data.metrics["seconds"],
+            train_seconds=run.data.metrics["train_seconds"],
+            environment=self.read(run, "environment.json"),
+            method_source=tags.get("qbench.method_source", ""),
+            unreadable=self.read(run, "unreadable.json"),
+        )
+
     def levels(self, run: Run) -> Levels:
         """The most levels that the audit of a finished run counted, as `Outcome.levels`.
 
@@ -247,10 +292,14 @@ class Store:
             weights, inputs = json.loads(tag)
             return weights, inputs
         try:
-            counts = [Count.model_validate(c) for c in json.loads(self.text(run, "audit.json"))]
+            counts = [Count.model_validate(count) for count in self.read(run, "audit.json")]
         except QbenchError:
             return None, None
         return most_levels(counts, Bits.parse(trial_of(run).bits))
+
+    def read(self, run: Run, artifact: str) -> Any:
+        """What a JSON artifact of a run holds; as `text`."""
+        return json.loads(self.text(run, artifact))
 
     def text(self, run: Run, artifact: str) -> str:
         """What an artifact of a run holds. One on this machine's disk takes no time.
@@ -308,6 +357,11 @@ class Store:
             token = page.token
             if not token:
                 return
+
+
+def was_imported(run: Run) -> bool:
+    """Whether a run was trained elsewhere: there are no weights of it."""
+    return _IMPORTED in run.data.tags
 
 
 def trial_of(run: Run) -> Trial:

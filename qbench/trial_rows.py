@@ -24,51 +24,6 @@ if TYPE_CHECKING:
 
 DASH = "–"
 NAN = float("nan")
-TRIAL_COLUMNS = {
-    "key": "The trial's key: a hash of everything that determines its numbers.",
-    "method": "The method, as suites name it; fp32 is the full-precision network.",
-    "label": "The row of the table.",
-    "options": "All options of the method, as JSON.",
-    "model": "The network.",
-    "dataset": "The data set.",
-    "bits": "Widths asked for: weights/activations; 32 is full precision.",
-    "w_bits": "Bits of a quantized layer's weight.",
-    "a_bits": "Bits of a quantized layer's input.",
-    "seed": "Of everything random.",
-    "recipe": "aligned: one recipe for all methods; paper: each method's own.",
-    "epochs": "Passes over the training data; 0: quantized and evaluated only.",
-    "status": "done, failed, missing (not run yet) or unsupported.",
-    "reason": "Why it failed or is not supported.",
-    "top1": "Top-1 accuracy on the test split, %, after the last epoch, hardened.",
-    "top5": "Top-5 accuracy, %.",
-    "test_loss": "Cross-entropy on the test split.",
-    "map50_voc07": "Mean average precision at IoU 0.5 by VOC2007's 11 points, %.",
-    "map50": "Mean average precision at IoU 0.5, every point, %.",
-    "map": "Mean average precision, IoU 0.5 to 0.95 as COCO's, %.",
-    "train_seconds": "Seconds of training, evaluation after each epoch included.",
-    "seconds": "Seconds of the whole trial.",
-    "audit": "Empty where the promise of k bits holds; else the first layer that breaks it.",
-    "threads": "Torch's threads on a CPU.",
-    "training": "The recipe's values, as JSON.",
-    "published": "The published number, as tables show it.",
-    "source": "Where that is from.",
-    "published_value": "The published value of the metric that counts, %.",
-    "published_decimals": "Digits behind its point.",
-    "claim_unlike": "Why the published number is not one of this setting; empty where it is.",
-    "claim_apart": "In what else the trial departs from it.",
-    "unreadable": "Items of the data that could not be read and were left out.",
-    "first_layer": "Widths of the first conv or linear layer, W/A.",
-    "last_layer": "Widths of the last, W/A.",
-    "w_levels": "Distinct values of a quantized weight, the most that any layer (or filter) has.",
-    "a_levels": "Distinct values of a quantized layer's input, likewise, on a batch of images.",
-    "start": "pretrained: from the full-precision trial of the same seed; scratch; or the weights "
-    "given.",
-    "augmentation": "What is drawn anew for each training image.",
-    "weight_mb": "Packed weights in 10^6 bytes.",
-    "full_weight_mb": "Weights of the same network in full precision, in 10^6 bytes.",
-    "gbops": "Bit-operations of one image, in 10^9.",
-    "full_gbops": "Those of the same network in full precision.",
-}
 
 
 class TrialRows:
@@ -96,7 +51,7 @@ class TrialRows:
         }
 
     def row(self, cell: Cell, status: str, reason: str, run: Run | None) -> dict[str, object]:
-        """One trial's row: the `TRIAL_COLUMNS` of its task.
+        """One trial's row: the `qbench.columns.TRIAL_COLUMNS` of its task.
 
         Args:
             cell: the trial.
@@ -107,7 +62,8 @@ class TrialRows:
         trial = cell.trial
         done = run if status == "done" else None
         tags = done.data.tags if done is not None else {}
-        metrics = done.data.metrics if done is not None else {}
+        metrics = self._store.metrics(done) if done is not None else {}
+        seconds = done.data.metrics if done is not None else {}
         bits = Bits.parse(trial.bits)
         beside = self._published.get(trial.model)
         number = beside.find(cell.row, bits) if beside else None
@@ -126,16 +82,17 @@ class TrialRows:
             "epochs": trial.recipe.epochs,
             "status": status,
             "reason": reason,
-            **{name: metrics.get(f"final_{name}", NAN) for name in MEASURED[trial.task]},
-            "train_seconds": metrics.get("train_seconds", NAN),
-            "seconds": metrics.get("seconds", NAN),
+            **{name: metrics.get(name, NAN) for name in MEASURED[trial.task]},
+            "train_seconds": seconds.get("train_seconds", NAN),
+            "seconds": seconds.get("seconds", NAN),
             "audit": tags.get("qbench.audit", ""),
+            "layers": str(trial.layers),
             "threads": trial.threads,
             "training": trial.recipe.model_dump_json(),
             **self._claim(cell, number),
             "unreadable": tags.get("qbench.unreadable", ""),
+            **self._network(trial, status),
             **self._policy(trial, done),
-            **self._cost(trial, status),
         }
 
     def _claim(self, cell: Cell, number: Number | None) -> dict[str, object]:
@@ -169,7 +126,7 @@ class TrialRows:
             "augmentation": self._dataset.augmented,
         }
 
-    def _cost(self, trial: Trial, status: str) -> dict[str, object]:
+    def _network(self, trial: Trial, status: str) -> dict[str, object]:
         found = self._footprints.of(trial) if status != "unsupported" else None
         return {
             "first_layer": found.first_layer if found else "",

@@ -289,6 +289,10 @@ def test_set_reaches_every_row_of_a_method(tmp_path: Path) -> None:
         ("[2, 1, 1]", "[2, 1, 0]", "suite.yaml:12: methods.2: quantization_networks: phases:"),
         ("[2, 1, 1]", "[2, 1]", "suite.yaml:12: methods.2.quantization_networks.phases.2:"),
         ("seeds: [0]", "seeds: [0]\npublished: {papr: x}", "published.papr: no such key"),
+        ("seeds: [0]", "seeds: [0]\ntables: {row: bits}", "tables.row: no such key; did you mean"),
+        ("seeds: [0]", "seeds: [0]\ntables: {rows: bit}", "tables.rows: 'bit' is not one; did"),
+        ("seeds: [0]", "seeds: [0]\ntables: {rows: bits}", "rows and columns are both 'bits'"),
+        ("seeds: [0]", "seeds: [0]\ntables: [{cell: top1/top2}]", "'top2' is no metric of class"),
     ],
 )
 def test_a_bad_row_is_refused_in_words(tmp_path: Path, old: str, new: str, message: str) -> None:

@@ -39,7 +39,7 @@ def write(
             ``label`` (row of the table), ``model``, ``dataset``, ``bits``, ``seed``, ``recipe``,
             ``epochs``, ``status`` (done, failed, unsupported or missing), ``reason``, ``top1``
             (percent) and ``audit`` ('' where k bits hold); further ones, as
-            `qbench.trial_rows.TRIAL_COLUMNS` has them, say more.
+            `qbench.columns.TRIAL_COLUMNS` has them, say more.
         histories: one row for each trial and epoch: ``key``, ``epoch`` (from 1), ``top1`` (%), and
             ``soft_top1`` where quantizers have a soft form.
         folder: where to; made if needed.
