@@ -154,6 +154,18 @@ def test_what_trials_share_is_kept_once() -> None:
     assert one.count("y" * 999) == many.count("y" * 999) == 1
 
 
+def test_five_hundred_long_trials_make_a_page_that_can_be_sent() -> None:
+    cells = [
+        trials(f"Method {m}", *[97.0 + s / 7 for s in range(5)], bits=bits)
+        for m in range(25)
+        for bits in ("1/32", "2/32", "1/1", "2/2")
+    ]
+    histories = pd.concat([history(key, 300) for cell in cells for key in cell["key"]])
+    text = render(*cells, histories=histories)
+    assert len(data(text)["trials"]) == 500
+    assert len(text) < 4e6
+
+
 def test_of_the_files_of_one_figure_the_smallest_is_embedded() -> None:
     text = render(
         trials("A", 97.0),

@@ -352,7 +352,8 @@ document.addEventListener("click", (event) => {
 for (const type of ["mouseover", "focusin"]) {
   document.addEventListener(type, (event) => {
     hideTip();
-    showTip(event.target.closest("[data-tip]"));
+    const pointed = type === "mouseover" || event.target.matches(":focus-visible");
+    if (pointed) showTip(event.target.closest("[data-tip]"));
   });
 }
 document.addEventListener("scroll", hideTip, true);
