@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +15,13 @@ import pandas as pd
 from qbench import registry, weights
 from qbench.bits import FULL_PRECISION, Bits
 from qbench.data import Dataset
-from qbench.errors import QbenchError
+from qbench.errors import QbenchError, nearest
 from qbench.grid import Cell, expand
 from qbench.outcome import Outcome
 from qbench.registry import Plugin, load_plugin
 from qbench.rehearsal import rehearsed
 from qbench.spool import Spool
-from qbench.store import Store, was_imported
+from qbench.store import Store, was_changed, was_imported
 from qbench.suite import Suite, load_suite
 from qbench.trial import given_weights_key
 from qbench.trial_rows import TrialRows
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 Status = Literal["done", "failed", "missing", "unsupported"]
 REHEARSAL = "rehearsal"
+STALE = "stale"
 
 
 @dataclass
@@ -75,7 +77,8 @@ class Benchmark:
             method_files: Python files whose methods are added to the suite.
 
         Raises:
-            QbenchError: the suite or a method file has mistakes, or the store cannot be opened.
+            QbenchError: the suite or a method file has mistakes, the published numbers that it
+                names are not there, or the store cannot be opened.
         """
         suite, plugins = _read(path, assignments, method_files)
         return cls._opened(suite, plugins, results, rehearsal=False)
@@ -114,6 +117,7 @@ class Benchmark:
     ) -> Benchmark:
         store = Store(results, local=rehearsal)
         found = cls(suite, expand(suite, rehearsal), plugins, results, store, {}, rehearsal)
+        _ = found._rows  # a mistake there is told now, not after days of training
         with found.spool.lock(wait=False) as alone:
             if alone:  # else a run is under way, and records its own
                 found._record_waiting()
@@ -272,15 +276,21 @@ class Benchmark:
         """One row for each trial of the suite, in its order: what tables are made from.
 
         Columns are the task's of `qbench.columns.TRIAL_COLUMNS`.
-
-        Raises:
-            QbenchError: the suite names published numbers that there are not.
         """
-        rows = TrialRows(self.suite, self.dataset, self.results, self.store)
         return pd.DataFrame(
-            rows.row(cell, self.status(cell), self.reason(cell), self.runs.get(cell.trial.key))
+            self._rows.row(
+                cell,
+                status=self.status(cell),
+                reason=self.reason(cell),
+                stale=self.stale(cell),
+                run=self.runs.get(cell.trial.key),
+            )
             for cell in self.cells
         )
+
+    @functools.cached_property
+    def _rows(self) -> TrialRows:
+        return TrialRows(self.suite, self.dataset, self.results, self.store)
 
     def write_leaderboard(self, html: bool = False) -> list[Path]:
         """Rebuild the suite's tables and figures from the store.
@@ -308,8 +318,9 @@ class Benchmark:
         written = leaderboard.write(layout, trials, histories, self.folder, examples)
         if html:
             from qbench import page
+            from qbench.evidence import evidence_of
 
-            evidence = {key: self.store.evidence(run) for key, run in self.runs.items()}
+            evidence = {key: evidence_of(self.store, run) for key, run in self.runs.items()}
             written.append(page.write(layout, trials, histories, evidence, written, self.folder))
         return written
 
@@ -345,16 +356,47 @@ class Benchmark:
                     drawn += detections(images, targets, beside, dataset.classes, self.folder, stem)
         return drawn
 
-    def stale(self) -> list[str]:
-        """Methods whose file has changed since a finished trial of theirs was trained."""
-        changed = {
-            cell.trial.method
+    def stale(self, cell: Cell) -> str:
+        """Why a finished trial's number is not to be trusted any more, or ''."""
+        if self.status(cell) != "done":
+            return ""
+        run, method = self.runs[cell.trial.key], cell.trial.method
+        if was_changed(run):
+            return "what is stored of it was changed by hand"
+        if run.data.tags.get("qbench.method_source") != registry.method_source(method):
+            return f"{method}'s file has changed since it was trained"
+        return ""
+
+    def stale_counts(self) -> Counter[str]:
+        """How many trials are stale, by the reason."""
+        return Counter(reason for cell in self.cells if (reason := self.stale(cell)))
+
+    def train_again(self, what: Sequence[str]) -> int:
+        """Set finished trials aside, so that a run trains them again; the store keeps them.
+
+        Args:
+            what: ``stale``, or methods' names.
+
+        Returns:
+            How many trials.
+
+        Raises:
+            QbenchError: the suite has no such method, or the store refuses.
+        """
+        methods = {cell.trial.method for cell in self.cells}
+        for name in what:
+            if name not in (*methods, STALE):
+                known = nearest(name, [STALE, *methods])
+                raise QbenchError(f"--again {name}: the suite has no such method{known}")
+        cells = [
+            cell
             for cell in self.cells
             if self.status(cell) == "done"
-            and self.runs[cell.trial.key].data.tags.get("qbench.method_source")
-            != registry.method_source(cell.trial.method)
-        }
-        return sorted(changed)
+            and (cell.trial.method in what or (STALE in what and self.stale(cell)))
+        ]
+        self.store.set_aside(self.runs[cell.trial.key] for cell in cells)
+        self.refresh()
+        return len(cells)
 
 
 def _read(

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 FLOAT_BITS = 32
 _MAX_BITS = 8
-_WIDTH = re.compile(r"(?P<bits>\d+)(?:\((?:±|\+-|\+/-)(?P<top>\d+)\))?")
+_WIDTH = re.compile(r"(?P<bits>\d+)(?:\((?:±|\+-|\+/-)(?P<top>\d+)\))?", re.ASCII)
 
 
 @dataclass(frozen=True)

@@ -85,6 +85,15 @@ def run(
         str | None,
         typer.Option(help="Address of a running Ray cluster; by default this machine alone."),
     ] = None,
+    again: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="METHOD|stale",
+            help="Train again what is done: a method's trials, or those that are stale, whose "
+            "method has changed or whose stored numbers were edited. Old results stay stored, and "
+            "count no longer. Repeatable.",
+        ),
+    ] = None,
 ) -> None:
     """Train the trials of a suite that have no result yet, then write its tables and figures.
 
@@ -97,8 +106,8 @@ def run(
     console = Console(highlight=False)
     with console.status("Reading the suite and the store …"):
         benchmark = _open(suite, results, assignments, methods)
-    again = _again("run", suite, assignments, methods)
-    raise typer.Exit(_run_alone(benchmark, console, address, again))
+    command = _again("run", suite, assignments, methods, results, address)
+    raise typer.Exit(_run_alone(benchmark, console, address, command, again or ()))
 
 
 @app.command()
@@ -130,37 +139,47 @@ def rehearse(
             status.update(f"{what} …")
 
         benchmark = Benchmark.rehearse(suite, results, assignments or (), methods or (), told)
-    again = _again("rehearse", suite, assignments, methods)
-    raise typer.Exit(_run_alone(benchmark, console, address, again))
+    command = _again("rehearse", suite, assignments, methods, results, address)
+    raise typer.Exit(_run_alone(benchmark, console, address, command))
 
 
-def _run_alone(benchmark: Benchmark, console: Console, address: str | None, again: str) -> int:
+def _run_alone(
+    benchmark: Benchmark,
+    console: Console,
+    address: str | None,
+    command: str,
+    again: Sequence[str] = (),
+) -> int:
     """Run what is to do once no other run works in the results folder."""
     with benchmark.spool.lock(wait=False) as alone:
         if alone:
-            return _run(benchmark, console, address, again)
+            return _run(benchmark, console, address, command, again)
     console.print(
         f"Another run is writing to {benchmark.results}; this one waits until it has ended.",
         markup=False,
     )
     with benchmark.spool.lock(wait=True):
         benchmark.refresh()
-        return _run(benchmark, console, address, again)
+        return _run(benchmark, console, address, command, again)
 
 
-def _run(benchmark: Benchmark, console: Console, address: str | None, again: str) -> int:
+def _run(
+    benchmark: Benchmark,
+    console: Console,
+    address: str | None,
+    command: str,
+    again: Sequence[str],
+) -> int:
     from rich.markup import escape
 
     from qbench.progress import Display, duration
 
+    if again:
+        console.print(f"{benchmark.train_again(again)} finished trials are trained again.")
     to_do = benchmark.to_do()
     runnable = [cell for cell in benchmark.cells if not cell.unsupported]
     done = len(runnable) - len(to_do)
-    if stale := benchmark.stale():
-        console.print(
-            f"[yellow]Changed since some of their trials were trained: {', '.join(stale)}.[/]"
-        )
-    interrupted, unrecorded = False, ""
+    interrupted, stopped, unrecorded = False, "", ""
     if not to_do:
         console.print(f"All {done} trials are done; nothing to train.")
     else:
@@ -168,6 +187,7 @@ def _run(benchmark: Benchmark, console: Console, address: str | None, again: str
         with Display(console, {cell.trial.key: cell.name for cell in to_do}) as display:
             summary = benchmark.run(display, address)
         interrupted, unrecorded = summary.interrupted, summary.unrecorded
+        stopped = summary.stopped
         trained = sum(outcome.seconds for outcome in summary.outcomes)
         console.print(f"{len(summary.outcomes)} trials ended; {duration(trained)} of training.")
     _write(benchmark, console)
@@ -178,11 +198,12 @@ def _run(benchmark: Benchmark, console: Console, address: str | None, again: str
     if unrecorded:
         console.print(f"Not recorded yet: {unrecorded}", soft_wrap=True, markup=False)
         console.print("What was trained is kept on disk; the next run records it.")
-    if interrupted:
+    if interrupted or stopped:
         left = len(benchmark.to_do())
-        console.print(f"Interrupted: {len(runnable) - left} of {len(runnable)} trials are done.")
-        console.print(f"Go on with: {again}", soft_wrap=True, markup=False)
-        return 130
+        why = f"Stopped: {stopped}" if stopped else "Interrupted"
+        console.print(f"{why}: {len(runnable) - left} of {len(runnable)} trials are done.")
+        console.print(f"Go on with: {command}", soft_wrap=True, markup=False)
+        return 130 if interrupted else 1
     return 1 if failed or unrecorded else 0
 
 
@@ -297,6 +318,14 @@ def _open(
 
 
 def _write(benchmark: Benchmark, console: Console, html: bool = False) -> None:
+    from rich.markup import escape
+
+    for reason, count in benchmark.stale_counts().items():
+        console.print(
+            f"[yellow]{count} stale:[/] {escape(reason)}; `qbench run --again stale` trains them "
+            "again",
+            soft_wrap=True,
+        )
     with console.status("Writing tables and figures …"):
         files = benchmark.write_leaderboard(html)
     table = benchmark.folder / ("leaderboard.html" if html else "leaderboard.md")
@@ -304,11 +333,20 @@ def _write(benchmark: Benchmark, console: Console, html: bool = False) -> None:
 
 
 def _again(
-    verb: str, suite: Path, assignments: Sequence[str] | None, methods: Sequence[Path] | None
+    verb: str,
+    suite: Path,
+    assignments: Sequence[str] | None,
+    methods: Sequence[Path] | None,
+    results: Path,
+    address: str | None,
 ) -> str:
+    """The command that goes on with an interrupted one."""
     import shlex
 
     words = ["qbench", verb, str(suite)]
     words += [word for value in assignments or () for word in ("--set", value)]
     words += [word for file in methods or () for word in ("--methods", str(file))]
+    if results != Path(os.environ.get("QBENCH_RESULTS", "results")):
+        words += ["--results", str(results)]
+    words += ["--address", address] if address else []
     return shlex.join(words)

@@ -240,6 +240,7 @@ TRIAL_COLUMNS = {
     "claim_unlike": "Why the published number is not one of this setting; empty where it is.",
     "claim_apart": "In what else the trial departs from it.",
     "unreadable": "Items of the data that could not be read and were left out.",
+    "stale": "Why the number is not to be trusted any more; empty where it is.",
     "first_layer": "Widths of the first conv or linear layer, W/A.",
     "last_layer": "Widths of the last, W/A.",
     "weight_mb": "Packed weights in 10^6 bytes.",

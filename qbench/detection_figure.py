@@ -64,7 +64,8 @@ def detections(
         grid = figure.subplots(len(found), columns, squeeze=False)
         for row, (network, each) in zip(grid, found.items(), strict=True):
             for axes, image, target, boxes in zip(row, images, targets, each, strict=False):
-                axes.imshow(image.permute(1, 2, 0).clamp(0, 1).numpy())
+                pixels = image.permute(1, 2, 0).clamp(0, 1).numpy()
+                axes.imshow(pixels, interpolation="none")  # so that SVG holds it as it is
                 axes.set(xticks=[], yticks=[])
                 _objects(axes, target)
                 _found(axes, boxes, classes, least_score)

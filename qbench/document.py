@@ -14,6 +14,14 @@ from qbench.errors import QbenchError, nearest
 
 Location = tuple[str | int, ...]
 _MAX_BYTES = 1_000_000
+_DEEPEST = 20
+_OPENING = (
+    yaml.BlockMappingStartToken,
+    yaml.BlockSequenceStartToken,
+    yaml.FlowMappingStartToken,
+    yaml.FlowSequenceStartToken,
+)
+_CLOSING = (yaml.BlockEndToken, yaml.FlowMappingEndToken, yaml.FlowSequenceEndToken)
 
 
 @dataclass
@@ -40,6 +48,8 @@ class Document:
                 uses anchors or tags.
         """
         try:
+            if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe, a device
+                raise QbenchError(f"{path}: no regular file")
             if path.stat().st_size > _MAX_BYTES:
                 raise QbenchError(f"{path}: larger than {_MAX_BYTES:,} bytes; is this a suite?")
             text = path.read_text(encoding="utf-8")
@@ -48,7 +58,12 @@ class Document:
         except UnicodeDecodeError as error:
             raise QbenchError(f"{path}: not UTF-8 text ({error.reason})") from error
         try:
+            depth = 0
             for token in yaml.scan(text, Loader=yaml.SafeLoader):
+                depth += isinstance(token, _OPENING) - isinstance(token, _CLOSING)
+                if depth > _DEEPEST:
+                    line = token.start_mark.line + 1
+                    raise QbenchError(f"{path}:{line}: nested more than {_DEEPEST} deep")
                 if isinstance(token, yaml.AnchorToken | yaml.AliasToken | yaml.TagToken):
                     line = token.start_mark.line + 1
                     raise QbenchError(f"{path}:{line}: anchors, aliases and tags are not allowed")
@@ -136,7 +151,7 @@ def parse_assignment(text: str) -> tuple[str, Any]:
         raise QbenchError(f"--set {text}: write it as key=value")
     try:
         return key.strip(), yaml.safe_load(value)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise QbenchError(f"--set {text}: the value is not YAML") from error
 
 

@@ -10,8 +10,11 @@ class QbenchError(Exception):
     """A mistake in what the user gave; the message says what, where, and what would be valid."""
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """Return ``; did you mean 'x'?`` for the known word closest to ``word``, or all of them.
+_FEW = 30
+
+
+def nearest(word: object, known: Iterable[str]) -> str:
+    """Return ``; did you mean 'x'?`` for the known word closest to ``word``, or all if few.
 
     Args:
         word: what the user wrote.
@@ -22,7 +25,8 @@ def nearest(word: str, known: Iterable[str]) -> str:
     """
     words = sorted(known)
     by_letters = {name.lower(): name for name in words}
-    close = difflib.get_close_matches(word.lower(), by_letters, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(str(word).lower(), by_letters, n=1, cutoff=0.5)
     if close:
         return f"; did you mean '{by_letters[close[0]]}'?"
-    return f"; known: {', '.join(words)}" if words else ""
+    more = f" and {len(words) - _FEW} more" if len(words) > _FEW else ""
+    return f"; known: {', '.join(words[:_FEW])}{more}" if words else ""

@@ -19,6 +19,7 @@ from qbench.recipe import Recipe
 from qbench.suite import Row, Suite
 from qbench.trial import Trial, full_precision_trial
 
+_ANY = Bits.parse("1/1")
 # Of networks whose weights are given. What would train them is no part of their trials' keys.
 _UNTRAINED = Recipe(epochs=0, batch_size=1, optimizer="sgd", lr=1.0)
 
@@ -148,13 +149,12 @@ class _Grid:
         layers = self._suite.layers
         if problem := self._shape_problem(model):
             return problem
-        if layers is None or isinstance(layers, str):
-            return ""
         try:
-            select_layers(without_storage(model, self._dataset), layers, FULL_PRECISION)
+            network = without_storage(model, self._dataset)
+            found = select_layers(network, DEFAULT_LAYERS if layers is None else layers, _ANY)
         except QbenchError as error:
             return str(error)
-        return ""
+        return "" if found else f"`layers` leave nothing of {model} to quantize"
 
     def _shape_problem(self, model: str) -> str:
         dataset = self._dataset

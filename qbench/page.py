@@ -21,11 +21,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from qbench import leaderboard
 from qbench.bits import FULL_PRECISION
 from qbench.columns import BY_NAME, Column
+from qbench.evidence import Evidence
 from qbench.leaderboard import Layout
 from qbench.leaderboard.text import one_line
 from qbench.metrics import TITLES
 from qbench.page_details import Details, kind, records, tip, value
-from qbench.store import Evidence
 from qbench.summary import columns_of, summarise
 
 FILE = "leaderboard.html"

@@ -10,9 +10,9 @@ from typing import Any
 import pandas as pd
 
 from qbench.columns import BY_NAME
+from qbench.evidence import Evidence
 from qbench.leaderboard.text import DASH, WAITING, one_line
 from qbench.metrics import TITLES
-from qbench.store import Evidence
 from qbench.summary import RESULT
 
 POINTS = 200  # of a curve at most: what its picture can show apart

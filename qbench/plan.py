@@ -52,8 +52,8 @@ def show(benchmark: Benchmark, told: Callable[[str], None] = lambda _: None) -> 
             reason = benchmark.reason(cell)
             console.print(f"  failed: {cell.trial.name}: {reason}", soft_wrap=True, markup=False)
     to_do = benchmark.to_do()
-    if stale := benchmark.stale():
-        console.print(f"Changed since some of their trials were trained: {', '.join(stale)}")
+    for reason, count in benchmark.stale_counts().items():
+        console.print(f"{count} stale: {reason}; `run --again stale` trains them again")
     for text in benchmark.missing():
         console.print(f"Missing: {text}", soft_wrap=True, markup=False)
     if not to_do:
@@ -125,6 +125,7 @@ def _entry(benchmark: Benchmark, cell: Cell, estimator: Estimator) -> dict[str, 
         "epochs": trial.recipe.epochs,
         "status": status,
         "reason": benchmark.reason(cell),
+        "stale": benchmark.stale(cell),
         "base": trial.base.key if trial.base else None,
         "estimated_seconds": round(estimator.seconds(trial), 1) if waits else 0.0,
     }

@@ -82,6 +82,12 @@ class Display:
                 soft_wrap=True,
             )
 
+    def retried(self, trial: Trial, reason: str) -> None:
+        """A trial will be tried again: printed, because it may point at the machine."""
+        self._running.pop(trial.key, None)
+        name = escape(self._names[trial.key])
+        self._console.print(f"{name}: [yellow]{escape(reason)}; trying again[/]", soft_wrap=True)
+
     def ended(self, outcome: Outcome) -> None:
         """A trial is done or has failed: counted, and printed as a line."""
         trial = outcome.trial

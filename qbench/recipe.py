@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     BaseModel,
@@ -21,7 +21,7 @@ class Determining(BaseModel):
     that results recorded before stay known.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     later: ClassVar[frozenset[str]] = frozenset()
 
     @model_serializer(mode="wrap")
@@ -76,7 +76,7 @@ class Recipe(Determining):
     schedule: Literal["cosine", "cosine_restarts", "linear", "step", "exponential", "constant"] = (
         "cosine"
     )
-    milestones: tuple[int, ...] = ()
+    milestones: tuple[Annotated[int, Field(ge=1)], ...] = ()
     gamma: float = Field(default=0.1, gt=0, le=1)
     final_lr: float = Field(default=0.0, ge=0)
     gradient_clip: float | None = Field(default=None, gt=0)

@@ -6,6 +6,7 @@ Everything is found through entry points, qbench's own parts included: the group
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import functools
 import hashlib
@@ -129,12 +130,30 @@ def method_class(name: str) -> type[Method]:
     return cls
 
 
+@functools.cache
+def _source_of(module: str) -> str:
+    texts = _sources(module, {})
+    return hashlib.sha256("".join(texts.values()).encode()).hexdigest()
+
+
 def method_source(name: str) -> str:
-    """SHA-256 of the file that defines a method: tells whether it has changed since a trial."""
-    cls = method_class(name)
-    file = sys.modules[cls.__module__].__file__ or ""
-    text = "".join(linecache.getlines(file))
-    return hashlib.sha256(text.encode()).hexdigest()
+    """SHA-256 of a method's file and of those beside it that it imports.
+
+    Tells whether it has changed since a trial.
+    """
+    return _source_of(method_class(name).__module__)
+
+
+def _sources(module: str, found: dict[str, str]) -> dict[str, str]:
+    """The text of a module, and of those of its package that it imports, in order of import."""
+    found[module] = "".join(linecache.getlines(sys.modules[module].__file__ or ""))
+    package = module.rpartition(".")[0]
+    for node in ast.walk(ast.parse(found[module])):
+        if isinstance(node, ast.ImportFrom) and node.level == 1 and node.module:
+            beside = f"{package}.{node.module}"
+            if beside not in found and beside in sys.modules:
+                _sources(beside, found)
+    return found
 
 
 def method_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -178,7 +197,7 @@ def options_model(name: str) -> type[BaseModel]:
         if option.default is not dataclasses.MISSING:
             default = option.default
         fields[option.name] = (hints[option.name], default)
-    config = ConfigDict(extra="forbid", strict=False, validate_default=True)
+    config = ConfigDict(extra="forbid", strict=False, validate_default=True, allow_inf_nan=False)
     model: type[BaseModel] = create_model(cls.name, __config__=config, **fields)
     return model
 

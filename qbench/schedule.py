@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import queue
@@ -10,21 +11,26 @@ import socket
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import ray
 from ray import tune
+from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from qbench.errors import QbenchError
+from qbench.guard import Limits, over_time
 from qbench.outcome import Outcome
 from qbench.registry import Plugin
 from qbench.spool import Spool
 from qbench.suite import Resources
 from qbench.trial import Trial
 from qbench.worker import Desk, Job, TrialActor
+
+TRIES = 3  # of a trial whose worker dies: killed with its node, or by what ran beside it
 
 
 class Observer(Protocol):
@@ -35,6 +41,9 @@ class Observer(Protocol):
 
     def progressed(self, trial: Trial, epoch: int) -> None:
         """A trial has trained up to an epoch."""
+
+    def retried(self, trial: Trial, reason: str) -> None:
+        """A trial will be tried again."""
 
     def ended(self, outcome: Outcome) -> None:
         """A trial is done or has failed."""
@@ -48,11 +57,13 @@ class Summary:
         outcomes: of the trials that ended, in the order in which they did.
         unrecorded: why outcomes that ended could not be recorded; they wait in the spool.
         interrupted: whether Ctrl-C stopped it.
+        stopped: why it ended before all trials had, if not by Ctrl-C.
     """
 
     outcomes: list[Outcome] = field(default_factory=list)
     unrecorded: str = ""
     interrupted: bool = False
+    stopped: str = ""
 
 
 def run(
@@ -86,21 +97,59 @@ def run(
     """
     for name in ("ray", "ray.tune", "ray.train"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    _connect(address)
     summary = Summary()
     recorder = _Recorder(record, summary)
+    backlog = _Backlog(suite, trials, spool, recorder, observer, summary, resources.limits)
+    falls = 0
+    try:
+        while backlog.waiting and falls < TRIES:
+            ended = len(summary.outcomes)
+            try:
+                _train(backlog, Desk(spool, "", suite), resources, address, plugins, data, feeding)
+            except QbenchError as error:
+                if falls == 0:
+                    raise
+                summary.stopped = str(error)
+                break
+            except Exception as error:  # Tune falls where a worker of its dies at the wrong moment
+                falls = falls + 1 if len(summary.outcomes) == ended else 1
+                summary.stopped = _reason(error) if falls == TRIES else ""
+                backlog.take_back(error)
+            else:
+                # Tune ends in good order on Ctrl-C and does not say so; it leaves trials behind.
+                summary.interrupted = bool(backlog.waiting or backlog.running)
+                break
+    except KeyboardInterrupt:
+        summary.interrupted = True
+    finally:
+        recorder.close()
+    return summary
+
+
+def _train(
+    backlog: _Backlog,
+    desk: Desk,
+    resources: Resources,
+    address: str | None,
+    plugins: Sequence[Plugin],
+    data: Mapping[str, Any] | None,
+    feeding: float,
+) -> None:
+    """Have Tune train what waits, until nothing does."""
+    _connect(address)
     scratch = tempfile.mkdtemp(prefix="qbench-tune-")
     try:
         process = _process(resources, feeding)
-        desk = Desk(spool, ray.get_runtime_context().get_node_id(), suite)
-        backlog = _Backlog(suite, trials, spool, recorder, observer, summary)
-        job = Job(desk, list(plugins), dict(data or {}), process["cpu"], process["gpu"])
+        desk = dataclasses.replace(desk, node=ray.get_runtime_context().get_node_id())
+        cpus, gpus = process["cpu"], process["gpu"]
+        job = Job(desk, list(plugins), dict(data or {}), cpus, gpus, resources.limits)
         together = resources.processes > 1
         tune.run(
             tune.with_parameters(TrialActor, job=job),
             name="grid",
             search_alg=backlog,
-            num_samples=len(trials),
+            num_samples=TRIES * len(backlog.waiting),
+            scheduler=_Errors(backlog),
             # Ray Train takes what a trial on several processes needs, so Tune takes but a byte.
             resources_per_trial={"memory": 1} if together else process,
             max_concurrent_trials=_at_once(process, resources.processes) if together else None,
@@ -109,18 +158,12 @@ def run(
             raise_on_failed_trial=False,
             storage_path=scratch,
             trial_dirname_creator=lambda trial: trial.trial_id,
-            callbacks=[_Starts(observer)],
+            callbacks=[_Starts(backlog)],
             verbose=0,
         )
-        # Tune ends in good order on Ctrl-C and does not say so; it leaves trials behind.
-        summary.interrupted = bool(backlog.waiting or backlog.running)
-    except KeyboardInterrupt:
-        summary.interrupted = True
     finally:
-        recorder.close()
         ray.shutdown()
         shutil.rmtree(scratch, ignore_errors=True)
-    return summary
 
 
 class _Backlog(Searcher):
@@ -134,6 +177,7 @@ class _Backlog(Searcher):
         recorder: _Recorder,
         observer: Observer,
         summary: Summary,
+        limits: Limits,
     ) -> None:
         super().__init__()
         self._suite = suite
@@ -143,6 +187,10 @@ class _Backlog(Searcher):
         self._recorder = recorder
         self._observer = observer
         self._summary = summary
+        self._limits = limits
+        self._tries: Counter[str] = Counter()
+        self._began: dict[str, float] = {}
+        self.errors: dict[str, BaseException | None] = {}
 
     def suggest(self, trial_id: str) -> Any:
         pending = {trial.key for trial in (*self.waiting, *self.running.values())}
@@ -151,7 +199,7 @@ class _Backlog(Searcher):
                 self.waiting.remove(trial)
                 self.running[trial_id] = trial
                 return {"trial": trial.model_dump_json()}
-        return None if self.waiting else Searcher.FINISHED
+        return None if self.waiting or self.running else Searcher.FINISHED
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
@@ -159,10 +207,39 @@ class _Backlog(Searcher):
         trial = self.running.pop(trial_id, None)
         if trial is None or (result is not None and not result.get("done") and not error):
             return
-        outcome = self._spool.get(trial.key)
+        outcome = self._spool.get(trial.key) or self._ended_badly(trial_id, trial)
         if outcome is None:
-            outcome = self._failed(trial, "its worker died: out of memory, killed, or crashed")
-        self._end(outcome)
+            self.waiting.insert(0, trial)
+        else:
+            self._end(outcome)
+
+    def take_back(self, error: BaseException) -> None:
+        """Have what was being trained wait again, or end: Tune has fallen."""
+        for trial_id in list(self.running):
+            self.errors[trial_id] = error
+            self.on_trial_complete(trial_id, error=True)
+
+    def started(self, trial_id: str) -> None:
+        """A worker has a trial."""
+        self._began.setdefault(trial_id, time.monotonic())
+        self._observer.started(self.running[trial_id])
+
+    def progressed(self, trial_id: str, epoch: int) -> None:
+        """A trial has trained up to an epoch."""
+        self._observer.progressed(self.running[trial_id], epoch)
+
+    def _ended_badly(self, trial_id: str, trial: Trial) -> Outcome | None:
+        """The outcome of a trial whose worker left none; None where it is worth another try."""
+        reason = _reason(self.errors.pop(trial_id, None))
+        limit = self._limits.seconds
+        took = time.monotonic() - self._began.pop(trial_id, time.monotonic())
+        if limit is not None and took > limit:
+            return self._failed(trial, over_time(limit))
+        self._tries[trial.key] += 1
+        if self._tries[trial.key] < TRIES:
+            self._observer.retried(trial, reason)
+            return None
+        return self._failed(trial, f"{reason}; tried {TRIES} times")
 
     def _end(self, outcome: Outcome) -> None:
         key = outcome.trial.key
@@ -189,31 +266,55 @@ class _Backlog(Searcher):
         """Nothing."""
 
 
-class _Starts(tune.Callback):
-    """Tells the observer what Tune starts and hears."""
+def _reason(error: BaseException | None) -> str:
+    """What a worker ended with, if not with an outcome."""
+    cause = getattr(error, "cause", error)
+    if isinstance(cause, ray.exceptions.OutOfMemoryError):
+        return "the machine ran out of memory"
+    if error is None or isinstance(cause, ray.exceptions.RayError | tune.TuneError):
+        return "its worker died: out of memory, killed, or crashed"
+    return f"its worker failed: {(str(cause).strip() or repr(cause)).splitlines()[-1]}"
 
-    def __init__(self, observer: Observer) -> None:
-        self._observer = observer
+
+class _Errors(FIFOScheduler):
+    """Tells the backlog what a trial's worker ended with, just before Tune tells that it did."""
+
+    def __init__(self, backlog: _Backlog) -> None:
+        super().__init__()
+        self._backlog = backlog
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        self._backlog.errors[trial.trial_id] = trial.get_pickled_error()
+
+
+class _Starts(tune.Callback):
+    """Tells the backlog what Tune starts and hears."""
+
+    def __init__(self, backlog: _Backlog) -> None:
+        self._backlog = backlog
 
     def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        self._observer.started(Trial.model_validate_json(trial.config["trial"]))
+        self._backlog.started(trial.trial_id)
 
     def on_trial_result(
         self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         if not result.get("done"):
-            self._observer.progressed(
-                Trial.model_validate_json(trial.config["trial"]), result["epoch"]
-            )
+            self._backlog.progressed(trial.trial_id, result["epoch"])
 
 
 class _Recorder:
-    """Records outcomes in a thread, so that workers never wait for the store."""
+    """Records outcomes in a thread, so that workers never wait for the store.
+
+    What the store refuses, because its server is away or its disk full, is tried again with every
+    later outcome, and at the end; what is left then stays in the spool, for the next run.
+    """
 
     def __init__(self, record: Callable[[Outcome], None], summary: Summary) -> None:
         self._record = record
         self._summary = summary
         self._queue: queue.Queue[Outcome | None] = queue.Queue()
+        self._refused: list[Outcome] = []
         self._thread = threading.Thread(target=self._work, name="qbench-recorder")
         self._thread.start()
 
@@ -228,10 +329,20 @@ class _Recorder:
 
     def _work(self) -> None:
         while (outcome := self._queue.get()) is not None:
+            self._try([outcome, *self._refused])
+        self._try(self._refused)
+
+    def _try(self, outcomes: list[Outcome]) -> None:
+        """Record outcomes up to the first that is refused, which then has its turn last."""
+        self._summary.unrecorded = ""
+        for index, outcome in enumerate(outcomes):
             try:
                 self._record(outcome)
-            except Exception as error:  # the outcome stays in the spool for the next run
+            except Exception as error:
                 self._summary.unrecorded = str(error)
+                self._refused = [*outcomes[index + 1 :], outcome]
+                return
+        self._refused = []
 
 
 def _connect(address: str | None) -> None:

@@ -23,6 +23,7 @@ from qbench.suite import Published, Resources, Row, Suite
 Schema = dict[str, Any]
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _WIDTH = r"\d+(\((±|\+-|\+/-)\d+\))?"
+_TIME = r"^[0-9]+(\.[0-9]+)? ?(s|min|h|d)$"
 _TEXT = {"type": "string"}  # also a name that an editor cannot know: of a plugin, of torchvision
 _RECIPES = {"enum": ["aligned", "paper"]}
 
@@ -36,6 +37,8 @@ def suite_schema() -> Schema:
     for value in published.values():
         value["type"] = ["string", "number"]
     layers = [form for form in properties["layers"]["anyOf"] if form != _TEXT]
+    resources = _any_of(Resources)
+    resources["properties"]["time_limit"]["anyOf"].append({"type": "string", "pattern": _TIME})
     forms: dict[str, Schema] = {
         "dataset": _name("datasets"),
         "models": _one_or_more(_name("models")),
@@ -45,7 +48,7 @@ def suite_schema() -> Schema:
         "recipe": {"anyOf": [_RECIPES, _reference("recipe")]},
         "full_precision": _any_of(Recipe),
         "layers": {"anyOf": [{"enum": list(POLICIES)}, *layers]},
-        "resources": _any_of(Resources),
+        "resources": resources,
         "published": _one_or_more(_object(published, required=list(published))),
         "tables": _one_or_more(_any_of(Arrangement)),
         "weights": {"anyOf": [_TEXT, {"type": "object", "additionalProperties": _TEXT}]},

@@ -67,7 +67,8 @@ class Spool:
                 (scratch / "weights.pt").write_bytes(weights)
             shutil.rmtree(final, ignore_errors=True)
             scratch.replace(final)
-            self.checkpoint_path(outcome.trial.key).unlink(missing_ok=True)
+            if outcome.status == "done":  # else a run that tries again goes on from it
+                self.checkpoint_path(outcome.trial.key).unlink(missing_ok=True)
             self._progress_path(outcome.trial.key).unlink(missing_ok=True)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)

@@ -7,15 +7,15 @@ written last: a half-written run is never listed.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
-import re
 import shutil
+import sys
 import tempfile
 import warnings
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -32,30 +32,15 @@ from qbench.errors import QbenchError
 from qbench.outcome import Count, Detected, Levels, Observed, Outcome, most_levels
 from qbench.trial import Trial
 
+ENVIRONMENT = "environment."  # begins the tags of what a trial ran on
 EXAMPLES = "examples.json"
 _PAGE = 1000
 _FINAL = "final_"  # begins the names of what is measured after the last epoch
 _IMPORTED = "qbench.imported"
+_MOST = sys.float_info.max  # MLflow stores it for infinity
+_ASIDE = "qbench.set_aside"
+_SEALED = ("qbench.trial", "qbench.status", "qbench.audit", "qbench.method_source")
 _TAG_LENGTH = 4000
-_ENVIRONMENT = "environment."
-_FOLDERS = re.compile(r'(?<=File ")[^"\n]*[/\\]')  # of a traceback: paths are not for publishing
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """What is recorded of a trial beside its numbers.
-
-    Attributes:
-        trial: what was trained, as JSON.
-        environment: what it ran on.
-        audit: the levels counted in each tensor, as JSON; empty where none are kept.
-        log: where its code failed: a traceback without folders, or ''.
-    """
-
-    trial: dict[str, Any]
-    environment: dict[str, str]
-    audit: list[dict[str, Any]]
-    log: str
 
 
 class Store:
@@ -90,7 +75,7 @@ class Store:
     # Record ----------------------------------------------------------------------------------
 
     def record(self, outcome: Outcome, folder: Path | None) -> None:
-        """Record a trial as a run of the experiment named after its suite.
+        """Record a trial as a run of the experiment named after its suite; once, if told twice.
 
         Args:
             outcome: what it came to.
@@ -109,6 +94,8 @@ class Store:
 
     def _record(self, outcome: Outcome, folder: Path | None) -> None:
         trial = outcome.trial
+        if self._is_recorded(outcome):
+            return
         ended = int(1000 * (outcome.started + outcome.seconds))
         run = self._client.create_run(
             self._experiment(outcome.suite),
@@ -137,10 +124,11 @@ class Store:
             "qbench.levels": json.dumps(outcome.levels),
             "qbench.method_source": outcome.method_source,
             "qbench.unreadable": outcome.unreadable_text[:_TAG_LENGTH],
-            **{f"{_ENVIRONMENT}{name}": value for name, value in outcome.environment.items()},
+            **{f"{ENVIRONMENT}{name}": value for name, value in outcome.environment.items()},
         }
         if folder is None:
             tags[_IMPORTED] = "true"
+        tags["qbench.digest"] = _digest(tags, final)
         run_tags = [RunTag(name, value) for name, value in tags.items()]
         self._client.log_batch(run_id, metrics[:1000], params, run_tags)
         for start in range(1000, len(metrics), 1000):
@@ -150,6 +138,17 @@ class Store:
             self._client.log_artifacts(run_id, scratch)
         status = "FINISHED" if outcome.status == "done" else "FAILED"
         self._client.set_terminated(run_id, status, ended)
+
+    def _is_recorded(self, outcome: Outcome) -> bool:
+        """Whether a run has this outcome; half of one, left by a killed command, is deleted."""
+        started = int(1000 * outcome.started)
+        of_trial = f"tags.`qbench.key` = '{outcome.trial.key}'"
+        for run in list(self._search(of_trial, "attributes.start_time ASC")):
+            if run.info.start_time == started:
+                if run.info.status in ("FINISHED", "FAILED"):
+                    return True
+                self._client.delete_run(run.info.run_id)
+        return False
 
     def _write_artifacts(self, outcome: Outcome, source: Path | None, folder: Path) -> None:
         files = {
@@ -189,6 +188,8 @@ class Store:
     def runs(self, keys: Iterable[str]) -> dict[str, Run]:
         """The run that counts for each key: the first that finished, else the last that failed.
 
+        Those that were set aside do not count.
+
         Args:
             keys: of trials; the answer has only those that have ended.
         """
@@ -208,6 +209,18 @@ class Store:
             first.setdefault(run.data.tags["qbench.key"], run)
         return list(first.values())
 
+    def set_aside(self, runs: Iterable[Run]) -> None:
+        """Have runs count no longer, so that their trials are trained again; they stay stored.
+
+        Raises:
+            QbenchError: MLflow refuses.
+        """
+        try:
+            for run in runs:
+                self._client.set_tag(run.info.run_id, _ASIDE, "trained again")
+        except (MlflowException, OSError) as error:
+            raise QbenchError(f"cannot write to {self.uri}: {_first_line(error)}") from error
+
     def find(self, prefix: str) -> dict[str, Run]:
         """The runs whose key starts with ``prefix``, as `runs` chooses them."""
         found = self._search(f"tags.`qbench.key` LIKE '{prefix}%'", "attributes.start_time ASC")
@@ -226,29 +239,6 @@ class Store:
                     rows.setdefault((key, point.step), {})[metric] = point.value
         records = [{"key": key, "epoch": epoch, **row} for (key, epoch), row in rows.items()]
         return pd.DataFrame(records, columns=["key", "epoch", *metrics])
-
-    def evidence(self, run: Run) -> Evidence:
-        """What is recorded of a trial that has ended, beside its numbers."""
-        tags = run.data.tags
-        failed = run.info.status == "FAILED"
-        log = self._text_if_kept(run, "traceback.txt") if failed else ""
-        return Evidence(
-            trial=json.loads(tags["qbench.trial"]),
-            environment={
-                name.removeprefix(_ENVIRONMENT): value
-                for name, value in sorted(tags.items())
-                if name.startswith(_ENVIRONMENT)
-            },
-            audit=json.loads(self._text_if_kept(run, "audit.json") or "[]"),
-            log=_FOLDERS.sub("", log),
-        )
-
-    def _text_if_kept(self, run: Run, artifact: str) -> str:
-        """What an artifact holds; '' where there is none, as a trial that no code failed."""
-        try:
-            return self.text(run, artifact)
-        except QbenchError:
-            return ""
 
     @staticmethod
     def metrics(run: Run) -> dict[str, float]:
@@ -353,7 +343,7 @@ class Store:
                 order_by=[order],
                 page_token=token,
             )
-            yield from page
+            yield from (run for run in page if _ASIDE not in run.data.tags)
             token = page.token
             if not token:
                 return
@@ -362,6 +352,23 @@ class Store:
 def was_imported(run: Run) -> bool:
     """Whether a run was trained elsewhere: there are no weights of it."""
     return _IMPORTED in run.data.tags
+
+
+def was_changed(run: Run) -> bool:
+    """Whether what a run holds is not what was recorded: somebody has edited it."""
+    recorded = run.data.tags.get("qbench.digest")
+    return recorded is not None and recorded != _digest(run.data.tags, run.data.metrics)
+
+
+def _digest(tags: Mapping[str, str], metrics: Mapping[str, float]) -> str:
+    """SHA-256 of what tables show of a run: its trial, its final numbers, its audit."""
+    content = {name: tags.get(name, "") for name in _SEALED}
+    content |= {
+        name: "nan" if value != value else repr(max(-_MOST, min(_MOST, float(value))))
+        for name, value in metrics.items()
+        if name.startswith(_FINAL) or name in ("seconds", "train_seconds")
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def trial_of(run: Run) -> Trial:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     StringConstraints,
@@ -22,10 +23,27 @@ from qbench.attachment import POLICIES
 from qbench.bits import Bits
 from qbench.document import Document, Location
 from qbench.errors import QbenchError, nearest
+from qbench.guard import Limits
 from qbench.recipe import Recipe
 
 _ROW_KEYS = ("label", "recipe", "published", "bits")
+_UNITS = {"s": 1, "min": 60, "h": 3600, "d": 86400}
+_LONGEST = 300  # characters of a title or a label
+_LONGEST_LINE = 1000
+_MOST_TOLD = 30
+_MOST_TRIALS = 100_000
+_OWN_FOLDERS = ("artifacts", "rehearsal")  # of the results, beside those of suites
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+
+
+def _seconds(value: Any) -> Any:
+    """A time in seconds, of which ``20 min`` is another way to write 1200."""
+    if isinstance(value, str):
+        match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?(s|min|h|d)", value, re.ASCII)
+        if match is None:
+            raise ValueError(f"'{value}' is no time; write 90 s, 20 min, 12 h or 2 d")
+        return float(match[1]) * _UNITS[match[2]]
+    return value
 
 
 class RecipeChoice(BaseModel):
@@ -51,13 +69,24 @@ class Resources(BaseModel):
         gpus: GPUs; a fraction shares one. None: all trials that fit share the GPUs there are.
         processes: how many train it together, each with its share of every batch and of the CPUs
             and GPUs. Part of a trial's key.
+        time_limit: how long it may take, in seconds or as ``90 s``, ``20 min``, ``12 h``, ``2 d``;
+            then it has failed. None: as long as it takes.
+        memory: GiB that its process may take beyond what it has before; then it has failed. None:
+            what the machine has.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     cpus: float | None = Field(default=None, gt=0)
     gpus: float | None = Field(default=None, ge=0)
     processes: int = Field(default=1, ge=1)
+    time_limit: Annotated[float, BeforeValidator(_seconds), Field(gt=0)] | None = None
+    memory: float | None = Field(default=None, gt=0)
+
+    @property
+    def limits(self) -> Limits:
+        """What one trial may take."""
+        return Limits(self.time_limit, self.memory)
 
     def process(self, cpus: float, gpus: float, feeding: float) -> tuple[float, float]:
         """What one process takes of the machine.
@@ -98,7 +127,7 @@ class Row(BaseModel):
 
     method: str
     options: dict[str, Any] = Field(default_factory=dict)
-    label: str = ""
+    label: str = Field(default="", max_length=_LONGEST)
     recipe: dict[str, Any] = Field(default_factory=dict)
     published: str = ""
     bits: list[str] | dict[str, list[str]] | None = None
@@ -156,7 +185,7 @@ class Suite(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: Name
-    title: str = ""
+    title: str = Field(default="", max_length=_LONGEST)
     dataset: str
     models: list[str] = Field(min_length=1)
     bits: list[str] = Field(min_length=1)
@@ -176,6 +205,11 @@ class Suite(BaseModel):
         """Which published numbers stand beside a model's, if any."""
         named = [each for each in self.published if each.model == model]
         return next(iter(named or (self.published if len(self.published) == 1 else [])), None)
+
+    def most_trials(self) -> int:
+        """Trials, full-precision ones and those that no method can do among them."""
+        cells = sum(len(row.widths(m, self.bits)) for row in self.methods for m in self.models)
+        return len(self.seeds) * (cells + len(self.models))
 
     def labels(self) -> list[str]:
         """A name for each of `methods`: its own, or its title with what sets it apart."""
@@ -220,13 +254,19 @@ def load_suite(path: Path, assignments: Sequence[str] = (), plugins: Sequence[st
                 document.data[location[0]], dict
             ):
                 location = (location[0], *location[2:])  # as it is written: not in a list
-            if not any(location[: len(known)] == known for known in problems):
+            if not any(_one_within_the_other(location, known) for known in problems):
                 problems[location] = message
     if not problems:
         problems = dict(_label_problems(suite))
+    if not problems and (trials := suite.most_trials()) > _MOST_TRIALS:
+        problems = {("seeds",): f"{trials:,} trials; a suite has {_MOST_TRIALS:,} at most"}
     if problems:
         raise QbenchError("\n".join(_told(problems, document)))
     return suite
+
+
+def _one_within_the_other(first: Location, second: Location) -> bool:
+    return all(a == b for a, b in zip(first, second, strict=False))
 
 
 def _label_problems(suite: Suite) -> Iterator[tuple[Location, str]]:
@@ -282,6 +322,8 @@ def _row(entry: Any) -> dict[str, Any] | None:
 def _meaning(data: dict[str, Any]) -> Iterator[tuple[Location, str]]:
     """Mistakes that the schema cannot see: names, widths, options and recipes."""
     bits, models, methods = data.get("bits"), data.get("models"), data.get("methods")
+    if str(data.get("name")) in _OWN_FOLDERS:
+        yield ("name",), f"'{data['name']}' is a folder of the results that is not a suite's"
     yield from _bits_problems(bits, ("bits",))
     for index, entry in enumerate(methods if isinstance(methods, list) else []):
         yield from _method_problems(entry, ("methods", index))
@@ -297,9 +339,11 @@ def _meaning(data: dict[str, Any]) -> Iterator[tuple[Location, str]]:
         yield from _weights_problems(data["weights"])
     for key, repeats in (("bits", bits), ("models", models), ("seeds", data.get("seeds"))):
         if isinstance(repeats, list):
-            for index, value in enumerate(repeats):
-                if value in repeats[:index]:
-                    yield (key, index), f"{value} is there twice"
+            seen = set()
+            for index, value in enumerate(map(repr, repeats)):
+                if value in seen:
+                    yield (key, index), f"{repeats[index]} is there twice"
+                seen.add(value)
     layers = data.get("layers", "all")
     if isinstance(layers, str) and layers not in POLICIES:
         yield ("layers",), f"'{layers}' is no layer policy{nearest(layers, POLICIES)}"
@@ -409,7 +453,9 @@ def _schema(
     """Pydantic's findings in plain words."""
     for found in error.errors():
         location = found["loc"]
-        if found["type"] == "extra_forbidden":
+        if location[0] == "layers":
+            yield ("layers",), "write a policy, a list of layers, or widths by layer"
+        elif found["type"] == "extra_forbidden":
             parts: dict[str, type[BaseModel]] = {
                 "resources": Resources,
                 "published": Published,
@@ -438,7 +484,13 @@ def _told(problems: dict[Location, str], document: Document) -> list[str]:
         line = document.where(location).rpartition(":")[2]
         return (int(line) if line.isdigit() else 0, str(location))
 
-    return [
+    lines = [
         f"{document.where(location)}: {'.'.join(map(str, location))}: {problems[location]}"
         for location in sorted(problems, key=order)
     ]
+    more = [f"and {len(lines) - _MOST_TOLD} more mistakes"] if len(lines) > _MOST_TOLD else []
+    return [_clipped(line) for line in lines[:_MOST_TOLD]] + more
+
+
+def _clipped(line: str) -> str:
+    return line if len(line) <= _LONGEST_LINE else f"{line[:_LONGEST_LINE]} …"

@@ -94,6 +94,10 @@ class Training:
             outcome.traceback = traceback.format_exc()
         except SystemExit as error:
             outcome.reason = f"the method called sys.exit({error.code})"
+            outcome.traceback = traceback.format_exc()
+        except KeyboardInterrupt:  # the driver's Ctrl-C reaches no worker
+            outcome.reason = "the method raised KeyboardInterrupt"
+            outcome.traceback = traceback.format_exc()
         outcome.seconds = time.perf_counter() - self._start
 
     def _epochs(self, trial: Trial) -> Iterator[dict[str, float]]:

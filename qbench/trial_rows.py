@@ -50,13 +50,16 @@ class TrialRows:
             if (wanted := suite.published_for(model)) is not None
         }
 
-    def row(self, cell: Cell, status: str, reason: str, run: Run | None) -> dict[str, object]:
+    def row(
+        self, cell: Cell, *, status: str, reason: str, stale: str, run: Run | None
+    ) -> dict[str, object]:
         """One trial's row: the `qbench.columns.TRIAL_COLUMNS` of its task.
 
         Args:
             cell: the trial.
             status: ``done``, ``failed``, ``missing`` or ``unsupported``.
             reason: why it failed or cannot be run.
+            stale: why its number is not to be trusted any more.
             run: what the store has of it.
         """
         trial = cell.trial
@@ -91,6 +94,7 @@ class TrialRows:
             "training": trial.recipe.model_dump_json(),
             **self._claim(cell, number),
             "unreadable": tags.get("qbench.unreadable", ""),
+            "stale": stale,
             **self._network(trial, status),
             **self._policy(trial, done),
         }

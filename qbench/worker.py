@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
 import tempfile
 import threading
 import time
@@ -22,6 +23,7 @@ import ray
 from ray import tune
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from qbench.guard import Guard, Limits
 from qbench.outcome import Outcome
 from qbench.registry import Plugin, load_plugin
 from qbench.spool import Spool
@@ -123,6 +125,7 @@ class Job:
         data: options of the dataset.
         cpus: CPU cores of each process of a trial.
         gpus: GPUs of each.
+        limits: what a trial may take.
     """
 
     desk: Desk
@@ -130,6 +133,7 @@ class Job:
     data: Mapping[str, Any] = field(default_factory=dict)
     cpus: float = 1
     gpus: float = 0
+    limits: Limits = field(default_factory=Limits)
 
     def training(self, trial: Trial) -> Training:
         """A trial, ready to be trained in this process."""
@@ -162,18 +166,38 @@ class TrialActor(tune.Trainable):
         start = time.monotonic()
         trial = Trial.model_validate_json(self.config["trial"])
         if self.epochs is None:
-            self.epochs = self._alone(trial) if trial.processes == 1 else self._together(trial)
+            self.epochs = self._guarded(trial)
         for epoch in self.epochs:
             if time.monotonic() - start > REPORT_SECONDS:
                 return {"epoch": epoch, "done": False}
         return {"epoch": trial.recipe.epochs, "done": True}
 
+    def _guarded(self, trial: Trial) -> Iterator[int]:
+        """Train, within the limits of a trial."""
+        started = time.time()
+
+        def give_up(reason: str, where: str) -> None:
+            outcome = Outcome(trial=trial, status="failed", reason=reason, started=started)
+            outcome.traceback = where
+            outcome.seconds = time.time() - started
+            self.job.desk.put(outcome, None)
+
+        guard = Guard(self.job.limits, give_up)
+        try:
+            yield from self._alone(trial) if trial.processes == 1 else self._together(trial)
+        finally:
+            guard.close()
+
     def _alone(self, trial: Trial) -> Iterator[int]:
         while self.plugins:
-            load_plugin(self.plugins.pop(0))
+            load_plugin(self.plugins[0])
+            self.plugins.pop(0)
+        me = os.getpid()
         training = self.job.training(trial)
         for record in training.epochs():
+            _end_copies(me)
             yield int(record["epoch"])
+        _end_copies(me)
         self.job.desk.put(training.outcome, training.weights)
         del training
         _return_memory()
@@ -187,6 +211,12 @@ class TrialActor(tune.Trainable):
             while thread.is_alive():
                 thread.join(REPORT_SECONDS)
                 yield self.job.desk.progress(trial.key)
+
+
+def _end_copies(pid: int) -> None:
+    """End this process if it is a copy that a method forked and let go on."""
+    if os.getpid() != pid:
+        os._exit(0)
 
 
 def _return_memory() -> None:

@@ -7,8 +7,8 @@ from typing import Any
 import pandas as pd
 
 from qbench import leaderboard, page
+from qbench.evidence import Evidence
 from qbench.leaderboard import Layout
-from qbench.store import Evidence
 from qbench.summary import summarise
 from tests.test_leaderboard import full, trials
 

@@ -62,6 +62,7 @@ def test_editors_find_it_and_it_accepts_the_suites_that_come_with_qbench(path: P
         {"models": ["resnet18"], "weights": "torchvision", "layers": "all"},
         {"published": {"paper": "p", "table": 4, "dataset": "d", "model": "m"}},
         {"bits": ["3(+-4)/32"], "layers": ["conv1"], "resources": {"gpus": 0.5}},
+        {"resources": {"time_limit": "12 h"}},
     ],
     ids=str,
 )
@@ -80,6 +81,7 @@ def test_every_short_form_is_accepted(short: dict[str, Any]) -> None:
         {"recipe": {"name": "alined"}},
         {"recipe": {"epochs": -3}},
         {"resources": {"cpu": 2}},
+        {"resources": {"time_limit": "soon"}},
         {"published": {"paper": "p"}},
         {"tables": {"rows": "methods"}},
     ],
