@@ -68,6 +68,8 @@ def tip(row: Mapping[str, Any], trials: Sequence[Mapping[str, Any]]) -> str:
     lines += ["Not run yet"] if row["status"] == "missing" else []
     lines += [row["reason"]] if row["reason"] else []
     lines += [_flaw(row)] if _flaw(row) else []
+    stale = dict.fromkeys(trial["stale"] for trial in trials if trial.get("stale"))
+    lines += [f"Stale: {text}" for text in stale]
     lines += [f"Another protocol than most: {row['differs']}"] if row["differs"] else []
     return "\n".join(map(one_line, lines))
 
