@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import pickle
 import random
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -10,6 +11,10 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+
+class RefusedError(Exception):
+    """What was read is not what `pack` writes; nothing of it was executed."""
 
 
 class Checkpoints(Protocol):
@@ -33,9 +38,14 @@ def unpack(data: bytes) -> dict[str, Any]:
     """Read what `pack` wrote, onto the CPU; nothing else is accepted.
 
     Raises:
-        pickle.UnpicklingError: there is more in it than data.
+        RefusedError: there is more in it than data, or it is damaged.
     """
-    content: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    try:
+        content: dict[str, Any] = torch.load(
+            io.BytesIO(data), map_location="cpu", weights_only=True
+        )
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        raise RefusedError("holds more than data, or is damaged") from error
     return content
 
 
@@ -45,7 +55,7 @@ def dump_weights(model: nn.Module) -> bytes:
 
 
 def load_weights(data: bytes) -> dict[str, Tensor]:
-    """Read what `dump_weights` wrote."""
+    """Read what `dump_weights` wrote; raises as `unpack`."""
     return unpack(data)
 
 

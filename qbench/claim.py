@@ -37,8 +37,10 @@ def likeness(
         method: the row's method.
     """
     trial, paper = cell.trial, method.paper_recipe
-    # What a row says of its own is from its sources; what the suite changes is not.
-    epochs = cell.row.recipe.get("epochs", paper.get("epochs"))
+    # What a row says of its own is from its sources; what the suite changes is not. A method's
+    # recipe is for classification: how long its paper trains detectors is not known.
+    usual = paper.get("epochs") if dataset.task == "classification" else None
+    epochs = cell.row.recipe.get("epochs", usual)
     unlike = ["a rehearsal"] if trial.rehearsal else []
     if wanted.dataset not in (trial.dataset, *dataset.published_as):
         unlike.append(f"published for {wanted.dataset}, not {trial.dataset}")
@@ -57,5 +59,6 @@ def likeness(
         apart.append("recipe of the data set: the method has none of its own")
     apart += [f"{name} {value}" for name, value in suite.recipe.changes.items()]
     if trial.layers != method.paper_layers:
-        apart.append(f"layers {trial.layers}, not {method.paper_layers}")
+        layers = trial.layers if isinstance(trial.layers, str) else "chosen by name"
+        apart.append(f"layers {layers}, not {method.paper_layers}")
     return Likeness("; ".join(unlike), "; ".join(apart))

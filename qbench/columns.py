@@ -50,9 +50,16 @@ class Column:
             small = self.unit in ("MB", "GBOPs") and abs(value) < 1
             shown = f"{value:.3g}" if small else f"{value:{sign}.{self.digits}f}"
             return f"{shown}×" if self.unit == "×" else shown
+        if self.name == "published":
+            return as_printed(value)
         if isinstance(value, float) and value.is_integer():
             return str(int(value))
         return str(value)
+
+
+def as_printed(value: float) -> str:
+    """A published value as tables print it: with a digit behind the point, or more."""
+    return max(f"{value:.1f}", f"{value:g}", key=len)
 
 
 def _group(group: str, *rows: tuple[Any, ...]) -> list[Column]:
@@ -129,9 +136,23 @@ COLUMNS: tuple[Column, ...] = (
     ),
     *_group(
         "published",
-        ("published", "Published", "What a paper prints; never part of a mean.", "%", 2, "higher"),
+        (
+            "published",
+            "Published",
+            "What a paper prints; never part of a mean.",
+            "%",
+            None,
+            "higher",
+        ),
         ("source", "Source", "Where it is from."),
-        ("delta", "Δ", "Measured less published.", "points", 2, "higher"),
+        (
+            "delta",
+            "Δ",
+            "Measured less published, of claims that are judged.",
+            "points",
+            2,
+            "higher",
+        ),
         (
             "verdict",
             "Verdict",

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from qbench.store import Store
 
 FORMAT = "qbench-result-1"
-_LEFT_OUT = {*Observed.model_fields, "traceback"}
+_LEFT_OUT = {*Observed.model_fields, "examples", "traceback"}
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ _DEFAULTS: dict[str, Any] = {
     "w_bits": np.nan,
     "a_bits": np.nan,
     "audit": "",
+    "stale": "",
     "training": "{}",
     "train_seconds": np.nan,
     "published_value": np.nan,
@@ -42,7 +43,7 @@ _DEFAULTS: dict[str, Any] = {
     "gbops": np.nan,
     "full_gbops": np.nan,
 }
-_Trial = dict[str, Any]
+Row = dict[str, Any]
 _PROTOCOL = ("first_layer", "last_layer", "start", "augmentation")
 _TOLD_ELSEWHERE = ("initialization",)
 
@@ -64,9 +65,9 @@ def summarise(trials: pd.DataFrame, metric: str = "top1") -> pd.DataFrame:
     """
     trials = trials.assign(**{k: v for k, v in _DEFAULTS.items() if k not in trials})
     rows: list[dict[str, Any]] = []
-    for network in _grouped(_records(trials), "dataset", "model"):
+    for network in grouped(records(trials), "dataset", "model"):
         full = [trial for trial in network if trial["method"] == FULL_PRECISION]
-        results = [_Result(group, metric, full) for group in _grouped(network, *RESULT)]
+        results = [_Result(group, metric, full) for group in grouped(network, *RESULT)]
         for bits in dict.fromkeys(result.row["bits"] for result in results):
             _compare([result for result in results if result.row["bits"] == bits])
         _mark_protocols([result for result in results if result.has_protocol])
@@ -82,14 +83,15 @@ def columns_of(summary: pd.DataFrame, *groups: str) -> list[Column]:
     return [column for column in columns if not groups or column.group in groups]
 
 
-def _records(trials: pd.DataFrame) -> list[_Trial]:
+def records(trials: pd.DataFrame) -> list[Row]:
+    """The rows of a frame, as plain mappings: many small frames take far longer."""
     names = list(map(str, trials))
     return [dict(zip(names, row, strict=True)) for row in trials.itertuples(index=False)]
 
 
-def _grouped(trials: list[_Trial], *names: str) -> list[list[_Trial]]:
+def grouped(trials: list[Row], *names: str) -> list[list[Row]]:
     """Trials that agree in some columns, in the order of the first of each."""
-    groups: dict[tuple[Any, ...], list[_Trial]] = {}
+    groups: dict[tuple[Any, ...], list[Row]] = {}
     for trial in trials:
         groups.setdefault(tuple(trial[name] for name in names), []).append(trial)
     return list(groups.values())
@@ -104,7 +106,7 @@ class _Result:
         full: the full-precision trials of the network.
     """
 
-    def __init__(self, trials: list[_Trial], metric: str, full: list[_Trial]) -> None:
+    def __init__(self, trials: list[Row], metric: str, full: list[Row]) -> None:
         self.done = _done(trials)
         self.values = _by_seed(self.done, metric)
         first, n = trials[0], len(self.done)
@@ -137,10 +139,12 @@ class _Result:
         for name in ("top5", "map50", "map"):
             if name in first and name != metric:
                 self.row[name] = _mean_and_deviation([trial[name] for trial in self.done])[0]
-        self.comparable = whole and not audits
+        doubts = ["it is not k-bit"] if audits else []
+        doubts += dict.fromkeys(t["stale"] for t in self.done if t["stale"])
+        self.comparable = whole and not doubts
         self.has_protocol = quantized and self.row["status"] != "unsupported"
         self._set_beside_full_precision(_by_seed(_done(full), metric))
-        self._set_claim(first, audits)
+        self._set_claim(first, doubts)
         self._set_cost(first, full)
 
     def _set_beside_full_precision(self, base: dict[int, float]) -> None:
@@ -150,22 +154,22 @@ class _Result:
         drop, std = _mean_and_deviation([base[seed] - self.values[seed] for seed in common])
         self.row |= {"drop": drop, "drop_std": std}
 
-    def _set_claim(self, first: _Trial, audits: list[str]) -> None:
+    def _set_claim(self, first: Row, doubts: list[str]) -> None:
         claim = float(first["published_value"])
         verdict = Verdict("")
         if not np.isnan(claim) and self.values:
-            unlike = first["claim_unlike"] or ("it is not k-bit" if audits else "")
+            unlike = first["claim_unlike"] or "; ".join(doubts)
             verdict = judge(list(self.values.values()), claim, int(first["published_decimals"]))
             verdict = Verdict("not judged" if unlike else verdict.text, unlike)
         self.row |= {
             "published": claim,
             "source": first["source"],
-            "delta": self.row["mean"] - claim,
+            "delta": np.nan if verdict.text == "not judged" else self.row["mean"] - claim,
             "verdict": verdict.text,
             "verdict_note": verdict.note or (first["claim_apart"] if verdict.text else ""),
         }
 
-    def _set_cost(self, first: _Trial, full: list[_Trial]) -> None:
+    def _set_cost(self, first: Row, full: list[Row]) -> None:
         base, own = _pace(_done(full)), _pace(self.done)
         ratios = [own[seed] / base[seed] for seed in sorted(base.keys() & own.keys())]
         self.row |= {
@@ -224,7 +228,8 @@ def _mark_protocols(results: list[_Result]) -> None:
 def _protocol(result: _Result) -> dict[str, Any]:
     """What is to be alike for numbers to be compared; nothing trained has no training's values."""
     epochs = int(result.row["epochs"])
-    protocol = {name.replace("_", " "): result.row[name] for name in _PROTOCOL}
+    known = {name: result.row[name] for name in _PROTOCOL if result.row[name]}
+    protocol = {name.replace("_", " "): value for name, value in known.items()}
     protocol["epochs"] = epochs
     if epochs:
         protocol |= {k: v for k, v in result.training.items() if k not in _TOLD_ELSEWHERE}
@@ -243,7 +248,7 @@ def _status(found: set[str]) -> str:
     return next(status for status in ("unsupported", "failed", "missing") if status in found)
 
 
-def _done(trials: list[_Trial]) -> list[_Trial]:
+def _done(trials: list[Row]) -> list[Row]:
     return [trial for trial in trials if trial["status"] == "done"]
 
 
@@ -253,11 +258,11 @@ def _mean_and_deviation(values: list[float]) -> tuple[float, float]:
     return mean, float(np.std(values, ddof=1)) if len(values) > 1 else np.nan
 
 
-def _by_seed(done: list[_Trial], metric: str) -> dict[int, float]:
+def _by_seed(done: list[Row], metric: str) -> dict[int, float]:
     return {int(trial["seed"]): float(trial[metric]) for trial in done}
 
 
-def _pace(done: list[_Trial]) -> dict[int, float]:
+def _pace(done: list[Row]) -> dict[int, float]:
     """Seconds of an epoch by seed, of what was trained here."""
     trained = [t for t in done if t["epochs"] > 0 and t["train_seconds"] > 0]
     return {int(t["seed"]): t["train_seconds"] / t["epochs"] for t in trained}

@@ -24,6 +24,7 @@ from qbench.attachment import Handle, attach
 from qbench.audit import audit
 from qbench.checkpoint import (
     Checkpoints,
+    RefusedError,
     dump_weights,
     load_weights,
     pack,
@@ -161,7 +162,14 @@ class Training:
         data = self._place.checkpoints.load() if self._place.checkpoints is not None else None
         if data is None:
             return 0
-        content = unpack(data)
+        try:
+            content = unpack(data)
+        except RefusedError as error:
+            key = self.outcome.trial.key
+            raise TrainingError(
+                f"its checkpoint, checkpoints/{key}.pt, is refused: the file {error}; without it "
+                "the trial starts anew"
+            ) from error
         if content["method_source"] != self.outcome.method_source:
             return 0  # the method has changed since: what it did then is not to be mixed in
         self.outcome.history = content["history"]
@@ -189,7 +197,13 @@ def _prepared(trial: Trial, place: Place, pretrained: bytes | None) -> _Run:
     if trial.source is not None:
         if pretrained is None:
             raise TrainingError("the full-precision weights that it starts from are missing")
-        weights.start(model, pretrained, trial.starts_from_backbone)
+        try:
+            weights.start(model, pretrained, trial.starts_from_backbone)
+        except RefusedError as error:
+            raise TrainingError(
+                f"the weights that it starts from, weights/{trial.source}.pt, are refused: the "
+                f"file {error}"
+            ) from error
     model.to(device)
     if recipe.channels_last:
         model.to(memory_format=torch.channels_last)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from qbench import registry
 from qbench.bits import Bits
 from qbench.claim import Likeness, likeness
+from qbench.columns import as_printed
 from qbench.cost import Footprints
 from qbench.data import Dataset
 from qbench.grid import Cell
@@ -108,15 +109,20 @@ class TrialRows:
             method = registry.build_method(cell.trial.method, cell.trial.options)
             found = likeness(cell, wanted, self._suite, self._dataset, method)
         return {
-            "published": "/".join(map(_printed, map(number.values.get, self._dataset.shown)))
-            if number
-            else "",
+            "published": self._shown(number) if number else "",
             "source": number.source if number else "",
             "published_value": value,
-            "published_decimals": len(_printed(value).partition(".")[2]) if value == value else NAN,
+            "published_decimals": len(as_printed(value).partition(".")[2])
+            if value == value
+            else NAN,
             "claim_unlike": found.unlike,
             "claim_apart": found.apart,
         }
+
+    def _shown(self, number: Number) -> str:
+        """A published number as a cell shows it: ``58.8/81.7``, a dash for one that is missing."""
+        values = [number.values.get(name) for name in self._dataset.shown]
+        return "/".join(DASH if value is None else as_printed(value) for value in values)
 
     def _policy(self, trial: Trial, done: Run | None) -> dict[str, object]:
         weights, inputs = self._store.levels(done) if done is not None else (None, None)
@@ -140,8 +146,3 @@ class TrialRows:
             "gbops": found.cost.gbops if found else NAN,
             "full_gbops": found.full.gbops if found else NAN,
         }
-
-
-def _printed(value: float | None) -> str:
-    """A published value as its table has it: with a digit behind the point, or more."""
-    return DASH if value is None else max(f"{value:.1f}", f"{value:g}", key=len)

@@ -174,6 +174,8 @@ class TrialActor(tune.Trainable):
 
     def _guarded(self, trial: Trial) -> Iterator[int]:
         """Train, within the limits of a trial."""
+        import qbench.train  # noqa: F401 - torch is no part of what the first trial takes
+
         started = time.time()
 
         def give_up(reason: str, where: str) -> None:

@@ -41,14 +41,14 @@ class Qbench:
     results: Path
     environment: dict[str, str]
 
-    def __call__(self, *arguments: str | Path, code: int = 0) -> str:
+    def __call__(self, *arguments: str | Path, code: int = 0, timeout: float = 300) -> str:
         """Run `qbench`, expect an exit code, return what it printed."""
         done = subprocess.run(
             self.command(*arguments),
             env=self.environment,
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=timeout,
         )
         output = done.stdout + done.stderr
         assert done.returncode == code, output
@@ -65,8 +65,11 @@ class Qbench:
         return trials
 
 
+MakeQbench = Callable[[Path], Qbench]
+
+
 @pytest.fixture(scope="session")
-def qbench_in() -> Callable[[Path], Qbench]:
+def qbench_in() -> MakeQbench:
     """Make a command line for a results folder."""
 
     def make(results: Path) -> Qbench:

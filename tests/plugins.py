@@ -68,3 +68,80 @@ class Times(torch.nn.Module):
     def forward(self, w):
         return w * self.factor
 """
+
+HOOKS = (
+    "prepare",
+    "weight_quantizer",
+    "output_module",
+    "calibrate",
+    "on_epoch_start",
+    "on_step_start",
+    "before_step",
+    "after_step",
+    "penalty",
+    "parameter_groups",
+)
+WRONG = """
+import ctypes, os, signal, time
+import torch
+from qbench.functional import sign, straight_through
+from qbench.method import Method
+
+class Sign(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.tensor(0.1))
+
+    def forward(self, w):
+        return straight_through(w, self.scale * sign(w))
+
+class Base(Method):
+    def weight_quantizer(self, layer, weight):
+        return Sign()
+
+def raising(hook):
+    def raises(self, *arguments, **named):
+        raise RuntimeError(f"wrong in {hook}")
+    return type(f"In_{hook}", (Base,), {hook: raises, "__module__": __name__})
+
+for hook in HOOKS:
+    globals()[f"In_{hook}"] = raising(hook)
+
+class Hangs(Base):
+    def on_epoch_start(self, epoch, epochs):
+        while epoch == 2:
+            pass
+
+class Leaks(Base):
+    kept = []
+    def on_step_start(self, step, steps):
+        self.kept.append(torch.ones(2**28))
+        time.sleep(1)
+
+class Prints(Base):
+    def on_epoch_start(self, epoch, epochs):
+        print("noise " * 2_000_000)
+
+class Forks(Base):
+    def on_epoch_start(self, epoch, epochs):
+        os.fork()
+
+class NanLater(Base):
+    epoch = 0
+    def on_epoch_start(self, epoch, epochs):
+        type(self).epoch = epoch
+    def penalty(self):
+        return torch.tensor(float("nan") if self.epoch == 3 else 0.0)
+
+class Interrupts(Base):
+    def before_step(self):
+        raise KeyboardInterrupt
+
+class Crashes(Base):
+    def on_epoch_start(self, epoch, epochs):
+        os.abort()
+
+class KillsItself(Base):
+    def on_epoch_start(self, epoch, epochs):
+        os.kill(os.getpid(), signal.SIGKILL)
+""".replace("HOOKS", repr(HOOKS))

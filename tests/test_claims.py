@@ -65,6 +65,17 @@ def test_departures_that_leave_a_claim_to_be_judged_are_told() -> None:
     )
 
 
+def test_layers_chosen_by_name_are_told_in_short() -> None:
+    assert of(layers=["layer1.0.conv1"]).apart == "layers chosen by name, not skip_first_last"
+
+
+def test_a_detector_is_not_measured_by_a_classifiers_epochs() -> None:
+    table = {**TABLE_2, "dataset": "voc07", "model": "ssd300_vgg16"}
+    rows = [{"method": "lq_nets"}]
+    found = of(published=table, dataset="voc", models=["ssd300_vgg16"], methods=rows, recipe={})
+    assert (found.unlike, found.apart) == ("", "recipe aligned")
+
+
 def test_voc_is_known_by_the_name_of_its_papers() -> None:
     table = {**TABLE_2, "table": "4", "dataset": "voc07", "model": "ssd300_vgg16"}
     assert of(published=table, dataset="voc", models=["ssd300_vgg16"]).unlike == ""

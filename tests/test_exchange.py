@@ -73,6 +73,7 @@ def test_what_is_exported_is_what_was_recorded(suite: Path, before: Path, tmp_pa
     assert sorted(p.stem for p in files) == sorted(benchmark.runs)
     content = json.loads(files[0].read_text())
     assert content["key"] == files[0].stem
+    assert not content.keys() & {"weights", "curve", "examples", "traceback"}
     assert content["metrics"] == {"top1": 99.0}
     assert content["history"][0]["epoch"] == 1
     assert content["environment"] == {"torch": "2"}

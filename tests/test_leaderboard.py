@@ -10,6 +10,7 @@ import pytest
 
 from qbench import leaderboard
 from qbench.leaderboard import Layout, Table
+from qbench.summary import summarise
 
 LAYOUT = Layout("suite", "Title")
 
@@ -46,7 +47,8 @@ def full(*top1: float | str, **more: object) -> pd.DataFrame:
 
 
 def only(*cells: pd.DataFrame) -> Table:
-    (found,) = leaderboard.tables(LAYOUT, pd.concat(cells, ignore_index=True))
+    frame = pd.concat(cells, ignore_index=True)
+    (found,) = leaderboard.tables(LAYOUT, frame, summarise(frame))
     return found
 
 
@@ -293,9 +295,14 @@ def test_what_is_not_k_bit_is_told() -> None:
     assert found.notes == ["not k-bit: body.0.weight has 9 levels, 4 promised"]
 
 
+def test_what_is_stale_is_told() -> None:
+    found = only(trials("A", 97.0, 98.0, stale="its file has changed"))
+    assert found.notes == ["stale: its file has changed"]
+
+
 def test_each_model_has_a_table() -> None:
     frame = pd.concat([trials("A", 97.0, model="big"), trials("A", 90.0, model="a_small")])
-    found = leaderboard.tables(LAYOUT, frame)
+    found = leaderboard.tables(LAYOUT, frame, summarise(frame))
     assert [table.name for table in found] == ["big", "a_small"]
     assert leaderboard.to_latex("s", "T", found).count(r"\begin{table}") == 2
     assert "tab:s-digits-a-small" in leaderboard.to_latex("s", "T", found)

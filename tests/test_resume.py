@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,14 @@ import pytest
 import torch
 
 from qbench import registry
-from qbench.checkpoint import load_weights, pack, random_state, set_random_state, unpack
+from qbench.checkpoint import (
+    RefusedError,
+    load_weights,
+    pack,
+    random_state,
+    set_random_state,
+    unpack,
+)
 from qbench.outcome import Outcome
 from qbench.recipe import Recipe
 from qbench.train import Place, Training
@@ -142,6 +148,6 @@ def test_a_checkpoint_that_is_more_than_data_is_refused(tmp_path: Path) -> None:
 
     buffer = io.BytesIO()
     torch.save({"model": Evil()}, buffer)
-    with pytest.raises(pickle.UnpicklingError):
+    with pytest.raises(RefusedError):
         unpack(buffer.getvalue())
     assert not (tmp_path / "owned").exists()

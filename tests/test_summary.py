@@ -95,9 +95,15 @@ def test_one_seed_is_not_tested_and_not_bold() -> None:
 
 
 def test_what_is_flawed_is_not_compared() -> None:
-    flawed = trials("Flawed", 99.0, 99.0, audit="9 levels, 4 promised")
-    found = standings(flawed, trials("Failed", 99.0, "failed"), trials("A", 50.0, 51.0))
-    assert found == {"Flawed": "untested", "Failed": "untested", "A": "best"}
+    flawed = trials("Flawed", 99.0, 99.0, audit="9 levels, 4 promised", stale="")
+    stale = trials("Stale", 99.0, 99.0, stale="its file has changed")
+    others = trials("Failed", 99.0, "failed", stale=""), trials("A", 50.0, 51.0, stale="")
+    assert standings(flawed, stale, *others) == {
+        "Flawed": "untested",
+        "Stale": "untested",
+        "Failed": "untested",
+        "A": "best",
+    }
 
 
 def test_widths_models_and_datasets_are_columns_of_their_own() -> None:
@@ -128,6 +134,8 @@ def test_a_claim_is_beside_the_measurement_and_never_in_it() -> None:
 def test_a_claim_about_something_else_is_never_judged() -> None:
     found = row("A", claimed(69.1, 69.2, claim_unlike="published for imagenet"))
     assert (found["verdict"], found["verdict_note"]) == ("not judged", "published for imagenet")
+    assert found["published"] == 69.1
+    assert math.isnan(found["delta"])
     found = row("A", claimed(69.1, 69.2, audit="9 levels, 4 promised"))
     assert (found["verdict"], found["verdict_note"]) == ("not judged", "it is not k-bit")
 
@@ -184,6 +192,8 @@ def test_the_audit_is_told() -> None:
         ("mean", float("nan"), ""),
         ("bold", True, "yes"),
         ("label", "A", "A"),
+        ("published", 69.0, "69.0"),
+        ("published", 58.72, "58.72"),
     ],
 )
 def test_a_column_says_its_values(name: str, value: object, text: str) -> None:

@@ -94,12 +94,12 @@ def _texts(
     layout: Layout, trials: pd.DataFrame, summary: pd.DataFrame, pictures: Sequence[str]
 ) -> dict[str, str]:
     """The files of a suite's tables, and what stands in each."""
-    title, found = layout.heading, tables(layout, trials)
+    title, found = layout.heading, tables(layout, trials, summary)
     beside, single = claims(summary), protocol_and_cost(summary)
     return {
         "leaderboard.md": to_markdown(title, found, pictures, beside, see="details.md"),
         "details.md": details_to_markdown(f"Protocol and cost: {title}", single),
-        "leaderboard.tex": document(title, ["tables", "details"]),
+        "leaderboard.tex": document(["tables", "details"]),
         "tables.tex": to_latex(layout.name, title, found),
         "details.tex": details_to_latex([*beside, *single]),
         "leaderboard.csv": _csv(summary),

@@ -61,8 +61,10 @@ def caption(
 
 def _full_precision(base: pd.DataFrame, shown: Sequence[str]) -> str:
     done = base[base["status"] == "done"]
-    means = "/".join(mean_and_deviation(done[name]) for name in shown)
-    return f"{means if len(done) else 'not finished'} (n = {len(done)})"
+    if done.empty:
+        return "not finished (n = 0)"
+    means = "/".join(mean_and_deviation(list(done[name])) for name in shown)
+    return f"{means} (n = {len(done)})"
 
 
 def block_title(name: str, trials: pd.DataFrame, shown: Sequence[str]) -> str:

@@ -11,7 +11,10 @@ from qbench.columns import BY_NAME, Column
 from qbench.leaderboard.text import one_line
 from qbench.summary import FULL_PRECISION
 
-CLAIMS = ("label", "bits", "n", "mean", "ci95", "published", "delta", "verdict", "verdict_note")
+CLAIMS = (
+    *("label", "bits", "n", "mean", "ci95", "published", "delta", "verdict", "verdict_note"),
+    "source",
+)
 PROTOCOL = (
     *("label", "bits", "w_levels", "a_levels", "first_layer", "last_layer", "start", "epochs"),
     *("augmentation", "checkpoint", "differs"),
@@ -47,7 +50,9 @@ def claims(summary: pd.DataFrame) -> list[Details]:
         "as it is, lies within the 95 % interval of the mean over seeds."
     )
     return [
-        _details(f"Measured and published: {model} on {dataset}", group, CLAIMS, about)
+        _without_common(
+            _details(f"Measured and published: {model} on {dataset}", group, CLAIMS, about)
+        )
         for (dataset, model), group in found.groupby(["dataset", "model"], sort=False)
     ]
 
@@ -81,10 +86,10 @@ def _without_common(found: Details) -> Details:
     columns = list(zip(found.columns, zip(*found.rows, strict=True), strict=True))
     common = [(c, texts[0]) for c, texts in columns if len(set(texts)) == 1 and c.name != "label"]
     kept = [(c, texts) for c, texts in columns if c not in [each for each, _ in common]]
-    alike = ", ".join(f"{c.title.lower()} {text}" for c, text in common)
+    alike = "; ".join(f"{c.title.lower()} {text}" for c, text in common)
     return Details(
         found.title,
         [column for column, _ in kept],
         [list(row) for row in zip(*(texts for _, texts in kept), strict=True)],
-        f"Alike in all rows: {alike}." if common else "",
+        f"{found.about} Alike in all rows: {alike}.".strip() if common else found.about,
     )

@@ -14,6 +14,7 @@ from qbench.leaderboard.text import one_line
 
 PACKAGES = ("booktabs", "graphicx", "longtable")
 _NEEDS = "\n".join(f"% \\usepackage{{{package}}}" for package in PACKAGES)
+LONG = 40  # letters
 # As wide as it is, or where that is wider than the page, as wide as the page.
 _SHRUNK = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"
 
@@ -34,16 +35,13 @@ def details_to_latex(details: Sequence[Details]) -> str:
     return "\n".join([_NEEDS, *map(_details, details)])
 
 
-def document(title: str, files: Sequence[str]) -> str:
+def document(files: Sequence[str]) -> str:
     """Return a document that shows files of tables, to be compiled as it is."""
     lines = [
         r"\documentclass{article}",
         r"\usepackage[a4paper,landscape,margin=15mm]{geometry}",
         *(rf"\usepackage{{{package}}}" for package in PACKAGES),
-        rf"\title{{{_escaped(title)}}}",
-        r"\date{}",
         r"\begin{document}",
-        r"\maketitle",
         *(rf"\input{{{file}}}" + "\n" + r"\clearpage" for file in files),
         r"\end{document}",
     ]
@@ -93,9 +91,10 @@ def _details(found: Details) -> str:
         cells = [rf"\textit{{{t}}}" if c.name == "published" and t else t for c, t in named]
         rows.append(" & ".join(cells) + r" \\")
     caption = f"{found.title}. {found.about}".rstrip()
+    columns = "".join(map(_alignment, found.columns, zip(*found.rows, strict=True)))
     lines = [
         r"{\scriptsize\setlength{\tabcolsep}{3pt}\setlength{\LTcapwidth}{\linewidth}",
-        rf"\begin{{longtable}}{{{''.join(map(_alignment, found.columns))}}}",
+        rf"\begin{{longtable}}{{{columns}}}",
         rf"\caption{{{_escaped(caption)}}} \\",
         *(r"\toprule", header, r"\midrule", r"\endfirsthead"),
         *(r"\toprule", header, r"\midrule", r"\endhead", r"\bottomrule", r"\endfoot"),
@@ -105,11 +104,11 @@ def _details(found: Details) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _alignment(column: Column) -> str:
+def _alignment(column: Column, texts: Sequence[str]) -> str:
     """Numbers to the right, long texts in lines of their own."""
-    if column.name in ("verdict_note", "differs", "audit"):
+    if max(map(len, texts)) > LONG:
         return r"p{45mm}"
-    return "r" if column.digits is not None or column.name in ("n", "epochs") else "l"
+    return "r" if column.unit or column.digits is not None else "l"
 
 
 def _cell(cell: Cell) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,9 +15,9 @@ from qbench.leaderboard import caption as captions
 from qbench.leaderboard.layout import Layout
 from qbench.leaderboard.settings import settings
 from qbench.leaderboard.text import DASH, WAITING, mean_and_deviation, one_line
-from qbench.summary import RESULT, summarise
+from qbench.summary import RESULT, Row, grouped, records, summarise
 
-Standings = dict[tuple[str, ...], dict[str, Any]]
+Standings = dict[tuple[Any, ...], Row]
 
 
 @dataclass
@@ -74,15 +75,19 @@ class Table:
         return self.notes.index(text) + 1
 
 
-def tables(layout: Layout, trials: pd.DataFrame) -> list[Table]:
-    """Return the tables that a layout asks of trials, as `qbench.leaderboard.write` takes them."""
+def tables(layout: Layout, trials: pd.DataFrame, summary: pd.DataFrame) -> list[Table]:
+    """Return the tables that a layout asks of trials.
+
+    Args:
+        layout: what the suite says of them.
+        trials: as `qbench.leaderboard.write` takes them.
+        summary: of these by the first metric that the layout shows.
+    """
     found = []
     for arrangement in layout.tables:
         shown = arrangement.shown or tuple(layout.shown)
-        summary = summarise(trials, shown[0])
-        standings: Standings = {
-            tuple(str(row[name]) for name in RESULT): dict(row) for _, row in summary.iterrows()
-        }
+        results = summary if shown[0] == layout.shown[0] else summarise(trials, shown[0])
+        standings = {tuple(row[name] for name in RESULT): row for row in records(results)}
         for dataset, group in trials.groupby("dataset", sort=False):
             for name, part in _parts(arrangement, group):
                 builder = _Builder(layout, arrangement, shown, standings)
@@ -119,7 +124,7 @@ class _Builder:
         self._arrangement = arrangement
         self._shown = shown
         self._standings = standings
-        self._rows: list[pd.DataFrame] = []  # the trials of each row
+        self._rows: list[list[Row]] = []  # the trials of each row
 
     def table(self, dataset: str, name: str, trials: pd.DataFrame) -> Table:
         arrangement = self._arrangement
@@ -159,46 +164,49 @@ class _Builder:
         return ordered if self._layout.bits else widths
 
     def _add_rows(self, result: Table, shown: pd.DataFrame) -> None:
-        for label, row in shown.groupby(DIMENSIONS[self._arrangement.rows], sort=False):
-            across = row[DIMENSIONS[self._arrangement.columns]].map(one_line)
-            cells = [self._cell(result, row[across == column]) for column in result.columns]
-            result.rows.append((one_line(label), cells))
+        across = DIMENSIONS[self._arrangement.columns]
+        for row in grouped(records(shown), DIMENSIONS[self._arrangement.rows]):
+            label = one_line(row[0][DIMENSIONS[self._arrangement.rows]])
+            found: dict[str, list[Row]] = {}
+            for trial in row:
+                found.setdefault(one_line(trial[across]), []).append(trial)
+            cells = [self._cell(result, found.get(column, [])) for column in result.columns]
+            result.rows.append((label, cells))
             self._rows.append(row)
-            if any(self._standing(trials).get("differs") for _, trials in row.groupby(RESULT)):
-                result.apart.add(one_line(label))
+            if any(self._standing(trial).get("differs") for trial in row):
+                result.apart.add(label)
 
-    def _standing(self, trials: pd.DataFrame) -> dict[str, Any]:
-        return self._standings[tuple(str(trials[name].iloc[0]) for name in RESULT)]
+    def _standing(self, trial: Row) -> Row:
+        return self._standings[tuple(trial[name] for name in RESULT)]
 
-    def _cell(self, table: Table, trials: pd.DataFrame) -> Cell:
+    def _cell(self, table: Table, trials: list[Row]) -> Cell:
         """The cell of the trials of one method and width, one for each seed."""
-        if trials.empty:
+        if not trials:
             return Cell("")
-        statuses = ("done", "failed", "missing", "unsupported")
-        done, failed, missing, unable = (trials[trials["status"] == s] for s in statuses)
-        if len(unable):
-            return Cell(DASH, (table.note(unable["reason"].iloc[0]),))
-        count = len(trials)
-        text = WAITING if len(missing) else "failed" if len(failed) else ""
-        if len(done):
-            text = "/".join(mean_and_deviation(done[name]) for name in self._shown)
-            text += f" (n = {len(done)})" if len(done) < count else ""
+        reasons = [trial["reason"] for trial in trials if trial["status"] == "unsupported"]
+        if reasons:
+            return Cell(DASH, (table.note(reasons[0]),))
+        done = [trial for trial in trials if trial["status"] == "done"]
+        missing = any(trial["status"] == "missing" for trial in trials)
+        text = "" if len(done) == len(trials) else WAITING if missing else "failed"
+        if done:
+            means = ([trial[name] for trial in done] for name in self._shown)
+            text = "/".join(map(mean_and_deviation, means))
+            text += f" (n = {len(done)})" if len(done) < len(trials) else ""
             text += " (rehearsal)" if self._layout.rehearsal else ""
-        standing = {} if self._layout.rehearsal else self._standing(trials)
+        standing = {} if self._layout.rehearsal else self._standing(trials[0])
         return Cell(
             text,
-            tuple(map(table.note, _notes(done, failed, missing, count))),
+            tuple(map(table.note, _notes(trials, done))),
             best=bool(standing.get("bold")),
             worse=standing.get("standing") == "worse",
         )
 
     def _add_published(self, table: Table) -> None:
         """Add a column of published numbers for each column that has any."""
-        if not all("published" in trials for trials in self._rows):
-            return
         across = DIMENSIONS[self._arrangement.columns]
         numbers = [
-            {one_line(each[across]): each for _, each in row[row["published"] != ""].iterrows()}
+            {one_line(trial[across]): trial for trial in row if trial.get("published")}
             for row in self._rows
         ]
         for column in [c for c in table.columns if any(c in row for row in numbers)]:
@@ -222,19 +230,17 @@ class _Builder:
         return [sentence for sentence, has in present.items() if has]
 
 
-def _notes(
-    done: pd.DataFrame, failed: pd.DataFrame, missing: pd.DataFrame, count: int
-) -> list[str]:
+def _notes(trials: list[Row], done: list[Row]) -> list[str]:
     """Footnotes of a cell: what failed or is missing, and what is wrong with what is there."""
-    notes = []
-    firsts = failed["reason"].map(lambda text: next(iter(str(text).strip().splitlines()), ""))
-    for reason, times in firsts.value_counts(sort=False).items():
+    count, notes = len(trials), []
+    failed = [str(trial["reason"]) for trial in trials if trial["status"] == "failed"]
+    firsts = Counter(next(iter(reason.strip().splitlines()), "") for reason in failed)
+    for reason, times in firsts.items():
         which = f"{times} of {count} seeds failed" if count > 1 else "failed"
         notes.append(f"{which}: {reason}")
-    if len(missing):
-        run = f"{count - len(missing)} of {count} seeds run"
-        notes.append("not run yet" if len(missing) == count else run)
-    notes += [f"not k-bit: {audit}" for audit in done["audit"].unique() if audit]
-    if "unreadable" in done:
-        notes += [text for text in done["unreadable"].unique() if text]
+    if missing := sum(trial["status"] == "missing" for trial in trials):
+        run = f"{count - missing} of {count} seeds run"
+        notes.append("not run yet" if missing == count else run)
+    for name, what in (("audit", "not k-bit: "), ("stale", "stale: "), ("unreadable", "")):
+        notes += [f"{what}{text}" for text in dict.fromkeys(t.get(name) for t in done) if text]
     return notes

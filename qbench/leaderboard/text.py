@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Sequence
 
-import pandas as pd
+import numpy as np
 
 DASH = "–"
 WAITING = "…"
 
 
-def mean_and_deviation(values: pd.Series[float]) -> str:
+def mean_and_deviation(values: Sequence[float]) -> str:
     """Return ``97.22 ± 0.31`` with the sample standard deviation, or ``97.22`` of one value."""
-    mean = f"{values.mean():.2f}"
-    return mean if len(values) < 2 else f"{mean} ± {values.std(ddof=1):.2f}"
+    mean = f"{np.mean(values):.2f}"
+    return mean if len(values) < 2 else f"{mean} ± {np.std(values, ddof=1):.2f}"
 
 
 def one_line(text: object) -> str:
