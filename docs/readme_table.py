@@ -1,4 +1,4 @@
-"""The leaderboard in the README: a suite's trials as one small table.
+"""The leaderboard in the README: a suite's results as one small table.
 
 ``python docs/readme_table.py`` writes it between its two markers; a test checks that it is there as
 the trials have it.
@@ -12,21 +12,20 @@ from pathlib import Path
 
 import pandas as pd
 
-from qbench.page_details import records, value
-from qbench.summary import FULL_PRECISION, summarise
+from qbench.page_details import value
+from qbench.summary import FULL_PRECISION, records
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
-TRIALS = ROOT / "results" / "digits_start" / "trials.csv"
-_NUMBERS = dict.fromkeys(("top1", "top5", "train_seconds"), "")  # elsewhere nothing is a text
+RESULTS = ROOT / "results" / "digits_start" / "leaderboard.csv"
 _BETWEEN = re.compile(
     r"(?<=<!-- leaderboard: docs/readme_table.py writes it -->\n).*?(?=<!-- end -->)", re.DOTALL
 )
 
 
-def table(trials: pd.DataFrame) -> str:
+def table(results: pd.DataFrame) -> str:
     """Return Markdown: methods down, widths across, and a line that says what the numbers are."""
-    rows = records(summarise(trials))
+    rows = records(results)
     full = next(row for row in rows if row["method"] == FULL_PRECISION)
     rows.remove(full)
     bits = list(dict.fromkeys(row["bits"] for row in rows))
@@ -51,8 +50,8 @@ def _cell(row: dict[str, object]) -> str:
 
 
 def current() -> str:
-    """The README with the table that its trials make."""
-    found = table(pd.read_csv(TRIALS, keep_default_na=False, na_values=_NUMBERS))
+    """The README with the table of the present results."""
+    found = table(pd.read_csv(RESULTS))
     return _BETWEEN.sub(lambda _: found, README.read_text(encoding="utf-8"), count=1)
 
 

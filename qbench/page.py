@@ -25,8 +25,8 @@ from qbench.evidence import Evidence
 from qbench.leaderboard import Layout
 from qbench.leaderboard.text import one_line
 from qbench.metrics import TITLES
-from qbench.page_details import Details, kind, records, tip, value
-from qbench.summary import columns_of, summarise
+from qbench.page_details import Details, kind, tip, value
+from qbench.summary import columns_of, records, summarise
 
 FILE = "leaderboard.html"
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -61,7 +61,7 @@ def write(
         The file, replaced as a whole.
     """
     summary = summarise(trials, layout.shown[0])
-    tables = leaderboard.tables(layout, trials)
+    tables = leaderboard.tables(layout, trials, summary)
     captions = list(dict.fromkeys(table.caption for table in tables))
     pictures = {path.name: path.read_bytes() for path in beside if path.suffix in _MIME}
     text = render(layout, captions, summary, trials, histories, evidence, pictures)

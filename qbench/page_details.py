@@ -13,17 +13,12 @@ from qbench.columns import BY_NAME
 from qbench.evidence import Evidence
 from qbench.leaderboard.text import DASH, WAITING, one_line
 from qbench.metrics import TITLES
-from qbench.summary import RESULT
+from qbench.summary import RESULT, records
 
 POINTS = 200  # of a curve at most: what its picture can show apart
 _DIGITS = 5
 _MEASURED = (*TITLES, "test_loss", "train_seconds", "seconds")
 _CURVES = ("epoch", "train_loss")
-
-
-def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows as dictionaries of plain values."""
-    return [{str(name): each for name, each in row.items()} for row in frame.to_dict("records")]
 
 
 def value(row: Mapping[str, Any]) -> str:

@@ -47,11 +47,11 @@ def render(
 ) -> str:
     """The page of some cells."""
     frame = pd.concat(cells, ignore_index=True)
-    layout = Layout("suite", title)
+    layout, summary = Layout("suite", title), summarise(frame)
     return page.render(
         layout,
-        [table.caption for table in leaderboard.tables(layout, frame)],
-        summarise(frame),
+        [table.caption for table in leaderboard.tables(layout, frame, summary)],
+        summary,
         frame,
         history("", 0) if histories is None else histories,
         evidence(frame, **known),

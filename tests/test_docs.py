@@ -107,7 +107,7 @@ def test_the_suite_that_the_tutorial_shows_is_one(tmp_path: Path) -> None:
         assert [row.method for row in suite.methods] == ["fp32", "twn", "dorefa", "lsq"]
 
 
-def test_the_leaderboard_in_the_readme_is_the_one_of_its_trials() -> None:
+def test_the_leaderboard_in_the_readme_is_the_one_of_its_results() -> None:
     module = ModuleType("readme_table")
     module.__file__ = str(DOCS / "readme_table.py")
     exec((DOCS / "readme_table.py").read_text(encoding="utf-8"), module.__dict__)

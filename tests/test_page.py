@@ -99,10 +99,10 @@ def test_a_result_says_its_seeds_its_claim_and_its_flaws() -> None:
     text = render(trials("A", 97.0, 98.0, audit="9 levels, 4 promised", **claim))
     (tip,) = {tip for tip in Parsed(text).attributes("data-tip") if tip.startswith("A at")}
     assert "97.50 ± 0.71 %, n = 2 of 2 seeds (97.00, 98.00)" in tip
-    assert "Published, not run here: 69.10 (a paper, Table 2)" in tip
+    assert "Published, not run here: 69.1 (a paper, Table 2)" in tip
     assert "Not k-bit: 9 levels, 4 promised" in tip
     assert tip.count("Stale: a's file has changed") == 1
-    assert ("small", "published 69.10") in Parsed(text).texts
+    assert ("small", "published 69.1") in Parsed(text).texts
 
 
 def test_what_all_results_share_is_said_once_and_is_no_column() -> None:

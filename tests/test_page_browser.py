@@ -128,8 +128,8 @@ def test_a_published_number_is_shown_before_its_trials_are_run(
     page = browser.new_page()
     page.goto(file.as_uri())
     assert methods(page, "grid") == ["A"]
-    page.get_by_role("button", name="… published 69.10").hover()
-    expect(page.get_by_role("tooltip")).to_contain_text("69.10 (a paper, Table 2)")
+    page.get_by_role("button", name="… published 69.1").hover()
+    expect(page.get_by_role("tooltip")).to_contain_text("69.1 (a paper, Table 2)")
     page.close()
 
 
