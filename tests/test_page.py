@@ -4,14 +4,17 @@ import base64
 import hashlib
 import json
 import re
+import shutil
+from collections.abc import Callable
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from qbench import page_details
 from qbench.benchmark import Benchmark
-from tests.conftest import TinyRun
+from tests.conftest import Qbench, TinyRun
 from tests.page_frames import HOSTILE, history, render, some
 from tests.test_leaderboard import full, trials
 
@@ -180,16 +183,20 @@ def test_of_the_files_of_one_figure_the_smallest_is_embedded() -> None:
     ]
 
 
-def test_the_command_writes_the_page_from_the_store_alone(tiny_run: TinyRun) -> None:
-    file = tiny_run.folder / "leaderboard.html"
-    assert str(file) in tiny_run.qbench("leaderboard", tiny_run.suite, "--html")
+def test_the_command_writes_the_page_from_the_store_alone(
+    tiny_run: TinyRun, tmp_path: Path, qbench_in: Callable[[Path], Qbench]
+) -> None:
+    shutil.copyfile(tiny_run.qbench.results / "mlflow.db", tmp_path / "mlflow.db")
+    file = tmp_path / "tiny" / "leaderboard.html"
+    assert str(file) in qbench_in(tmp_path)("leaderboard", tiny_run.suite, "--html")
     text = file.read_text(encoding="utf-8")
-    Benchmark.open(tiny_run.suite, tiny_run.qbench.results).write_leaderboard(html=True)
+    Benchmark.open(tiny_run.suite, tmp_path).write_leaderboard(html=True)
     assert file.read_text(encoding="utf-8") == text
     found = data(text)
-    keys = pd.read_csv(tiny_run.folder / "trials.csv").query("status == 'done'")["key"]
+    keys = pd.read_csv(file.with_name("trials.csv")).query("status == 'done'")["key"]
     assert set(found["trials"]) == set(keys)
     trial = found["trials"][keys.iloc[0]]
     assert found["shared"][trial["environment"]]["torch"]
     assert len(trial["curves"]["epoch"]) == 3
+    assert str(tmp_path) not in text
     assert str(tiny_run.qbench.results) not in text
