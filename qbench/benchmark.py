@@ -178,13 +178,11 @@ class Benchmark:
 
         Also full-precision ones that were imported, where a trial is to start from their weights.
         """
-        open_ = [cell for cell in self.cells if self.status(cell) in ("missing", "failed")]
-        bases = {cell.trial.base.key for cell in open_ if cell.trial.base}
-        return [
-            cell
-            for cell in self.cells
-            if cell in open_ or (cell.trial.key in bases and self._lacks_weights(cell.trial.key))
-        ]
+        waiting = {c.trial.key: c for c in self.cells if self.status(c) in ("missing", "failed")}
+        bases = {cell.trial.base.key for cell in waiting.values() if cell.trial.base}
+        again = {key for key in bases if self._lacks_weights(key)}
+        wanted = waiting.keys() | again
+        return [cell for cell in self.cells if cell.trial.key in wanted]
 
     def _lacks_weights(self, key: str) -> bool:
         """Whether a trial is known from elsewhere, and its weights are not here."""

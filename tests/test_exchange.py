@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -39,10 +40,25 @@ def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A results folder with a store that has nothing: making one takes seconds, a copy does not."""
+    folder = tmp_path_factory.mktemp("empty")
+    Store(folder, local=True)
+    return folder
+
+
+@pytest.fixture
+def there(empty: Path, tmp_path: Path) -> Path:
+    """A results folder of somebody else."""
+    return Path(shutil.copytree(empty, tmp_path / "there"))
+
+
 @pytest.fixture(scope="module")
-def before(suite: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def before(suite: Path, empty: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A results folder in which the suite is done."""
-    return filled(suite, tmp_path_factory.mktemp("before"), BEFORE).results
+    folder = shutil.copytree(empty, tmp_path_factory.mktemp("results") / "before")
+    return filled(suite, Path(folder), BEFORE).results
 
 
 @pytest.fixture(scope="module")
@@ -88,20 +104,20 @@ def test_every_column_of_trials_is_described(suite: Path, before: Path) -> None:
 
 
 def test_results_combine_by_putting_files_together(
-    suite: Path, before: Path, exported: Path, tmp_path: Path
+    suite: Path, before: Path, exported: Path, there: Path
 ) -> None:
-    store = Store(tmp_path)
+    store = Store(there)
     found = list(exchange.read([exported]))
     assert len(exchange.merge(found, store).added) == 6
     again = exchange.merge(found, store)
     assert (len(again.added), len(again.duplicates), again.conflicts) == (0, 6, [])
-    theirs = Benchmark.open(suite, tmp_path)
+    theirs = Benchmark.open(suite, there)
     assert [theirs.status(cell) for cell in theirs.cells] == ["done"] * 6
     pd.testing.assert_frame_equal(theirs.trials(), Benchmark.open(suite, before).trials())
 
 
-def test_a_conflict_is_told_and_nothing_is_overwritten(tmp_path: Path) -> None:
-    store = Store(tmp_path)
+def test_a_conflict_is_told_and_nothing_is_overwritten(there: Path) -> None:
+    store = Store(there)
     ours, theirs = outcome(top1=90.0), outcome(top1=80.0)
     store.record(ours, None)
     merged = exchange.merge([(Path("theirs.json"), theirs)], store)
@@ -111,21 +127,21 @@ def test_a_conflict_is_told_and_nothing_is_overwritten(tmp_path: Path) -> None:
     assert store.metrics(run) == {"top1": 90.0}
 
 
-def test_files_among_themselves_can_conflict(tmp_path: Path) -> None:
+def test_files_among_themselves_can_conflict(there: Path) -> None:
     found = [(Path(f"{i}.json"), outcome(top1=top1)) for i, top1 in enumerate((90.0, 90.0, 80.0))]
-    merged = exchange.merge(found, Store(tmp_path))
+    merged = exchange.merge(found, Store(there))
     assert len(merged.added) == 1
     assert merged.duplicates == [Path("1.json")]
     assert [conflict.place for conflict in merged.conflicts] == [Path("2.json")]
 
 
 def test_full_precision_from_elsewhere_is_trained_where_its_weights_are_wanted(
-    suite: Path, exported: Path, tmp_path: Path
+    suite: Path, exported: Path, there: Path
 ) -> None:
     found = exchange.read([exported])
     full = [each for each in found if each[1].trial.method == "fp32"]
-    exchange.merge(full, Store(tmp_path))
-    benchmark = Benchmark.open(suite, tmp_path)
+    exchange.merge(full, Store(there))
+    benchmark = Benchmark.open(suite, there)
     assert len(benchmark.to_do()) == 6
     assert all(was_imported(run) for run in benchmark.runs.values())
     for cell in benchmark.cells[:2]:  # once it has been
@@ -256,9 +272,10 @@ def qbench(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
     return run
 
 
-def test_results_travel_by_commands(suite: Path, before: Path, tmp_path: Path, qbench: Run) -> None:
+def test_results_travel_by_commands(
+    suite: Path, before: Path, there: Path, tmp_path: Path, qbench: Run
+) -> None:
     assert "Wrote 6 trials" in qbench("export", suite, tmp_path / "out", "--results", before)
-    there = tmp_path / "there"
     assert "6 trials added, 0 there" in qbench("import", tmp_path / "out", "--results", there)
     assert "3 results: 3 same" in qbench("compare", tmp_path / "out", there)
     qbench("leaderboard", suite, "--results", there)
@@ -267,22 +284,22 @@ def test_results_travel_by_commands(suite: Path, before: Path, tmp_path: Path, q
 
 
 def test_commands_tell_what_differs(
-    suite: Path, before: Path, exported: Path, tmp_path: Path, qbench: Run
+    suite: Path, before: Path, exported: Path, there: Path, qbench: Run
 ) -> None:
-    filled(suite, tmp_path, {**BEFORE, "ste": 85.0})
-    told = qbench("import", exported, "--results", tmp_path, code=1)
+    filled(suite, there, {**BEFORE, "ste": 85.0})
+    told = qbench("import", exported, "--results", there, code=1)
     assert "0 trials added, 4 there already" in told
     assert "is there with top1 85, not 90" in told
-    told = qbench("compare", before, tmp_path, code=1)
+    told = qbench("compare", before, there, code=1)
     assert "STE" in told
     assert "DoReFa" not in told
     assert "2 with one key and two numbers" in told
-    found = json.loads(qbench("compare", before, tmp_path, "--json", code=1))
+    found = json.loads(qbench("compare", before, there, "--json", code=1))
     verdicts = {each["label"]: each["verdict"] for each in found}
     assert verdicts == {"Full precision": "same", "STE": "not tested", "DoReFa-Net": "same"}
 
 
-def test_mistakes_are_told(tmp_path: Path, suite: Path, qbench: Run) -> None:
+def test_mistakes_are_told(tmp_path: Path, there: Path, suite: Path, qbench: Run) -> None:
     told = qbench("compare", suite.with_name("smal.yaml"), suite, code=2)
     assert "no such file or folder; did you mean 'small.yaml'?" in told
     (tmp_path / "x.csv").write_text("a,b\n1,2\n")
@@ -290,6 +307,6 @@ def test_mistakes_are_told(tmp_path: Path, suite: Path, qbench: Run) -> None:
     assert "x.csv: has no column 'key'; give a trials.csv" in told
     (tmp_path / "x.txt").write_text("")
     assert "compare suites (.yaml)" in qbench("compare", tmp_path / "x.txt", suite, code=2)
-    told = qbench("compare", suite, suite, "--results", tmp_path / "r", code=2)
+    told = qbench("compare", suite, suite, "--results", there, code=2)
     assert "small.yaml: nothing in it is finished" in told
     assert "No such file" in qbench("import", tmp_path / "no.json", code=2)
