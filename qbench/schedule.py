@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import logging
 import os
 import queue
@@ -123,6 +124,7 @@ def run(
         summary.interrupted = True
     finally:
         recorder.close()
+        _disconnect()
     return summary
 
 
@@ -136,6 +138,7 @@ def _train(
     feeding: float,
 ) -> None:
     """Have Tune train what waits, until nothing does."""
+    _disconnect()
     _connect(address)
     scratch = tempfile.mkdtemp(prefix="qbench-tune-")
     try:
@@ -162,7 +165,6 @@ def _train(
             verbose=0,
         )
     finally:
-        ray.shutdown()
         shutil.rmtree(scratch, ignore_errors=True)
 
 
@@ -343,6 +345,17 @@ class _Recorder:
                 self._refused = [*outcomes[index + 1 :], outcome]
                 return
         self._refused = []
+
+
+def _disconnect() -> None:
+    """Leave Ray, and stop it where it is this machine's alone.
+
+    Ray ends the process if what Tune leaves behind is collected during that, in whichever thread.
+    """
+    gc.collect()
+    gc.disable()
+    ray.shutdown()
+    gc.enable()
 
 
 def _connect(address: str | None) -> None:

@@ -34,6 +34,7 @@ from qbench.trial import Trial
 
 ENVIRONMENT = "environment."  # begins the tags of what a trial ran on
 EXAMPLES = "examples.json"
+_HISTORY = "history.json"
 _PAGE = 1000
 _FINAL = "final_"  # begins the names of what is measured after the last epoch
 _IMPORTED = "qbench.imported"
@@ -153,7 +154,7 @@ class Store:
     def _write_artifacts(self, outcome: Outcome, source: Path | None, folder: Path) -> None:
         files = {
             "trial.json": outcome.trial.model_dump(mode="json"),
-            "history.json": outcome.history,
+            _HISTORY: outcome.history,
             "audit.json": [count.model_dump() for count in outcome.audit],
             "environment.json": outcome.environment,
             "unreadable.json": outcome.unreadable,
@@ -232,13 +233,22 @@ class Store:
         Returns:
             A row for each key and epoch, columns ``key``, ``epoch`` and ``metrics``.
         """
-        rows: dict[tuple[str, int], dict[str, float]] = {}
-        for key, run in runs.items():
-            for metric in metrics:
-                for point in self._client.get_metric_history(run.info.run_id, metric):
-                    rows.setdefault((key, point.step), {})[metric] = point.value
-        records = [{"key": key, "epoch": epoch, **row} for (key, epoch), row in rows.items()]
+        records = [
+            {"key": key, **record}
+            for key, run in runs.items()
+            for record in self._history(run, metrics)
+        ]
         return pd.DataFrame(records, columns=["key", "epoch", *metrics])
+
+    def _history(self, run: Run, metrics: Sequence[str]) -> Iterable[dict[str, float]]:
+        """A record for each epoch. A file on this machine takes no time, a metric does."""
+        if _local(run, _HISTORY) is not None:
+            return list(self.read(run, _HISTORY))
+        rows: dict[int, dict[str, float]] = {}
+        for metric in metrics:
+            for point in self._client.get_metric_history(run.info.run_id, metric):
+                rows.setdefault(point.step, {"epoch": point.step})[metric] = point.value
+        return rows.values()
 
     @staticmethod
     def metrics(run: Run) -> dict[str, float]:
@@ -262,7 +272,7 @@ class Store:
             status="done" if run.info.status == "FINISHED" else "failed",
             reason=tags["qbench.reason"],
             metrics=dict(sorted(self.metrics(run).items())),
-            history=self.read(run, "history.json"),
+            history=self.read(run, _HISTORY),
             audit=self.read(run, "audit.json"),
             started=run.info.start_time / 1000,
             seconds=run.data.metrics["seconds"],
@@ -297,9 +307,7 @@ class Store:
         Raises:
             QbenchError: the run has no such artifact, or it cannot be fetched.
         """
-        place = urlsplit(run.info.artifact_uri or "")
-        local = Path(url2pathname(place.path)) / artifact
-        if place.scheme == "file" and local.exists():
+        if (local := _local(run, artifact)) is not None:
             return local.read_text(encoding="utf-8")
         with tempfile.TemporaryDirectory() as scratch:
             return self.fetch(run, artifact, Path(scratch)).read_text(encoding="utf-8")
@@ -352,6 +360,13 @@ class Store:
 def was_imported(run: Run) -> bool:
     """Whether a run was trained elsewhere: there are no weights of it."""
     return _IMPORTED in run.data.tags
+
+
+def _local(run: Run, artifact: str) -> Path | None:
+    """An artifact that lies on this machine."""
+    place = urlsplit(run.info.artifact_uri or "")
+    path = Path(url2pathname(place.path)) / artifact
+    return path if place.scheme == "file" and path.exists() else None
 
 
 def was_changed(run: Run) -> bool:

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -199,6 +201,43 @@ def test_a_plugin_that_cannot_be_loaded_names_its_line(tiny_run: TinyRun, tmp_pa
         broken.write_text(text)
         output = tiny_run.qbench("plan", tiny_run.suite, "--methods", broken, code=2)
         assert message in output
+
+
+def test_stale_results_are_told_and_trained_again(
+    tiny_run: TinyRun, tmp_path: Path, qbench_in: MakeQbench
+) -> None:
+    """One number edited in the database, one method's file changed since its trials."""
+    results = tmp_path / "results"
+    shutil.copytree(tiny_run.qbench.results, results)
+    qbench = qbench_in(results)
+    with sqlite3.connect(results / "mlflow.db") as database:
+        database.execute(
+            "UPDATE latest_metrics SET value = 99.99 WHERE key = 'final_top1' AND run_uuid = "
+            "(SELECT run_uuid FROM params WHERE key = 'method' AND value = 'twn' LIMIT 1)"
+        )
+    method = tmp_path / "good.py"
+    method.write_text(plugins.GOOD)
+    with_method = (tiny_run.suite, "--methods", method, "--set", "seeds=[0]")
+    assert "1 trials to train" in qbench("run", *with_method)
+    method.write_text(plugins.GOOD.replace("self.factor *", "2 * self.factor *"))
+
+    told = qbench("plan", *with_method)
+    edited = "1 stale: what is stored of it was changed by hand"
+    changed = "1 stale: median_sign's file has changed since it was trained"
+    assert edited in told
+    assert changed in told
+    told = qbench("leaderboard", *with_method)
+    assert edited in told
+    assert changed in told
+    table = (results / "tiny/leaderboard.md").read_text(encoding="utf-8")
+    assert "stale: what is stored of it" in table
+    assert "stale: median_sign's file" in table
+    assert "did you mean 'stale'?" in qbench("run", *with_method, "--again", "stael", code=2)
+    output = qbench("run", *with_method, "--again", "stale")
+    assert "2 finished trials are trained again." in output
+    assert "stale" not in (results / "tiny/leaderboard.md").read_text(encoding="utf-8")
+    qbench("run", tiny_run.suite)
+    assert tables(results / "tiny") == tables(tiny_run.folder)
 
 
 def start(qbench: Qbench, *arguments: str | Path) -> subprocess.Popen[str]:

@@ -1,14 +1,15 @@
 from __future__ import annotations
 
+import sqlite3
 import time
 from pathlib import Path
 
 import pytest
 
 from qbench.errors import QbenchError
-from qbench.outcome import Outcome
+from qbench.outcome import Count, Outcome
 from qbench.spool import Spool
-from qbench.store import Store, trial_of
+from qbench.store import Store, trial_of, was_changed
 from tests.test_training import trial
 
 
@@ -100,3 +101,71 @@ def test_the_spool_ignores_what_is_half_written(tmp_path: Path) -> None:
     spool.put(outcome(), None)
     (spool.folder(outcome().trial.key) / "outcome.json").write_text('{"trial": {')
     assert list(spool.waiting()) == []
+
+
+def test_an_outcome_told_twice_is_recorded_once(store: Store, tmp_path: Path) -> None:
+    done = outcome()
+    store.record(done, tmp_path)
+    store.record(done, tmp_path)  # the command was killed before it had forgotten it
+    assert len(list(store.finished())) == 1
+
+
+def test_half_of_a_run_gives_way_to_the_whole(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = outcome()
+    with monkeypatch.context() as broken:
+        broken.setattr(store._client, "set_terminated", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            store.record(done, tmp_path)
+    store.record(done, tmp_path)
+    of_trial = f"tags.`qbench.key` = '{done.trial.key}'"
+    runs = list(store._search(of_trial, "attributes.start_time"))
+    assert [run.info.status for run in runs] == ["FINISHED"]
+
+
+def interrupted(*arguments: object) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        "UPDATE latest_metrics SET value = 99.9 WHERE key = 'final_top1'",
+        "UPDATE tags SET value = '' WHERE key = 'qbench.audit'",
+        "UPDATE tags SET value = replace(value, 'digits', 'x') WHERE key = 'qbench.trial'",
+    ],
+)
+def test_what_was_edited_in_the_database_is_known(store: Store, tmp_path: Path, edit: str) -> None:
+    done = outcome()
+    done.audit = [Count(layer="3", tensor="weight", levels=5, promised=4, scope="layer")]
+    store.record(done, tmp_path)
+    (run,) = store.finished()
+    assert not was_changed(run)
+    with sqlite3.connect(store.uri.removeprefix("sqlite:///")) as database:
+        assert database.execute(edit).rowcount == 1
+    (run,) = store.finished()
+    assert was_changed(run)
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan"), 1e-320, 0.1 + 0.2])
+def test_no_number_looks_edited_because_of_how_it_is_stored(
+    store: Store, tmp_path: Path, value: float
+) -> None:
+    done = outcome()
+    done.metrics["test_loss"] = value
+    store.record(done, tmp_path)
+    (run,) = store.finished()
+    assert not was_changed(run)
+
+
+def test_a_run_set_aside_counts_no_longer_and_stays(store: Store, tmp_path: Path) -> None:
+    key = outcome().trial.key
+    store.record(outcome(top1=80.0), tmp_path)
+    store.set_aside(store.runs([key]).values())
+    assert store.runs([key]) == {}
+    store.record(outcome(top1=70.0), tmp_path)
+    assert store.runs([key])[key].data.metrics["final_top1"] == 70.0
+    with sqlite3.connect(store.uri.removeprefix("sqlite:///")) as database:
+        ended = database.execute("SELECT * FROM runs WHERE status = 'FINISHED'").fetchall()
+    assert len(ended) == 2
