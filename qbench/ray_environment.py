@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+# A machine for itself is reached from nowhere else: Ray binds to 127.0.0.1 where it may have no
+# other nodes, whatever the system that this is named after.
+_LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 _SETTINGS = {
     # glibc gives a large tensor's pages back when it is freed, and takes them anew, zeroed, for the
     # next: on a CPU that is half the time of a step of AlexNet. Up to 2 GiB are kept instead.
@@ -21,7 +24,7 @@ _SETTINGS = {
 
 
 def prepare(address: str | None) -> None:
-    """Set Ray up to be quiet, and to show its token to a cluster that asks for one.
+    """Set Ray up to be quiet, to listen on loopback alone, and to show a cluster its token.
 
     To be called before ``ray`` is imported. Ray starts clusters with a token where it finds one,
     and, unless told to, does not send it when it connects to one by address; a cluster without
@@ -31,6 +34,7 @@ def prepare(address: str | None) -> None:
         address: of the cluster that will be used; None: this machine alone.
     """
     os.environ.update(_SETTINGS)
-    token = (Path.home() / ".ray" / "auth_token").exists()
-    if (address or os.environ.get("RAY_ADDRESS")) and token:
+    if not (address or os.environ.get("RAY_ADDRESS")):
+        os.environ[_LOOPBACK] = "0"
+    elif (Path.home() / ".ray" / "auth_token").exists():
         os.environ.setdefault("RAY_AUTH_MODE", "token")

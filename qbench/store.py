@@ -30,6 +30,7 @@ from pydantic import TypeAdapter
 from qbench.bits import Bits
 from qbench.errors import QbenchError
 from qbench.outcome import Count, Detected, Levels, Observed, Outcome, most_levels
+from qbench.run_database import ended_runs
 from qbench.trial import Trial
 
 ENVIRONMENT = "environment."  # begins the tags of what a trial ran on
@@ -39,6 +40,8 @@ _PAGE = 1000
 _FINAL = "final_"  # begins the names of what is measured after the last epoch
 _IMPORTED = "qbench.imported"
 _MOST = sys.float_info.max  # MLflow stores it for infinity
+_KEY = "qbench.key"
+_SQLITE = "sqlite:///"
 _ASIDE = "qbench.set_aside"
 _SEALED = ("qbench.trial", "qbench.status", "qbench.audit", "qbench.method_source")
 _TAG_LENGTH = 4000
@@ -65,7 +68,7 @@ class Store:
         self.uri = "" if local else os.environ.get("MLFLOW_TRACKING_URI", "")
         if not self.uri:
             results.mkdir(parents=True, exist_ok=True)
-            self.uri = f"sqlite:///{(results / 'mlflow.db').resolve()}"
+            self.uri = f"{_SQLITE}{(results / 'mlflow.db').resolve()}"
             self._artifacts = (results / "artifacts").resolve().as_uri()
         try:
             self._client = MlflowClient(tracking_uri=self.uri)
@@ -129,7 +132,7 @@ class Store:
         }
         if folder is None:
             tags[_IMPORTED] = "true"
-        tags["qbench.digest"] = _digest(tags, final)
+        tags["qbench.digest"] = digest(tags, final)
         run_tags = [RunTag(name, value) for name, value in tags.items()]
         self._client.log_batch(run_id, metrics[:1000], params, run_tags)
         for start in range(1000, len(metrics), 1000):
@@ -196,18 +199,21 @@ class Store:
         """
         wanted = set(keys)
         best: dict[str, Run] = {}
-        for run in self._search("attributes.status = 'FAILED'", "attributes.start_time ASC"):
-            best[run.data.tags["qbench.key"]] = run
-        for run in self._search("attributes.status = 'FINISHED'", "attributes.start_time DESC"):
-            best[run.data.tags["qbench.key"]] = run
+        ended = self._ended()
+        for run in ended:
+            if run.info.status == "FAILED":
+                best[run.data.tags[_KEY]] = run
+        for run in reversed(ended):
+            if run.info.status == "FINISHED":
+                best[run.data.tags[_KEY]] = run
         return {key: run for key, run in best.items() if key in wanted}
 
     def finished(self) -> list[Run]:
         """Every run that counts and has finished, in the order in which they started."""
-        found = self._search("attributes.status = 'FINISHED'", "attributes.start_time ASC")
         first: dict[str, Run] = {}
-        for run in found:
-            first.setdefault(run.data.tags["qbench.key"], run)
+        for run in self._ended():
+            if run.info.status == "FINISHED":
+                first.setdefault(run.data.tags[_KEY], run)
         return list(first.values())
 
     def set_aside(self, runs: Iterable[Run]) -> None:
@@ -338,6 +344,16 @@ class Store:
             ) from error
         return Path(found)
 
+    def _ended(self) -> list[Run]:
+        """The runs that have ended and count, in the order in which they started."""
+        found: Iterable[Run] | None = None
+        if self.uri.startswith(_SQLITE):
+            found = ended_runs(Path(self.uri.removeprefix(_SQLITE)), _KEY)
+        if found is None:
+            found = self._search("attributes.status != 'RUNNING'", "attributes.start_time ASC")
+        states = ("FINISHED", "FAILED")
+        return [r for r in found if r.info.status in states and _ASIDE not in r.data.tags]
+
     def _search(self, condition: str, order: str) -> Iterable[Run]:
         experiments = [
             e.experiment_id for e in self._client.search_experiments(view_type=ViewType.ACTIVE_ONLY)
@@ -346,7 +362,7 @@ class Store:
         while experiments:
             page = self._client.search_runs(
                 experiments,
-                f"{condition} AND tags.`qbench.key` LIKE '%'",
+                f"{condition} AND tags.`{_KEY}` LIKE '%'",
                 max_results=_PAGE,
                 order_by=[order],
                 page_token=token,
@@ -372,10 +388,10 @@ def _local(run: Run, artifact: str) -> Path | None:
 def was_changed(run: Run) -> bool:
     """Whether what a run holds is not what was recorded: somebody has edited it."""
     recorded = run.data.tags.get("qbench.digest")
-    return recorded is not None and recorded != _digest(run.data.tags, run.data.metrics)
+    return recorded is not None and recorded != digest(run.data.tags, run.data.metrics)
 
 
-def _digest(tags: Mapping[str, str], metrics: Mapping[str, float]) -> str:
+def digest(tags: Mapping[str, str], metrics: Mapping[str, float]) -> str:
     """SHA-256 of what tables show of a run: its trial, its final numbers, its audit."""
     content = {name: tags.get(name, "") for name in _SEALED}
     content |= {

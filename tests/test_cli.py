@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import contextlib
+import ipaddress
 import json
 import os
 import shutil
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -291,6 +294,46 @@ def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(
     assert "Traceback" not in output
     qbench("run", tiny_run.suite)
     assert tables(tmp_path / "tiny") == tables(tiny_run.folder)
+
+
+def test_what_a_run_starts_listens_on_loopback_alone(
+    tiny_run: TinyRun, tmp_path: Path, qbench_in: MakeQbench
+) -> None:
+    qbench = qbench_in(tmp_path)
+    process = start(qbench, "run", tiny_run.suite)
+    try:
+        read_until(process, "[ 1/16]")
+        heard = listening(str(tmp_path))
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    assert len(heard) > 3
+    assert all(map(is_loopback, heard)), heard
+
+
+def is_loopback(address: str) -> bool:
+    found = ipaddress.ip_address(address)
+    mapped = found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None
+    return (mapped or found).is_loopback
+
+
+def listening(environment: str) -> list[str]:
+    """Addresses on which processes listen that have a text in their environment."""
+    sockets: dict[str, str] = {}
+    for family, name in ((socket.AF_INET, "tcp"), (socket.AF_INET6, "tcp6")):
+        for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]:
+            _, local, _, state, *_, inode = line.split()[:10]
+            if state == "0A":
+                words = bytes.fromhex(local.partition(":")[0])
+                whole = b"".join(words[i : i + 4][::-1] for i in range(0, len(words), 4))
+                sockets[f"socket:[{inode}]"] = socket.inet_ntop(family, whole)
+    found = []
+    for each in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if environment in (each / "environ").read_text(errors="replace"):
+                links = {os.readlink(file) for file in (each / "fd").iterdir()}
+                found += [sockets[link] for link in links & sockets.keys()]
+    return found
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ import pytest
 
 from qbench.errors import QbenchError
 from qbench.outcome import Count, Outcome
+from qbench.run_database import ended_runs
 from qbench.spool import Spool
 from qbench.store import Store, trial_of, was_changed
 from tests.test_training import trial
@@ -43,7 +44,7 @@ def test_what_is_recorded_is_found_by_key(store: Store, tmp_path: Path) -> None:
     assert trial_of(run) == done.trial
     assert run.info.run_name == "quantization_networks 2/2 convnet_tiny digits seed 0"
     assert run.data.metrics["final_top1"] == 90.0
-    assert run.data.params["recipe.lr"] == "0.05"
+    assert store._client.get_run(run.info.run_id).data.params["recipe.lr"] == "0.05"
     assert run.data.tags["environment.torch"] == "2"
     assert store.fetch(run, "weights.pt", tmp_path / "..").read_bytes() == b"weights"
     history = store.histories({done.trial.key: run}, ["top1", "train_loss"])
@@ -169,3 +170,25 @@ def test_a_run_set_aside_counts_no_longer_and_stays(store: Store, tmp_path: Path
     with sqlite3.connect(store.uri.removeprefix("sqlite:///")) as database:
         ended = database.execute("SELECT * FROM runs WHERE status = 'FINISHED'").fetchall()
     assert len(ended) == 2
+
+
+def test_the_database_is_read_as_mlflow_reads_it(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seed, status in enumerate(("done", "failed", "done")):
+        each = outcome(status, seed=seed)
+        each.metrics["test_loss"] = float("nan")
+        store.record(each, tmp_path)
+    store.set_aside(store.finished()[:1])
+    directly = store._ended()
+    with monkeypatch.context() as away:
+        away.setattr("qbench.store.ended_runs", lambda *_: None)
+        through_mlflow = store._ended()
+    assert len(directly) == 2
+    for mine, its in zip(directly, through_mlflow, strict=True):
+        assert dict(mine.info) == dict(its.info)
+        assert mine.data.tags == its.data.tags
+        assert repr(mine.data.metrics) == repr(its.data.metrics)
+    assert ended_runs(tmp_path / "nothing.db", "x") is None
+    (tmp_path / "text.db").write_text("no database")
+    assert ended_runs(tmp_path / "text.db", "x") is None

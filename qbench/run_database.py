@@ -1,0 +1,68 @@
+"""Runs straight from MLflow's database, where it lies on this machine.
+
+Through MLflow's API, ten thousand runs take half a minute.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import defaultdict
+from contextlib import closing
+from pathlib import Path
+
+from mlflow.entities import Metric, Run, RunData, RunInfo, RunTag
+
+_QBENCHS = (
+    "SELECT run_uuid FROM runs JOIN experiments USING (experiment_id) JOIN tags USING (run_uuid) "
+    "WHERE tags.key = ? AND status IN ('FINISHED', 'FAILED') "
+    "AND runs.lifecycle_stage = 'active' AND experiments.lifecycle_stage = 'active'"
+)
+_TAGS = f"SELECT run_uuid, key, value FROM tags WHERE run_uuid IN ({_QBENCHS})"  # noqa: S608
+_METRICS = (
+    "SELECT run_uuid, key, value, is_nan, timestamp, step FROM latest_metrics "  # noqa: S608
+    f"WHERE run_uuid IN ({_QBENCHS})"
+)
+_RUNS = (
+    "SELECT run_uuid, experiment_id, user_id, status, start_time, end_time, "  # noqa: S608
+    f"lifecycle_stage, artifact_uri, name FROM runs WHERE run_uuid IN ({_QBENCHS}) "
+    "ORDER BY start_time, run_uuid"
+)
+
+
+def ended_runs(database: Path, marked: str) -> list[Run] | None:
+    """The runs that have ended and have a tag, in the order in which they started.
+
+    Args:
+        database: MLflow's sqlite file.
+        marked: the tag's name.
+
+    Returns:
+        Runs with their tags and last metrics, without parameters; None where the file cannot be
+        read, or its tables are not those that are known here: then MLflow is to be asked.
+    """
+    try:
+        with closing(
+            sqlite3.connect(f"{database.resolve().as_uri()}?mode=ro", uri=True)
+        ) as connection:
+            return _read(connection, marked)
+    except sqlite3.Error:
+        return None
+
+
+def _read(connection: sqlite3.Connection, marked: str) -> list[Run]:
+    tags: defaultdict[str, list[RunTag]] = defaultdict(list)
+    metrics: defaultdict[str, list[Metric]] = defaultdict(list)
+    for name, key, value in connection.execute(_TAGS, (marked,)):
+        tags[name].append(RunTag(key, value))
+    for name, key, value, is_nan, at, step in connection.execute(_METRICS, (marked,)):
+        metrics[name].append(Metric(key, float("nan") if is_nan else value, at, step))
+    rows = connection.execute(_RUNS, (marked,))
+    return [
+        Run(
+            RunInfo(name, str(experiment), user, status, start, end, stage, uri, run_name=title),
+            RunData(metrics=metrics[name], tags=tags[name]),
+        )
+        for name, experiment, user, status, start, end, stage, uri, title in connection.execute(
+            _RUNS, (marked,)
+        )
+    ]
