@@ -43,7 +43,12 @@ def test_a_rehearsal_tries_every_cell_and_calls_none_a_result(tiny_run: TinyRun)
     assert len(cells) == 9
     assert all("(rehearsal)" in cell or cell.startswith("–") for cell in cells)
     assert "**" not in table  # nothing is best
-    assert "(rehearsal)" in (folder / "leaderboard.tex").read_text(encoding="utf-8")
+    assert "(rehearsal)" in (folder / "tables.tex").read_text(encoding="utf-8")
+    for name in ("details.md", "details.tex"):
+        assert "Rehearsal, no results: Accuracy" in (folder / name).read_text(encoding="utf-8")
+    results = pd.read_csv(folder / "leaderboard.csv")
+    assert set(results["status"]) == {"rehearsal", "unsupported"}
+    assert not results["bold"].any()
     assert not list(folder.glob("*.png"))
     # What real runs have stored is as it was, and knows nothing of rehearsals.
     assert {path: path.read_bytes() for path in tiny_run.folder.iterdir()} == before
