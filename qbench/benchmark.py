@@ -48,6 +48,7 @@ class Benchmark:
         store: the store.
         runs: the run that counts for each trial that has ended, by key.
         rehearsal: whether its trials only try out what real ones would do.
+        unrecorded: why outcomes that wait in the spool could not be recorded, or ''.
     """
 
     suite: Suite
@@ -57,6 +58,7 @@ class Benchmark:
     store: Store
     runs: dict[str, Run]
     rehearsal: bool = False
+    unrecorded: str = ""
 
     @classmethod
     def open(
@@ -201,8 +203,12 @@ class Benchmark:
         self.spool.discard(key)
 
     def _record_waiting(self) -> None:
+        """Record what waits; what the store refuses waits on, and stops nothing else."""
         for outcome in self.spool.waiting():
-            self.record(outcome)
+            try:
+                self.record(outcome)
+            except QbenchError as error:
+                self.unrecorded = str(error)
 
     def run(self, observer: Observer, address: str | None = None) -> Summary:
         """Train what is to do.
@@ -290,8 +296,11 @@ class Benchmark:
     def _rows(self) -> TrialRows:
         return TrialRows(self.suite, self.dataset, self.results, self.store)
 
-    def write_leaderboard(self) -> list[Path]:
+    def write_leaderboard(self, html: bool = False) -> list[Path]:
         """Rebuild the suite's tables and figures from the store.
+
+        Args:
+            html: whether to write the page ``leaderboard.html`` too.
 
         Returns:
             The files written, in `folder`.
@@ -309,7 +318,15 @@ class Benchmark:
         )
         histories = self.store.histories(finished, history_of(self.dataset.shown[0]))
         examples = self._draw_examples()
-        return leaderboard.write(layout, self.trials(), histories, self.folder, examples)
+        trials = self.trials()
+        written = leaderboard.write(layout, trials, histories, self.folder, examples)
+        if html:
+            from qbench import page
+            from qbench.evidence import evidence_of
+
+            evidence = {key: evidence_of(self.store, run) for key, run in self.runs.items()}
+            written.append(page.write(layout, trials, histories, evidence, written, self.folder))
+        return written
 
     def _draw_examples(self) -> list[Path]:
         """Draw what detectors find in a few test images: full precision, and each method.

@@ -179,7 +179,7 @@ def _run(
     to_do = benchmark.to_do()
     runnable = [cell for cell in benchmark.cells if not cell.unsupported]
     done = len(runnable) - len(to_do)
-    interrupted, stopped, unrecorded = False, "", ""
+    interrupted, stopped, unrecorded = False, "", benchmark.unrecorded
     if not to_do:
         console.print(f"All {done} trials are done; nothing to train.")
     else:
@@ -238,11 +238,18 @@ def leaderboard(
     assignments: Assignments = None,
     methods: MethodFiles = None,
     results: Results = Path("results"),
+    html: Annotated[
+        bool,
+        typer.Option(
+            "--html",
+            help="Write a page too: one file, to sort, filter and open each trial in a browser.",
+        ),
+    ] = False,
 ) -> None:
     """Rebuild the tables and figures of a suite from what is stored; nothing is trained."""
     from rich.console import Console
 
-    _write(_open(suite, results, assignments, methods), Console(highlight=False))
+    _write(_open(suite, results, assignments, methods), Console(highlight=False), html)
 
 
 @app.command("list")
@@ -286,6 +293,14 @@ def show(
         catalogue.show_trial(record)
 
 
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of suites: editors complete and check a suite by it."""
+    from qbench.schema import suite_schema
+
+    print(json.dumps(suite_schema(), indent=2, ensure_ascii=False))
+
+
 app.command()(method_commands.profile)
 app.command()(method_commands.check)
 app.command("new-method")(method_commands.new_method)
@@ -302,7 +317,7 @@ def _open(
     return Benchmark.open(suite, results, assignments or (), methods or ())
 
 
-def _write(benchmark: Benchmark, console: Console) -> None:
+def _write(benchmark: Benchmark, console: Console, html: bool = False) -> None:
     from rich.markup import escape
 
     for reason, count in benchmark.stale_counts().items():
@@ -312,8 +327,8 @@ def _write(benchmark: Benchmark, console: Console) -> None:
             soft_wrap=True,
         )
     with console.status("Writing tables and figures …"):
-        files = benchmark.write_leaderboard()
-    table = benchmark.folder / "leaderboard.md"
+        files = benchmark.write_leaderboard(html)
+    table = benchmark.folder / ("leaderboard.html" if html else "leaderboard.md")
     console.print(f"Wrote {len(files)} files; the table is {table}", soft_wrap=True, markup=False)
 
 

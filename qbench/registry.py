@@ -180,6 +180,15 @@ def method_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
 def _checked(name: str, options: Mapping[str, Any]) -> BaseModel:
     """A method's options in their declared types."""
+    return options_model(name).model_validate(dict(options))
+
+
+def options_model(name: str) -> type[BaseModel]:
+    """A method's options as a pydantic model.
+
+    Raises:
+        QbenchError: no such method.
+    """
     cls = method_class(name)
     hints = typing.get_type_hints(cls)
     fields: dict[str, Any] = {}
@@ -189,7 +198,8 @@ def _checked(name: str, options: Mapping[str, Any]) -> BaseModel:
             default = option.default
         fields[option.name] = (hints[option.name], default)
     config = ConfigDict(extra="forbid", strict=False, validate_default=True, allow_inf_nan=False)
-    return create_model(cls.name, __config__=config, **fields).model_validate(dict(options))
+    model: type[BaseModel] = create_model(cls.name, __config__=config, **fields)
+    return model
 
 
 def build_method(name: str, options: Mapping[str, Any]) -> Method:

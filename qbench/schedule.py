@@ -196,8 +196,14 @@ class _Backlog(Searcher):
 
     def suggest(self, trial_id: str) -> Any:
         pending = {trial.key for trial in (*self.waiting, *self.running.values())}
-        for trial in self.waiting:
-            if trial.base is None or trial.base.key not in pending:
+        for trial in list(self.waiting):
+            ended = self._spool.get(trial.key)
+            if ended is not None and ended.status == "done":
+                # A worker of a driver that was killed has ended it in the meantime.
+                self.waiting.remove(trial)
+                pending.discard(trial.key)
+                self._end(ended)
+            elif trial.base is None or trial.base.key not in pending:
                 self.waiting.remove(trial)
                 self.running[trial_id] = trial
                 return {"trial": trial.model_dump_json()}

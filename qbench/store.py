@@ -32,6 +32,7 @@ from qbench.errors import QbenchError
 from qbench.outcome import Count, Detected, Levels, Observed, Outcome, most_levels
 from qbench.trial import Trial
 
+ENVIRONMENT = "environment."  # begins the tags of what a trial ran on
 EXAMPLES = "examples.json"
 _HISTORY = "history.json"
 _PAGE = 1000
@@ -59,6 +60,7 @@ class Store:
         logging.getLogger("alembic").setLevel(logging.ERROR)
         warnings.filterwarnings("ignore", module="mlflow")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
         self._artifacts: str | None = None
         self.uri = "" if local else os.environ.get("MLFLOW_TRACKING_URI", "")
         if not self.uri:
@@ -123,7 +125,7 @@ class Store:
             "qbench.levels": json.dumps(outcome.levels),
             "qbench.method_source": outcome.method_source,
             "qbench.unreadable": outcome.unreadable_text[:_TAG_LENGTH],
-            **{f"environment.{name}": value for name, value in outcome.environment.items()},
+            **{f"{ENVIRONMENT}{name}": value for name, value in outcome.environment.items()},
         }
         if folder is None:
             tags[_IMPORTED] = "true"
@@ -296,15 +298,19 @@ class Store:
         return most_levels(counts, Bits.parse(trial_of(run).bits))
 
     def read(self, run: Run, artifact: str) -> Any:
-        """What a JSON artifact of a run holds. One on this machine's disk takes no time.
+        """What a JSON artifact of a run holds; as `text`."""
+        return json.loads(self.text(run, artifact))
+
+    def text(self, run: Run, artifact: str) -> str:
+        """What an artifact of a run holds. One on this machine's disk takes no time.
 
         Raises:
             QbenchError: the run has no such artifact, or it cannot be fetched.
         """
         if (local := _local(run, artifact)) is not None:
-            return json.loads(local.read_text(encoding="utf-8"))
+            return local.read_text(encoding="utf-8")
         with tempfile.TemporaryDirectory() as scratch:
-            return json.loads(self.fetch(run, artifact, Path(scratch)).read_text(encoding="utf-8"))
+            return self.fetch(run, artifact, Path(scratch)).read_text(encoding="utf-8")
 
     def examples(self, run: Run) -> list[Detected]:
         """What a run's detector found in the first test images; nothing of other runs.
