@@ -84,7 +84,7 @@ COLUMNS: tuple[Column, ...] = (
             "status",
             "Status",
             "done: every seed is; partly: some; failed: none, and some failed; missing: not run; "
-            "unsupported: the method cannot.",
+            "unsupported: the method cannot; rehearsal: a try of a few steps, no result.",
         ),
         ("reason", "Reason", "Why it failed or cannot be run."),
         ("n", "n", "Seeds that are done: what means are taken over."),

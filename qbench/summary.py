@@ -130,8 +130,8 @@ class _Result:
             "p_holm": np.nan,
             "bold": False,
             **{name: first[name] for name in (*_PROTOCOL, "recipe", "epochs")},
-            "w_levels": np.fmax.reduce([t["w_levels"] for t in self.done], initial=np.nan),
-            "a_levels": np.fmax.reduce([t["a_levels"] for t in self.done], initial=np.nan),
+            "w_levels": _most([trial["w_levels"] for trial in self.done]),
+            "a_levels": _most([trial["a_levels"] for trial in self.done]),
             "checkpoint": "last epoch",
             "differs": "",
             "audit": "; ".join(audits) or ("k-bit" if quantized and n else ""),
@@ -256,6 +256,10 @@ def _mean_and_deviation(values: list[float]) -> tuple[float, float]:
     """The mean and the sample deviation; NaN where there are too few values."""
     mean = float(np.mean(values)) if values else np.nan
     return mean, float(np.std(values, ddof=1)) if len(values) > 1 else np.nan
+
+
+def _most(levels: list[float]) -> float:
+    return max((float(level) for level in levels if not np.isnan(level)), default=np.nan)
 
 
 def _by_seed(done: list[Row], metric: str) -> dict[int, float]:

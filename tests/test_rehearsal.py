@@ -43,7 +43,12 @@ def test_a_rehearsal_tries_every_cell_and_calls_none_a_result(tiny_run: TinyRun)
     assert len(cells) == 9
     assert all("(rehearsal)" in cell or cell.startswith("–") for cell in cells)
     assert "**" not in table  # nothing is best
-    assert "(rehearsal)" in (folder / "leaderboard.tex").read_text(encoding="utf-8")
+    assert "(rehearsal)" in (folder / "tables.tex").read_text(encoding="utf-8")
+    for name in ("details.md", "details.tex"):
+        assert "Rehearsal, no results: Accuracy" in (folder / name).read_text(encoding="utf-8")
+    results = pd.read_csv(folder / "leaderboard.csv")
+    assert set(results["status"]) == {"rehearsal", "unsupported"}
+    assert not results["bold"].any()
     assert not list(folder.glob("*.png"))
     # What real runs have stored is as it was, and knows nothing of rehearsals.
     assert {path: path.read_bytes() for path in tiny_run.folder.iterdir()} == before
@@ -63,7 +68,7 @@ def test_a_rehearsal_of_imagenet_makes_its_images(tmp_path: Path, qbench_in: Mak
     assert (folder / "data" / "imagenet" / "train").is_dir()
     table = (folder / "little" / "leaderboard.md").read_text(encoding="utf-8")
     assert "top-1 accuracy/top-5 accuracy" in table
-    assert "60.8/83.0 [" in table  # published, beside
+    assert "*60.8/83.0* [" in table  # published, beside
 
 
 def test_a_plan_tells_what_is_missing_and_what_it_takes(

@@ -166,6 +166,15 @@ def test_protocols_that_are_not_as_most_are_marked() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("levels", "most"), [([3, 3], 3.0), ([3.0, 4.0], 4.0), ([float("nan"), 3.0], 3.0)]
+)
+def test_levels_are_the_most_that_a_seed_has(levels: list[float], most: float) -> None:
+    found = row("A", trials("A", 97.0, 98.0).assign(w_levels=levels))
+    assert found["w_levels"] == most
+    assert math.isnan(found["a_levels"])
+
+
 def test_costs_are_set_beside_full_precision() -> None:
     fp = full(99.0, 99.0, train_seconds=10.0, epochs=40)
     packed = trials("A", 97.0, 98.0, train_seconds=7.5, weight_mb=0.5, full_weight_mb=8.0)

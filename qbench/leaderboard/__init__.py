@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
-from qbench.leaderboard.details import claims, protocol_and_cost
+from qbench.leaderboard.details import Details, claims, protocol_and_cost
 from qbench.leaderboard.latex import details_to_latex, document, to_latex
-from qbench.leaderboard.layout import Layout
+from qbench.leaderboard.layout import REHEARSAL, Layout
 from qbench.leaderboard.markdown import details_to_markdown, to_markdown
 from qbench.leaderboard.table import Cell, Table, tables
 from qbench.summary import summarise
@@ -96,6 +97,9 @@ def _texts(
     """The files of a suite's tables, and what stands in each."""
     title, found = layout.heading, tables(layout, trials, summary)
     beside, single = claims(summary), protocol_and_cost(summary)
+    if layout.rehearsal:  # each of them may be read without the others
+        beside, single = ([_of_rehearsal(each) for each in group] for group in (beside, single))
+        summary = summary.assign(status=summary["status"].replace("done", "rehearsal"))
     return {
         "leaderboard.md": to_markdown(title, found, pictures, beside, see="details.md"),
         "details.md": details_to_markdown(f"Protocol and cost: {title}", single),
@@ -105,6 +109,10 @@ def _texts(
         "leaderboard.csv": _csv(summary),
         "trials.csv": _csv(trials),
     }
+
+
+def _of_rehearsal(details: Details) -> Details:
+    return replace(details, title=f"{REHEARSAL}: {details.title}")
 
 
 def _csv(frame: pd.DataFrame) -> str:

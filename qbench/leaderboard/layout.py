@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from qbench.arrangement import Arrangement
 
+REHEARSAL = "Rehearsal, no results"
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -31,4 +33,4 @@ class Layout:
     @property
     def heading(self) -> str:
         """The title, of a rehearsal as such."""
-        return f"Rehearsal, no results: {self.title}" if self.rehearsal else self.title
+        return f"{REHEARSAL}: {self.title}" if self.rehearsal else self.title
