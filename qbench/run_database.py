@@ -62,7 +62,5 @@ def _read(connection: sqlite3.Connection, marked: str) -> list[Run]:
             RunInfo(name, str(experiment), user, status, start, end, stage, uri, run_name=title),
             RunData(metrics=metrics[name], tags=tags[name]),
         )
-        for name, experiment, user, status, start, end, stage, uri, title in connection.execute(
-            _RUNS, (marked,)
-        )
+        for name, experiment, user, status, start, end, stage, uri, title in rows
     ]
