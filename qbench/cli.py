@@ -153,12 +153,30 @@ def _run_alone(
     """Run what is to do once no other run works in the results folder."""
     with benchmark.spool.lock(wait=False) as alone:
         if alone:
-            return _run(benchmark, console, address, command, again)
+            return _run_on_store(benchmark, console, address, command, again)
     console.print(
         f"Another run is writing to {benchmark.results}; this one waits until it has ended.",
         markup=False,
     )
     with benchmark.spool.lock(wait=True):
+        benchmark.refresh()
+        return _run_on_store(benchmark, console, address, command, again)
+
+
+def _run_on_store(
+    benchmark: Benchmark, console: Console, address: str | None, command: str, again: Sequence[str]
+) -> int:
+    """Run what is to do once no other machine's command works on the store."""
+
+    def told(who: str) -> None:
+        console.print(
+            f"Another run, of {who}, works on {benchmark.store.uri}; this one waits until it has "
+            "ended.",
+            markup=False,
+            soft_wrap=True,
+        )
+
+    with benchmark.store.alone(told):
         benchmark.refresh()
         return _run(benchmark, console, address, command, again)
 

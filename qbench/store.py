@@ -15,7 +15,8 @@ import shutil
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -27,6 +28,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from pydantic import TypeAdapter
 
+from qbench import store_lock
 from qbench.bits import Bits
 from qbench.errors import QbenchError
 from qbench.outcome import Count, Detected, Levels, Observed, Outcome, most_levels
@@ -143,13 +145,39 @@ class Store:
         status = "FINISHED" if outcome.status == "done" else "FAILED"
         self._client.set_terminated(run_id, status, ended)
 
+    @contextmanager
+    def alone(self, told: Callable[[str], None]) -> Iterator[None]:
+        """Wait until no other machine's command runs on this store, and keep others waiting.
+
+        Args:
+            told: is told, once, whose command is waited for.
+
+        Raises:
+            QbenchError: the store cannot be reached.
+        """
+        if self._artifacts is not None:  # one results folder, which has a lock
+            yield
+            return
+        with ExitStack() as stack:
+            try:
+                experiment = self._experiment(store_lock.EXPERIMENT)
+                stack.enter_context(store_lock.alone(self._client, experiment, told))
+            except MlflowException as error:
+                raise QbenchError(f"cannot write to {self.uri}: {_first_line(error)}") from error
+            yield
+
     def _is_recorded(self, outcome: Outcome) -> bool:
-        """Whether a run has this outcome; half of one, left by a killed command, is deleted."""
+        """Whether a run has this outcome; half of one, left by a killed command, is deleted.
+
+        Of a trial that another machine has finished in the meantime, its run counts.
+        """
         started = int(1000 * outcome.started)
         of_trial = f"tags.`qbench.key` = '{outcome.trial.key}'"
         for run in list(self._search(of_trial, "attributes.start_time ASC")):
+            if run.info.status == "FINISHED":
+                return True
             if run.info.start_time == started:
-                if run.info.status in ("FINISHED", "FAILED"):
+                if run.info.status == "FAILED":
                     return True
                 self._client.delete_run(run.info.run_id)
         return False

@@ -10,7 +10,6 @@ import socket
 import sqlite3
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -334,59 +333,3 @@ def listening(environment: str) -> list[str]:
                 links = {os.readlink(file) for file in (each / "fd").iterdir()}
                 found += [sockets[link] for link in links & sockets.keys()]
     return found
-
-
-@pytest.mark.slow
-def test_a_tracking_server_holds_the_results(
-    tiny_run: TinyRun, tmp_path: Path, qbench_in: MakeQbench
-) -> None:
-    port = "5917"
-    server = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", port),
-            *("--backend-store-uri", f"sqlite:///{tmp_path}/server.db", "--workers", "1"),
-            *("--artifacts-destination", str(tmp_path / "artifacts")),
-        ],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        qbench = qbench_in(tmp_path / "results")
-        qbench.environment["MLFLOW_TRACKING_URI"] = f"http://127.0.0.1:{port}"
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline:
-            probe = subprocess.run(
-                qbench.command("plan", tiny_run.suite), env=qbench.environment, capture_output=True
-            )
-            if probe.returncode == 0:
-                break
-        qbench("run", tiny_run.suite)
-        assert "nothing to train" in qbench("run", tiny_run.suite)
-        assert tables(tmp_path / "results/tiny") == tables(tiny_run.folder)
-        assert not (tmp_path / "results/mlflow.db").exists()
-        assert list((tmp_path / "artifacts").rglob("weights.pt"))
-    finally:
-        os.killpg(server.pid, signal.SIGTERM)
-        server.wait(timeout=30)
-
-
-@pytest.mark.slow
-def test_a_cluster_of_two_nodes_gives_the_same_results(
-    tiny_run: TinyRun, tmp_path: Path, qbench_in: MakeQbench
-) -> None:
-    qbench = qbench_in(tmp_path)
-    ray = [str(Path(sys.executable).with_name("ray"))]
-    environment = dict(qbench.environment)
-    if (Path.home() / ".ray" / "auth_token").exists():
-        environment["RAY_AUTH_MODE"] = "token"
-    # The driver's node trains nothing, so every weight and outcome crosses nodes.
-    head = ["--head", "--port", "6399", "--num-cpus", "0", "--include-dashboard", "false"]
-    other = ["--address", "127.0.0.1:6399", "--num-cpus", "2"]
-    try:
-        for node in (head, other):
-            subprocess.run([*ray, "start", *node], env=environment, check=True, capture_output=True)
-        qbench("run", tiny_run.suite, "--address", "127.0.0.1:6399")
-        assert tables(tmp_path / "tiny") == tables(tiny_run.folder)
-    finally:
-        subprocess.run([*ray, "stop", "--force"], check=True, capture_output=True)
