@@ -223,7 +223,7 @@ class _Backlog(Searcher):
 
     def take_back(self, error: BaseException) -> None:
         """Have what was being trained wait again, or end: Tune has fallen."""
-        for trial_id in list(self.running):
+        for trial_id in reversed(list(self.running)):  # each goes to the front
             self.errors[trial_id] = error
             self.on_trial_complete(trial_id, error=True)
 

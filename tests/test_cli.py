@@ -215,7 +215,7 @@ def test_stale_results_are_told_and_trained_again(
     with sqlite3.connect(results / "mlflow.db") as database:
         database.execute(
             "UPDATE latest_metrics SET value = 99.99 WHERE key = 'final_top1' AND run_uuid = "
-            "(SELECT run_uuid FROM params WHERE key = 'method' AND value = 'twn' LIMIT 1)"
+            "(SELECT run_uuid FROM runs WHERE name = 'twn 2/32 convnet_tiny digits seed 0')"
         )
     method = tmp_path / "good.py"
     method.write_text(plugins.GOOD)
