@@ -246,7 +246,10 @@ class Benchmark:
             self.suite.data,
             self.dataset.feeding,
         )
-        self.refresh()
+        try:
+            self.refresh()
+        except QbenchError as error:
+            summary.unrecorded = summary.unrecorded or str(error)
         return summary
 
     def _fetch_weights(self, keys: set[str]) -> None:

@@ -208,7 +208,12 @@ def _run(
         stopped = summary.stopped
         trained = sum(outcome.seconds for outcome in summary.outcomes)
         console.print(f"{len(summary.outcomes)} trials ended; {duration(trained)} of training.")
-    _write(benchmark, console)
+    try:
+        _write(benchmark, console)
+    except QbenchError as error:
+        if not unrecorded:
+            raise
+        console.print(f"No tables: {error}", soft_wrap=True, markup=False)
     failed = [cell for cell in benchmark.cells if benchmark.status(cell) == "failed"]
     reasons = Counter(f"{cell.trial.method}: {benchmark.reason(cell)}" for cell in failed)
     for reason, count in reasons.items():

@@ -31,6 +31,7 @@ from qbench.suite import Resources
 from qbench.trial import Trial
 from qbench.worker import Desk, Job, TrialActor
 
+PATIENCE_SECONDS = 30.0  # with a store that is away when all is trained
 TRIES = 3  # of a trial whose worker dies: killed with its node, or by what ran beside it
 
 
@@ -315,7 +316,8 @@ class _Recorder:
     """Records outcomes in a thread, so that workers never wait for the store.
 
     What the store refuses, because its server is away or its disk full, is tried again with every
-    later outcome, and at the end; what is left then stays in the spool, for the next run.
+    later outcome, and for a while at the end; what is left then stays in the spool, for the next
+    run.
     """
 
     def __init__(self, record: Callable[[Outcome], None], summary: Summary) -> None:
@@ -338,7 +340,11 @@ class _Recorder:
     def _work(self) -> None:
         while (outcome := self._queue.get()) is not None:
             self._try([outcome, *self._refused])
+        until = time.monotonic() + PATIENCE_SECONDS
         self._try(self._refused)
+        while self._refused and time.monotonic() < until:
+            time.sleep(PATIENCE_SECONDS / 10)
+            self._try(self._refused)
 
     def _try(self, outcomes: list[Outcome]) -> None:
         """Record outcomes up to the first that is refused, which then has its turn last."""

@@ -383,6 +383,13 @@ class Store:
         return [r for r in found if r.info.status in states and _ASIDE not in r.data.tags]
 
     def _search(self, condition: str, order: str) -> Iterable[Run]:
+        """Runs of trials, by MLflow; raises QbenchError where it cannot be asked."""
+        try:
+            yield from self._pages(condition, order)
+        except (MlflowException, OSError) as error:
+            raise QbenchError(f"cannot read the store {self.uri}: {_first_line(error)}") from error
+
+    def _pages(self, condition: str, order: str) -> Iterable[Run]:
         experiments = [
             e.experiment_id for e in self._client.search_experiments(view_type=ViewType.ACTIVE_ONLY)
         ]

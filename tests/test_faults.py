@@ -257,7 +257,10 @@ def test_what_the_store_refuses_is_delivered_when_it_is_back(tmp_path: Path) -> 
     assert grid.summary.unrecorded == ""
 
 
-def test_what_is_never_accepted_is_told_and_waits_on_disk(tmp_path: Path) -> None:
+def test_what_is_never_accepted_is_told_and_waits_on_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(schedule, "PATIENCE_SECONDS", 0.1)
     grid = Grid(tmp_path, [trial("ste", seed=seed) for seed in range(2)])
     grid.refusing = "no space left on device"
     grid.finish()
