@@ -58,6 +58,10 @@ def main() -> None:
         raise SystemExit(130) from None
     except BrokenPipeError:  # `qbench list models | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:  # a disk that is full, or a folder that may not be written to
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"qbench: {where}{error.strerror or error}", file=sys.stderr)
+        raise SystemExit(2) from None
 
 
 def _version(wanted: bool) -> None:

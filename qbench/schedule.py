@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import gc
 import logging
@@ -293,7 +294,8 @@ class _Errors(FIFOScheduler):
         self._backlog = backlog
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        self._backlog.errors[trial.trial_id] = trial.get_pickled_error()
+        with contextlib.suppress(OSError, TypeError), open(trial.pickled_error_file, "rb") as file:
+            self._backlog.errors[trial.trial_id] = ray.cloudpickle.load(file)
 
 
 class _Starts(tune.Callback):
@@ -385,7 +387,8 @@ def _connect(address: str | None) -> None:
         )
     except (ConnectionError, RuntimeError, ValueError) as error:
         where = f"no Ray cluster answers at {address}" if address else "Ray does not start"
-        raise QbenchError(f"{where}: {str(error).splitlines()[0]}") from error
+        reason = " ".join(str(error).split())[:400]  # of versions that differ it takes five lines
+        raise QbenchError(f"{where}: {reason}") from error
 
 
 def _probe(address: str) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import ray
 import torch
 
 from qbench import registry, schedule
+from qbench.errors import QbenchError
 from qbench.guard import Limits
 from qbench.outcome import Outcome
 from qbench.registry import Plugin
@@ -23,8 +26,9 @@ from qbench.spool import Spool
 from qbench.suite import Resources
 from qbench.train import Place, Training
 from qbench.trial import Trial
-from tests.conftest import MakeQbench
+from tests.conftest import MakeQbench, TinyRun
 from tests.plugins import HOOKS, WRONG
+from tests.test_cli import tables
 from tests.test_resume import Kept
 from tests.test_training import train, trial
 
@@ -240,6 +244,15 @@ def test_a_grid_goes_on_after_tune_has_fallen(
     assert not [outcome for outcome in summary.outcomes if outcome.status == "done"]
 
 
+def test_another_version_of_ray_is_told_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**_: object) -> None:
+        raise RuntimeError("Version mismatch: The cluster was started with:\n    Ray: 1.0\n")
+
+    monkeypatch.setattr(ray, "init", refuse)
+    with pytest.raises(QbenchError, match=r"Version mismatch.* started with: Ray: 1\.0"):
+        schedule._connect(None)
+
+
 # The store away ----------------------------------------------------------------------------------
 
 
@@ -347,3 +360,29 @@ def test_whatever_methods_do_each_fails_alone(tmp_path: Path, qbench_in: MakeQbe
         assert f"{killed}: its worker died" in output
     table = (qbench.results / "wrong/leaderboard.md").read_text(encoding="utf-8")
     assert all(reason in table for reason in reasons.dropna())
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 1.9 MB, room for a database and a few trials."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mounting = ["mount", "-t", "tmpfs", "-o", "size=1900k", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(mounting, check=False).returncode:
+        pytest.skip("this user may mount nothing")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_full_is_told_and_costs_nothing_that_was_finished(
+    small_disk: Path, tiny_run: TinyRun, qbench_in: MakeQbench
+) -> None:
+    qbench = qbench_in(small_disk / "results")
+    output = qbench("run", tiny_run.suite, code=2)
+    assert "No space left on device; tried 3 times" in output
+    assert output.endswith("qbench: No space left on device\n")
+    subprocess.run(["mount", "-o", "remount,size=60m", str(small_disk)], check=True)
+    output = qbench("run", tiny_run.suite)
+    assert "16 trials to train, 0 of 16" not in output
+    assert tables(small_disk / "results/tiny") == tables(tiny_run.folder)
