@@ -35,8 +35,8 @@ def table(results: pd.DataFrame) -> str:
         lines.append([label, *(_cell(cells[width]) for width in bits)])
     told = (
         f"Top-1 accuracy in %, mean ± standard deviation over {full['seeds']} seeds, by bits of "
-        f"weights/activations; full precision has {value(full)}. Bold is what a paired test over "
-        "seeds does not tell from the best of its column, where it tells any."
+        f"weights/activations; full precision has {value(full)}. Bold is the best of a column, "
+        "where a paired test over seeds tells every other row from it."
     )
     return (
         "\n".join("| " + " | ".join(line) + " |" for line in lines)

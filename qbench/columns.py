@@ -132,7 +132,11 @@ COLUMNS: tuple[Column, ...] = (
         ),
         ("p", "p", "Of the two-sided paired t-test against the best of the column.", "", 4),
         ("p_holm", "p (Holm)", "The same, corrected for all rows of the column.", "", 4),
-        ("bold", "Bold", "Whether tables print it bold: best or tied, where not all rows are."),
+        (
+            "bold",
+            "Bold",
+            "Whether tables print it bold: the best, where the test tells all others from it.",
+        ),
     ),
     *_group(
         "published",

@@ -197,9 +197,8 @@ def _compare(column: list[_Result]) -> None:
     for other, p, corrected in zip(others, p_values, holm(p_values), strict=True):
         other.row |= {"p": p, "p_holm": corrected, "standing": _standing(p, corrected)}
     best.row["standing"] = "best"
-    apart = [other for other in others if other.row["standing"] in ("behind", "worse")]
-    for result in tested:
-        result.row["bold"] = bool(apart) and result.row["standing"] in ("best", "tied")
+    told = [other.row["standing"] in ("behind", "worse") for other in others]
+    best.row["bold"] = bool(told) and all(told)
 
 
 def _standing(p: float, corrected: float) -> str:

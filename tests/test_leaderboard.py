@@ -184,7 +184,7 @@ def test_full_precision_is_a_row_where_it_has_a_column() -> None:
     assert texts(only(full(98.0))) == {"Full precision": ["98.00"]}
 
 
-def test_the_best_of_each_width_is_bold_with_what_no_test_tells_from_it() -> None:
+def test_the_best_of_a_width_is_bold_where_it_is_told_from_all_others() -> None:
     found = only(
         trials("A", 90.0, 91.0, 92.5),
         trials("A", 80.0, 81.0, 82.0, bits="2/2"),
@@ -192,12 +192,12 @@ def test_the_best_of_each_width_is_bold_with_what_no_test_tells_from_it() -> Non
         trials("B", 90.0, 90.5, 92.0, bits="2/2"),
         trials("C", 50.0, 51.5, 52.0),
     )
-    assert best(found) == [("A", "1/32"), ("B", "1/32"), ("B", "2/2")]
-    assert "**91.17 ± 1.26**" in markdown(found)
-    assert r"\textbf{91.17 $\pm$ 1.26}" in latex(found)
+    assert best(found) == [("B", "2/2")]  # at 1/32 A and B tie
+    assert "**90.83 ± 1.04**" in markdown(found)
+    assert r"\textbf{90.83 $\pm$ 1.04}" in latex(found)
     assert "51.17 ± 1.04 †" in markdown(found)
     assert r"51.17 $\pm$ 1.04\,$^\dagger$" in latex(found)
-    assert "Bold: the best of its width, and what a paired t-test" in found.caption
+    assert "Bold: the best of its width, where a paired t-test" in found.caption
     assert "†: worse than the best" in found.caption
 
 

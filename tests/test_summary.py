@@ -73,10 +73,11 @@ def test_standings_come_from_a_paired_test() -> None:
     close = trials("Close", 95.5, 95.4, 96.9, 95.9)
     worse = trials("Worse", 80.0, 81.1, 82.2, 80.9)
     assert standings(best, close, worse) == {"Best": "best", "Close": "tied", "Worse": "worse"}
-    assert bold(best, close, worse) == {"Best", "Close"}
+    assert bold(best, close, worse) == set()  # a tie
+    assert bold(best, worse) == {"Best"}
 
 
-def test_what_only_the_correction_saves_is_behind_and_not_bold() -> None:
+def test_what_only_the_correction_saves_is_behind_and_makes_no_tie() -> None:
     best = trials("Best", 95.0, 96.0, 97.0)
     behind = [trials(f"Behind {i}", 94.0, 94.8, 95.7) for i in range(9)]
     found = standings(best, *behind)
@@ -84,7 +85,7 @@ def test_what_only_the_correction_saves_is_behind_and_not_bold() -> None:
     assert bold(best, *behind) == {"Best"}
 
 
-def test_a_tie_of_all_is_not_bold() -> None:
+def test_a_tie_is_not_bold() -> None:
     assert bold(trials("A", 95.0, 96.0, 97.0), trials("B", 95.2, 95.9, 96.8)) == set()
     assert bold(trials("A", 95.0, 96.0, 97.0)) == set()
 

@@ -14,8 +14,8 @@ RECIPES = {
     "paper": "recipe paper: each method's published recipe",
 }
 BOLD = (
-    "Bold: the best of its width, and what a paired t-test over seeds does not tell from it "
-    "(p ≥ 0.05)."
+    "Bold: the best of its width, where a paired t-test over seeds tells every other row from it "
+    "(p < 0.05)."
 )
 WORSE = "†: worse than the best, by that test and Holm's correction for the width."
 APART = "‡: its protocol is not that of most rows."

@@ -27,7 +27,7 @@ class Cell:
     Attributes:
         text: what it shows; '' where the suite has no such trial.
         notes: numbers of its footnotes, from 1.
-        best: whether it is bold: the best of its width, or not told from it.
+        best: whether it is bold: the best of its width, from which all others are told.
         worse: whether it is worse than the best beyond doubt.
         published: whether it is a paper's number, not measured here.
     """
