@@ -1,7 +1,7 @@
 """Storms: a run whose driver, or whose workers, are killed again and again.
 
-``python -m tests.storms --kills 20 --workers 5`` runs a suite undisturbed, then through storms, and
-compares what they leave.
+``python -m tests.storms --kills 20 --workers 20`` runs a suite undisturbed, then through storms,
+and compares what they leave.
 """
 
 from __future__ import annotations
@@ -24,13 +24,15 @@ class Storm:
 
     Attributes:
         drivers: how many times the command is killed, at random moments.
-        every: seconds between kills of a random worker; None: none is killed.
+        workers: how many random workers are killed.
+        every: seconds between these kills. A worker takes some to start: in fewer, none trains.
         seed: of the moments.
         longest: seconds that a command lives at most before it is killed.
     """
 
     drivers: int = 0
-    every: float | None = None
+    workers: int = 0
+    every: float = 6.0
     seed: int = 0
     longest: float = 25.0
 
@@ -71,7 +73,7 @@ def run_through(qbench: Qbench, storm: Storm, *arguments: str | Path) -> Survive
         while process.poll() is None:
             time.sleep(0.2)
             now = time.monotonic()
-            if storm.every is not None and now - struck > storm.every:
+            if survived.workers < storm.workers and now - struck > storm.every:
                 struck = now
                 survived.workers += kill_a_worker(qbench, draw)
             if now - born > life:
@@ -144,7 +146,8 @@ def main() -> None:
     parser.add_argument("--suite", type=Path, default=Path("suites/digits_start.yaml"))
     parser.add_argument("--set", dest="changes", action="append", default=[])
     parser.add_argument("--kills", type=int, default=20, help="of the driver")
-    parser.add_argument("--every", type=float, default=4.0, help="seconds between workers' deaths")
+    parser.add_argument("--workers", type=int, default=20, help="that are killed")
+    parser.add_argument("--every", type=float, default=6.0, help="seconds between workers' deaths")
     chosen = parser.parse_args()
     words = ["run", chosen.suite, *(w for change in chosen.changes for w in ("--set", change))]
     with tempfile.TemporaryDirectory() as folder:
@@ -158,8 +161,8 @@ def main() -> None:
         print("undisturbed:", run_through(calm, Storm(), *words), flush=True)
         storms = {
             "drivers": Storm(drivers=chosen.kills),
-            "workers": Storm(every=chosen.every),
-            "both": Storm(drivers=chosen.kills, every=chosen.every),
+            "workers": Storm(workers=chosen.workers, every=chosen.every),
+            "both": Storm(chosen.kills, chosen.workers, chosen.every),
         }
         name = next(path.name for path in calm.results.iterdir() if (path / "trials.csv").exists())
         for kind, storm in storms.items():
