@@ -50,7 +50,7 @@ def page(browser: Browser, file: Path) -> Iterator[Page]:
     told: list[str] = []
     page.on("console", lambda message: told.append(message.text))
     page.on("pageerror", lambda error: told.append(str(error)))
-    page.on("request", lambda asked: told.append(asked.url[:60]))
+    page.on("request", lambda asked: told.append(asked.url))
     page.goto(file.as_uri())
     yield page
     assert page.evaluate("window.broken") is None
