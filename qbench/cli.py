@@ -163,7 +163,6 @@ def _run_alone(
         markup=False,
     )
     with benchmark.spool.lock(wait=True):
-        benchmark.refresh()
         return _run_on_store(benchmark, console, address, command, again)
 
 

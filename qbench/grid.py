@@ -111,8 +111,8 @@ class _Grid:
 
     def _recipe_of(self, model: str) -> Recipe:
         """How a model's full-precision network is trained."""
-        given = self._suite.weights.get(model, "backbone:")
-        return self._pretraining if weights.is_backbone(given) else _UNTRAINED
+        given = self._suite.weights.get(model)
+        return self._pretraining if given is None or weights.is_backbone(given) else _UNTRAINED
 
     def _row(self, model: str, row: Row, label: str, problem: str) -> Iterator[Cell]:
         suite = self._suite
