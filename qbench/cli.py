@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
@@ -48,6 +49,7 @@ class Kind(StrEnum):
 
 def main() -> None:
     """Run the command line; a user's mistake ends in a message and exit code 2."""
+    gc.set_threshold(10_000)  # ten thousand runs are many objects, and none of them garbage
     try:
         app()
     except QbenchError as error:

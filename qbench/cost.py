@@ -100,8 +100,8 @@ class Footprints:
 
     def of(self, trial: Trial) -> Footprint | None:
         """The footprint of a trial's network; None where it cannot be built or run."""
-        same = ("method", "options", "model", "bits", "layers")
-        what = json.dumps([trial.model_dump(mode="json")[name] for name in same])
+        same = (trial.method, trial.options, trial.model, trial.bits, trial.layers)
+        what = json.dumps(same)
         if what not in self._known:
             try:
                 self._known[what] = self._count(trial)

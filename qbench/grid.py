@@ -83,10 +83,10 @@ class _Grid:
                 for cell in self._row(model, row, label, problem)
             ]
             listed = any(row.method == "fp32" for row in suite.methods)
-            for seed in suite.seeds:
-                base = full_precision_trial(self._start(model, seed), self._recipe_of(model))
-                if listed or any(cell.trial.base == base for cell in quantized):
-                    title = registry.method_class("fp32").title
+            if listed or any(cell.trial.full_precision for cell in quantized):
+                title = registry.method_class("fp32").title
+                for seed in suite.seeds:
+                    base = full_precision_trial(self._start(model, seed), self._recipe_of(model))
                     yield Cell(base, Row(method="fp32"), title, suite.recipe.name, problem)
             yield from quantized
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
@@ -26,13 +27,15 @@ class Determining(BaseModel):
 
     @model_serializer(mode="wrap")
     def _without_later_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        fields = type(self).model_fields
-        unset = {
-            n
-            for n in self.later
-            if getattr(self, n) == fields[n].get_default(call_default_factory=True)
-        }
+        defaults = _later_defaults(type(self))
+        unset = {name for name, default in defaults.items() if getattr(self, name) == default}
         return {name: value for name, value in handler(self).items() if name not in unset}
+
+
+@functools.cache
+def _later_defaults(kind: type[Determining]) -> dict[str, Any]:
+    fields = kind.model_fields
+    return {name: fields[name].get_default(call_default_factory=True) for name in kind.later}
 
 
 class Recipe(Determining):

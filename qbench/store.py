@@ -7,6 +7,7 @@ written last: a half-written run is never listed.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import logging
@@ -57,7 +58,8 @@ class Store:
         local: whether to use the default store whatever the environment says.
 
     Raises:
-        QbenchError: the store cannot be opened; the message says why.
+        QbenchError: the store cannot be opened; the message says why. Of a database, this is told
+            when it is first read or written.
     """
 
     def __init__(self, results: Path, local: bool = False) -> None:
@@ -72,11 +74,17 @@ class Store:
             results.mkdir(parents=True, exist_ok=True)
             self.uri = f"{_SQLITE}{(results / 'mlflow.db').resolve()}"
             self._artifacts = (results / "artifacts").resolve().as_uri()
+        if not self.uri.startswith(_SQLITE):  # a database is read without it
+            _ = self._client
+
+    @functools.cached_property
+    def _client(self) -> MlflowClient:
         try:
-            self._client = MlflowClient(tracking_uri=self.uri)
-            self._client.search_experiments(max_results=1)
+            client = MlflowClient(tracking_uri=self.uri)
+            client.search_experiments(max_results=1)
         except Exception as error:
             raise QbenchError(f"cannot open the store {self.uri}: {_first_line(error)}") from error
+        return client
 
     # Record ----------------------------------------------------------------------------------
 
@@ -155,6 +163,7 @@ class Store:
         Raises:
             QbenchError: the store cannot be reached.
         """
+        _ = self._client  # what cannot be opened is told now, not after a training
         if self._artifacts is not None:  # one results folder, which has a lock
             yield
             return

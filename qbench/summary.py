@@ -85,8 +85,8 @@ def columns_of(summary: pd.DataFrame, *groups: str) -> list[Column]:
 
 def records(trials: pd.DataFrame) -> list[Row]:
     """The rows of a frame, as plain mappings: many small frames take far longer."""
-    names = list(map(str, trials))
-    return [dict(zip(names, row, strict=True)) for row in trials.itertuples(index=False)]
+    columns = {str(name): values.tolist() for name, values in trials.items()}
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 def grouped(trials: list[Row], *names: str) -> list[list[Row]]:

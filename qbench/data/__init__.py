@@ -56,6 +56,9 @@ class Dataset(ABC):
     full_precision_recipe: ClassVar[Recipe]
     aligned_recipe: ClassVar[Recipe]
 
+    def __init__(self) -> None:  # noqa: B027  # of datasets that have none of their own
+        """Without options."""
+
     @abstractmethod
     def train(self) -> TorchDataset[Any]:
         """The training split: pairs of an image, ``image_shape``, and an int64 label.

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 from torch.utils.data import TensorDataset
 
 from qbench.data import Dataset
@@ -36,22 +36,27 @@ class Digits(Dataset):
         initialization="pretrained",
     )
 
-    def __init__(self) -> None:
+    def train(self) -> TensorDataset:
+        """1,437 images."""
+        train, _ = self._parts
+        return train
+
+    def test(self) -> TensorDataset:
+        """360 images."""
+        _, test = self._parts
+        return test
+
+    @functools.cached_property
+    def _parts(self) -> tuple[TensorDataset, TensorDataset]:
+        from sklearn.datasets import load_digits  # takes a second, and plans need no images
+        from sklearn.model_selection import train_test_split
+
         images, labels = load_digits(return_X_y=True)
         train_x, test_x, train_y, test_y = train_test_split(
             images, labels, test_size=360, stratify=labels, random_state=0
         )
         mean, std = train_x.mean(), train_x.std()
-        self._train = _tensors((train_x - mean) / std, train_y)
-        self._test = _tensors((test_x - mean) / std, test_y)
-
-    def train(self) -> TensorDataset:
-        """1,437 images."""
-        return self._train
-
-    def test(self) -> TensorDataset:
-        """360 images."""
-        return self._test
+        return _tensors((train_x - mean) / std, train_y), _tensors((test_x - mean) / std, test_y)
 
 
 def _tensors(images: object, labels: object) -> TensorDataset:

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 import uuid
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ import numpy as np
 from qbench.benchmark import Benchmark
 from qbench.guard import GIB, resident_bytes
 from qbench.outcome import Outcome
+from qbench.registry import method_source
 from qbench.store import Store, digest
 from qbench.trial import Trial
 
@@ -104,14 +106,15 @@ def _fill(suite: Path, results: Path) -> None:
     outcome = Outcome(trial=first, suite="many", status="done", started=time.time())
     outcome.metrics, outcome.history = metrics, history
     Store(results).record(outcome, results)
-    with sqlite3.connect(results / "mlflow.db") as database:
+    with closing(sqlite3.connect(results / "mlflow.db")) as database, database:
         (one,) = database.execute("SELECT run_uuid FROM runs").fetchone()
         tags = dict(database.execute("SELECT key, value FROM tags"))
+        measured = dict(database.execute("SELECT key, value FROM latest_metrics"))
         for trial in others:
             name, top1 = uuid.uuid4().hex, float(draw.normal(97, 1))
             changed = {"qbench.key": trial.key, "qbench.trial": trial.model_dump_json()}
-            own = {**tags, **changed}
-            own["qbench.digest"] = digest(own, {"final_top1": top1})
+            own = {**tags, **changed, "qbench.method_source": method_source(trial.method)}
+            own["qbench.digest"] = digest(own, {**measured, "final_top1": top1})
             _copy(database, "runs", one, {"run_uuid": name, "name": trial.name})
             for table in _TABLES:
                 _copy(database, table, one, {"run_uuid": name})
