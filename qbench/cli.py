@@ -211,8 +211,8 @@ def _run(
             summary = benchmark.run(display, address)
         interrupted, unrecorded = summary.interrupted, summary.unrecorded
         stopped = summary.stopped
-        trained = sum(outcome.seconds for outcome in summary.outcomes)
-        console.print(f"{len(summary.outcomes)} trials ended; {duration(trained)} of training.")
+        spent = duration(summary.seconds)
+        console.print(f"{summary.ended} trials ended; {spent} of training.")
     try:
         _write(benchmark, console)
     except QbenchError as error:

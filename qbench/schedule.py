@@ -15,7 +15,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import ray
@@ -57,13 +57,15 @@ class Summary:
     """How a grid ended.
 
     Attributes:
-        outcomes: of the trials that ended, in the order in which they did.
+        ended: how many trials did.
+        seconds: that these took.
         unrecorded: why outcomes that ended could not be recorded; they wait in the spool.
         interrupted: whether Ctrl-C stopped it.
         stopped: why it ended before all trials had, if not by Ctrl-C.
     """
 
-    outcomes: list[Outcome] = field(default_factory=list)
+    ended: int = 0
+    seconds: float = 0.0
     unrecorded: str = ""
     interrupted: bool = False
     stopped: str = ""
@@ -101,12 +103,12 @@ def run(
     for name in ("ray", "ray.tune", "ray.train"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     summary = Summary()
-    recorder = _Recorder(record, summary)
+    recorder = _Recorder(record, spool, summary)
     backlog = _Backlog(suite, trials, spool, recorder, observer, summary, resources.limits)
     falls = 0
     try:
         while backlog.waiting and falls < TRIES:
-            ended = len(summary.outcomes)
+            ended = summary.ended
             try:
                 _train(backlog, Desk(spool, "", suite), resources, address, plugins, data, feeding)
             except QbenchError as error:
@@ -115,7 +117,7 @@ def run(
                 summary.stopped = str(error)
                 break
             except Exception as error:  # Tune falls where a worker of its dies at the wrong moment
-                falls = falls + 1 if len(summary.outcomes) == ended else 1
+                falls = falls + 1 if summary.ended == ended else 1
                 summary.stopped = _reason(error) if falls == TRIES else ""
                 backlog.take_back(error)
             else:
@@ -256,9 +258,10 @@ class _Backlog(Searcher):
         weights = self._spool.folder(key) / "weights.pt"
         if outcome.trial.method == "fp32" and weights.exists():
             self._spool.keep_weights(key, weights)
-        self._summary.outcomes.append(outcome)
+        self._summary.ended += 1
+        self._summary.seconds += outcome.seconds
         self._observer.ended(outcome)
-        self._recorder.add(outcome)
+        self._recorder.add(key)
         if outcome.status == "failed":
             for trial in [t for t in self.waiting if t.base and t.base.key == key]:
                 self.waiting.remove(trial)
@@ -266,8 +269,12 @@ class _Backlog(Searcher):
                 self._end(self._failed(trial, reason))
 
     def _failed(self, trial: Trial, reason: str) -> Outcome:
-        now = time.time()
-        return Outcome(trial=trial, suite=self._suite, status="failed", reason=reason, started=now)
+        outcome = Outcome(
+            trial=trial, suite=self._suite, status="failed", reason=reason, started=time.time()
+        )
+        with contextlib.suppress(OSError):  # the recorder finds that it is not there, and says so
+            self._spool.put(outcome, None)
+        return outcome
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: what is done is known from the store."""
@@ -317,22 +324,23 @@ class _Starts(tune.Callback):
 class _Recorder:
     """Records outcomes in a thread, so that workers never wait for the store.
 
-    What the store refuses, because its server is away or its disk full, is tried again with every
-    later outcome, and for a while at the end; what is left then stays in the spool, for the next
-    run.
+    They wait in the spool, not in memory. What the store refuses, because its server is away or its
+    disk full, is tried again with every later outcome, and for a while at the end; what is left
+    then stays in the spool, for the next run.
     """
 
-    def __init__(self, record: Callable[[Outcome], None], summary: Summary) -> None:
+    def __init__(self, record: Callable[[Outcome], None], spool: Spool, summary: Summary) -> None:
         self._record = record
+        self._spool = spool
         self._summary = summary
-        self._queue: queue.Queue[Outcome | None] = queue.Queue()
-        self._refused: list[Outcome] = []
+        self._queue: queue.Queue[str | None] = queue.Queue()
+        self._refused: list[str] = []
         self._thread = threading.Thread(target=self._work, name="qbench-recorder")
         self._thread.start()
 
-    def add(self, outcome: Outcome) -> None:
-        """Queue an outcome."""
-        self._queue.put(outcome)
+    def add(self, key: str) -> None:
+        """Queue the outcome that waits under a key."""
+        self._queue.put(key)
 
     def close(self) -> None:
         """Wait until everything queued has been tried."""
@@ -340,23 +348,26 @@ class _Recorder:
         self._thread.join()
 
     def _work(self) -> None:
-        while (outcome := self._queue.get()) is not None:
-            self._try([outcome, *self._refused])
+        while (key := self._queue.get()) is not None:
+            self._try([key, *self._refused])
         until = time.monotonic() + PATIENCE_SECONDS
         self._try(self._refused)
         while self._refused and time.monotonic() < until:
             time.sleep(PATIENCE_SECONDS / 10)
             self._try(self._refused)
 
-    def _try(self, outcomes: list[Outcome]) -> None:
+    def _try(self, keys: list[str]) -> None:
         """Record outcomes up to the first that is refused, which then has its turn last."""
         self._summary.unrecorded = ""
-        for index, outcome in enumerate(outcomes):
+        for index, key in enumerate(keys):
             try:
+                outcome = self._spool.get(key)
+                if outcome is None:
+                    raise QbenchError(f"{self._spool.folder(key)} cannot be read")
                 self._record(outcome)
             except Exception as error:
                 self._summary.unrecorded = str(error)
-                self._refused = [*outcomes[index + 1 :], outcome]
+                self._refused = [*keys[index + 1 :], key]
                 return
         self._refused = []
 

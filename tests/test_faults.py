@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pandas as pd
 import pytest
@@ -87,6 +88,7 @@ class Heard:
 
     def __init__(self) -> None:
         self.said: list[str] = []
+        self.outcomes: list[Outcome] = []
 
     def started(self, trial: Trial) -> None:
         self.said.append(f"started {trial.seed}")
@@ -98,6 +100,7 @@ class Heard:
         self.said.append(f"retried {trial.seed}: {reason}")
 
     def ended(self, outcome: Outcome) -> None:
+        self.outcomes.append(outcome)
         self.said.append(f"{outcome.status} {outcome.trial.seed}: {outcome.reason}")
 
 
@@ -108,7 +111,7 @@ class Grid:
         self.heard, self.summary, self.spool = Heard(), Summary(), Spool(folder)
         self.recorded: list[str] = []
         self.refusing = ""
-        recorder = schedule._Recorder(self.record, self.summary)
+        recorder = schedule._Recorder(self.record, self.spool, self.summary)
         self.backlog = schedule._Backlog(
             "suite", trials, self.spool, recorder, self.heard, self.summary, limits or Limits()
         )
@@ -171,7 +174,7 @@ def test_a_trial_that_died_once_may_still_be_done(tmp_path: Path, short_trial: T
     grid.die()
     grid.finish()
     grid.close()
-    assert [outcome.status for outcome in grid.summary.outcomes] == ["done"]
+    assert [outcome.status for outcome in grid.heard.outcomes] == ["done"]
     assert grid.recorded == [short_trial.key]
 
 
@@ -181,7 +184,7 @@ def test_what_a_worker_left_before_it_died_counts(tmp_path: Path, short_trial: T
     grid.spool.put(done(short_trial), None)
     grid.backlog.on_trial_complete(name, error=True)
     grid.close()
-    assert [outcome.status for outcome in grid.summary.outcomes] == ["done"]
+    assert [outcome.status for outcome in grid.heard.outcomes] == ["done"]
 
 
 def test_memory_that_ran_out_is_called_so(tmp_path: Path, short_trial: Trial) -> None:
@@ -199,7 +202,7 @@ def test_a_hang_that_no_guard_could_end_is_not_tried_again(
     time.sleep(0.02)
     grid.backlog.on_trial_complete(name, error=True)
     grid.close()
-    (outcome,) = grid.summary.outcomes
+    (outcome,) = grid.heard.outcomes
     assert outcome.reason == "it took longer than its time limit of 0.01 s"
 
 
@@ -235,13 +238,14 @@ def test_a_grid_goes_on_after_tune_has_fallen(
     monkeypatch.setattr(schedule, "_train", fallible)
     resources = Resources()
     summary = schedule.run("suite", trials, spool, lambda _: None, heard, resources)
-    assert [outcome.status for outcome in summary.outcomes] == ["done", "done"]
+    assert [outcome.status for outcome in heard.outcomes] == ["done", "done"]
+    assert summary.ended == 2
     assert (summary.stopped, summary.interrupted) == ("", False)
     falls[:] = [True] * 9
     again = [trial("ste", seed=seed) for seed in range(5, 15)]
     summary = schedule.run("suite", again, spool, lambda _: None, heard, resources)
     assert summary.stopped == "the machine ran out of memory"
-    assert not [outcome for outcome in summary.outcomes if outcome.status == "done"]
+    assert {outcome.status for outcome in heard.outcomes[2:]} <= {"failed"}
 
 
 def test_another_version_of_ray_is_told_whole(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -266,7 +270,7 @@ def test_what_the_store_refuses_is_delivered_when_it_is_back(tmp_path: Path) -> 
     grid.refusing = ""
     grid.finish()
     grid.close()
-    assert sorted(grid.recorded) == sorted(o.trial.key for o in grid.summary.outcomes)
+    assert sorted(grid.recorded) == sorted(o.trial.key for o in grid.heard.outcomes)
     assert grid.summary.unrecorded == ""
 
 
@@ -281,6 +285,19 @@ def test_what_is_never_accepted_is_told_and_waits_on_disk(
     grid.close()
     assert grid.summary.unrecorded == "no space left on device"
     assert len(list(grid.spool.waiting())) == 2
+
+
+def test_a_failure_that_cannot_be_written_down_is_told(
+    tmp_path: Path, short_trial: Trial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(schedule, "PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(Spool, "put", Mock(side_effect=OSError("no space left on device")))
+    grid = Grid(tmp_path, [short_trial])
+    for _ in range(3):
+        grid.die()
+    grid.close()
+    assert [outcome.status for outcome in grid.heard.outcomes] == ["failed"]
+    assert f"{short_trial.key} cannot be read" in grid.summary.unrecorded
 
 
 # Poison ------------------------------------------------------------------------------------------

@@ -71,13 +71,11 @@ def run(trials: int, folder: Path) -> None:
     done = sum(benchmark.status(cell) == "done" for cell in benchmark.cells)
     warm = len(watch.memory) // 10  # what is imported and cached comes with the first trials
     slope = np.polyfit(range(warm, len(watch.memory)), watch.memory[warm:], 1)[0]
-    gaps, part = np.diff(watch.ends), len(watch.ends) // 4
+    quarters = np.array_split(np.diff(watch.ends)[warm:], 4)
     print(f"{done} of {trials} done")
     print(f"memory of the driver: {slope / 1024:.2f} KiB a trial, after the first {warm}")
-    print(
-        f"between two ends: {1000 * np.median(gaps[warm:part]):.0f} ms in the first quarter, "
-        f"{1000 * np.median(gaps[-part:]):.0f} ms in the last"
-    )
+    medians = ", ".join(f"{1000 * np.median(gaps):.0f}" for gaps in quarters)
+    print(f"between two ends, in each quarter: {medians} ms")
 
 
 def look(trials: int, folder: Path) -> None:
