@@ -88,10 +88,7 @@ class Training:
             yield from self._epochs(outcome.trial)
             outcome.status = "done"
         except Exception as error:  # a trial's failure is a result, never the grid's end
-            first_line = (str(error).strip() or "no message").splitlines()[0]
-            outcome.reason = f"{type(error).__name__}: {first_line}"
-            if isinstance(error, TrainingError | QbenchError):
-                outcome.reason = first_line
+            outcome.reason = _reason(error)
             outcome.traceback = traceback.format_exc()
         except SystemExit as error:
             outcome.reason = f"the method called sys.exit({error.code})"
@@ -339,6 +336,16 @@ class _Run:
 
 class TrainingError(Exception):
     """Training cannot go on; the message is the reason."""
+
+
+def _reason(error: Exception) -> str:
+    """Why a trial failed, in a line."""
+    first, *further = (str(error).strip() or "no message").splitlines()
+    if further and first.startswith("Caught "):  # in a process that loads: its traceback follows
+        return further[-1]
+    if isinstance(error, TrainingError | QbenchError):
+        return first
+    return f"{type(error).__name__}: {first}"
 
 
 def _check_finite(model: nn.Module) -> None:

@@ -176,12 +176,12 @@ class TrialActor(tune.Trainable):
         """Train, within the limits of a trial."""
         import qbench.train  # noqa: F401 - torch is no part of what the first trial takes
 
-        started = time.time()
+        started, start = time.time(), time.monotonic()  # a clock may be set while it trains
 
         def give_up(reason: str, where: str) -> None:
             outcome = Outcome(trial=trial, status="failed", reason=reason, started=started)
             outcome.traceback = where
-            outcome.seconds = time.time() - started
+            outcome.seconds = time.monotonic() - start
             self.job.desk.put(outcome, None)
 
         guard = Guard(self.job.limits, give_up)
