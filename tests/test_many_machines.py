@@ -18,7 +18,7 @@ from mlflow.tracking import MlflowClient
 from qbench.store_lock import EXPERIMENT
 from tests import plugins
 from tests.conftest import MakeQbench, Qbench, TinyRun
-from tests.storms import workers
+from tests.storms import runs_of, workers
 from tests.test_cli import read_until, start, tables
 
 pytestmark = pytest.mark.slow
@@ -90,6 +90,24 @@ def test_a_tracking_server_holds_the_results(
     assert tables(tmp_path / "results/tiny") == tables(tiny_run.folder)
     assert not (tmp_path / "results/mlflow.db").exists()
     assert list((tmp_path / "artifacts").rglob("weights.pt"))
+
+
+def test_two_runs_in_one_folder_record_every_trial_once(
+    tiny_run: TinyRun, tmp_path: Path, qbench_in: MakeQbench
+) -> None:
+    qbench = qbench_in(tmp_path / "results")
+    processes = [start(qbench, "run", tiny_run.suite) for _ in range(2)]
+    while any(process.poll() is None for process in processes):
+        plan = qbench.plan(tiny_run.suite)  # who looks on finds what is there so far
+        assert {trial["status"] for trial in plan} <= {"done", "missing"}
+    outputs = [process.communicate(timeout=500)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    assert sum("this one waits until it has ended" in output for output in outputs) == 1
+    assert sum("nothing to train" in output for output in outputs) == 1
+    states = runs_of(qbench.results)
+    assert set(states) == set(runs_of(tiny_run.qbench.results))
+    assert all(found == ["FINISHED"] for found in states.values())
+    assert tables(tmp_path / "results/tiny") == tables(tiny_run.folder)
 
 
 def test_two_runs_on_one_server_record_every_trial_once(
