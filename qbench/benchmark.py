@@ -21,7 +21,7 @@ from qbench.outcome import Outcome
 from qbench.registry import Plugin, load_plugin
 from qbench.rehearsal import rehearsed
 from qbench.spool import Spool
-from qbench.store import Store, was_changed, was_imported
+from qbench.store import EDITED, Store, was_changed, was_imported
 from qbench.suite import Suite, load_suite
 from qbench.trial import given_weights_key
 from qbench.trial_rows import TrialRows
@@ -369,10 +369,22 @@ class Benchmark:
             return ""
         run, method = self.runs[cell.trial.key], cell.trial.method
         if was_changed(run):
-            return "what is stored of it was changed by hand"
+            return EDITED
         if run.data.tags.get("qbench.method_source") != registry.method_source(method):
             return f"{method}'s file has changed since it was trained"
+        base = self._base(cell)
+        if base is not None and (reason := self.stale(base)):
+            return f"so is what it starts from: {reason}"
         return ""
+
+    def _base(self, cell: Cell) -> Cell | None:
+        """The trial of the suite that a trial starts from."""
+        pretrained = cell.trial.full_precision is not None
+        return self._by_key.get(cell.trial.source or "") if pretrained else None
+
+    @functools.cached_property
+    def _by_key(self) -> dict[str, Cell]:
+        return {cell.trial.key: cell for cell in self.cells}
 
     def stale_counts(self) -> Counter[str]:
         """How many trials are stale, by the reason."""
@@ -380,6 +392,8 @@ class Benchmark:
 
     def train_again(self, what: Sequence[str]) -> int:
         """Set finished trials aside, so that a run trains them again; the store keeps them.
+
+        With a full-precision trial go those that start from it.
 
         Args:
             what: ``stale``, or methods' names.
@@ -395,11 +409,16 @@ class Benchmark:
             if name not in (*methods, STALE):
                 known = nearest(name, [STALE, *methods])
                 raise QbenchError(f"--again {name}: the suite has no such method{known}")
+        chosen = {
+            cell.trial.key
+            for cell in self.cells
+            if cell.trial.method in what or (STALE in what and self.stale(cell))
+        }
         cells = [
             cell
             for cell in self.cells
             if self.status(cell) == "done"
-            and (cell.trial.method in what or (STALE in what and self.stale(cell)))
+            and not chosen.isdisjoint((cell.trial.key, cell.trial.source))
         ]
         self.store.set_aside(self.runs[cell.trial.key] for cell in cells)
         self.refresh()

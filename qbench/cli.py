@@ -96,8 +96,8 @@ def run(
         typer.Option(
             metavar="METHOD|stale",
             help="Train again what is done: a method's trials, or those that are stale, whose "
-            "method has changed or whose stored numbers were edited. Old results stay stored, and "
-            "count no longer. Repeatable.",
+            "method has changed or whose stored numbers were edited; and what starts from these. "
+            "Old results stay stored, and count no longer. Repeatable.",
         ),
     ] = None,
 ) -> None:

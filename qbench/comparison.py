@@ -30,6 +30,7 @@ class Difference:
             significant``, ``not tested``, ``only in A`` or ``only in B``.
         settings: what of its options and its recipe differs.
         conflicts: keys of trials that came out twice: A and B have other numbers of them.
+        stale: which of its numbers are not to be trusted any more, a text for each side and reason.
     """
 
     dataset: str
@@ -44,6 +45,7 @@ class Difference:
     verdict: str
     settings: str
     conflicts: list[str]
+    stale: list[str]
 
     def as_json(self) -> dict[str, Any]:
         """Plain values; None for what is not a number."""
@@ -110,7 +112,15 @@ def _difference(place: Any, a: pd.DataFrame | None, b: pd.DataFrame | None) -> D
         verdict=verdict,
         settings=settings,
         conflicts=conflicts,
+        stale=[*_stale("A", a), *_stale("B", b)],
     )
+
+
+def _stale(side: str, trials: pd.DataFrame | None) -> list[str]:
+    if trials is None:
+        return []
+    counts = trials.loc[trials["stale"] != "", "stale"].value_counts(sort=False)
+    return [f"{count} stale in {side}: {reason}" for reason, count in counts.items()]
 
 
 def _judged(found: Difference, p: float) -> Difference:

@@ -56,7 +56,7 @@ class Merged:
     conflicts: list[Conflict] = field(default_factory=list)
 
 
-def export(benchmark: Benchmark, folder: Path) -> list[Path]:
+def export(benchmark: Benchmark, folder: Path) -> tuple[list[Path], list[str]]:
     """Write a file for each trial of a suite that is done, named after its key.
 
     Args:
@@ -64,23 +64,27 @@ def export(benchmark: Benchmark, folder: Path) -> list[Path]:
         folder: where to; made if needed. Files that are there are replaced.
 
     Returns:
-        The files.
+        The files; and the names of trials that were left out, because what is stored of them was
+        changed by hand, which a file could not tell.
 
     Raises:
         QbenchError: the folder cannot be written, or the store cannot be read.
     """
-    done = [cell.trial.key for cell in benchmark.cells if benchmark.status(cell) == "done"]
+    from qbench.store import was_changed  # MLflow, which `compare` of files needs not
+
+    done = [cell.trial for cell in benchmark.cells if benchmark.status(cell) == "done"]
+    edited = {trial.key for trial in done if was_changed(benchmark.runs[trial.key])}
     written = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for key in done:
+        for key in (trial.key for trial in done if trial.key not in edited):
             path, scratch = folder / f"{key}.json", folder / f".{key}.json.tmp"
             scratch.write_text(as_text(benchmark.store.outcome(benchmark.runs[key])))
             os.replace(scratch, path)
             written.append(path)
     except OSError as error:
         raise QbenchError(f"{folder}: {error.strerror}") from error
-    return written
+    return written, [trial.name for trial in done if trial.key in edited]
 
 
 def as_text(outcome: Outcome) -> str:

@@ -30,7 +30,8 @@ def load(path: Path, results: Path) -> pd.DataFrame:
 
     Returns:
         A row for each, with the columns ``key``, ``method``, ``label``, ``options``, ``dataset``,
-        ``model``, ``bits``, ``seed``, ``training`` and ``value``, the metric that counts, in %.
+        ``model``, ``bits``, ``seed``, ``training``, ``stale``, why the number is not to be trusted
+        any more, and ``value``, the metric that counts, in %.
 
     Raises:
         QbenchError: it is none of these, or cannot be read, or nothing in it is finished.
@@ -77,14 +78,18 @@ def _from_csv(path: Path) -> pd.DataFrame:
 
 def _done(trials: pd.DataFrame, metric: str) -> pd.DataFrame:
     done = trials[trials["status"] == "done"]
-    return done.assign(value=pd.to_numeric(done[metric]), seed=done["seed"].astype(int))
+    stale = done.get("stale", "")  # older files have no such column
+    value = pd.to_numeric(done[metric])
+    return done.assign(value=value, seed=done["seed"].astype(int), stale=stale)
 
 
 def _from_store(path: Path) -> pd.DataFrame:
-    from qbench.store import Store, trial_of
+    from qbench.store import EDITED, Store, trial_of, was_changed
 
     store = Store(path, local=True)
-    return _from_trials((trial_of(run), store.metrics(run)) for run in store.finished())
+    runs = store.finished()
+    found = _from_trials((trial_of(run), store.metrics(run)) for run in runs)
+    return found.assign(stale=[EDITED if was_changed(run) else "" for run in runs])
 
 
 def _from_trials(found: Iterable[tuple[Trial, dict[str, float]]]) -> pd.DataFrame:
@@ -99,6 +104,7 @@ def _from_trials(found: Iterable[tuple[Trial, dict[str, float]]]) -> pd.DataFram
                 "training": trial.recipe.model_dump_json(),
                 "threads": trial.threads,
                 "layers": str(trial.layers),
+                "stale": "",
                 "value": metrics[MEASURED[trial.task][0]],
             }
             for trial, metrics in found

@@ -63,7 +63,7 @@ def _show(found: Sequence[Difference], a: Path, b: Path) -> None:
     for title in ("", "what changed"):
         table.add_column(title)
     for each in found:
-        if each.verdict == "same" and not each.settings:
+        if each.verdict == "same" and not each.settings and not each.stale:
             continue
         twice = f"{len(each.conflicts)} with one key and two numbers" if each.conflicts else ""
         table.add_row(
@@ -75,7 +75,7 @@ def _show(found: Sequence[Difference], a: Path, b: Path) -> None:
             str(each.seeds) if each.seeds else "",
             _number(each.p, ".2g"),
             each.verdict,
-            escape("; ".join(filter(None, (each.settings, twice)))),
+            escape("; ".join(filter(None, (each.settings, twice, *each.stale)))),
             style=STYLES.get(each.verdict),
         )
     console = Console(highlight=False)
@@ -100,14 +100,17 @@ def export(
     """Write every finished trial of a suite as a plain JSON file, for others to import.
 
     A file is named after the trial's key and has its configuration, metrics, history, audit and
-    environment; weights stay here.
+    environment; weights stay here. What was changed by hand in the store is left out, and told.
     """
     from qbench import exchange
     from qbench.benchmark import Benchmark
+    from qbench.store import EDITED
 
     benchmark = Benchmark.open(suite, results, assignments or (), methods or ())
-    files = exchange.export(benchmark, folder)
+    files, left_out = exchange.export(benchmark, folder)
     print(f"Wrote {len(files)} trials to {folder}")
+    for name in left_out:
+        print(f"Left out: {name}: {EDITED}")
 
 
 def import_(

@@ -46,6 +46,7 @@ _MOST = sys.float_info.max  # MLflow stores it for infinity
 _KEY = "qbench.key"
 _SQLITE = "sqlite:///"
 _ASIDE = "qbench.set_aside"
+EDITED = "what is stored of it was changed by hand"
 _SEALED = ("qbench.trial", "qbench.status", "qbench.audit", "qbench.method_source")
 _TAG_LENGTH = 4000
 

@@ -81,7 +81,7 @@ class Trial(Determining):
             return None
         return full_precision_trial(self, self.full_precision)
 
-    @property
+    @cached_property
     def source(self) -> str | None:
         """The key under which the weights that it starts from are kept; None: it starts anew."""
         if self.full_precision is not None:

@@ -2,14 +2,16 @@ from __future__ import annotations
 
 import json
 import shutil
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Protocol
 
 import pandas as pd
 import pytest
 
-from qbench import cli, exchange
+from qbench import cli, exchange, registry
 from qbench.benchmark import Benchmark
 from qbench.columns import TRIAL_COLUMNS
 from qbench.comparison import Difference, compare
@@ -44,7 +46,7 @@ def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A results folder with a store that has nothing: making one takes seconds, a copy does not."""
     folder = tmp_path_factory.mktemp("empty")
-    Store(folder, local=True)
+    Store(folder, local=True).finished()
     return folder
 
 
@@ -74,8 +76,9 @@ def filled(suite: Path, results: Path, top1: dict[str, float]) -> Benchmark:
     benchmark = Benchmark.open(suite, results)
     for cell in benchmark.cells:
         value = top1[cell.trial.method] + 0.1 * cell.trial.seed**2
-        made = outcome(top1=value).model_copy(update={"trial": cell.trial, "suite": "small"})
-        benchmark.store.record(made, None)
+        source = registry.method_source(cell.trial.method)
+        own = {"trial": cell.trial, "suite": "small", "method_source": source}
+        benchmark.store.record(outcome(top1=value).model_copy(update=own), None)
     benchmark.refresh()
     return benchmark
 
@@ -85,7 +88,8 @@ BEFORE = {"fp32": 99.0, "ste": 90.0, "dorefa": 80.0}
 
 def test_what_is_exported_is_what_was_recorded(suite: Path, before: Path, tmp_path: Path) -> None:
     benchmark = Benchmark.open(suite, before)
-    files = exchange.export(benchmark, tmp_path / "out")
+    files, left_out = exchange.export(benchmark, tmp_path / "out")
+    assert not left_out
     assert sorted(p.stem for p in files) == sorted(benchmark.runs)
     content = json.loads(files[0].read_text())
     assert content["key"] == files[0].stem
@@ -187,7 +191,7 @@ def test_what_cannot_be_read_is_told(tmp_path: Path) -> None:
 
 def finished(*cells: pd.DataFrame) -> pd.DataFrame:
     frame = pd.concat(cells, ignore_index=True)
-    return frame.assign(value=frame["top1"])
+    return pd.DataFrame({"stale": "", **frame.assign(value=frame["top1"])})
 
 
 def results(label: str, *top1: float, **more: Any) -> pd.DataFrame:
@@ -240,6 +244,11 @@ def test_one_key_with_two_numbers_is_a_conflict() -> None:
     assert only(before, after).conflicts == ["A--1/32-1"]
     rounded = only(results("A", 90.123456), results("A", 90.1235))
     assert (rounded.conflicts, rounded.verdict) == ([], "same")
+
+
+def test_numbers_not_to_be_trusted_are_told() -> None:
+    found = only(results("A", 90.0, 91.0), results("A", 90.0, 91.0, stale="edited"))
+    assert (found.verdict, found.stale) == ("same", ["2 stale in B: edited"])
 
 
 def test_recipes_of_one_row_are_told_apart() -> None:
@@ -297,6 +306,21 @@ def test_commands_tell_what_differs(
     found = json.loads(qbench("compare", before, there, "--json", code=1))
     verdicts = {each["label"]: each["verdict"] for each in found}
     assert verdicts == {"Full precision": "same", "STE": "not tested", "DoReFa-Net": "same"}
+
+
+def test_what_was_edited_does_not_travel(
+    suite: Path, before: Path, there: Path, tmp_path: Path, qbench: Run
+) -> None:
+    shutil.copytree(before, there, dirs_exist_ok=True)
+    edit = "UPDATE latest_metrics SET value = 99.9 WHERE key = 'final_top1' AND value = 90.0"
+    with closing(sqlite3.connect(there / "mlflow.db")) as database, database:
+        assert database.execute(edit).rowcount == 1
+    told = qbench("export", suite, tmp_path / "out", "--results", there)
+    assert "Wrote 5 trials" in told
+    assert "Left out: ste 2/32 convnet_tiny digits seed 0: what is stored of it" in told
+    for side in (there, suite):  # `there` is where the suite's trials are looked up
+        told = qbench("compare", before, side, "--results", there, code=1)
+        assert "1 stale in B: what is stored of it was changed by hand" in told
 
 
 def test_mistakes_are_told(tmp_path: Path, there: Path, suite: Path, qbench: Run) -> None:

@@ -1,0 +1,66 @@
+"""Numbers that are not to be trusted any more."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from qbench import registry
+from qbench.benchmark import Benchmark
+from tests.test_exchange import BEFORE, SUITE, filled
+
+
+@pytest.fixture
+def benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Benchmark:
+    """A suite that is done: full precision, and two methods that start from it."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    path = tmp_path / "small.yaml"
+    path.write_text(SUITE, encoding="utf-8")
+    return filled(path, tmp_path / "results", BEFORE)
+
+
+def stale(benchmark: Benchmark) -> dict[str, str]:
+    """Of each method that has stale trials, why."""
+    found = {cell.trial.method: benchmark.stale(cell) for cell in benchmark.cells}
+    return {method: reason for method, reason in found.items() if reason}
+
+
+def missing(benchmark: Benchmark) -> list[str]:
+    """The methods of trials that are to be trained."""
+    cells = [cell for cell in benchmark.cells if benchmark.status(cell) == "missing"]
+    return [cell.trial.method for cell in cells]
+
+
+def change(monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+    """Have a method's file be another than it was."""
+    before = registry.method_source
+    monkeypatch.setattr(
+        registry, "method_source", lambda name: "new" if name == method else before(name)
+    )
+
+
+def test_a_method_that_changed_makes_its_own_trials_stale(
+    benchmark: Benchmark, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert stale(benchmark) == {}
+    change(monkeypatch, "ste")
+    assert stale(benchmark) == {"ste": "ste's file has changed since it was trained"}
+    assert benchmark.stale_counts() == {"ste's file has changed since it was trained": 2}
+    assert benchmark.train_again(["stale"]) == 2
+    assert missing(benchmark) == ["ste", "ste"]
+
+
+def test_what_starts_from_a_stale_network_is_stale_too(
+    benchmark: Benchmark, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change(monkeypatch, "fp32")
+    own = "fp32's file has changed since it was trained"
+    theirs = f"so is what it starts from: {own}"
+    assert stale(benchmark) == {"fp32": own, "ste": theirs, "dorefa": theirs}
+
+
+def test_with_a_full_precision_network_goes_what_starts_from_it(benchmark: Benchmark) -> None:
+    assert benchmark.train_again(["dorefa"]) == 2
+    assert benchmark.train_again(["fp32"]) == 4
+    assert len(missing(benchmark)) == 6
