@@ -58,6 +58,8 @@ class AdaRound(Method):
         """Check the options."""
         if self.iterations < 1 or self.batch_size < 1:
             raise ValueError("iterations and batch_size are at least 1")
+        if not self.lr > 0 or self.regularization < 0:
+            raise ValueError("lr is above 0, and regularization is not below it")
 
     def supports(self, bits: Bits, task: str) -> str | None:
         """Weights of 2 to 8 bits, any activations."""

@@ -63,6 +63,13 @@ class Jacob(Method):
         """As the option says."""
         return self.scope
 
+    def __post_init__(self) -> None:
+        """Check the options."""
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum: {self.momentum} is not in [0, 1)")
+        if self.delay < 0:
+            raise ValueError(f"delay: {self.delay} is below 0")
+
     def supports(self, bits: Bits, task: str) -> str | None:
         """Weights of 2 to 8 bits, any activations."""
         if bits.weights.bits == 1:

@@ -69,6 +69,11 @@ class LQNets(Method):
         """Every filter has its own basis."""
         return "filter"
 
+    def __post_init__(self) -> None:
+        """Check the momentum."""
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum: {self.momentum} is not in [0, 1)")
+
     def supports(self, bits: Bits, task: str) -> str | None:
         """Any width with 2^k levels."""
         if bits.weights.top is not None:

@@ -52,6 +52,13 @@ class STE(Method):
         """As the option says."""
         return self.scope
 
+    def __post_init__(self) -> None:
+        """Check the options."""
+        if not 0 < self.percentile <= 100:
+            raise ValueError(f"percentile: {self.percentile} is not in (0, 100]")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum: {self.momentum} is not in [0, 1)")
+
     def supports(self, bits: Bits, task: str) -> str | None:
         """Any width whose levels are evenly spaced and as many as 2^k − 1."""
         if bits.weights.top not in (None, 2 ** (bits.weights.bits - 1) - 1):

@@ -52,6 +52,11 @@ class TBN(Method):
         """α is each filter's own."""
         return "filter"
 
+    def __post_init__(self) -> None:
+        """Check δ."""
+        if self.threshold < 0:
+            raise ValueError(f"threshold: {self.threshold} is below 0")
+
     def supports(self, bits: Bits, task: str) -> str | None:
         """1/2."""
         if bits.weights.bits != 1:

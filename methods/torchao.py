@@ -60,6 +60,11 @@ class TorchAO(Method):
         """As the option says."""
         return self.scope
 
+    def __post_init__(self) -> None:
+        """Check the momentum."""
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum: {self.momentum} is not in [0, 1)")
+
     def supports(self, bits: Bits, task: str) -> str | None:
         """Weights of 2 to 8 bits, any inputs, where torchao is installed."""
         try:

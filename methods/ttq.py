@@ -54,6 +54,11 @@ class TTQ(Method):
     threshold: float = 0.05
     initial: Literal["ones", "mean"] = "ones"
 
+    def __post_init__(self) -> None:
+        """Check t."""
+        if not 0 <= self.threshold < 1:
+            raise ValueError(f"threshold: {self.threshold} is not in [0, 1)")
+
     def supports(self, bits: Bits, task: str) -> str | None:
         """2/32."""
         if bits.weights != Width(2):

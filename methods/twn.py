@@ -50,6 +50,11 @@ class TWN(Method):
         """As the option says."""
         return self.scope
 
+    def __post_init__(self) -> None:
+        """Check the threshold."""
+        if self.threshold < 0:
+            raise ValueError(f"threshold: {self.threshold} is below 0")
+
     def supports(self, bits: Bits, task: str) -> str | None:
         """2/32."""
         if bits.weights not in (Width(2), Width(2, 1)):

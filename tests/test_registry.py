@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from qbench import registry
 from qbench.errors import QbenchError
@@ -34,3 +35,11 @@ def test_methods_import_the_plugin_interface_and_nothing_else_of_qbench(file: Pa
 def test_an_unknown_option_names_the_nearest() -> None:
     with pytest.raises(QbenchError, match="no such option; did you mean 'scope'"):
         registry.build_method("ste", {"scop": "layer"})
+
+
+@pytest.mark.parametrize("name", registry.names("methods"))
+def test_every_number_has_a_range(name: str) -> None:
+    for option, field in registry.options_model(name).model_fields.items():
+        if field.annotation in (int, float):
+            with pytest.raises((QbenchError, ValidationError)):
+                registry.method_options(name, {option: -(10**6)})
