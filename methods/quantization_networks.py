@@ -85,8 +85,8 @@ class QuantizationNetworks(Method):
         """Check what the options' types do not say."""
         if not self.temperature_rate > 0:
             raise ValueError(f"temperature_rate: T must be positive, not {self.temperature_rate:g}")
-        if not self.lr_factor > 0:
-            raise ValueError(f"lr_factor must be positive, not {self.lr_factor:g}")
+        if self.lr_factor < 0:
+            raise ValueError(f"lr_factor must not be negative, as {self.lr_factor:g} is")
         if min(self.phases) < 0 or not self.phases[2] > 0:
             raise ValueError(
                 f"phases: lengths are not negative and the last, of weights and activations "
