@@ -36,7 +36,10 @@ def rows(kind: str, method_files: Sequence[Path] = ()) -> list[dict[str, Any]]:
         case "models":
             from qbench.models import torchvision_names
 
-            own = [{"name": name, "source": "qbench"} for name in registry.names("models")]
+            own = [
+                {"name": name, "source": registry.package("models", name)}
+                for name in registry.names("models")
+            ]
             return own + [{"name": n, "source": "torchvision"} for n in torchvision_names()]
         case "datasets":
             return [_dataset(name) for name in registry.names("datasets")]

@@ -118,6 +118,12 @@ def names(kind: Kind) -> list[str]:
     return sorted([*_entry_points(kind), *plugins])
 
 
+def package(kind: Kind, name: str) -> str:
+    """The installed package that something comes with."""
+    distribution = _entry_points(kind)[name].dist
+    return distribution.name if distribution is not None else "unknown"
+
+
 def method_class(name: str) -> type[Method]:
     """The method of that name.
 

@@ -13,6 +13,7 @@ from qbench.bits import FULL_PRECISION
 from qbench.recipe import Determining, Recipe
 
 KEY_LENGTH = 16
+BACKBONE = "backbone:"  # begins the choice of weights of a detector's backbone alone
 
 
 class Trial(Determining):
@@ -91,7 +92,7 @@ class Trial(Determining):
     @property
     def starts_from_backbone(self) -> bool:
         """Whether the weights that it starts from are of a detector's backbone alone."""
-        return self.full_precision is None and self.weights.startswith("backbone:")
+        return self.full_precision is None and self.weights.startswith(BACKBONE)
 
     @property
     def name(self) -> str:

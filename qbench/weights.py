@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from qbench.checkpoint import dump_weights, load_weights, pack
 from qbench.errors import QbenchError, nearest
+from qbench.trial import BACKBONE
 
 _TORCHVISION = "torchvision"
-_BACKBONE = "backbone:"
 # Detectors that start from a backbone: torchvision's name of it, and the weights meant by default.
 _BACKBONES = {"ssd300_vgg16": ("vgg16", "IMAGENET1K_FEATURES")}
 # Under which training scripts keep a network's state beside an optimiser's.
@@ -42,7 +42,7 @@ def identify(model: str, choice: str) -> str:
     """
     if is_backbone(choice):
         _check_backbone(model)
-        return _BACKBONE + _identify(model, choice)
+        return BACKBONE + _identify(model, choice)
     return _identify(model, choice)
 
 
@@ -57,7 +57,7 @@ def _identify(model: str, choice: str) -> str:
 
 def is_backbone(choice: str) -> bool:
     """Whether a choice, or what `identify` made of it, is of a detector's backbone alone."""
-    return choice.startswith(_BACKBONE)
+    return choice.startswith(BACKBONE)
 
 
 def missing(model: str, choice: str) -> str:
@@ -135,11 +135,11 @@ def _plain(content: Any) -> dict[str, Tensor]:
 
 
 def _is_torchvision(choice: str) -> bool:
-    return choice.removeprefix(_BACKBONE).partition(":")[0] == _TORCHVISION
+    return choice.removeprefix(BACKBONE).partition(":")[0] == _TORCHVISION
 
 
 def _file(choice: str) -> Path:
-    return Path(choice.removeprefix(_BACKBONE))
+    return Path(choice.removeprefix(BACKBONE))
 
 
 def _check_backbone(model: str) -> None:
@@ -154,7 +154,7 @@ def _torchvision_weights(model: str, choice: str) -> Any:
     default = "DEFAULT"
     if is_backbone(choice):
         model, default = _BACKBONES[model]
-        choice = choice.removeprefix(_BACKBONE)
+        choice = choice.removeprefix(BACKBONE)
     try:
         known = get_model_weights(model)
     except ValueError as error:
