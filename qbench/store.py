@@ -7,6 +7,7 @@ written last: a half-written run is never listed.
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import hashlib
 import json
@@ -17,7 +18,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -70,6 +71,7 @@ class Store:
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
         os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
         self._artifacts: str | None = None
+        self._folder = results
         self.uri = "" if local else os.environ.get("MLFLOW_TRACKING_URI", "")
         if not self.uri:
             results.mkdir(parents=True, exist_ok=True)
@@ -80,9 +82,12 @@ class Store:
 
     @functools.cached_property
     def _client(self) -> MlflowClient:
+        # Two commands that make one database at the same time break it.
+        only = _holding(self._folder) if self._artifacts is not None else nullcontext()
         try:
-            client = MlflowClient(tracking_uri=self.uri)
-            client.search_experiments(max_results=1)
+            with only:
+                client = MlflowClient(tracking_uri=self.uri)
+                client.search_experiments(max_results=1)
         except Exception as error:
             raise QbenchError(f"cannot open the store {self.uri}: {_first_line(error)}") from error
         return client
@@ -416,6 +421,17 @@ class Store:
             token = page.token
             if not token:
                 return
+
+
+@contextmanager
+def _holding(folder: Path) -> Iterator[None]:
+    """Keep others that ask for it out of a folder."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def was_imported(run: Run) -> bool:

@@ -99,7 +99,7 @@ def test_two_runs_in_one_folder_record_every_trial_once(
     processes = [start(qbench, "run", tiny_run.suite) for _ in range(2)]
     while any(process.poll() is None for process in processes):
         plan = qbench.plan(tiny_run.suite)  # who looks on finds what is there so far
-        assert {trial["status"] for trial in plan} <= {"done", "missing"}
+        assert {trial["status"] for trial in plan} <= {"done", "missing", "unsupported"}
     outputs = [process.communicate(timeout=500)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
     assert sum("this one waits until it has ended" in output for output in outputs) == 1
@@ -108,6 +108,17 @@ def test_two_runs_in_one_folder_record_every_trial_once(
     assert set(states) == set(runs_of(tiny_run.qbench.results))
     assert all(found == ["FINISHED"] for found in states.values())
     assert tables(tmp_path / "results/tiny") == tables(tiny_run.folder)
+
+
+def test_several_commands_may_make_one_database(tmp_path: Path) -> None:
+    program = "from pathlib import Path; import sys; from qbench.store import Store; "
+    program += "print(Store(Path(sys.argv[1]), local=True).finished())"
+    command = [sys.executable, "-c", program, str(tmp_path / "results")]
+    makers = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        for _ in range(4)
+    ]
+    assert [maker.communicate(timeout=100)[0] for maker in makers] == ["[]\n"] * 4
 
 
 def test_two_runs_on_one_server_record_every_trial_once(

@@ -1,9 +1,11 @@
-"""What a run stands on goes wrong: the clock, shared memory."""
+"""What a run stands on goes wrong: the clock, the database, shared memory."""
 
 from __future__ import annotations
 
 import shutil
+import sqlite3
 import subprocess
+from contextlib import closing
 from pathlib import Path
 
 import pandas as pd
@@ -11,7 +13,8 @@ import pytest
 
 from qbench.data import imagenet_like
 from tests.conftest import MakeQbench, Qbench, TinyRun
-from tests.test_cli import tables
+from tests.storms import runs_of
+from tests.test_cli import read_until, start, tables
 
 pytestmark = pytest.mark.slow
 
@@ -47,6 +50,24 @@ def test_a_clock_that_jumps_by_days_changes_no_table(
     trials = pd.read_csv(qbench.results / "tiny/trials.csv")
     assert trials["seconds"].dropna().between(0, 300).all()
     assert "nothing to train" in qbench("run", tiny_run.suite)
+
+
+def test_a_database_that_somebody_locks_loses_nothing(
+    tmp_path: Path, tiny_run: TinyRun, qbench_in: MakeQbench
+) -> None:
+    qbench = qbench_in(tmp_path / "results")
+    process = start(qbench, "run", tiny_run.suite)
+    read_until(process, "[ 4/16]")
+    with closing(sqlite3.connect(qbench.results / "mlflow.db", timeout=60)) as database:
+        database.execute("BEGIN EXCLUSIVE")
+        assert "database is locked" in qbench("plan", tiny_run.suite, code=2)
+        read_until(process, "[10/16]")  # training goes on
+        database.rollback()
+    output = process.communicate(timeout=300)[0]
+    assert process.returncode == 0, output
+    assert "Not recorded" not in output
+    assert tables(qbench.results / "tiny") == tables(tiny_run.folder)
+    assert all(states == ["FINISHED"] for states in runs_of(qbench.results).values())
 
 
 def with_shared_memory(size: str, command: list[str]) -> list[str]:
