@@ -9,6 +9,7 @@ full-precision trials stay, for the trials that start from them.
     checkpoints/<key>.pt                     what an interrupted trial goes on from
     progress/<key>                           the last epoch of a trial on several processes
     lock                                     held by the command that records
+    store                                    held by the one that makes the database
 """
 
 from __future__ import annotations

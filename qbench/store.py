@@ -18,7 +18,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -425,13 +425,13 @@ class Store:
 
 @contextmanager
 def _holding(folder: Path) -> Iterator[None]:
-    """Keep others that ask for it out of a folder."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+    """Keep others that ask for it out of a results folder; out of a read-only one, nobody."""
+    with ExitStack() as stack:
+        with suppress(OSError):
+            (folder / ".state").mkdir(exist_ok=True)
+            file = stack.enter_context((folder / ".state" / "store").open("w"))
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield
-    finally:
-        os.close(handle)
 
 
 def was_imported(run: Run) -> bool:
