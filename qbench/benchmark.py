@@ -6,7 +6,7 @@ import functools
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -59,6 +59,7 @@ class Benchmark:
     runs: dict[str, Run]
     rehearsal: bool = False
     unrecorded: str = ""
+    _stale: dict[str, str] = field(default_factory=dict)  # by key, of `runs`
 
     @classmethod
     def open(
@@ -159,6 +160,7 @@ class Benchmark:
     def refresh(self) -> None:
         """Look the trials up again."""
         self.runs = self.store.runs(cell.trial.key for cell in self.cells)
+        self._stale = {}
 
     def status(self, cell: Cell) -> Status:
         """Whether a trial is done, failed, missing (not run yet) or cannot be run."""
@@ -365,6 +367,12 @@ class Benchmark:
 
     def stale(self, cell: Cell) -> str:
         """Why a finished trial's number is not to be trusted any more, or ''."""
+        key = cell.trial.key
+        if key not in self._stale:
+            self._stale[key] = self._doubt(cell)
+        return self._stale[key]
+
+    def _doubt(self, cell: Cell) -> str:
         if self.status(cell) != "done":
             return ""
         run, method = self.runs[cell.trial.key], cell.trial.method

@@ -127,6 +127,7 @@ class _Grid:
         if layers is None:
             layers = method.paper_layers if suite.recipe.name == "paper" else DEFAULT_LAYERS
         pretrained = recipe.initialization == "pretrained"
+        starts = [dict(self._start(model, seed)) for seed in suite.seeds]
         own = {
             "method": row.method,
             "options": registry.method_options(row.method, row.options),
@@ -139,8 +140,7 @@ class _Grid:
         for bits in map(Bits.parse, row.widths(model, suite.bits)):
             task = self._dataset.task
             reason = problem or _refusal(method, policy_widths(layers, bits), task)
-            for seed in suite.seeds:
-                start = dict(self._start(model, seed))
+            for start in starts:
                 trial = Trial.model_validate({**start, **own, "bits": str(bits)})
                 yield Cell(trial, row, label, suite.recipe.name, reason)
 

@@ -291,8 +291,8 @@ class Store:
 
     def _history(self, run: Run, metrics: Sequence[str]) -> Iterable[dict[str, float]]:
         """A record for each epoch. A file on this machine takes no time, a metric does."""
-        if _local(run, _HISTORY) is not None:
-            return list(self.read(run, _HISTORY))
+        if (local := _local(run, _HISTORY)) is not None:
+            return list(json.loads(local.read_bytes()))
         rows: dict[int, dict[str, float]] = {}
         for metric in metrics:
             for point in self._client.get_metric_history(run.info.run_id, metric):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from qbench.data import Dataset
 from qbench.grid import Cell
 from qbench.metrics import MEASURED
 from qbench.published import Number, PublishedNumbers
+from qbench.recipe import Recipe
 from qbench.suite import Suite
 from qbench.trial import Trial
 
@@ -25,6 +27,12 @@ if TYPE_CHECKING:
 
 DASH = "–"
 NAN = float("nan")
+
+
+@functools.cache
+def _as_json(recipe: Recipe) -> str:
+    """A recipe as text; thousands of trials share a few."""
+    return recipe.model_dump_json()
 
 
 class TrialRows:
@@ -92,7 +100,7 @@ class TrialRows:
             "audit": tags.get("qbench.audit", ""),
             "layers": str(trial.layers),
             "threads": trial.threads,
-            "training": trial.recipe.model_dump_json(),
+            "training": _as_json(trial.recipe),
             **self._claim(cell, number),
             "unreadable": tags.get("qbench.unreadable", ""),
             "stale": stale,

@@ -32,8 +32,9 @@ def missing(benchmark: Benchmark) -> list[str]:
     return [cell.trial.method for cell in cells]
 
 
-def change(monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+def change(monkeypatch: pytest.MonkeyPatch, benchmark: Benchmark, method: str) -> None:
     """Have a method's file be another than it was."""
+    benchmark.refresh()
     before = registry.method_source
     monkeypatch.setattr(
         registry, "method_source", lambda name: "new" if name == method else before(name)
@@ -44,7 +45,7 @@ def test_a_method_that_changed_makes_its_own_trials_stale(
     benchmark: Benchmark, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert stale(benchmark) == {}
-    change(monkeypatch, "ste")
+    change(monkeypatch, benchmark, "ste")
     assert stale(benchmark) == {"ste": "ste's file has changed since it was trained"}
     assert benchmark.stale_counts() == {"ste's file has changed since it was trained": 2}
     assert benchmark.train_again(["stale"]) == 2
@@ -54,7 +55,7 @@ def test_a_method_that_changed_makes_its_own_trials_stale(
 def test_what_starts_from_a_stale_network_is_stale_too(
     benchmark: Benchmark, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    change(monkeypatch, "fp32")
+    change(monkeypatch, benchmark, "fp32")
     own = "fp32's file has changed since it was trained"
     theirs = f"so is what it starts from: {own}"
     assert stale(benchmark) == {"fp32": own, "ste": theirs, "dorefa": theirs}
