@@ -208,6 +208,8 @@ class _Backlog(Searcher):
                 pending.discard(trial.key)
                 self._end(ended)
             elif trial.base is None or trial.base.key not in pending:
+                if ended is not None:  # a failure that no store took; this try comes in its place
+                    self._spool.discard(trial.key)
                 self.waiting.remove(trial)
                 self.running[trial_id] = trial
                 return {"trial": trial.model_dump_json()}

@@ -187,6 +187,16 @@ def test_what_a_worker_left_before_it_died_counts(tmp_path: Path, short_trial: T
     assert [outcome.status for outcome in grid.heard.outcomes] == ["done"]
 
 
+def test_an_old_failure_does_not_end_a_new_try(tmp_path: Path, short_trial: Trial) -> None:
+    grid = Grid(tmp_path, [short_trial])
+    old = done(short_trial).model_copy(update={"status": "failed", "reason": "old"})
+    grid.spool.put(old, None)  # the store was away until now
+    grid.die()
+    grid.finish()
+    grid.close()
+    assert [outcome.status for outcome in grid.heard.outcomes] == ["done"]
+
+
 def test_memory_that_ran_out_is_called_so(tmp_path: Path, short_trial: Trial) -> None:
     grid = Grid(tmp_path, [short_trial])
     grid.die(ray.exceptions.OutOfMemoryError("1 worker(s) were killed\nwith a page of statistics"))
