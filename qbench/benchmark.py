@@ -59,7 +59,8 @@ class Benchmark:
     runs: dict[str, Run]
     rehearsal: bool = False
     unrecorded: str = ""
-    _stale: dict[str, str] = field(default_factory=dict)  # by key, of `runs`
+    # Why those of `runs` that are stale are so, as far as it has been asked.
+    _stale: dict[str, str] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
     def open(
@@ -380,15 +381,10 @@ class Benchmark:
             return EDITED
         if run.data.tags.get("qbench.method_source") != registry.method_source(method):
             return f"{method}'s file has changed since it was trained"
-        base = self._base(cell)
+        base = self._by_key.get(cell.trial.source or "")  # of weights given, there is no trial
         if base is not None and (reason := self.stale(base)):
             return f"so is what it starts from: {reason}"
         return ""
-
-    def _base(self, cell: Cell) -> Cell | None:
-        """The trial of the suite that a trial starts from."""
-        pretrained = cell.trial.full_precision is not None
-        return self._by_key.get(cell.trial.source or "") if pretrained else None
 
     @functools.cached_property
     def _by_key(self) -> dict[str, Cell]:
