@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 import pandas as pd
 
-from qbench import registry, weights
+from qbench import fingerprint, registry, weights
 from qbench.bits import FULL_PRECISION, Bits
 from qbench.data import Dataset
 from qbench.errors import QbenchError, nearest
@@ -21,7 +21,7 @@ from qbench.outcome import Outcome
 from qbench.registry import Plugin, load_plugin
 from qbench.rehearsal import rehearsed
 from qbench.spool import Spool
-from qbench.store import EDITED, Store, was_changed, was_imported
+from qbench.store import EDITED, Store, code_of, was_changed, was_imported
 from qbench.suite import Suite, load_suite
 from qbench.trial import given_weights_key
 from qbench.trial_rows import TrialRows
@@ -379,8 +379,8 @@ class Benchmark:
         run, method = self.runs[cell.trial.key], cell.trial.method
         if was_changed(run):
             return EDITED
-        if run.data.tags.get("qbench.method_source") != registry.method_source(method):
-            return f"{method}'s file has changed since it was trained"
+        if reason := fingerprint.change(method, code_of(run)):
+            return reason
         base = self._by_key.get(cell.trial.source or "")  # of weights given, there is no trial
         if base is not None and (reason := self.stale(base)):
             return f"so is what it starts from: {reason}"

@@ -130,7 +130,7 @@ class _Grid:
         starts = [dict(self._start(model, seed)) for seed in suite.seeds]
         own = {
             "method": row.method,
-            "options": registry.method_options(row.method, row.options),
+            "options": registry.determining_options(row.method, row.options),
             "layers": layers if isinstance(layers, str | dict) else tuple(layers),
             "recipe": recipe,
             "full_precision": self._recipe_of(model) if pretrained else None,

@@ -102,6 +102,10 @@ class Method:
         paper_recipe: the training recipe its paper used, for ``recipe: paper``: values for any of
             the fields of `qbench.recipe.Recipe`.
         paper_layers: the layers that its paper quantizes, for ``recipe: paper``: a layer policy.
+        revision: Number of the method's arithmetic, from 1. Raise it when the method's numbers
+            change: results of an older revision are stale.
+        later_options: Options that were added after the first results were recorded. At its
+            default such an option is left out of a trial's key, so that old results stay known.
 
     Annotated attributes of a subclass are its options; they become keyword arguments. What their
     types do not say, ``__post_init__`` checks, and raises a ValueError.
@@ -116,6 +120,8 @@ class Method:
     elementwise: ClassVar[bool] = True
     paper_recipe: ClassVar[dict[str, Any]] = {}
     paper_layers: ClassVar[str] = "skip_first_last"
+    revision: ClassVar[int] = 1
+    later_options: ClassVar[frozenset[str]] = frozenset()
 
     layers: list[Layer]
 

@@ -110,6 +110,23 @@ class Observed(BaseModel):
     curve: Curve | None = None
 
 
+class Code(BaseModel):
+    """Fingerprint of the code that a result was computed with.
+
+    The defaults stand for results that were recorded before code had fingerprints.
+
+    Attributes:
+        syntax: Hash of the syntax tree of the method's file, without comments and docstrings, and
+            of the local files that it imports. Empty if it was not recorded.
+        revision: Revision of the method (`qbench.method.Method.revision`).
+        numerics: Revision of the arithmetic that all methods share.
+    """
+
+    syntax: str = ""
+    revision: int = 1
+    numerics: int = 1
+
+
 class Detected(BaseModel):
     """The objects that a detector finds in an image.
 
@@ -142,7 +159,7 @@ class Outcome(Observed):
         seconds: the whole trial: data, model, attachment, training, audit.
         train_seconds: its epochs, each with its evaluation.
         environment: what it ran on.
-        method_source: SHA-256 of the method's file.
+        code: Fingerprint of the code that it was trained with.
         unreadable: items of the data that could not be read and were left out.
         examples: what a detector finds in the first test images.
     """
@@ -159,7 +176,7 @@ class Outcome(Observed):
     seconds: float = 0.0
     train_seconds: float = 0.0
     environment: dict[str, str] = Field(default_factory=dict)
-    method_source: str = ""
+    code: Code = Code()
     unreadable: list[str] = Field(default_factory=list)
     examples: list[Detected] = Field(default_factory=list)
 

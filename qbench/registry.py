@@ -6,7 +6,6 @@ Everything is found through entry points, qbench's own parts included: the group
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import functools
 import hashlib
@@ -136,32 +135,6 @@ def method_class(name: str) -> type[Method]:
     return cls
 
 
-@functools.cache
-def _source_of(module: str) -> str:
-    texts = _sources(module, {})
-    return hashlib.sha256("".join(texts.values()).encode()).hexdigest()
-
-
-def method_source(name: str) -> str:
-    """SHA-256 of a method's file and of those beside it that it imports.
-
-    Tells whether it has changed since a trial.
-    """
-    return _source_of(method_class(name).__module__)
-
-
-def _sources(module: str, found: dict[str, str]) -> dict[str, str]:
-    """The text of a module, and of those of its package that it imports, in order of import."""
-    found[module] = "".join(linecache.getlines(sys.modules[module].__file__ or ""))
-    package = module.rpartition(".")[0]
-    for node in ast.walk(ast.parse(found[module])):
-        if isinstance(node, ast.ImportFrom) and node.level == 1 and node.module:
-            beside = f"{package}.{node.module}"
-            if beside not in found and beside in sys.modules:
-                _sources(beside, found)
-    return found
-
-
 def method_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """Check a method's options and fill in its defaults.
 
@@ -182,6 +155,26 @@ def method_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     except ValueError as error:  # of its __post_init__
         raise QbenchError(f"{name}: {error}") from error
     return checked.model_dump(mode="json")
+
+
+def determining_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options that are part of a trial's key.
+
+    Args:
+        name: name of the method.
+        options: as a suite gives them.
+
+    Returns:
+        As `method_options`, without the method's `later_options` that have their defaults.
+
+    Raises:
+        QbenchError: As `method_options`.
+        pydantic.ValidationError: As `method_options`.
+    """
+    complete = method_options(name, options)
+    changed = _checked(name, options).model_dump(exclude_defaults=True)
+    unchanged = method_class(name).later_options - changed.keys()
+    return {option: value for option, value in complete.items() if option not in unchanged}
 
 
 def _checked(name: str, options: Mapping[str, Any]) -> BaseModel:

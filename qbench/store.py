@@ -33,7 +33,7 @@ from pydantic import TypeAdapter
 from qbench import store_lock
 from qbench.bits import Bits
 from qbench.errors import QbenchError
-from qbench.outcome import Count, Detected, Levels, Observed, Outcome, most_levels
+from qbench.outcome import Code, Count, Detected, Levels, Observed, Outcome, most_levels
 from qbench.run_database import ended_runs
 from qbench.trial import Trial
 
@@ -50,6 +50,7 @@ _ASIDE = "qbench.set_aside"
 EDITED = "what is stored of it was changed by hand"
 _SEALED = ("qbench.trial", "qbench.status", "qbench.audit", "qbench.method_source")
 _TAG_LENGTH = 4000
+_CODE = {"syntax": "qbench.syntax", "revision": "qbench.revision", "numerics": "qbench.numerics"}
 
 
 class Store:
@@ -142,7 +143,7 @@ class Store:
             "qbench.reason": outcome.reason[:_TAG_LENGTH],
             "qbench.audit": outcome.audit_text[:_TAG_LENGTH],
             "qbench.levels": json.dumps(outcome.levels),
-            "qbench.method_source": outcome.method_source,
+            **{tag: str(getattr(outcome.code, name)) for name, tag in _CODE.items()},
             "qbench.unreadable": outcome.unreadable_text[:_TAG_LENGTH],
             **{f"{ENVIRONMENT}{name}": value for name, value in outcome.environment.items()},
         }
@@ -327,7 +328,7 @@ class Store:
             seconds=run.data.metrics["seconds"],
             train_seconds=run.data.metrics["train_seconds"],
             environment=self.read(run, "environment.json"),
-            method_source=tags.get("qbench.method_source", ""),
+            code=code_of(run),
             unreadable=self.read(run, "unreadable.json"),
         )
 
@@ -455,6 +456,7 @@ def was_changed(run: Run) -> bool:
 def digest(tags: Mapping[str, str], metrics: Mapping[str, float]) -> str:
     """SHA-256 of what tables show of a run: its trial, its final numbers, its audit."""
     content = {name: tags.get(name, "") for name in _SEALED}
+    content |= {name: tags[name] for name in _CODE.values() if name in tags}
     content |= {
         name: "nan" if value != value else repr(max(-_MOST, min(_MOST, float(value))))
         for name, value in metrics.items()
@@ -466,6 +468,15 @@ def digest(tags: Mapping[str, str], metrics: Mapping[str, float]) -> str:
 def trial_of(run: Run) -> Trial:
     """The trial that a run recorded."""
     return Trial.model_validate_json(run.data.tags["qbench.trial"])
+
+
+def code_of(run: Run) -> Code:
+    """Return the fingerprint of the code that a run was trained with.
+
+    Runs that were recorded before code had fingerprints count as revision 1.
+    """
+    tags = run.data.tags
+    return Code.model_validate({name: tags[tag] for name, tag in _CODE.items() if tag in tags})
 
 
 def _params(trial: Trial) -> dict[str, Any]:

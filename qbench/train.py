@@ -19,7 +19,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import parametrize
 
-from qbench import parallel, registry, tasks, weights
+from qbench import fingerprint, parallel, registry, tasks, weights
 from qbench.attachment import Handle, attach
 from qbench.audit import audit
 from qbench.checkpoint import (
@@ -37,7 +37,7 @@ from qbench.data.loading import Loader, evaluation_loader, training_loader, work
 from qbench.environment import environment
 from qbench.errors import QbenchError
 from qbench.observation import Observer
-from qbench.outcome import Outcome
+from qbench.outcome import Code, Outcome
 from qbench.recipe import Recipe
 from qbench.trial import Trial
 
@@ -84,7 +84,7 @@ class Training:
         outcome = self.outcome
         try:
             outcome.environment = environment()
-            outcome.method_source = registry.method_source(outcome.trial.method)
+            outcome.code = fingerprint.code_of(outcome.trial.method)
             yield from self._epochs(outcome.trial)
             outcome.status = "done"
         except Exception as error:  # a trial's failure is a result, never the grid's end
@@ -147,7 +147,7 @@ class Training:
             return
         outcome = self.outcome
         content = {
-            "method_source": outcome.method_source,
+            "code": outcome.code.model_dump(),
             "history": outcome.history,
             "train_seconds": outcome.train_seconds,
             **run.state(),
@@ -167,8 +167,9 @@ class Training:
                 f"its checkpoint, checkpoints/{key}.pt, is refused: the file {error}; without it "
                 "the trial starts anew"
             ) from error
-        if content["method_source"] != self.outcome.method_source:
-            return 0  # the method has changed since: what it did then is not to be mixed in
+        recorded = Code.model_validate(content.get("code", {}))
+        if fingerprint.change(self.outcome.trial.method, recorded):
+            return 0  # epochs of two different codes are not mixed
         self.outcome.history = content["history"]
         self.outcome.train_seconds = content["train_seconds"]
         run.restore(content)

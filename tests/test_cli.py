@@ -225,7 +225,7 @@ def test_stale_results_are_told_and_trained_again(
 
     told = qbench("plan", *with_method)
     edited = "1 stale: what is stored of it was changed by hand"
-    changed = "1 stale: median_sign's file has changed since it was trained"
+    changed = "1 stale: median_sign's code has changed since it was trained"
     assert edited in told
     assert changed in told
     told = qbench("leaderboard", *with_method)
@@ -233,7 +233,7 @@ def test_stale_results_are_told_and_trained_again(
     assert changed in told
     table = (results / "tiny/leaderboard.md").read_text(encoding="utf-8")
     assert "stale: what is stored of it" in table
-    assert "stale: median_sign's file" in table
+    assert "stale: median_sign's code" in table
     assert "did you mean 'stale'?" in qbench("run", *with_method, "--again", "stael", code=2)
     output = qbench("run", *with_method, "--again", "stale")
     assert "2 finished trials are trained again." in output

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import pandas as pd
 import pytest
 
-from qbench import cli, exchange, registry
+from qbench import cli, exchange, fingerprint
 from qbench.benchmark import Benchmark
 from qbench.columns import TRIAL_COLUMNS
 from qbench.comparison import Difference, compare
@@ -76,8 +76,8 @@ def filled(suite: Path, results: Path, top1: dict[str, float]) -> Benchmark:
     benchmark = Benchmark.open(suite, results)
     for cell in benchmark.cells:
         value = top1[cell.trial.method] + 0.1 * cell.trial.seed**2
-        source = registry.method_source(cell.trial.method)
-        own = {"trial": cell.trial, "suite": "small", "method_source": source}
+        code = fingerprint.code_of(cell.trial.method)
+        own = {"trial": cell.trial, "suite": "small", "code": code}
         benchmark.store.record(outcome(top1=value).model_copy(update=own), None)
     benchmark.refresh()
     return benchmark

@@ -43,3 +43,14 @@ def test_every_number_has_a_range(name: str) -> None:
         if field.annotation in (int, float):
             with pytest.raises((QbenchError, ValidationError)):
                 registry.method_options(name, {option: -(10**6)})
+
+
+def test_a_later_option_at_its_default_is_no_part_of_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    complete = registry.method_options("ste", {})
+    assert registry.determining_options("ste", {}) == complete
+    monkeypatch.setattr(registry.method_class("ste"), "later_options", frozenset({"percentile"}))
+    without = {name: value for name, value in complete.items() if name != "percentile"}
+    assert registry.determining_options("ste", {}) == without
+    assert registry.determining_options("ste", {"percentile": 100}) == without
+    assert registry.determining_options("ste", {"percentile": 99})["percentile"] == 99
+    assert registry.method_options("ste", {}) == complete

@@ -113,9 +113,21 @@ def test_a_checkpoint_of_another_version_of_the_method_is_not_used() -> None:
     kept = Kept()
     train(trial("ste", {}), kept, until=3)
     assert kept.data is not None
-    kept.data = pack({**unpack(kept.data), "method_source": "of another day"})
+    for code in ({"syntax": "of another day"}, {"revision": 2}, {"numerics": 2}):
+        kept.data = pack({**unpack(kept.data), "code": code})
+        training = Training(trial("ste", {}), None, Place(checkpoints=kept))
+        assert [record["epoch"] for record in training.epochs()] == [1, 2, 3, 4]
+
+
+def test_a_checkpoint_of_before_code_had_fingerprints_is_used() -> None:
+    kept = Kept()
+    train(trial("ste", {}), kept, until=3)
+    assert kept.data is not None
+    content = unpack(kept.data)
+    del content["code"]
+    kept.data = pack({**content, "method_source": "the hash of a file's text"})
     training = Training(trial("ste", {}), None, Place(checkpoints=kept))
-    assert [record["epoch"] for record in training.epochs()] == [1, 2, 3, 4]
+    assert [record["epoch"] for record in training.epochs()] == [4]
 
 
 def test_a_short_trial_leaves_no_checkpoint() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from qbench import registry
+from qbench import fingerprint, registry
 from qbench.benchmark import Benchmark
 from tests.test_exchange import BEFORE, SUITE, filled
 
@@ -33,11 +33,12 @@ def missing(benchmark: Benchmark) -> list[str]:
 
 
 def change(monkeypatch: pytest.MonkeyPatch, benchmark: Benchmark, method: str) -> None:
-    """Have a method's file be another than it was."""
+    """Have a method's code be another than it was."""
     benchmark.refresh()
-    before = registry.method_source
+    before = fingerprint._syntax
+    changed = registry.method_class(method).__module__
     monkeypatch.setattr(
-        registry, "method_source", lambda name: "new" if name == method else before(name)
+        fingerprint, "_syntax", lambda module: "new" if module == changed else before(module)
     )
 
 
@@ -46,8 +47,8 @@ def test_a_method_that_changed_makes_its_own_trials_stale(
 ) -> None:
     assert stale(benchmark) == {}
     change(monkeypatch, benchmark, "ste")
-    assert stale(benchmark) == {"ste": "ste's file has changed since it was trained"}
-    assert benchmark.stale_counts() == {"ste's file has changed since it was trained": 2}
+    assert stale(benchmark) == {"ste": "ste's code has changed since it was trained"}
+    assert benchmark.stale_counts() == {"ste's code has changed since it was trained": 2}
     assert benchmark.train_again(["stale"]) == 2
     assert missing(benchmark) == ["ste", "ste"]
 
@@ -56,7 +57,7 @@ def test_what_starts_from_a_stale_network_is_stale_too(
     benchmark: Benchmark, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     change(monkeypatch, benchmark, "fp32")
-    own = "fp32's file has changed since it was trained"
+    own = "fp32's code has changed since it was trained"
     theirs = f"so is what it starts from: {own}"
     assert stale(benchmark) == {"fp32": own, "ste": theirs, "dorefa": theirs}
 
@@ -65,3 +66,24 @@ def test_with_a_full_precision_network_goes_what_starts_from_it(benchmark: Bench
     assert benchmark.train_again(["dorefa"]) == 2
     assert benchmark.train_again(["fp32"]) == 4
     assert len(missing(benchmark)) == 6
+
+
+@pytest.mark.parametrize("method", ["ste", "fp32"])
+def test_a_raised_revision_makes_results_stale(
+    benchmark: Benchmark, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    monkeypatch.setattr(registry.method_class(method), "revision", 3)
+    benchmark.refresh()
+    reason = f"{method} is at revision 3, and was at 1 in training"
+    assert stale(benchmark)[method] == reason
+    assert len(stale(benchmark)) == (3 if method == "fp32" else 1)
+
+
+def test_a_raised_revision_of_what_methods_share_makes_all_results_stale(
+    benchmark: Benchmark, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fingerprint, "NUMERICS", 2)
+    benchmark.refresh()
+    reason = "the arithmetic that all methods share is at revision 2, and was at 1 in training"
+    assert set(stale(benchmark)) == {"fp32", "ste", "dorefa"}
+    assert reason in stale(benchmark)["ste"]

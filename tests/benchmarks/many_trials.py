@@ -23,7 +23,6 @@ import numpy as np
 from qbench.benchmark import Benchmark
 from qbench.guard import GIB, resident_bytes
 from qbench.outcome import Outcome
-from qbench.registry import method_source
 from qbench.store import Store, digest
 from qbench.trial import Trial
 
@@ -111,7 +110,7 @@ def _fill(suite: Path, results: Path) -> None:
         for trial in others:
             name, top1 = uuid.uuid4().hex, float(draw.normal(97, 1))
             changed = {"qbench.key": trial.key, "qbench.trial": trial.model_dump_json()}
-            own = {**tags, **changed, "qbench.method_source": method_source(trial.method)}
+            own = {**tags, **changed}
             own["qbench.digest"] = digest(own, {**measured, "final_top1": top1})
             _copy(database, "runs", one, {"run_uuid": name, "name": trial.name})
             for table in _TABLES:
