@@ -23,7 +23,7 @@ from qbench.data import imagenet_like
 from qbench.data.loading import training_loader, worker_count
 from qbench.environment import environment
 from qbench.recipe import Recipe
-from tests.benchmarks.training_speed import training_step
+from tests.benchmarks.steps import training_step
 
 
 def main() -> None:
