@@ -1,6 +1,6 @@
-"""What columns are called and mean: the one list behind tables, files and pages.
+"""Names and meanings of all columns: the one list behind tables, files and pages.
 
-``python -m qbench.columns`` prints it as ``docs/columns.md``.
+``python -m qbench.columns`` prints ``docs/columns.md``.
 """
 
 from __future__ import annotations
@@ -69,39 +69,47 @@ def _group(group: str, *rows: tuple[Any, ...]) -> list[Column]:
 COLUMNS: tuple[Column, ...] = (
     *_group(
         "result",
-        ("dataset", "Dataset", "What the network is trained and measured on."),
+        ("dataset", "Dataset", "The data set of training and measurement."),
         ("model", "Model", "The network."),
-        ("label", "Method", "The row's name in the table."),
-        ("method", "Method name", "The method, as suites name it."),
-        ("options", "Options", "The method's options, as JSON."),
-        ("bits", "Bits", "Widths asked for: weights/activations; 32 is full precision."),
-        ("w_bits", "Weight bits", "Bits of a quantized layer's weight.", "", None, "lower"),
-        ("a_bits", "Activation bits", "Bits of a quantized layer's input.", "", None, "lower"),
+        ("label", "Method", "Name of the row in the table."),
+        ("method", "Method name", "Name of the method in suites."),
+        ("options", "Options", "Options of the method, as JSON."),
+        ("bits", "Bits", "Requested widths: weights/activations; 32 is full precision."),
+        ("w_bits", "Weight bits", "Bits of the weight of a quantized layer.", "", None, "lower"),
+        ("a_bits", "Activation bits", "Bits of the input of a quantized layer.", "", None, "lower"),
     ),
     *_group(
         "accuracy",
         (
             "status",
             "Status",
-            "done: every seed is; partly: some; failed: none, and some failed; missing: not run; "
-            "unsupported: the method cannot; rehearsal: a try of a few steps, no result.",
+            "done: every seed finished; partly: some seeds finished; failed: no seed finished and "
+            "at least one failed; missing: not run; unsupported: the method cannot run this "
+            "configuration; rehearsal: only a few steps ran, not a result.",
         ),
-        ("reason", "Reason", "Why it failed or cannot be run."),
-        ("n", "n", "Seeds that are done: what means are taken over."),
-        ("seeds", "Seeds", "Seeds that the suite asks for."),
-        ("metric", "Metric", "What mean, std and every difference are of."),
-        ("mean", "Mean", "Mean over seeds, after the last epoch, hardened.", "%", 2, "higher"),
+        ("reason", "Reason", "Why the trial failed or cannot be run."),
+        ("n", "n", "Number of finished seeds, over which means are taken."),
+        ("seeds", "Seeds", "Number of seeds that the suite requests."),
+        ("metric", "Metric", "The metric of the mean, the std and every difference."),
+        (
+            "mean",
+            "Mean",
+            "Mean over seeds of the hardened network after the last epoch.",
+            "%",
+            2,
+            "higher",
+        ),
         ("std", "Std", "Sample standard deviation over seeds (n − 1).", "points", 2, "lower"),
         (
             "ci95",
             "± 95 %",
-            "Half the width of the two-sided 95 % interval of the mean, Student's t.",
+            "Half the width of the two-sided 95 % interval of the mean (Student's t).",
             "points",
             2,
             "lower",
         ),
         ("top5", "Top-5", "Mean top-5 accuracy.", "%", 2, "higher"),
-        ("map50", "mAP 0.5", "Mean mAP at IoU 0.5, every point.", "%", 2, "higher"),
+        ("map50", "mAP 0.5", "Mean mAP at IoU 0.5 over every recall point.", "%", 2, "higher"),
         ("map", "mAP", "Mean COCO mAP, IoU 0.5 to 0.95.", "%", 2, "higher"),
         (
             "full_precision",
@@ -114,28 +122,37 @@ COLUMNS: tuple[Column, ...] = (
         (
             "drop",
             "Drop",
-            "Full precision less this, over pairs of one seed.",
+            "Full precision minus this mean, over pairs with the same seed.",
             "points",
             2,
             "lower",
         ),
-        ("drop_std", "Drop std", "Sample deviation of these differences.", "points", 2, "lower"),
+        (
+            "drop_std",
+            "Drop std",
+            "Sample standard deviation of these differences.",
+            "points",
+            2,
+            "lower",
+        ),
     ),
     *_group(
         "significance",
         (
             "standing",
             "Standing",
-            "best of its column (dataset, model, bits); tied: a paired t-test over seeds does not "
-            "tell it from the best; behind: it does; worse: it does after Holm's correction too; "
-            "untested: too few seeds, or not all done; '' where nothing stands beside it.",
+            "best: the best of its column (dataset, model, bits); tied: a paired t-test over seeds "
+            "does not distinguish it from the best; behind: the test does; worse: it does after "
+            "Holm's correction too; untested: too few seeds, or not all finished; empty if there "
+            "is no other row to compare with.",
         ),
-        ("p", "p", "Of the two-sided paired t-test against the best of the column.", "", 4),
-        ("p_holm", "p (Holm)", "The same, corrected for all rows of the column.", "", 4),
+        ("p", "p", "p-value of the two-sided paired t-test against the best of the column.", "", 4),
+        ("p_holm", "p (Holm)", "The same p-value, corrected for all rows of the column.", "", 4),
         (
             "bold",
             "Bold",
-            "Whether tables print it bold: the best, where the test tells all others from it.",
+            "Whether tables print it bold: it is the best, and the test distinguishes it from all "
+            "other rows.",
         ),
     ),
     *_group(
@@ -143,16 +160,16 @@ COLUMNS: tuple[Column, ...] = (
         (
             "published",
             "Published",
-            "What a paper prints; never part of a mean.",
+            "The number that a paper states; never part of a mean.",
             "%",
             None,
             "higher",
         ),
-        ("source", "Source", "Where it is from."),
+        ("source", "Source", "Source of the published number."),
         (
             "delta",
             "Δ",
-            "Measured less published, of claims that are judged.",
+            "Measured minus published, for claims that are judged.",
             "points",
             2,
             "higher",
@@ -160,13 +177,14 @@ COLUMNS: tuple[Column, ...] = (
         (
             "verdict",
             "Verdict",
-            "reproduced: the published number, rounded as it is, lies in the 95 % interval over "
-            "seeds; short by, above by: it does not; one seed: no interval; not judged: see note.",
+            "reproduced: the published number, rounded as printed, lies in the 95 % interval over "
+            "seeds; short by, above by: it does not; one seed: no interval; not judged: see the "
+            "note.",
         ),
         (
             "verdict_note",
             "Verdict note",
-            "Why a claim is not judged, or in what the measurement departs from it.",
+            "Why a claim is not judged, or how the measurement departs from its setting.",
         ),
     ),
     *_group(
@@ -176,19 +194,19 @@ COLUMNS: tuple[Column, ...] = (
         (
             "w_levels",
             "Weight levels",
-            "Distinct values of a quantized weight that the audit counted: the most that any layer "
-            "(or filter, where levels are a filter's own) has.",
+            "Distinct values of a quantized weight, counted by the audit: the maximum over layers, "
+            "or over filters if each filter has its own levels.",
         ),
-        ("a_levels", "Activation levels", "Likewise of a quantized layer's input."),
-        ("start", "Start", "pretrained, scratch, or given weights that are not trained here."),
-        ("recipe", "Recipe", "aligned: one for all methods; paper: each method's own."),
-        ("epochs", "Epochs", "Of training with quantizers; 0: calibrated only."),
-        ("augmentation", "Augmentation", "What is drawn anew for each training image."),
-        ("checkpoint", "Measured", "Which epoch's network is measured."),
+        ("a_levels", "Activation levels", "The same for the input of a quantized layer."),
+        ("start", "Start", "pretrained, scratch, or provided weights that are not trained here."),
+        ("recipe", "Recipe", "aligned: one for all methods; paper: the published one of each."),
+        ("epochs", "Epochs", "Epochs of training with quantizers; 0: calibrated only."),
+        ("augmentation", "Augmentation", "Random transformations of each training image."),
+        ("checkpoint", "Measured", "The epoch whose network is measured."),
         (
             "differs",
             "Differs in",
-            "What of the protocol is not as in most rows of the table; '' where all is.",
+            "How the protocol differs from most rows of the table; empty if it does not.",
         ),
     ),
     *_group(
@@ -196,7 +214,8 @@ COLUMNS: tuple[Column, ...] = (
         (
             "weight_mb",
             "Weights",
-            "Weights packed: k-bit codes, their scales, all else at 32 bits; 1 MB is 10^6 bytes.",
+            "Size of the packed weights: k-bit codes, their scales, everything else at 32 bits; "
+            "1 MB is 10^6 bytes.",
             "MB",
             2,
             "lower",
@@ -204,7 +223,7 @@ COLUMNS: tuple[Column, ...] = (
         (
             "compression",
             "Smaller",
-            "Weights in full precision over packed ones.",
+            "Size of the weights in full precision over the packed size.",
             "×",
             1,
             "higher",
@@ -212,91 +231,96 @@ COLUMNS: tuple[Column, ...] = (
         (
             "gbops",
             "Bit-operations",
-            "Σ over layers of multiply-adds × weight bits × input bits, of one image, in 10^9.",
+            "Sum over layers of multiply-adds × weight bits × input bits for one image, in 10^9.",
             "GBOPs",
             2,
             "lower",
         ),
-        ("bops_ratio", "Fewer", "Those of full precision over these.", "×", 1, "higher"),
+        ("bops_ratio", "Fewer", "Bit-operations in full precision over these.", "×", 1, "higher"),
         (
             "train_ratio",
             "Training",
-            "Seconds of an epoch over those of full precision with the same seed.",
+            "Seconds per epoch over those of full precision with the same seed.",
             "×",
             2,
             "lower",
         ),
-        ("audit", "Audit", "k-bit: the stored network has the levels promised; else what has not."),
+        (
+            "audit",
+            "Audit",
+            "k-bit if the stored network has the promised levels; else what has not.",
+        ),
     ),
 )
 BY_NAME = {column.name: column for column in COLUMNS}
 # Of `trials.csv`, in its order.
 TRIAL_COLUMNS = {
     "key": "The trial's key: a hash of everything that determines its numbers.",
-    "method": "The method, as suites name it; fp32 is the full-precision network.",
+    "method": "Name of the method in suites; fp32 is the full-precision network.",
     "label": "The row of the table.",
     "options": "All options of the method, as JSON.",
     "model": "The network.",
     "dataset": "The data set.",
-    "bits": "Widths asked for: weights/activations; 32 is full precision.",
-    "w_bits": "Bits of a quantized layer's weight.",
-    "a_bits": "Bits of a quantized layer's input.",
-    "seed": "Of everything random.",
-    "recipe": "aligned: one recipe for all methods; paper: each method's own.",
+    "bits": "Requested widths: weights/activations; 32 is full precision.",
+    "w_bits": "Bits of the weight of a quantized layer.",
+    "a_bits": "Bits of the input of a quantized layer.",
+    "seed": "Seed of everything random.",
+    "recipe": "aligned: one recipe for all methods; paper: the published recipe of each method.",
     "epochs": "Passes over the training data; 0: quantized and evaluated only.",
     "status": "done, failed, missing (not run yet) or unsupported.",
-    "reason": "Why it failed or is not supported.",
-    "top1": "Top-1 accuracy on the test split, %, after the last epoch, hardened.",
+    "reason": "Why the trial failed or is not supported.",
+    "top1": "Top-1 accuracy of the hardened network on the test split after the last epoch, %.",
     "top5": "Top-5 accuracy, %.",
     "test_loss": "Cross-entropy on the test split.",
-    "map50_voc07": "Mean average precision at IoU 0.5 by VOC2007's 11 points, %.",
-    "map50": "Mean average precision at IoU 0.5, every point, %.",
-    "map": "Mean average precision, IoU 0.5 to 0.95 as COCO's, %.",
-    "train_seconds": "Seconds of training, evaluation after each epoch included.",
+    "map50_voc07": "Mean average precision at IoU 0.5 by the 11 points of VOC2007, %.",
+    "map50": "Mean average precision at IoU 0.5 over every recall point, %.",
+    "map": "Mean average precision over IoU 0.5 to 0.95, as in COCO, %.",
+    "train_seconds": "Seconds of training, including the evaluation after each epoch.",
     "seconds": "Seconds of the whole trial.",
-    "audit": "Empty where the promise of k bits holds; else the first layer that breaks it.",
+    "audit": "Empty if the network is k-bit as promised; else the first layer that is not.",
     "layers": "Which layers are quantized: a policy, names, or widths by name.",
-    "threads": "Torch's threads on a CPU.",
-    "training": "The recipe's values, as JSON.",
-    "published": "The published number, as tables show it.",
-    "source": "Where that is from.",
-    "published_value": "The published value of the metric that counts, %.",
-    "published_decimals": "Digits behind its point.",
-    "claim_unlike": "Why the published number is not one of this setting; empty where it is.",
-    "claim_apart": "In what else the trial departs from it.",
-    "unreadable": "Items of the data that could not be read and were left out.",
-    "stale": "Why the number is not to be trusted any more; empty where it is.",
-    "first_layer": "Widths of the first conv or linear layer, W/A.",
-    "last_layer": "Widths of the last, W/A.",
-    "weight_mb": "Packed weights in 10^6 bytes.",
-    "full_weight_mb": "Weights of the same network in full precision, in 10^6 bytes.",
+    "threads": "Number of torch threads on a CPU.",
+    "training": "Values of the recipe, as JSON.",
+    "published": "The published number as tables show it.",
+    "source": "Source of the published number.",
+    "published_value": "The published value of the metric that decides which result is best, %.",
+    "published_decimals": "Number of decimals of the published value.",
+    "claim_unlike": "Why the published number is for a different setting; empty if it is not.",
+    "claim_apart": "Other departures of the trial from the setting of the published number.",
+    "unreadable": "Items of the data set that could not be read and were skipped.",
+    "stale": "Why the number is stale; empty if it is current.",
+    "first_layer": "Widths of the first convolution or linear layer, W/A.",
+    "last_layer": "Widths of the last convolution or linear layer, W/A.",
+    "weight_mb": "Size of the packed weights, in 10^6 bytes.",
+    "full_weight_mb": "Size of the same weights in full precision, in 10^6 bytes.",
     "gbops": "Bit-operations of one image, in 10^9.",
-    "full_gbops": "Those of the same network in full precision.",
-    "w_levels": "Distinct values of a quantized weight, the most that any layer (or filter) has.",
-    "a_levels": "Distinct values of a quantized layer's input, likewise, on a batch of images.",
+    "full_gbops": "Bit-operations of the same network in full precision, in 10^9.",
+    "w_levels": "Distinct values of a quantized weight, the maximum over layers (or filters).",
+    "a_levels": "The same for the input of a quantized layer, on a batch of images.",
     "start": "pretrained: from the full-precision trial of the same seed; scratch; or the weights "
-    "given.",
-    "augmentation": "What is drawn anew for each training image.",
+    "that the user provides.",
+    "augmentation": "Random transformations of each training image.",
 }
 
 
 def as_markdown() -> str:
-    """Everything of columns, as ``docs/columns.md`` has it."""
+    """Return the documentation of all columns, the content of ``docs/columns.md``."""
     lines = [
         "# Columns",
         "",
-        "Written by `python -m qbench.columns > docs/columns.md`.",
+        "This page describes every column of `leaderboard.csv` and `trials.csv`. "
+        "`python -m qbench.columns > docs/columns.md` generates it.",
         "",
-        "## leaderboard.csv: a row for each result",
+        "## leaderboard.csv: one row per result",
         "",
-        "A result is a row of the table at a width, on a model and a data set, over its seeds.",
+        "A result is a row of the table at one width, on one model and data set, over its seeds.",
     ]
     for group in dict.fromkeys(column.group for column in COLUMNS):
         lines += [
             "",
             f"### {group.capitalize()}",
             "",
-            "| column | in tables | |",
+            "| column | in tables | meaning |",
             "| --- | --- | --- |",
         ]
         lines += [
@@ -304,7 +328,7 @@ def as_markdown() -> str:
             for column in COLUMNS
             if column.group == group
         ]
-    lines += ["", "## trials.csv: a row for each trial", "", "| column | |", "| --- | --- |"]
+    lines += ["", "## trials.csv: one row per trial", "", "| column | meaning |", "| --- | --- |"]
     lines += [f"| `{name}` | {about} |" for name, about in TRIAL_COLUMNS.items()]
     return "\n".join(lines) + "\n"
 
