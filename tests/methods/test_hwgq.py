@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from qbench import registry
 from qbench.attachment import Handle, attach
 from qbench.method import Method
-from tests.test_methods_math import (
+from tests.methods.test_lq_nets import (
     Array,
     central_differences,
     for_input,
