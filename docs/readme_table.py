@@ -1,7 +1,7 @@
-"""The leaderboard in the README: a suite's results as one small table.
+"""Write the leaderboard in the README: the results of a suite as one small table.
 
-``python docs/readme_table.py`` writes it between its two markers; a test checks that it is there as
-the trials have it.
+``python docs/readme_table.py`` writes the table between its two markers. A test checks that the
+README matches the results.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _BETWEEN = re.compile(
 
 
 def table(results: pd.DataFrame) -> str:
-    """Return Markdown: methods down, widths across, and a line that says what the numbers are."""
+    """Return a Markdown table with a row per method, a column per width, and a caption."""
     rows = records(results)
     full = next(row for row in rows if row["method"] == FULL_PRECISION)
     rows.remove(full)
@@ -33,14 +33,14 @@ def table(results: pd.DataFrame) -> str:
     for label in dict.fromkeys(row["label"] for row in rows):
         cells = {row["bits"]: row for row in rows if row["label"] == label}
         lines.append([label, *(_cell(cells[width]) for width in bits)])
-    told = (
-        f"Top-1 accuracy in %, mean ± standard deviation over {full['seeds']} seeds, by bits of "
-        f"weights/activations; full precision has {value(full)}. Bold is the best of a column, "
-        "where a paired test over seeds tells every other row from it."
+    caption = (
+        f"Top-1 accuracy in %, mean ± standard deviation over {full['seeds']} seeds. Columns are "
+        f"bits of weights/activations. Full precision reaches {value(full)}. Bold marks the best "
+        "of a column if a paired t-test over seeds distinguishes it from every other row."
     )
     return (
         "\n".join("| " + " | ".join(line) + " |" for line in lines)
-        + f"\n\n{textwrap.fill(told, 100)}\n"
+        + f"\n\n{textwrap.fill(caption, 100)}\n"
     )
 
 
@@ -50,7 +50,7 @@ def _cell(row: dict[str, object]) -> str:
 
 
 def current() -> str:
-    """The README with the table of the present results."""
+    """Return the README with the table of the current results."""
     found = table(pd.read_csv(RESULTS))
     return _BETWEEN.sub(lambda _: found, README.read_text(encoding="utf-8"), count=1)
 
