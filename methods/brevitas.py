@@ -1,7 +1,7 @@
 """Brevitas' quantizers (Franco et al., Xilinx/brevitas, doi:10.5281/zenodo.3333552).
 
 A wrapper: the arithmetic is that of the modules that Brevitas' injectors build, which needs
-Brevitas installed (``pip install 'qbench[libraries]'``). Written against Brevitas 0.13.
+Brevitas installed (``pip install 'qbench-quant[libraries]'``). Written against Brevitas 0.13.
 
 Weights, k ≥ 2 bits, n = 2^(k−1) − 1 (``Int8WeightPerTensorFloat``, ``Int8WeightPerChannelFloat``)::
 
@@ -64,7 +64,7 @@ class Brevitas(Method):
         try:
             importlib.import_module("brevitas.quant.scaled_int")
         except ImportError:
-            return "needs brevitas: pip install 'qbench[libraries]'"
+            return "needs brevitas: pip install 'qbench-quant[libraries]'"
         if bits.weights.top not in (None, 2 ** (bits.weights.bits - 1) - 1):
             return f"its levels are evenly spaced integers, not 0…±{bits.weights.top}"
         return None

@@ -2,7 +2,7 @@
 
 A wrapper around the authors' code as it is in torchao: its quantizers choose the levels Q, its
 proximal maps move weights toward them (``torchao.prototype.parq``), which needs torchao installed
-(``pip install 'qbench[libraries]'``). Written against torchao 0.18.
+(``pip install 'qbench-quant[libraries]'``). Written against torchao 0.18.
 
 Levels, k bits, b = 0 being ternary, from the latent weights u of the layer or of each filter, anew
 every ``period`` steps::
@@ -114,7 +114,7 @@ class PARQ(Method):
         try:
             importlib.import_module("torchao.prototype.parq")
         except ImportError:
-            return "needs torchao: pip install 'qbench[libraries]'"
+            return "needs torchao: pip install 'qbench-quant[libraries]'"
         if not bits.activations.is_float:
             return "it quantizes weights only"
         k, top = bits.weights.bits, bits.weights.top

@@ -1,7 +1,7 @@
 """torchao's fake quantization for quantization-aware training (Or et al., 2025, arXiv:2507.16099).
 
 A wrapper: the arithmetic is that of ``torchao.quantization.qat.IntxFakeQuantizer``, which needs
-torchao installed (``pip install 'qbench[libraries]'``). Written against torchao 0.18.
+torchao installed (``pip install 'qbench-quant[libraries]'``). Written against torchao 0.18.
 
 Weights, k bits, symmetric, for each filter (``PerAxis(0)``), anew at every step::
 
@@ -70,7 +70,7 @@ class TorchAO(Method):
         try:
             importlib.import_module("torchao.quantization.qat")
         except ImportError:
-            return "needs torchao: pip install 'qbench[libraries]'"
+            return "needs torchao: pip install 'qbench-quant[libraries]'"
         if bits.weights.bits == 1:
             return "torchao's 1-bit codes are {−1, 0}, and all weights round to 0"
         if bits.weights.top is not None:

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from qbench.attachment import Handle, attach
     from qbench.bits import Bits, Width
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["Bits", "Handle", "Width", "attach"]
 
 

@@ -68,7 +68,7 @@ def main() -> None:
 
 def _version(wanted: bool) -> None:
     if wanted:
-        print(f"qbench {__version__}")
+        print(f"qbench {__version__} (qbench-quant)")
         raise typer.Exit
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import torch
 
-from qbench import kernels
+from qbench import __version__, kernels
 
-PACKAGES = ("qbench", "torch", "torchvision", "ray", "mlflow", "numpy", "pandas")
+PACKAGES = ("torch", "torchvision", "ray", "mlflow", "numpy", "pandas")
 
 
 @functools.cache
@@ -24,6 +24,7 @@ def environment() -> dict[str, str]:
     are left out: results are published.
     """
     found = {"python": platform.python_version(), "platform": platform.platform()}
+    found["qbench"] = __version__
     for package in PACKAGES:
         try:
             found[package] = version(package)

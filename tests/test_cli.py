@@ -46,6 +46,7 @@ def test_help_and_version(tmp_path: Path, qbench_in: MakeQbench) -> None:
     assert "qbench plan suites/digits_start.yaml" in qbench("--help")
     assert "--set" in qbench("run", "--help")
     assert qbench("--version").startswith("qbench 0.")
+    assert "(qbench-quant)" in qbench("--version")
 
 
 def test_run_trains_the_grid_and_writes_its_tables(tiny_run: TinyRun) -> None:

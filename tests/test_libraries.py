@@ -85,7 +85,7 @@ def test_without_its_library_a_method_says_what_to_install(
     library, module = MODULES[name]
     monkeypatch.setitem(sys.modules, library, None)
     monkeypatch.setitem(sys.modules, module, None)
-    advice = f"needs {library}: pip install 'qbench[libraries]'"
+    advice = f"needs {library}: pip install 'qbench-quant[libraries]'"
     method = registry.build_method(name, {})
     for bits in ("2/32", "8/8", "3(±4)/32"):
         assert method.supports(Bits.parse(bits), "classification") == advice
