@@ -34,11 +34,6 @@ FEW = [("quantization_networks", "2/2"), ("dorefa", "1/2"), ("xnor", "1/1")]
 HEAVY = {("quantization_networks", model) for model in ("alexnet_bn", "resnet18", "resnet50")}
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 def widths(name: str) -> Iterator[str]:
     """The widths of the papers' tables that a method has."""
     method = registry.build_method(name, {})

@@ -1,8 +1,13 @@
-"""Training with Quantization Networks: phases, temperature, sharing, and the released update."""
+"""Quantization Networks (Yang et al., CVPR 2019, arXiv:1911.09464).
+
+In training a quantizer is the sum of sigmoids of Eq. 7 with its exact gradient, in evaluation the
+staircase of Eq. 5. Further tests cover the training phases, the temperature, sharing and options.
+``compat: official`` is compared with the released code in
+``tests/helpers/released_quantization_networks.py``.
+"""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,14 +16,239 @@ import pytest
 import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
 
+from qbench import registry
 from qbench.attachment import Handle, attach
 from qbench.bits import Bits
 from qbench.errors import QbenchError
-from qbench.registry import build_method, method_options
+from tests.helpers.quantizers import activation_quantizer, attach_everywhere, weight_quantizer
+from tests.helpers.released_quantization_networks import (
+    CLIP,
+    DECAY,
+    MOMENTUM,
+    released_training,
+    sigmoid_t,
+)
+from tests.helpers.tensors import Array, normal
 
 NAME = "quantization_networks"
+
+LEVELS = {
+    "1": [-1, 1],
+    "2": [-1, 0, 1],
+    "3(±2)": [-2, -1, 0, 1, 2],
+    "3(±4)": [-4, -2, -1, 0, 1, 2, 4],
+    "5": list(range(-15, 16)),
+}
+MORE_THAN_THREE_LEVELS = [bits for bits in LEVELS if len(LEVELS[bits]) > 3]
+
+
+def parameter_of(quantizer: nn.Module, name: str) -> Array:
+    return quantizer.get_parameter(name).detach().clone().numpy()
+
+
+def lloyd(values: Array, clusters: int) -> Array:
+    """k-means from the middles of equal parts of the range."""
+    edges = np.linspace(values.min(), values.max(), clusters + 1)
+    centres: Array = (edges[1:] + edges[:-1]) / 2
+    for _ in range(300):
+        nearest = np.abs(values[:, None] - centres).argmin(1)
+        means = [values[nearest == i].mean() for i in range(clusters) if (nearest == i).any()]
+        kept = [i for i in range(clusters) if (nearest == i).any()]
+        centres[kept] = means
+    return centres
+
+
+@pytest.mark.parametrize("bits", LEVELS)
+def test_quantization_networks_weights_take_the_papers_levels(bits: str) -> None:
+    w = normal(8, 500)
+    quantizer = weight_quantizer(NAME, w, bits).eval()
+    grid = torch.linspace(-6, 6, 40_001, dtype=torch.float64)
+    found = quantizer(grid).detach().unique().numpy() / parameter_of(quantizer, "alpha")
+    np.testing.assert_allclose(found, LEVELS[bits], atol=1e-9)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_quantization_networks_inputs_take_levels_from_zero(bits: int) -> None:
+    x = torch.linspace(0, 3, 20_001, dtype=torch.float64)
+    quantizer = activation_quantizer(NAME, x, bits).eval()
+    found = quantizer(x).detach().unique().numpy() / parameter_of(quantizer, "alpha")
+    np.testing.assert_allclose(found, np.arange(2**bits), atol=1e-9)
+
+
+@pytest.mark.parametrize("bits", LEVELS)
+def test_beta_is_five_quarters_of_the_largest_level_over_the_largest_weight(bits: str) -> None:
+    w = normal(8, 100, scale=0.03)
+    quantizer = weight_quantizer(NAME, w, bits)
+    beta = 5 * max(LEVELS[bits]) / (4 * np.abs(w.numpy()).max())
+    assert parameter_of(quantizer, "beta") == pytest.approx(beta, rel=1e-6)
+    assert parameter_of(quantizer, "alpha") == pytest.approx(1 / beta, rel=1e-6)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 8])
+def test_beta_of_an_input_comes_from_the_sample(bits: int) -> None:
+    x = normal(1000).clamp(min=0)
+    quantizer = activation_quantizer(NAME, x, bits)
+    beta = 5 * (2**bits - 1) / (4 * x.max().item())
+    assert parameter_of(quantizer, "beta") == pytest.approx(beta, rel=1e-6)
+    assert parameter_of(quantizer, "alpha") == pytest.approx(1 / beta, rel=1e-6)
+
+
+def test_the_single_bias_of_binary_weights_is_zero() -> None:
+    w = normal(4, 100) + 0.3
+    assert parameter_of(weight_quantizer(NAME, w, 1), "biases").tolist() == [0]
+
+
+def test_the_biases_of_ternary_weights_are_minus_and_plus_a_twentieth() -> None:
+    found = parameter_of(weight_quantizer(NAME, normal(4, 100), 2), "biases")
+    np.testing.assert_allclose(found, [-0.05, 0.05], rtol=1e-6)
+
+
+@pytest.mark.parametrize("bits", MORE_THAN_THREE_LEVELS)
+def test_a_weights_biases_are_midpoints_of_k_means_centres_but_around_zero(bits: str) -> None:
+    w = normal(4, 300)
+    levels = LEVELS[bits]
+    beta = 5 * max(levels) / (4 * np.abs(w.numpy()).max())
+    centres = lloyd(beta * w.numpy().ravel(), len(levels))
+    expected = (centres[1:] + centres[:-1]) / 2
+    middle = levels.index(0)
+    expected[middle - 1 : middle + 1] = [-0.05, 0.05]
+    found = parameter_of(weight_quantizer(NAME, w, bits), "biases")
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 3])
+def test_an_inputs_biases_are_midpoints_of_the_means_of_what_they_divide(bits: int) -> None:
+    x = normal(2000).abs()
+    quantizer = activation_quantizer(NAME, x, bits)
+    biases = parameter_of(quantizer, "biases")
+    scaled = x.numpy() * parameter_of(quantizer, "beta")
+    part = np.searchsorted(biases, scaled)
+    means = np.array([scaled[part == i].mean() for i in range(2**bits)])
+    np.testing.assert_allclose(biases, (means[1:] + means[:-1]) / 2, atol=1e-5)
+
+
+def test_uniform_biases_are_evenly_spaced() -> None:
+    found = activation_quantizer(NAME, normal(100).abs(), 3, biases="uniform")
+    np.testing.assert_allclose(parameter_of(found, "biases"), np.arange(7) + 0.5)
+    found = weight_quantizer(NAME, normal(4, 100), "3(±4)", biases="uniform")
+    expected = [-3, -1.5, -0.5, 0.5, 1.5, 3]
+    np.testing.assert_allclose(parameter_of(found, "biases"), expected, rtol=1e-6)
+    found = weight_quantizer(NAME, normal(4, 100), 2, biases="uniform")
+    np.testing.assert_allclose(parameter_of(found, "biases"), [-0.5, 0.5])
+
+
+@pytest.mark.parametrize("bits", LEVELS)
+def test_weights_step_where_beta_w_crosses_a_bias(bits: str) -> None:
+    w = normal(4, 300)
+    quantizer = weight_quantizer(NAME, w, bits).eval()
+    thresholds = parameter_of(quantizer, "biases") / parameter_of(quantizer, "beta")
+    levels = np.array(LEVELS[bits]) * parameter_of(quantizer, "alpha")
+    below = quantizer(torch.from_numpy(thresholds - 1e-9)).detach().numpy()
+    above = quantizer(torch.from_numpy(thresholds + 1e-9)).detach().numpy()
+    np.testing.assert_allclose(below, levels[:-1], atol=1e-12)
+    np.testing.assert_allclose(above, levels[1:], atol=1e-12)
+
+
+def sigmoid(z: Array) -> Array:
+    value: Array = 0.5 * (1 + np.tanh(z / 2))
+    return value
+
+
+@pytest.mark.parametrize("bits", LEVELS)
+@pytest.mark.parametrize("epoch", [1, 4])
+def test_in_training_a_weight_is_equation_7_with_its_exact_gradients(bits: str, epoch: int) -> None:
+    w, g = normal(3, 40), normal(3, 40, seed=1)
+    linear = nn.Linear(40, 3).double()
+    linear.weight.data = w.clone()
+    model = nn.Sequential(linear)
+    handle = attach_everywhere(model, NAME, f"{bits}/32", temperature_rate=2.0)
+    model.double().train()
+    handle.on_epoch_start(epoch, 10)
+    quantizer = handle.layers[0].weight_quantizer
+    assert quantizer is not None
+    linear.weight.backward(g)
+
+    alpha, beta = parameter_of(quantizer, "alpha"), parameter_of(quantizer, "beta")
+    biases, temperature = parameter_of(quantizer, "biases"), 2.0 * epoch
+    scales = np.diff(LEVELS[bits])
+    h = sigmoid(temperature * (beta * w.numpy()[..., None] - biases))
+    y = alpha * ((scales * h).sum(-1) - scales.sum() / 2)
+    slope = (scales * h * (1 - h)).sum(-1)
+    np.testing.assert_allclose(linear.weight.detach().numpy(), y, rtol=1e-9, atol=1e-12)
+    for leaf, expected in (
+        (handle.layers[0].latent_weight, g.numpy() * alpha * beta * temperature * slope),
+        (quantizer.get_parameter("alpha"), (g.numpy() * y / alpha).sum()),
+        (
+            quantizer.get_parameter("beta"),
+            (g.numpy() * alpha * temperature * w.numpy() * slope).sum(),
+        ),
+    ):
+        assert leaf.grad is not None
+        np.testing.assert_allclose(leaf.grad.numpy(), expected, rtol=1e-8, atol=1e-12)
+
+
+def test_the_function_is_soft_in_training_and_hard_in_evaluation() -> None:
+    w = normal(4, 100)
+    quantizer = weight_quantizer(NAME, w, "3(±4)")
+    assert len(quantizer(w).unique()) > 300
+    assert len(quantizer.eval()(w).unique()) <= 7
+
+
+@pytest.mark.parametrize("rate", [5.0, 10.0])
+def test_the_temperature_is_the_rate_times_the_epoch_everywhere(rate: float) -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    handle = attach_everywhere(
+        model,
+        NAME,
+        "2/2",
+        calibration=[torch.randn(8, 3)],
+        temperature_rate=rate,
+        phases=[0, 0, 1],
+    )
+    for epoch in (1, 2, 30):
+        handle.on_epoch_start(epoch, 30)
+        found = [float(b) for name, b in model.named_buffers() if name.endswith("temperature")]
+        assert found == [rate * epoch] * 4
+
+
+@pytest.mark.parametrize("learn_biases", [False, True])
+def test_biases_are_frozen_unless_they_are_to_be_learned(learn_biases: bool) -> None:
+    model = nn.Sequential(nn.Linear(6, 5))
+    handle = attach_everywhere(model, NAME, "3(±2)/32", learn_biases=learn_biases)
+    quantizer = handle.layers[0].weight_quantizer
+    assert quantizer is not None
+    groups = handle.parameter_groups(lr=0.1, weight_decay=0.0)
+    optimizer = torch.optim.SGD(groups, lr=0.1)
+    before = parameter_of(quantizer, "biases"), parameter_of(quantizer, "alpha")
+    model(torch.ones(3, 6)).square().sum().backward()
+    optimizer.step()
+    assert np.array_equal(parameter_of(quantizer, "biases"), before[0]) is not learn_biases
+    assert not np.array_equal(parameter_of(quantizer, "alpha"), before[1])
+
+
+def test_learned_biases_get_the_exact_gradient() -> None:
+    w, g = normal(3, 40), normal(3, 40, seed=1)
+    quantizer = weight_quantizer(NAME, w, "3(±4)", learn_biases=True)
+    quantizer(w).backward(g)
+    alpha, beta, b = (parameter_of(quantizer, name) for name in ("alpha", "beta", "biases"))
+    h = sigmoid(5.0 * (beta * w.numpy()[..., None] - b))
+    scales = np.diff(LEVELS["3(±4)"])
+    expected = (g.numpy()[..., None] * -alpha * 5.0 * scales * h * (1 - h)).sum((0, 1))
+    found = quantizer.get_parameter("biases").grad
+    assert found is not None
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-8)
+
+
+def test_what_quantizers_learn_has_no_weight_decay() -> None:
+    handle = attach_everywhere(nn.Sequential(nn.Linear(6, 5)), NAME, "2/32")
+    network, own = handle.parameter_groups(lr=0.1, weight_decay=1e-4)
+    assert network["weight_decay"] == 1e-4
+    assert own["weight_decay"] == 0
+    assert len(own["params"]) == 2
+
+
+# Training: phases and temperature ---------------------------------------------------------------
 
 
 def network(seed: int = 0) -> nn.Sequential:
@@ -52,7 +282,7 @@ def train(handle: Handle, steps: int, lr: float = 0.05) -> None:
     for step, (x, target) in enumerate(batches(steps), 1):
         handle.on_step_start(step, steps)
         optimizer.zero_grad()
-        F.cross_entropy(handle.model(x), target).backward()
+        nn.functional.cross_entropy(handle.model(x), target).backward()
         handle.before_step()
         optimizer.step()
         handle.after_step()
@@ -73,9 +303,6 @@ def inputs_are_float(handle: Handle) -> bool:
     x = torch.linspace(0, 1, 50)
     quantizers = [layer.input_quantizer for layer in handle.layers if layer.input_quantizer]
     return all(torch.equal(quantizer.train()(x), x) for quantizer in quantizers)
-
-
-# Phases and temperature ---------------------------------------------------------------------
 
 
 def test_weights_are_trained_first_then_activations_then_both() -> None:
@@ -181,7 +408,7 @@ def test_without_steps_being_told_the_temperature_is_that_of_the_epoch() -> None
     assert temperatures(handle, "weight") == [15.0, 15.0]
 
 
-# One function for all layers ----------------------------------------------------------------
+# One function for all layers --------------------------------------------------------------------
 
 
 def test_a_shared_function_is_initialised_from_every_layer() -> None:
@@ -208,7 +435,7 @@ def test_a_shared_function_gives_every_layer_the_same_levels_after_training() ->
         assert len(values.unique()) in (count, count - 1)  # layers have the zero in common
 
 
-# Options ------------------------------------------------------------------------------------
+# Options ----------------------------------------------------------------------------------------
 
 
 def test_weights_take_any_levels_given() -> None:
@@ -231,7 +458,7 @@ def test_weights_take_any_levels_given() -> None:
 def test_levels_that_do_not_fit_are_refused(
     options: dict[str, Any], bits: str, reason: str
 ) -> None:
-    refusal = build_method(NAME, options).supports(Bits.parse(bits), "classification")
+    refusal = registry.build_method(NAME, options).supports(Bits.parse(bits), "classification")
     assert refusal is not None
     assert reason in refusal
 
@@ -249,7 +476,7 @@ def test_levels_that_do_not_fit_are_refused(
 )
 def test_a_senseless_value_is_refused_by_name(options: dict[str, Any], message: str) -> None:
     with pytest.raises((QbenchError, ValidationError), match=message):
-        method_options(NAME, options)
+        registry.method_options(NAME, options)
 
 
 def test_alpha_and_beta_have_a_learning_rate_of_their_own_and_no_weight_decay() -> None:
@@ -263,148 +490,7 @@ def test_alpha_and_beta_have_a_learning_rate_of_their_own_and_no_weight_decay() 
     assert latent <= {id(p) for p in network_group["params"]}
 
 
-# The released code, line by line ------------------------------------------------------------
-#
-# github.com/aliyun/alibabacloud-quantization-networks: anybit.py, models/quantization.py, and the
-# loop of quan_all_main.py, in its own order of operations.
-
-VALUES = {"1": [-1, 1], "2": [-1, 0, 1], "3(±4)": [-4, -2, -1, 0, 1, 2, 4]}
-
-
-def sigmoid_t(x: Tensor, b: float, t: float) -> Tensor:
-    temp = torch.clamp(-1 * t * (x - b), min=-10.0, max=10.0)
-    return 1.0 / (1.0 + torch.exp(temp))
-
-
-class ReleasedWeight:
-    """anybit.QuaOp, of one layer."""
-
-    def __init__(self, weight: nn.Parameter, values: list[int], biases: list[float]) -> None:
-        self.target, self.biases = weight, biases
-        self.n = len(values) - 1
-        self.scales = [values[i + 1] - values[i] for i in range(self.n)]
-        self.offset = sum(self.scales) / 2.0
-        self.beta = nn.Parameter(values[-1] * 5 / 4.0 / weight.data.abs().max())
-        self.alpha = nn.Parameter(torch.reciprocal(self.beta.data))
-
-    def forward(self, x: Tensor, t: float) -> Tensor:
-        y = sigmoid_t(x, b=self.biases[0], t=t) * self.scales[0]
-        for j in range(1, self.n):
-            y += sigmoid_t(x, b=self.biases[j], t=t) * self.scales[j]
-        return y - self.offset
-
-    def backward(self, x: Tensor, t: float) -> Tensor:
-        y_1 = sigmoid_t(x, b=self.biases[0], t=t) * self.scales[0]
-        y_grad = (y_1.mul(self.scales[0] - y_1)).div(self.scales[0])
-        for j in range(1, self.n):
-            y_temp = sigmoid_t(x, b=self.biases[j], t=t) * self.scales[j]
-            y_grad += (y_temp.mul(self.scales[j] - y_temp)).div(self.scales[j])
-        return y_grad
-
-    def quantize(self, t: float) -> None:
-        self.saved = self.target.data.clone()
-        t = min(t, 2000)
-        x = self.target.data.mul(self.beta.data)
-        self.target.data = self.forward(x, t).mul(self.alpha.data)
-
-    def update(self, t: float) -> None:
-        self.target.data.copy_(self.saved)
-        t = min(t, 2000)
-        assert self.target.grad is not None
-        x = self.target.data.mul(self.beta.data)
-        y_grad = self.backward(x, 1).mul(t)
-        g = self.target.grad.data
-        self.beta.grad = y_grad.mul(self.target.data).mul(self.alpha.data).mul(g).sum()
-        self.alpha.grad = self.forward(x, t).mul(g).sum()
-        self.target.grad.data = y_grad.mul(self.beta.data).mul(self.alpha.data).mul(g)
-
-
-class SigmoidT(torch.autograd.Function):
-    """models.quantization.SigmoidT."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, scales: list[int], n: int, b: list[float], t: float) -> Tensor:
-        ctx.save_for_backward(x)
-        ctx.rest = scales, n, b, t
-        output = scales[0] / (1.0 + torch.exp(-torch.clamp(t * (x - b[0]), min=-10.0, max=10.0)))
-        for k in range(1, n):
-            buf = torch.clamp(t * (x - b[k]), min=-10.0, max=10.0)
-            output += scales[k] / (1.0 + torch.exp(-buf))
-        return output
-
-    @staticmethod
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
-        (x,) = ctx.saved_tensors
-        scales, n, b, t = ctx.rest
-        temp = torch.zeros_like(x)
-        for j in range(n):
-            b_buf = torch.clamp(t * (x - b[j]), min=-10.0, max=10.0)
-            b_output = scales[j] / (1.0 + torch.exp(-b_buf))
-            temp += b_output * (1 - b_output) * t
-        return temp * grad_output, None, None, None, None
-
-
-class ReleasedInput(nn.Module):
-    """models.quantization.Quantization, in training."""
-
-    def __init__(self, values: list[int], biases: list[float], beta: float, t: float) -> None:
-        super().__init__()
-        self.scales = [b - a for a, b in itertools.pairwise(values)]
-        self.biases, self.t = biases, t
-        self.beta = nn.Parameter(torch.tensor([beta]))
-        self.alpha = nn.Parameter(torch.reciprocal(self.beta.data))
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x.mul(self.beta)
-        y: Tensor = SigmoidT.apply(x, self.scales, len(self.scales), self.biases, self.t)
-        return y.mul(self.alpha)
-
-
-MOMENTUM, DECAY, CLIP = 0.9, 1e-4, 0.5
-
-
-def released_training(
-    bits: Bits, biases: list[Any], betas: list[float], t: float, lr: float
-) -> nn.Module:
-    """Ten steps of the released loop from `network()`, given the offline biases and betas."""
-    model: Any = network()
-    weights = VALUES[str(bits.weights)]
-    operators = [
-        ReleasedWeight(model[index].weight, weights, biases[i]) for i, index in enumerate((2, 5))
-    ]
-    if not bits.activations.is_float:
-        values = list(range(2**bits.activations.bits))
-        quantizers = [ReleasedInput(values, biases[2 + i], betas[i], t) for i in range(2)]
-        for index, quantizer in zip((2, 5), quantizers, strict=True):
-            model[index] = nn.Sequential(quantizer, model[index])
-    # The release gives α and β of activations the network's weight decay; here they have none.
-    own: list[Any] = [
-        p for name, p in model.named_parameters() if "alpha" in name or "beta" in name
-    ]
-    network_own = [p for p in model.parameters() if all(p is not q for q in own)]
-    groups: list[dict[str, Any]] = [
-        {"params": network_own, "weight_decay": DECAY},
-        {"params": own},
-    ]
-    optimizer = torch.optim.SGD(groups, lr=lr, momentum=MOMENTUM)
-    optimizer_alpha = torch.optim.SGD([op.alpha for op in operators], lr=lr, momentum=MOMENTUM)
-    optimizer_beta = torch.optim.SGD([op.beta for op in operators], lr=lr, momentum=MOMENTUM)
-    model.train()
-    for x, target in batches(10):
-        for op in operators:
-            op.quantize(t)
-        loss = F.cross_entropy(model(x), target)
-        optimizer.zero_grad()
-        optimizer_alpha.zero_grad()
-        optimizer_beta.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), CLIP)
-        for op in operators:
-            op.update(t)
-        optimizer.step()
-        optimizer_alpha.step()
-        optimizer_beta.step()
-    return model
+# The released code ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("bits", ["1/32", "2/32", "3(±4)/32", "1/1", "3(±4)/2"])
@@ -418,7 +504,9 @@ def test_ten_official_steps_are_those_of_the_released_code(
     found += [layer.input_quantizer for layer in handle.layers if layer.input_quantizer]
     biases = [quantizer.biases.tolist() for quantizer in found]
     betas = [float(quantizer.beta) for quantizer in found[2:]]
-    expected: Any = released_training(Bits.parse(bits), biases, betas, rate, lr)
+    expected: Any = released_training(
+        network(), batches(10), Bits.parse(bits), biases, betas, rate, lr
+    )
 
     groups = handle.parameter_groups(lr=lr, weight_decay=DECAY)
     optimizer = torch.optim.SGD(groups, lr=lr, momentum=MOMENTUM)
@@ -426,7 +514,7 @@ def test_ten_official_steps_are_those_of_the_released_code(
     handle.on_epoch_start(1, 1)
     for x, target in batches(10):
         optimizer.zero_grad()
-        F.cross_entropy(handle.model(x), target).backward()
+        nn.functional.cross_entropy(handle.model(x), target).backward()
         every = [p for group in optimizer.param_groups for p in group["params"]]
         nn.utils.clip_grad_norm_(every, CLIP)
         handle.before_step()

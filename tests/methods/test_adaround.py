@@ -1,0 +1,147 @@
+"""AdaRound: adaptive rounding (Nagel et al., ICML 2020, arXiv:2004.10568), Eq. 21 to 25."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from qbench import registry
+from qbench.attachment import attach
+from tests.helpers.quantizers import weight_quantizer
+from tests.helpers.tensors import SHAPE, normal
+
+
+def test_adaround_starts_from_the_float_weight() -> None:
+    w = 0.1 * normal(*SHAPE)
+    quantizer = weight_quantizer("adaround", w, 4)
+    step, v = quantizer.get_buffer("step"), quantizer.get_buffer("v")
+    ratio = (w / step).numpy()
+    h = np.clip(1.2 / (1 + np.exp(-v.numpy())) - 0.1, 0, 1)
+    np.testing.assert_allclose(np.floor(ratio) + h, ratio, atol=1e-5)
+    np.testing.assert_allclose(quantizer.h(v).numpy(), h, atol=1e-12)  # type: ignore[operator]
+
+
+def test_adaround_rounds_every_weight_up_or_down_and_serves_the_output_better() -> None:
+    torch.manual_seed(0)
+    mixing = torch.randn(16, 16)
+    x = torch.randn(256, 16) @ mixing  # correlated inputs: where nearest rounding is not best
+    model = nn.Sequential(nn.Linear(16, 8))
+    w = model.get_parameter("0.weight").detach().clone()
+    target = model(x).detach()
+    options = {"iterations": 600, "lr": 0.01}
+    method = registry.build_method("adaround", options)
+    handle = attach(model, method, bits="3/32", layers="all", calibration=[x])
+    quantizer = handle.layers[0].weight_quantizer
+    assert quantizer is not None
+    step = quantizer.get_buffer("step")
+    hard = handle.harden().get_parameter("0.weight").detach()
+    codes = (hard / step).numpy()
+    np.testing.assert_allclose(codes, codes.round(), atol=1e-4)
+    ratio = (w / step).numpy()
+    low, high = np.clip(np.floor(ratio), -4, 3), np.clip(np.floor(ratio) + 1, -4, 3)
+    assert ((np.abs(codes - low) < 1e-3) | (np.abs(codes - high) < 1e-3)).all()
+    nearest = step * (w / step).round().clamp(-4, 3)
+    bias = model.get_parameter("0.bias").detach()
+    errors = [float((x @ q.t() + bias - target).square().mean()) for q in (hard, nearest)]
+    assert errors[0] < 0.7 * errors[1]
+
+
+def test_adarounds_step_is_that_of_least_squared_error() -> None:
+    w = normal(*SHAPE)
+    v = w.numpy()
+    top = np.abs(v).max()
+
+    def error(s: float) -> float:
+        return float(((s * np.clip(np.round(v / s), -4, 3) - v) ** 2).sum())
+
+    found = float(weight_quantizer("adaround", w, 3).get_buffer("step"))
+    assert error(found) == pytest.approx(min(error((1 - 0.01 * i) * top / 3) for i in range(80)))
+
+
+def test_adaround_rounds_to_nearest_until_it_has_learnt() -> None:
+    w = normal(*SHAPE)
+    quantizer = weight_quantizer("adaround", w, 3)
+    ratio = w.numpy() / float(quantizer.get_buffer("step"))
+    away = np.abs(np.abs(ratio - np.floor(ratio)) - 0.5) > 1e-6
+    found = quantizer(w).numpy() / float(quantizer.get_buffer("step"))
+    np.testing.assert_allclose(found[away], np.clip(np.round(ratio), -4, 3)[away], atol=1e-9)
+
+
+def between(lam: float) -> float:
+    """The share of a layer's h that stays between 0 and 1 under a regulariser."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 8))
+    x = torch.randn(64, 8) @ torch.randn(8, 8)
+    options = {"iterations": 300, "lr": 0.03, "regularization": lam}
+    method = registry.build_method("adaround", options)
+    handle = attach(model, method, bits="3/32", layers="all", calibration=[x])
+    quantizer = handle.layers[0].weight_quantizer
+    assert quantizer is not None
+    h = np.clip(1.2 / (1 + np.exp(-quantizer.get_buffer("v").numpy())) - 0.1, 0, 1)
+    return float(((h > 0.02) & (h < 0.98)).mean())
+
+
+def test_adarounds_regulariser_leaves_no_weight_between_two_codes() -> None:
+    assert between(0.0) > 0.5
+    assert between(1.0) < 0.05
+
+
+def chosen(model: nn.Sequential, bits: str, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """The last layer's weight after AdaRound, and every way to round it."""
+    w = list(model.parameters())[-1].detach().clone()
+    options = {"iterations": 1000, "lr": 0.01, "regularization": 0.001, "batch_size": 256}
+    method = registry.build_method("adaround", options)
+    handle = attach(model, method, bits=bits, layers="all", calibration=[x])
+    quantizer = handle.layers[-1].weight_quantizer
+    assert quantizer is not None
+    step = quantizer.get_buffer("step")
+    floor = (w / step).floor()
+    ups = torch.tensor(list(itertools.product((0.0, 1.0), repeat=w.numel())))
+    ways = [step * (floor + up.view(w.shape)).clamp(-4, 3) for up in ups]
+    return step * (quantizer(w) / step).round(), ways
+
+
+def squared(a: Tensor, b: Tensor) -> float:
+    return float((a - b).square().mean())
+
+
+@torch.no_grad()
+def of_all(ways: list[Tensor], x: Tensor, target: Tensor) -> list[float]:
+    return [squared(x @ way.t(), target) for way in ways]
+
+
+@pytest.mark.parametrize("seed", [2, 3])
+def test_adaround_serves_the_float_networks_output_on_inputs_already_quantized(seed: int) -> None:
+    torch.manual_seed(seed)
+    x = torch.randn(256, 5) @ torch.randn(5, 5)
+    model = nn.Sequential(nn.Linear(5, 5, bias=False), nn.Linear(5, 1, bias=False))
+    with torch.no_grad():
+        middle, target = model[0](x), model(x)
+    found, ways = chosen(model, "3/32", x)
+    with torch.no_grad():
+        given = model[0](x)  # by the first layer, quantized
+    errors = of_all(ways, given, target)
+    assert squared(given @ found.t(), target) == pytest.approx(min(errors), rel=1e-3)
+    apart = of_all(ways, middle, target)  # rounding each layer for itself is worse
+    assert errors[int(np.argmin(apart))] > 1.2 * min(errors)
+
+
+@pytest.mark.parametrize("seed", [3, 4])
+def test_adaround_serves_the_output_of_inputs_that_are_not_quantized(seed: int) -> None:
+    torch.manual_seed(seed)
+    x = torch.randn(256, 5) @ torch.randn(5, 5)
+    model = nn.Sequential(nn.Linear(5, 1, bias=False))
+    with torch.no_grad():
+        target = model(x)
+    found, ways = chosen(model, "3/2", x)
+    seen: list[Tensor] = []
+    hook = model[0].register_forward_pre_hook(lambda m, a: seen.append(a[0]))
+    with torch.no_grad():
+        model(x)
+    hook.remove()
+    errors = of_all(ways, seen[0], target)
+    assert squared(seen[0] @ found.t(), target) == pytest.approx(min(errors), rel=1e-3)
