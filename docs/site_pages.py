@@ -81,6 +81,8 @@ def _source(uri: str) -> Path:
     """The file that a page of the site is made from; one that does not exist, of a made page."""
     if uri == "index.md":
         return ROOT / "README.md"
+    if uri.startswith("source/"):
+        return ROOT / uri.removeprefix("source/")
     return (ROOT if uri.startswith("results/") else DOCS) / uri
 
 
