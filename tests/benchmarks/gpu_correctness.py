@@ -18,7 +18,8 @@ from qbench import functional, registry
 from qbench.attachment import attach
 from qbench.method import Quantizer
 from tests.benchmarks.gpu_report import Options, Row, told
-from tests.benchmarks.gpu_speed import WIDTHS, methods, where
+from tests.benchmarks.gpu_speed import WIDTHS, methods
+from tests.benchmarks.steps import where
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5}
 FLIPPED = 1e-3
@@ -100,7 +101,7 @@ def module_run(quantizer: nn.Module) -> Callable[[Tensor], Found]:
 
     def run(x: Tensor) -> Found:
         mine = copy.deepcopy(quantizer).to(x.device, x.dtype).train()
-        parameters = {n: p for n, p in mine.named_parameters() if p.requires_grad}
+        parameters: Found = {n: p for n, p in mine.named_parameters() if p.requires_grad}
         found = backward(mine(x), x, parameters)
         if isinstance(mine, Quantizer):
             with torch.no_grad():

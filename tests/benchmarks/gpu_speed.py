@@ -201,7 +201,8 @@ def compiled(options: Options) -> Iterator[Row]:
     todo = sorted(methods(), key=lambda pair: FIRST.index(pair[0]) if pair[0] in FIRST else 99)
     if options.tiny:
         todo = [(name, bits) for name, bits in todo if name in ("lsq", "xnor")]
-    waiting, busy, ready = list(todo), [], []
+    waiting, busy = list(todo), list[Compiling]()
+    ready = list[tuple[Compiling, float]]()
     while (waiting or busy) and options.left > 5 + _MEASURING * (len(ready) + 1):
         while waiting and len(busy) < at_once:
             busy.append(Compiling.begin(*waiting.pop(0), options.tiny))
