@@ -2,8 +2,9 @@
 
 Each runs forward and backward on the same input on both devices. Differences are relative to the
 largest value on the CPU. In float64 none may exceed 1e-9. In float32 a value beside a threshold may
-fall to the other side: of outputs and input gradients, at most one value in a thousand may differ
-by more than 1e-5; gradients of parameters, which are sums over all values, may differ by 1e-2.
+fall to the other side: of outputs and input gradients, one value in a thousand, and two of a small
+tensor, may differ by more than 1e-4; gradients of parameters, which are sums over all values, may
+differ by 1e-2.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from tests.benchmarks.gpu_report import Options, Row, told
 from tests.benchmarks.gpu_speed import WIDTHS, methods
 from tests.benchmarks.steps import where
 
-TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5}
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
 FLIPPED = 1e-3
 SUMS = {torch.float64: 1e-9, torch.float32: 1e-2}
 POST_TRAINING = ("ptq_minmax", "ptq_percentile", "ptq_mse")
@@ -162,9 +163,9 @@ def compared(expected: Found, got: Found, dtype: torch.dtype) -> Row:
         good &= bool(b.isfinite().all())
         if name in ("output", "hard output", "input gradient"):
             kind = "input gradient" if name == "input gradient" else "output"
-            share = float((difference > TOLERANCE[dtype]).double().mean())
-            flipped = max(flipped, share)
-            good &= share == 0 if dtype == torch.float64 else share <= FLIPPED
+            beyond = int((difference > TOLERANCE[dtype]).sum())
+            flipped = max(flipped, beyond / a.numel())
+            good &= beyond <= (0 if dtype == torch.float64 else max(2, FLIPPED * a.numel()))
         else:
             kind = "sums"
             good &= most <= SUMS[dtype]

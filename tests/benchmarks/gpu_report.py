@@ -55,11 +55,13 @@ class Section:
         title: Its heading.
         seconds: The longest that it may take; ``--budget`` is that of compiled steps.
         function: Where its function is, as ``module:function``.
+        quiet: Whether rows that pass their check are written only, and not printed.
     """
 
     title: str
     seconds: float
     function: str
+    quiet: bool = False
 
     def rows(self, options: Options) -> Iterator[Row]:
         """Measure, and yield row after row."""
@@ -75,7 +77,7 @@ class Section:
 SECTIONS = {
     "card": Section("Machine", 40, "gpu_speed:card"),
     "trials": Section("Trials", 90, "gpu_trials:trials"),
-    "correctness": Section("Device against CPU", 60, "gpu_correctness:correctness"),
+    "correctness": Section("Device against CPU", 60, "gpu_correctness:correctness", quiet=True),
     "eager": Section("Training step, eager", 150, "gpu_speed:eager"),
     "packed": Section("Full-precision trials at once", 70, "gpu_speed:packed"),
     "compiled": Section("Training step, compiled", 110, "gpu_speed:compiled"),
@@ -192,13 +194,16 @@ class Report:
         content = self._read()
         content.setdefault(section, {"rows": []})["rows"].append(row)
         self._write(content)
-        print(" · ".join(f"{name} {shown(value)}" for name, value in row.items()), flush=True)
+        if not (SECTIONS[section].quiet and row.get("verdict") == "ok"):
+            print(" · ".join(f"{name} {shown(value)}" for name, value in row.items()), flush=True)
 
     def took(self, section: str, seconds: float) -> None:
         """Write how long a section took."""
         content = self._read()
         content.setdefault(section, {"rows": []})["seconds"] = round(seconds, 1)
         self._write(content)
+        rows = content[section]["rows"]
+        print(f"{len(rows)} rows, {failures(rows)} failed, {seconds:.0f} s", flush=True)
 
     def has_error(self, section: str) -> bool:
         """Return whether a row of a section is an error."""
@@ -207,8 +212,7 @@ class Report:
     @property
     def failures(self) -> int:
         """Number of rows that are errors or failed a check."""
-        rows = [row for section in self._read().values() for row in section["rows"]]
-        return sum("error" in row or row.get("verdict") == "FAIL" for row in rows)
+        return sum(failures(section["rows"]) for section in self._read().values())
 
     def _read(self) -> dict[str, Any]:
         content: dict[str, Any] = json.loads(self._json.read_text(encoding="utf-8"))
@@ -220,6 +224,11 @@ class Report:
             part = path.with_suffix(".part")
             part.write_text(written, encoding="utf-8")
             part.replace(path)
+
+
+def failures(rows: list[Row]) -> int:
+    """Return how many rows are errors or failed a check."""
+    return sum("error" in row or row.get("verdict") == "FAIL" for row in rows)
 
 
 def as_markdown(content: dict[str, Any]) -> str:
