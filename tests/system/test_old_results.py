@@ -1,0 +1,286 @@
+"""Results that version 0.1.0 wrote are still read: store, spool, checkpoint, exports and keys.
+
+tests/fixtures/v0_1/README.md says what the fixtures are.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import importlib.metadata
+import json
+import shutil
+import sqlite3
+import tarfile
+from collections import defaultdict
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from packaging.version import Version
+from torch import nn
+
+from qbench.grid import expand
+from qbench.suite import load_suite
+from tests.conftest import MakeQbench, Qbench
+
+FIXTURES = Path(__file__).parents[1] / "fixtures" / "v0_1"
+SUITE = FIXTURES / "small.yaml"
+SUITES = sorted(path.stem for path in (FIXTURES / "suites").glob("*.yaml"))
+UNINTERRUPTED: dict[str, Any] = json.loads(
+    (FIXTURES / "uninterrupted.json").read_text(encoding="utf-8")
+)
+TRIALS = 6
+NOT_STALE = (
+    "Results of version 0.1.0 count as revision 1, so they are not stale as long as the revisions "
+    "of their method and of the shared arithmetic are 1."
+)
+# Time that the checkpoint is made to say that it has trained, to tell a resumed trial from a
+# restarted one.
+TRAINED_BEFORE = 1e6
+
+
+def unpack(name: str, folder: Path) -> None:
+    """Unpack an archive of the fixtures."""
+    with tarfile.open(FIXTURES / f"{name}.tar.xz") as archive:
+        archive.extractall(folder, filter="data")
+
+
+def relocate(results: Path) -> None:
+    """Rewrite the addresses of the artifacts in a copied store.
+
+    Version 0.1.0 stores them as absolute paths, so a store that was moved does not find them.
+    """
+    with closing(sqlite3.connect(results / "mlflow.db")) as database, database:
+        (location,) = database.execute(
+            "SELECT artifact_location FROM experiments WHERE name = 'small'"
+        ).fetchone()
+        old, new = location.removesuffix("/small"), (results / "artifacts").as_uri()
+        for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri")):
+            database.execute(f"UPDATE {table} SET {column} = replace({column}, ?, ?)", (old, new))
+
+
+def old_results(folder: Path, qbench_in: MakeQbench) -> Qbench:
+    """The command line on a copy of the old results folder, without its spool and checkpoint."""
+    wrote, here = UNINTERRUPTED["mlflow"], importlib.metadata.version("mlflow")
+    if Version(here) < Version(wrote):
+        pytest.skip(f"MLflow {here} does not open databases of MLflow {wrote}")
+    folder.mkdir()
+    unpack("store", folder)
+    relocate(folder)
+    return qbench_in(folder)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, qbench_in: MakeQbench) -> Qbench:
+    """Old results in which nothing is to do, for tests that record nothing."""
+    return old_results(tmp_path_factory.mktemp("old") / "results", qbench_in)
+
+
+@pytest.fixture
+def qbench(tmp_path: Path, qbench_in: MakeQbench) -> Qbench:
+    """A copy of the old results for one test."""
+    return old_results(tmp_path / "results", qbench_in)
+
+
+def runs(qbench: Qbench) -> set[str]:
+    """The ids of all runs of the store."""
+    with closing(sqlite3.connect(qbench.results / "mlflow.db")) as database:
+        return {name for (name,) in database.execute("SELECT run_uuid FROM runs")}
+
+
+def artifacts(qbench: Qbench, key: str) -> Path:
+    """The folder of the artifacts of a trial's only run."""
+    with closing(sqlite3.connect(qbench.results / "mlflow.db")) as database:
+        ((run,),) = database.execute(
+            "SELECT run_uuid FROM tags WHERE key = 'qbench.key' AND value = ?", (key,)
+        ).fetchall()
+    return qbench.results / "artifacts" / "small" / run / "artifacts"
+
+
+def assert_done(trials: list[dict[str, Any]]) -> None:
+    supported = [trial for trial in trials if trial["status"] != "unsupported"]
+    assert [trial["status"] for trial in supported] == ["done"] * TRIALS
+    assert [trial["stale"] for trial in supported] == [""] * TRIALS, NOT_STALE
+
+
+def test_a_plan_finds_everything_done_and_nothing_stale(finished: Qbench) -> None:
+    assert_done(finished.plan(SUITE))
+
+
+def test_the_tables_have_the_same_numbers(finished: Qbench) -> None:
+    finished("leaderboard", SUITE)
+    for name in ("trials.csv", "leaderboard.csv"):
+        old = pd.read_csv(FIXTURES / name, dtype=str, keep_default_na=False)
+        new = pd.read_csv(finished.results / "small" / name, dtype=str, keep_default_na=False)
+        assert set(old.columns) <= set(new.columns)
+        pd.testing.assert_frame_equal(new[old.columns], old)
+
+
+def test_a_run_trains_nothing(finished: Qbench) -> None:
+    before = runs(finished)
+    assert len(before) == TRIALS
+    finished("run", SUITE)
+    assert runs(finished) == before
+
+
+def test_waiting_results_are_recorded(qbench: Qbench) -> None:
+    spool = qbench.results / ".state" / "spool"
+    unpack("state", qbench.results / ".state")
+    waiting = {
+        path.parent.name: json.loads(path.read_text(encoding="utf-8"))
+        for path in spool.glob("*/outcome.json")
+    }
+    (done,) = (key for key, result in waiting.items() if result["status"] == "done")
+    (failed,) = (key for key, result in waiting.items() if result["status"] == "failed")
+    weights = (spool / done / "weights.pt").read_bytes()
+
+    trials = {trial["key"]: trial for trial in qbench.plan(SUITE, "--set", "seeds=[1]")}
+
+    assert trials[done]["status"] == "done"
+    assert trials[done]["stale"] == "", NOT_STALE
+    assert trials[failed]["status"] == "failed"
+    assert trials[failed]["reason"] == waiting[failed]["reason"] != ""
+    assert len(runs(qbench)) == TRIALS + 2
+    assert list(spool.iterdir()) == []
+    folder = artifacts(qbench, done)
+    assert (folder / "weights.pt").read_bytes() == weights
+    assert json.loads((folder / "history.json").read_bytes()) == waiting[done]["history"]
+    assert (artifacts(qbench, failed) / "traceback.txt").exists()
+
+
+def test_an_interrupted_trial_is_resumed_to_the_same_bits(qbench: Qbench) -> None:
+    key = UNINTERRUPTED["key"]
+    state = qbench.results / ".state"
+    unpack("state", state)
+    shutil.rmtree(state / "spool")
+    checkpoint = state / "checkpoints" / f"{key}.pt"
+    content = torch.load(checkpoint, weights_only=True)
+    first_epochs = content["history"]
+    assert [record["epoch"] for record in first_epochs] == [1, 2]
+    torch.save({**content, "train_seconds": TRAINED_BEFORE}, checkpoint)
+
+    changes = ("methods=[quantization_networks]", "bits=[2/2]", "recipe.epochs=4")
+    qbench("run", SUITE, *(word for change in changes for word in ("--set", change)))
+
+    assert len(runs(qbench)) == TRIALS + 1, "the full-precision network was trained again"
+    folder = artifacts(qbench, key)
+    history = json.loads((folder / "history.json").read_bytes())
+    assert [record["epoch"] for record in history] == [1, 2, 3, 4]
+    (row,) = (
+        row
+        for row in pd.read_csv(qbench.results / "small" / "trials.csv").to_dict("records")
+        if row["key"] == key
+    )
+    assert row["train_seconds"] >= TRAINED_BEFORE, f"it started from its first epoch. {NOT_STALE}"
+    assert history[:2] == first_epochs
+    assert not checkpoint.exists()
+
+    environment = json.loads((folder / "environment.json").read_bytes())
+    different = {
+        name: f"{value} then, {now} now"
+        for name, value in UNINTERRUPTED["arithmetic"].items()
+        if (now := {**environment, **probe()}[name]) != value
+    }
+    if not different:
+        assert history == UNINTERRUPTED["history"], "this machine adds up as the recorded one did"
+        weights = digest(torch.load(folder / "weights.pt", weights_only=True))
+        assert weights == UNINTERRUPTED["weights"], "this machine adds up as the recorded one did"
+    else:
+        for record, old in zip(history, UNINTERRUPTED["history"], strict=True):
+            assert record["train_loss"] == pytest.approx(old["train_loss"], rel=0.1), (
+                f"compared with a tolerance, because the arithmetic differs: {different}"
+            )
+        assert row["top1"] == pytest.approx(UNINTERRUPTED["history"][-1]["top1"], abs=5), (
+            f"compared with a tolerance, because the arithmetic differs: {different}"
+        )
+
+
+def digest(weights: dict[str, torch.Tensor]) -> str:
+    """Hash the names and the bits of tensors."""
+    found = hashlib.sha256()
+    for name, tensor in sorted(weights.items()):
+        found.update(name.encode() + tensor.contiguous().numpy().tobytes())
+    return found.hexdigest()
+
+
+def probe() -> dict[str, str]:
+    """Return what of this machine decides the last bits and no environment records.
+
+    The last bits depend on the instructions that torch and the kernels choose by the processor.
+    This trains a network of plain torch layers, of the shapes of the recorded one, and names the
+    processor's vector instructions.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            network = nn.Sequential(
+                nn.Conv2d(1, 16, 3, padding=1, bias=False),
+                nn.BatchNorm2d(16),
+                nn.ReLU(),
+                nn.MaxPool2d(2),
+                nn.Conv2d(16, 32, 3, padding=1, bias=False),
+                nn.BatchNorm2d(32),
+                nn.ReLU(),
+                nn.AdaptiveAvgPool2d(1),
+                nn.Flatten(),
+                nn.Linear(32, 10),
+            )
+            optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
+            for _ in range(10):
+                loss = nn.functional.cross_entropy(
+                    network(torch.randn(64, 1, 8, 8)), torch.randint(10, (64,))
+                )
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+    finally:
+        torch.set_num_threads(threads)
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    words = next((line.split() for line in lines if line.startswith("flags")), [])
+    vectors = sorted(word for word in words if word.startswith(("avx", "fma", "sse")))
+    return {"training": digest(network.state_dict()), "vectors": " ".join(vectors)}
+
+
+def test_exported_files_are_imported_and_not_stale(tmp_path: Path, qbench_in: MakeQbench) -> None:
+    qbench = qbench_in(tmp_path / "results")
+    qbench("import", FIXTURES / "exported")
+    assert_done(qbench.plan(SUITE))
+
+
+def test_exported_files_agree_with_the_store(finished: Qbench) -> None:
+    before = runs(finished)
+    finished("import", FIXTURES / "exported")
+    assert runs(finished) == before
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_a_suite_has_the_same_keys(suite: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The keys were recorded without data; those of a part of a dataset would differ.
+    monkeypatch.delenv("QBENCH_DATA", raising=False)
+    keys: defaultdict[str, list[str]] = defaultdict(list)
+    for cell in expand(load_suite(FIXTURES / "suites" / f"{suite}.yaml")):
+        keys[cell.trial.method].append(cell.trial.key)
+    found = {
+        method: (
+            len(of_method),
+            min(of_method),
+            hashlib.sha256("\n".join(sorted(of_method)).encode()).hexdigest()[:16],
+        )
+        for method, of_method in keys.items()
+    }
+    with (FIXTURES / "keys.csv").open(encoding="utf-8") as file:
+        recorded = {
+            row["method"]: (int(row["trials"]), row["first"], row["sha256"])
+            for row in csv.DictReader(file)
+            if row["suite"] == suite
+        }
+    assert found == recorded
