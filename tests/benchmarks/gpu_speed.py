@@ -27,7 +27,7 @@ WIDTHS = ("2/2", "1/1", "2/32", "1/2", "1/32", "32/1")
 FIRST = ("lsq", "dorefa", "quantization_networks", "pact", "lq_nets", "apot", "dsq", "xnor", "ttq")
 """Methods whose compiled steps are measured first, in case time is short."""
 _LIBRARIES = ("brevitas", "parq", "torchao")  # methods that need a library beside torch
-_MEASURING = 6.0  # seconds reserved to measure a compiled step
+_MEASURING = 3.0  # seconds reserved to measure a compiled step
 
 
 def card(options: Options) -> Iterator[Row]:
