@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from qbench import registry
+from qbench.bundled import bundled_suites
 from qbench.errors import QbenchError
 from qbench.registry import Plugin, load_plugin
 
@@ -44,7 +45,8 @@ def rows(kind: str, method_files: Sequence[Path] = ()) -> list[dict[str, Any]]:
         case "datasets":
             return [_dataset(name) for name in registry.names("datasets")]
         case _:
-            return [_suite(path) for path in sorted(Path("suites").glob("*.yaml"))]
+            here = {path.stem: path for path in sorted(Path("suites").glob("*.yaml"))}
+            return [_suite(path) for path in (bundled_suites() | here).values()]
 
 
 def show(entries: Sequence[dict[str, Any]]) -> None:

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="qbench",
     help="Compare low-bit neural network quantizers.\n\n"
-    "A suite is a YAML file that names methods × models × bit-widths × seeds. Try:\n\n"
+    "A suite is a YAML file that names methods × models × bit-widths × seeds. SUITE is such a "
+    "file, or the name of an installed suite (`qbench list suites`), such as digits_start. Try:\n\n"
     "  qbench plan suites/digits_start.yaml         what would be trained, and for how long\n\n"
     "  qbench run suites/digits_start.yaml          train what is missing, write the tables\n\n"
     "  qbench leaderboard suites/digits_start.yaml  rebuild the tables from what is stored",

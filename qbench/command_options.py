@@ -8,7 +8,11 @@ from typing import Annotated
 import typer
 
 SuiteFile = Annotated[
-    Path, typer.Argument(metavar="SUITE", help="A suite, as suites/digits_start.yaml.")
+    Path,
+    typer.Argument(
+        metavar="SUITE",
+        help="A suite file, such as suites/digits_start.yaml, or the name of an installed suite.",
+    ),
 ]
 Assignments = Annotated[
     list[str] | None,

@@ -1,4 +1,4 @@
-"""Numbers that papers print, to stand beside measured ones: ``results/published.csv``."""
+"""Numbers that papers print, to stand beside measured ones: ``suites/published.csv``."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from qbench.bits import Bits, Width
+from qbench.bundled import bundled_folder
 from qbench.errors import QbenchError
 from qbench.suite import Published, Row
 
@@ -34,18 +35,17 @@ class PublishedNumbers:
     """The numbers of one table of a paper.
 
     Args:
-        results: the results folder; without the file there, that of qbench's checkout is read.
+        results: Results folder. A file of that name there takes precedence over the installed one.
         wanted: the table.
 
     Raises:
-        QbenchError: the file is missing, lacks a column, or has nothing of that table.
+        QbenchError: the file lacks a column, or has nothing of that table.
     """
 
     def __init__(self, results: Path, wanted: Published) -> None:
-        places = [results / FILE, Path(__file__).parents[1] / "results" / FILE]
-        path = next((place for place in places if place.exists()), None)
-        if path is None:
-            raise QbenchError(f"published numbers are wanted, and there is no {places[0]}")
+        path = results / FILE
+        if not path.exists():
+            path = bundled_folder() / FILE
         frame = pd.read_csv(path, dtype=str, keep_default_na=False)
         if missing := [name for name in _COLUMNS if name not in frame]:
             raise QbenchError(f"{path}: has no column '{missing[0]}'")

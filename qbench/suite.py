@@ -21,6 +21,7 @@ from qbench import registry, weights
 from qbench.arrangement import Arrangement, unknown_metrics
 from qbench.attachment import POLICIES
 from qbench.bits import Bits
+from qbench.bundled import suite_file
 from qbench.document import Document, Location
 from qbench.errors import QbenchError, nearest
 from qbench.guard import Limits
@@ -118,7 +119,7 @@ class Row(BaseModel):
         options: its options, where they are not the defaults.
         label: the row's name; by default the method's title, with what sets the row apart.
         recipe: changes to the recipe, for this row.
-        published: words of the notes of `results/published.csv` by which to find the row's
+        published: words of the notes of `suites/published.csv` by which to find the row's
             published numbers, where its method has several.
         bits: the widths of this row, or those of each model that it is for; None: the suite's.
     """
@@ -142,7 +143,7 @@ class Published(BaseModel):
     """Which published numbers stand beside the measured ones.
 
     Attributes:
-        paper: as `results/published.csv` names it.
+        paper: as `suites/published.csv` names it.
         table: of the paper.
         dataset: what the numbers were measured on.
         model: likewise.
@@ -228,7 +229,7 @@ def load_suite(path: Path, assignments: Sequence[str] = (), plugins: Sequence[st
     """Read and check a suite file.
 
     Args:
-        path: the file.
+        path: Path of the file, or name of a suite that is installed with qbench.
         assignments: ``key=value`` overrides, as of ``--set``.
         plugins: names of methods to add, from method files.
 
@@ -236,7 +237,7 @@ def load_suite(path: Path, assignments: Sequence[str] = (), plugins: Sequence[st
         QbenchError: with every mistake in the file, a line for each: the place, the key, the value
             and the nearest valid one.
     """
-    document = Document.read(path)
+    document = Document.read(suite_file(path))
     for assignment in assignments:
         document.set(assignment)
     data = _normalised(document.data)

@@ -34,7 +34,7 @@ class Dataset(ABC):
         feeding: CPU cores that load what a GPU trains on; more than one for data on disk.
         shown: the metrics that a table's cell shows, of those that the task measures.
         augmented: what is drawn anew for each training image, in a few words.
-        published_as: what papers' numbers on it are filed under in `results/published.csv`, beside
+        published_as: what papers' numbers on it are filed under in `suites/published.csv`, beside
             its own name.
         num_classes: number of classes.
         image_shape: (channels, height, width) of one input image.
