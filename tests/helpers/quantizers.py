@@ -94,6 +94,13 @@ def attach_to_linear(method: str, bits: str, **options: object) -> Handle:
     )
 
 
+def first_weight_quantizer(handle: Handle) -> nn.Module:
+    """Return the weight quantizer of the first quantized layer."""
+    quantizer = handle.layers[0].weight_quantizer
+    assert quantizer is not None
+    return quantizer
+
+
 def latent_weight(handle: Handle) -> nn.Parameter:
     """Return the weight of the first quantized layer that training updates."""
     return handle.layers[0].latent_weight

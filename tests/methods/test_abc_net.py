@@ -18,7 +18,7 @@ from tests.helpers.tensors import SHAPE, gaussian_quantiles, normal
 
 
 @pytest.mark.parametrize("bases", [1, 2, 3, 5])
-def test_abc_nets_weights_are_the_projection_on_its_bases(bases: int) -> None:
+def test_abc_net_weights_are_the_projection_on_its_bases(bases: int) -> None:
     w = normal(*SHAPE) + 0.1
     found = quantized_weight("abc_net", w, bases)
     v = w.numpy()
@@ -36,7 +36,7 @@ def test_one_base_of_abc_net_is_the_sign_about_the_mean() -> None:
     np.testing.assert_array_equal(np.sign(found), sign(w.numpy() - w.numpy().mean()))
 
 
-def test_abc_nets_weight_gradient_is_the_sum_of_its_scales() -> None:
+def test_abc_net_weight_gradient_is_the_sum_of_its_scales() -> None:
     w, g = normal(*SHAPE), normal(*SHAPE, seed=1)
     v = w.numpy()
     b = np.stack([sign(v - v.mean() + u * v.std()).ravel() for u in (-1, 0, 1)], 1)
@@ -45,7 +45,7 @@ def test_abc_nets_weight_gradient_is_the_sum_of_its_scales() -> None:
     np.testing.assert_allclose(found, g.numpy() * alpha.sum(), rtol=1e-9)
 
 
-def test_abc_nets_inputs_are_sums_of_shifted_signs_with_the_stated_gradients() -> None:
+def test_abc_net_inputs_are_sums_of_shifted_signs_with_the_stated_gradients() -> None:
     quantizer = activation_quantizer("abc_net", normal(100, seed=2), 2)
     with torch.no_grad():
         quantizer.get_parameter("shift").copy_(torch.tensor([0.5, 0.1]))
@@ -71,7 +71,7 @@ def test_more_bases_that_contain_the_fewer_leave_less_error() -> None:
     assert error[3] < min(error[1], error[2])  # of which one is 0 and two are −1, 1
 
 
-def test_abc_nets_thresholds_lie_within_one_deviation_about_the_mean() -> None:
+def test_abc_net_thresholds_lie_within_one_deviation_about_the_mean() -> None:
     w = (3 * gaussian_quantiles(4001) + 0.5)[None]
     found = quantized_weight("abc_net", w, 3)[0]
     v = w.numpy()[0]
@@ -79,7 +79,7 @@ def test_abc_nets_thresholds_lie_within_one_deviation_about_the_mean() -> None:
     np.testing.assert_allclose(steps, [0.5 - 3, 0.5, 0.5 + 3], atol=0.01)
 
 
-def test_abc_nets_binary_activations_are_the_only_nonlinearity() -> None:
+def test_abc_net_binary_activations_are_the_only_nonlinearity() -> None:
     for bits, relu, kind in (
         ("2/2", nn.ReLU, nn.Identity),
         ("2/2", nn.ReLU6, nn.Identity),

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from qbench import registry
 from qbench.attachment import attach
-from tests.helpers.quantizers import weight_quantizer
+from tests.helpers.quantizers import first_weight_quantizer, weight_quantizer
 from tests.helpers.tensors import SHAPE, normal
 
 
@@ -35,8 +35,7 @@ def test_adaround_rounds_every_weight_up_or_down_and_serves_the_output_better() 
     options = {"iterations": 600, "lr": 0.01}
     method = registry.build_method("adaround", options)
     handle = attach(model, method, bits="3/32", layers="all", calibration=[x])
-    quantizer = handle.layers[0].weight_quantizer
-    assert quantizer is not None
+    quantizer = first_weight_quantizer(handle)
     step = quantizer.get_buffer("step")
     hard = handle.harden().get_parameter("0.weight").detach()
     codes = (hard / step).numpy()
@@ -50,7 +49,7 @@ def test_adaround_rounds_every_weight_up_or_down_and_serves_the_output_better() 
     assert errors[0] < 0.7 * errors[1]
 
 
-def test_adarounds_step_is_that_of_least_squared_error() -> None:
+def test_adaround_step_is_that_of_least_squared_error() -> None:
     w = normal(*SHAPE)
     v = w.numpy()
     top = np.abs(v).max()
@@ -71,27 +70,28 @@ def test_adaround_rounds_to_nearest_until_it_has_learnt() -> None:
     np.testing.assert_allclose(found[away], np.clip(np.round(ratio), -4, 3)[away], atol=1e-9)
 
 
-def between(lam: float) -> float:
-    """The share of a layer's h that stays between 0 and 1 under a regulariser."""
+def undecided_share(lam: float) -> float:
+    """Return the share of a layer's h that is between 0 and 1 after training with weight λ."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(8, 8))
     x = torch.randn(64, 8) @ torch.randn(8, 8)
     options = {"iterations": 300, "lr": 0.03, "regularization": lam}
     method = registry.build_method("adaround", options)
     handle = attach(model, method, bits="3/32", layers="all", calibration=[x])
-    quantizer = handle.layers[0].weight_quantizer
-    assert quantizer is not None
+    quantizer = first_weight_quantizer(handle)
     h = np.clip(1.2 / (1 + np.exp(-quantizer.get_buffer("v").numpy())) - 0.1, 0, 1)
     return float(((h > 0.02) & (h < 0.98)).mean())
 
 
-def test_adarounds_regulariser_leaves_no_weight_between_two_codes() -> None:
-    assert between(0.0) > 0.5
-    assert between(1.0) < 0.05
+def test_adaround_regulariser_leaves_no_weight_between_two_codes() -> None:
+    assert undecided_share(0.0) > 0.5
+    assert undecided_share(1.0) < 0.05
 
 
-def chosen(model: nn.Sequential, bits: str, x: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """The last layer's weight after AdaRound, and every way to round it."""
+def adaround_and_all_roundings(
+    model: nn.Sequential, bits: str, x: Tensor
+) -> tuple[Tensor, list[Tensor]]:
+    """Return the last layer's weight after AdaRound, and every way to round it."""
     w = list(model.parameters())[-1].detach().clone()
     options = {"iterations": 1000, "lr": 0.01, "regularization": 0.001, "batch_size": 256}
     method = registry.build_method("adaround", options)
@@ -105,13 +105,14 @@ def chosen(model: nn.Sequential, bits: str, x: Tensor) -> tuple[Tensor, list[Ten
     return step * (quantizer(w) / step).round(), ways
 
 
-def squared(a: Tensor, b: Tensor) -> float:
+def mean_squared_error(a: Tensor, b: Tensor) -> float:
     return float((a - b).square().mean())
 
 
 @torch.no_grad()
-def of_all(ways: list[Tensor], x: Tensor, target: Tensor) -> list[float]:
-    return [squared(x @ way.t(), target) for way in ways]
+def output_errors(ways: list[Tensor], x: Tensor, target: Tensor) -> list[float]:
+    """Return how far the output of each weight is from the target."""
+    return [mean_squared_error(x @ way.t(), target) for way in ways]
 
 
 @pytest.mark.parametrize("seed", [2, 3])
@@ -121,12 +122,12 @@ def test_adaround_serves_the_float_networks_output_on_inputs_already_quantized(s
     model = nn.Sequential(nn.Linear(5, 5, bias=False), nn.Linear(5, 1, bias=False))
     with torch.no_grad():
         middle, target = model[0](x), model(x)
-    found, ways = chosen(model, "3/32", x)
+    found, ways = adaround_and_all_roundings(model, "3/32", x)
     with torch.no_grad():
         given = model[0](x)  # by the first layer, quantized
-    errors = of_all(ways, given, target)
-    assert squared(given @ found.t(), target) == pytest.approx(min(errors), rel=1e-3)
-    apart = of_all(ways, middle, target)  # rounding each layer for itself is worse
+    errors = output_errors(ways, given, target)
+    assert mean_squared_error(given @ found.t(), target) == pytest.approx(min(errors), rel=1e-3)
+    apart = output_errors(ways, middle, target)  # rounding each layer for itself is worse
     assert errors[int(np.argmin(apart))] > 1.2 * min(errors)
 
 
@@ -137,11 +138,11 @@ def test_adaround_serves_the_output_of_inputs_that_are_not_quantized(seed: int) 
     model = nn.Sequential(nn.Linear(5, 1, bias=False))
     with torch.no_grad():
         target = model(x)
-    found, ways = chosen(model, "3/2", x)
+    found, ways = adaround_and_all_roundings(model, "3/2", x)
     seen: list[Tensor] = []
     hook = model[0].register_forward_pre_hook(lambda m, a: seen.append(a[0]))
     with torch.no_grad():
         model(x)
     hook.remove()
-    errors = of_all(ways, seen[0], target)
-    assert squared(seen[0] @ found.t(), target) == pytest.approx(min(errors), rel=1e-3)
+    errors = output_errors(ways, seen[0], target)
+    assert mean_squared_error(seen[0] @ found.t(), target) == pytest.approx(min(errors), rel=1e-3)

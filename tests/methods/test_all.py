@@ -68,14 +68,11 @@ def test_a_weights_gradient_goes_straight_through(
     np.testing.assert_allclose(found, g.numpy(), rtol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["ste", "binary_connect", "bwn", "dorefa"])
+@pytest.mark.parametrize(
+    "name",
+    ["ste", "binary_connect", "bwn", "dorefa", "bnn", "xnor", "hwgq", "tbn", "wrpn", "abc_net"],
+)
 def test_the_sign_of_zero_is_plus(name: str) -> None:
-    w = torch.tensor([[0.0, -0.0, 3.0, -1.0]], dtype=torch.float64)
-    assert np.sign(quantized_weight(name, w, 1)).tolist() == [[1, 1, 1, -1]]
-
-
-@pytest.mark.parametrize("name", ["bnn", "xnor", "hwgq", "tbn", "wrpn", "abc_net"])
-def test_a_binary_weight_of_zero_is_positive(name: str) -> None:
     w = torch.tensor([[0.0, -0.0, 3.0, -3.0]], dtype=torch.float64)
     assert np.sign(quantized_weight(name, w, 1)).tolist() == [[1, 1, 1, -1]]
 

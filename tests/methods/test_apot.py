@@ -33,7 +33,7 @@ GRIDS = {
 
 
 @pytest.mark.parametrize("bits", GRIDS)
-def test_apots_inputs_go_to_the_nearest_sum_of_powers_of_two(bits: int) -> None:
+def test_apot_inputs_go_to_the_nearest_sum_of_powers_of_two(bits: int) -> None:
     x = torch.linspace(-1, 8, 2003, dtype=torch.float64)
     quantizer = set_parameters(activation_quantizer("apot", x, bits), alpha=4.0)
     grid = 4 * np.array(GRIDS[bits])
@@ -50,7 +50,7 @@ def test_apots_inputs_go_to_the_nearest_sum_of_powers_of_two(bits: int) -> None:
         (6, ((0, 256, 32, 4), (0, 128, 16, 2), (0, 64, 8, 1)), 448),  # of 1/512
     ],
 )
-def test_apots_finer_levels_are_sums_of_the_released_codes_powers(
+def test_apot_finer_levels_are_sums_of_the_released_codes_powers(
     bits: int, sets: tuple[tuple[int, ...], ...], largest: int
 ) -> None:
     x = torch.linspace(0, 1, 100_001, dtype=torch.float64)
@@ -63,7 +63,7 @@ def test_apots_finer_levels_are_sums_of_the_released_codes_powers(
 
 
 @pytest.mark.parametrize(("bits", "magnitudes"), [(2, [0, 1]), (3, GRIDS[2]), (4, GRIDS[3])])
-def test_apots_weights_are_normalised_and_projected(bits: int, magnitudes: list[float]) -> None:
+def test_apot_weights_are_normalised_and_projected(bits: int, magnitudes: list[float]) -> None:
     w = 0.2 * normal(*SHAPE) + 0.1
     v = w.numpy()
     unit = (v - v.mean()) / v.std(ddof=1)
@@ -75,7 +75,7 @@ def test_apots_weights_are_normalised_and_projected(bits: int, magnitudes: list[
 
 
 @pytest.mark.parametrize("bits", [2, 3])
-def test_apots_clip_gets_the_rcf_gradient_and_two_bit_weights_an_unclipped_one(bits: int) -> None:
+def test_apot_clip_gets_the_rcf_gradient_and_two_bit_weights_an_unclipped_one(bits: int) -> None:
     w, g = normal(*SHAPE), normal(*SHAPE, seed=1)
     quantizer = weight_quantizer("apot", w, bits, normalization_gradient=False)
     set_parameters(quantizer, alpha=1.1)
@@ -93,7 +93,7 @@ def test_apots_clip_gets_the_rcf_gradient_and_two_bit_weights_an_unclipped_one(b
 
 
 @pytest.mark.parametrize(("bits", "levels"), [(2, 3), (3, 7), (4, 15), (5, 31)])
-def test_apots_weights_have_a_sign_and_one_zero(bits: int, levels: int) -> None:
+def test_apot_weights_have_a_sign_and_one_zero(bits: int, levels: int) -> None:
     w = torch.linspace(-1, 1, 20_001, dtype=torch.float64)
     quantizer = set_parameters(weight_quantizer("apot", w, bits), alpha=1.5)
     found = np.unique(quantizer(w).detach().numpy())
@@ -122,7 +122,7 @@ def test_apot_sees_a_weights_shape_and_neither_its_scale_nor_its_mean(bits: int)
 
 
 @pytest.mark.parametrize("bits", [2, 4])
-def test_apots_weight_gradient_goes_through_the_mean_and_the_deviation(bits: int) -> None:
+def test_apot_weight_gradient_goes_through_the_mean_and_the_deviation(bits: int) -> None:
     w, g = normal(4, 9, scale=0.3) + 0.1, normal(4, 9, seed=1)
     quantizer = set_parameters(weight_quantizer("apot", w, bits), alpha=1.1)
 
@@ -136,7 +136,7 @@ def test_apots_weight_gradient_goes_through_the_mean_and_the_deviation(bits: int
 
 
 @pytest.mark.parametrize("bits", [2, 4])
-def test_apots_input_clip_gets_the_rcf_gradient(bits: int) -> None:
+def test_apot_input_clip_gets_the_rcf_gradient(bits: int) -> None:
     x, g = normal(400, scale=2), normal(400, seed=1)
     quantizer = set_parameters(activation_quantizer("apot", x, bits), alpha=1.5)
     found = gradient(quantizer, x, g)
@@ -150,6 +150,6 @@ def test_apots_input_clip_gets_the_rcf_gradient(bits: int) -> None:
     )
 
 
-def test_apots_clips_start_at_three_and_six() -> None:
+def test_apot_clips_start_at_three_and_six() -> None:
     assert parameter_value(weight_quantizer("apot", normal(9), 4), "alpha") == 3
     assert parameter_value(activation_quantizer("apot", normal(9), 4), "alpha") == 6

@@ -23,12 +23,12 @@ from tests.helpers.references import sign
 from tests.helpers.tensors import normal
 
 
-def test_binary_connects_weights_are_plus_and_minus_one() -> None:
+def test_binary_connect_weights_are_plus_and_minus_one() -> None:
     w = normal(6, 4, 3, 3, scale=0.1)
     np.testing.assert_array_equal(quantized_weight("binary_connect", w, 1), sign(w.numpy()))
 
 
-def test_binary_connects_drawn_weights_have_the_clipped_weight_as_their_mean() -> None:
+def test_binary_connect_drawn_weights_have_the_clipped_weight_as_their_mean() -> None:
     torch.manual_seed(0)
     w = torch.linspace(-1.5, 1.5, 13, dtype=torch.float64)
     draws = weight_quantizer("binary_connect", w, 1, stochastic=True)(w.expand(40_000, 13))
@@ -43,7 +43,7 @@ def test_binary_connect_draws_nothing_where_the_weight_is_at_its_bounds() -> Non
     assert torch.equal(drawn, w)
 
 
-def test_binary_connects_drawn_weights_are_evaluated_as_signs() -> None:
+def test_binary_connect_drawn_weights_are_evaluated_as_signs() -> None:
     w = normal(50, 50)
     quantizer = weight_quantizer("binary_connect", w, 1, stochastic=True).eval()
     np.testing.assert_array_equal(quantizer(w).numpy(), sign(w.numpy()))
@@ -64,7 +64,7 @@ def test_binary_connect_clips_quantized_weights_after_the_step_and_no_others() -
     assert all(torch.equal(after[name], before[name]) for name in before)
 
 
-def test_binary_connects_inputs_are_signs_with_a_gradient_between_minus_and_plus_one() -> None:
+def test_binary_connect_inputs_are_signs_with_a_gradient_between_minus_and_plus_one() -> None:
     x, g = normal(300, scale=1.5), normal(300, seed=1)
     quantizer = activation_quantizer("binary_connect", x, 1)
     np.testing.assert_array_equal(quantizer(x).numpy(), sign(x.numpy()))

@@ -24,7 +24,7 @@ from tests.helpers.references import filter_means, sign
 from tests.helpers.tensors import SHAPE, normal
 
 
-def test_bireals_sign_has_the_slope_of_a_triangle() -> None:
+def test_bireal_sign_has_the_slope_of_a_triangle() -> None:
     x = torch.linspace(-1.5, 1.5, 61, dtype=torch.float64)
     found = gradient(activation_quantizer("bireal", x, 1), x, torch.ones_like(x))
     v = x.numpy()
@@ -35,7 +35,7 @@ def test_bireals_sign_has_the_slope_of_a_triangle() -> None:
 
 
 @pytest.mark.parametrize("form", ["paper", "code"])
-def test_bireals_weight_gradient_knows_the_magnitude_or_not(form: str) -> None:
+def test_bireal_weight_gradient_knows_the_magnitude_or_not(form: str) -> None:
     w, g = normal(*SHAPE), normal(*SHAPE, seed=1)
     size = filter_means(np.abs(w.numpy()))
     np.testing.assert_allclose(quantized_weight("bireal", w, 1), size * sign(w.numpy()), rtol=1e-14)
@@ -44,7 +44,7 @@ def test_bireals_weight_gradient_knows_the_magnitude_or_not(form: str) -> None:
     np.testing.assert_allclose(found, g.numpy() * window * (size if form == "paper" else 1))
 
 
-def test_bireals_shortcut_carries_the_input_past_a_convolution_of_zeros() -> None:
+def test_bireal_shortcut_carries_the_input_past_a_convolution_of_zeros() -> None:
     handle = attach_to_convnet("bireal", "1/1")
     block = handle.model.get_submodule("3")
     layer = handle.layers[0]

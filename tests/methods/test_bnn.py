@@ -18,21 +18,21 @@ from tests.helpers.references import sign
 from tests.helpers.tensors import SHAPE, normal
 
 
-def test_bnns_weights_and_inputs_are_signs() -> None:
+def test_bnn_weights_and_inputs_are_signs() -> None:
     w = normal(*SHAPE)
     np.testing.assert_array_equal(quantized_weight("bnn", w, 1), sign(w.numpy()))
     x = normal(4, 5, seed=1)
     np.testing.assert_array_equal(activation_quantizer("bnn", x, 1)(x).numpy(), sign(x.numpy()))
 
 
-def test_bnns_input_gradient_passes_inside_the_hard_tanh_only() -> None:
+def test_bnn_input_gradient_passes_inside_the_hard_tanh_only() -> None:
     x = torch.tensor([-1.5, -0.99, -0.2, 0.3, 0.99, 1.01, 7.0], dtype=torch.float64)
     g = normal(7, seed=2)
     found = gradient(activation_quantizer("bnn", x, 1), x, g)
     np.testing.assert_array_equal(found, g.numpy() * (np.abs(x.numpy()) <= 1))
 
 
-def test_bnns_weights_stay_between_minus_and_plus_one() -> None:
+def test_bnn_weights_stay_between_minus_and_plus_one() -> None:
     handle = attach_to_linear("bnn", "1/1")
     with torch.no_grad():
         latent_weight(handle).mul_(50)
@@ -40,7 +40,7 @@ def test_bnns_weights_stay_between_minus_and_plus_one() -> None:
     assert float(latent_weight(handle).detach().abs().max()) == 1.0
 
 
-def test_bnns_drawn_inputs_have_the_clipped_input_as_their_mean() -> None:
+def test_bnn_drawn_inputs_have_the_clipped_input_as_their_mean() -> None:
     x = torch.tensor([-2.0, -0.5, 0.0, 0.25, 3.0], dtype=torch.float64)
     quantizer = activation_quantizer("bnn", x, 1, stochastic=True)
     torch.manual_seed(0)
@@ -62,6 +62,6 @@ def test_batch_norm_and_sign_is_a_threshold() -> None:
     np.testing.assert_array_equal(found, np.where(x.numpy() >= threshold, 1.0, -1.0))
 
 
-def test_bnns_weight_gradient_goes_straight_through_beyond_one_too() -> None:
+def test_bnn_weight_gradient_goes_straight_through_beyond_one_too() -> None:
     w, g = normal(*SHAPE, scale=2), normal(*SHAPE, seed=1)
     np.testing.assert_array_equal(gradient(weight_quantizer("bnn", w, 1), w, g), g.numpy())

@@ -57,7 +57,7 @@ def test_brevitas_weights_gradient_goes_through_the_scale_too(bits: int, scope: 
 
 
 def brevitas_range(x: Tensor) -> float:
-    """The 99.999th percentile of |x|, by rank."""
+    """Return the 99.999th percentile of |x|, by rank."""
     size = np.sort(np.abs(x.numpy()).ravel())
     return float(size[int(np.floor(0.99999 * size.size + 0.5)) - 1])
 

@@ -41,14 +41,14 @@ def test_bwn_of_a_binary_weight_is_that_weight() -> None:
     np.testing.assert_allclose(quantized_weight("bwn", torch.from_numpy(once), 1), once, rtol=1e-12)
 
 
-def test_bwns_gradient_is_the_papers() -> None:
+def test_bwn_gradient_is_the_papers() -> None:
     w, g = normal(6, 4, 3, 3), normal(6, 4, 3, 3, seed=1)
     alpha, window = filter_means(np.abs(w.numpy())), np.abs(w.numpy()) < 1
     expected = g.numpy() * (1 / 36 + alpha * window)
     np.testing.assert_allclose(gradient(weight_quantizer("bwn", w, 1), w, g), expected, rtol=1e-12)
 
 
-def test_bwns_exact_gradient_adds_the_slope_of_the_scale() -> None:
+def test_bwn_exact_gradient_adds_the_slope_of_the_scale() -> None:
     w, g = normal(3, 2, 2, 2), normal(3, 2, 2, 2, seed=1)
     weight, upstream, signs = w.numpy(), g.numpy(), sign(w.numpy())
     through_sign = upstream * filter_means(np.abs(weight)) * (np.abs(weight) < 1)
@@ -59,7 +59,7 @@ def test_bwns_exact_gradient_adds_the_slope_of_the_scale() -> None:
     np.testing.assert_allclose(found, through_sign + through_scale, rtol=1e-6, atol=1e-8)
 
 
-def test_bwns_lua_gradient_is_the_released_codes_for_sgd() -> None:
+def test_bwn_lua_gradient_is_the_released_codes_for_sgd() -> None:
     w, g = normal(6, 4, 3, 3), normal(6, 4, 3, 3, seed=1)
     m = filter_means(np.abs(w.numpy())) * (np.abs(w.numpy()) < 1) + 1 / 36
     expected = g.numpy() * m * (1 - 1 / 4) * 36
@@ -68,7 +68,7 @@ def test_bwns_lua_gradient_is_the_released_codes_for_sgd() -> None:
 
 
 @pytest.mark.parametrize("moment", ["first epoch", "after a step"])
-def test_bwns_centring_subtracts_the_mean_over_input_channels_then_clips(moment: str) -> None:
+def test_bwn_centring_subtracts_the_mean_over_input_channels_then_clips(moment: str) -> None:
     convolution = nn.Conv2d(4, 6, 3).double()
     w = normal(6, 4, 3, 3, scale=1.5)
     convolution.weight.data = w.clone()

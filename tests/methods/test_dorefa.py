@@ -23,6 +23,7 @@ from tests.helpers.tensors import Array, normal
 
 
 def tanh_normalised(w: Array) -> Array:
+    """Return tanh(w) / max|tanh(w)|."""
     scaled: Array = np.tanh(w) / np.abs(np.tanh(w)).max()
     return scaled
 
@@ -35,14 +36,14 @@ def test_dorefa_rounds_the_tanh_normalised_weight(bits: int) -> None:
     np.testing.assert_allclose(quantized_weight("dorefa", w, bits), nearest, atol=1e-12)
 
 
-def test_dorefas_two_bit_levels_have_no_zero() -> None:
+def test_dorefa_two_bit_levels_have_no_zero() -> None:
     found = np.unique(quantized_weight("dorefa", normal(50, 50), 2).round(12))
     np.testing.assert_allclose(found, [-1, -1 / 3, 1 / 3, 1], atol=1e-12)
 
 
 @pytest.mark.parametrize("scale", [1e-6, 0.02, 1.0, 30.0])
 @pytest.mark.parametrize("bits", [2, 5, 8])
-def test_dorefas_largest_weight_is_one(bits: int, scale: float) -> None:
+def test_dorefa_largest_weight_is_one(bits: int, scale: float) -> None:
     w = normal(4, 30, scale=scale)
     assert np.abs(quantized_weight("dorefa", w, bits)).max() == pytest.approx(1, abs=1e-12)
 
@@ -54,7 +55,7 @@ def test_dorefa_keeps_the_order_of_weights(bits: int) -> None:
 
 
 @pytest.mark.parametrize("bits", [2, 4])
-def test_dorefas_gradient_goes_through_tanh_and_through_the_maximum(bits: int) -> None:
+def test_dorefa_gradient_goes_through_tanh_and_through_the_maximum(bits: int) -> None:
     w, g = normal(4, 6), normal(4, 6, seed=1)
     slopes = central_differences(lambda v: float((g.numpy() * tanh_normalised(v)).sum()), w.numpy())
     found = gradient(weight_quantizer("dorefa", w, bits), w, g)
@@ -78,7 +79,7 @@ def test_dorefa_clips_inputs_to_one_and_rounds_them(bits: int) -> None:
     np.testing.assert_allclose(gradient(quantizer, x, g), g.numpy() * inside, atol=1e-12)
 
 
-def test_dorefas_gradient_has_as_many_levels_as_its_bits_and_is_right_on_average() -> None:
+def test_dorefa_gradient_has_as_many_levels_as_its_bits_and_is_right_on_average() -> None:
     handle = attach_to_linear("dorefa", "2/2", gradient_bits=2)
     module = handle.layers[0].module.get_submodule("output_module")
     g = normal(3, 5, seed=4)
@@ -98,7 +99,7 @@ def test_dorefas_gradient_has_as_many_levels_as_its_bits_and_is_right_on_average
     np.testing.assert_allclose(values.mean(0).numpy()[inside], g.numpy()[inside], atol=0.05)
 
 
-def test_dorefas_output_is_untouched_forward() -> None:
+def test_dorefa_output_is_untouched_forward() -> None:
     handle = attach_to_linear("dorefa", "2/2", gradient_bits=4)
     y = normal(3, 5)
     assert torch.equal(handle.layers[0].module.get_submodule("output_module")(y), y)
@@ -106,7 +107,7 @@ def test_dorefas_output_is_untouched_forward() -> None:
 
 
 @pytest.mark.parametrize("bits", [1, 2, 3, 8])
-def test_dorefas_gradient_is_right_on_average_at_every_width(bits: int) -> None:
+def test_dorefa_gradient_is_right_on_average_at_every_width(bits: int) -> None:
     module = (
         attach_to_linear("dorefa", "2/2", gradient_bits=bits)
         .layers[0]
@@ -122,7 +123,7 @@ def test_dorefas_gradient_is_right_on_average_at_every_width(bits: int) -> None:
     assert float((found - g).abs().max()) <= 2 * m / n * (1 + 1e-9)  # never beyond the neighbours
 
 
-def test_dorefas_noise_leaves_a_gradient_that_is_on_a_level_where_it_is() -> None:
+def test_dorefa_noise_leaves_a_gradient_that_is_on_a_level_where_it_is() -> None:
     module = (
         attach_to_linear("dorefa", "2/2", gradient_bits=2)
         .layers[0]
@@ -137,7 +138,7 @@ def test_dorefas_noise_leaves_a_gradient_that_is_on_a_level_where_it_is() -> Non
         np.testing.assert_allclose(found.numpy(), g.numpy(), rtol=1e-9)
 
 
-def test_dorefas_quantized_gradient_is_the_one_that_the_weight_gets() -> None:
+def test_dorefa_quantized_gradient_is_the_one_that_the_weight_gets() -> None:
     handle = attach_to_linear("dorefa", "32/4", gradient_bits=1)
     x = torch.ones(1, 8, dtype=torch.float64)  # so that a row of the gradient is that of an output
     g = torch.tensor([[0.5, -0.2, 0.1, -2.0, 0.3]], dtype=torch.float64)

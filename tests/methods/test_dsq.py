@@ -10,6 +10,7 @@ from tests.helpers.gradients import central_differences, gradient
 from tests.helpers.quantizers import (
     activation_quantizer,
     attach_to_convnet,
+    first_weight_quantizer,
     parameter_gradient,
     parameter_value,
     set_parameters,
@@ -18,10 +19,10 @@ from tests.helpers.quantizers import (
 from tests.helpers.tensors import Array, normal
 
 
-def dsq(
+def soft_staircase(
     x: Array, low: float, high: float, alpha: float, n: int, cells: Array | None = None
 ) -> Array:
-    """Q_S, piecewise tanh; the cells of x, or those given."""
+    """Return Q_S(x) (Eq. 5 to 8). Cells default to those that contain x."""
     delta = (high - low) / n
     i = np.clip(np.floor((x - low) / delta), 0, n - 1) if cells is None else cells
     middle = low + (i + 0.5) * delta
@@ -42,7 +43,7 @@ def test_dsq_computes_the_uniform_quantizer(bits: int) -> None:
     np.testing.assert_allclose(quantizer(w).detach().numpy(), -1.2 + 2.7 / n * codes, atol=1e-6)
 
 
-def test_dsqs_gradients_are_those_of_its_soft_staircase() -> None:
+def test_dsq_gradients_are_those_of_its_soft_staircase() -> None:
     w, g = normal(40), normal(40, seed=1)
     start = np.array([-1.1, 1.3, 0.25])
     quantizer = set_parameters(
@@ -52,7 +53,7 @@ def test_dsqs_gradients_are_those_of_its_soft_staircase() -> None:
     cells = np.clip(np.floor((w.numpy() - start[0]) / ((start[1] - start[0]) / 3)), 0, 2)
 
     def loss(w: Array, p: Array) -> float:
-        return float((g.numpy() * dsq(w, p[0], p[1], p[2], 3, cells)).sum())
+        return float((g.numpy() * soft_staircase(w, p[0], p[1], p[2], 3, cells)).sum())
 
     by_w = central_differences(lambda v: loss(v, start), w.numpy())
     np.testing.assert_allclose(found, by_w, rtol=1e-4, atol=1e-5)
@@ -63,7 +64,7 @@ def test_dsqs_gradients_are_those_of_its_soft_staircase() -> None:
 
 @pytest.mark.parametrize("alpha", [0.02, 0.2, 0.5])
 @pytest.mark.parametrize("bits", [1, 2, 3])
-def test_dsqs_slope_over_a_cell_adds_up_to_one_step(bits: int, alpha: float) -> None:
+def test_dsq_slope_over_a_cell_adds_up_to_one_step(bits: int, alpha: float) -> None:
     delta = 2.8 / (2**bits - 1)
     quantizer = set_parameters(
         weight_quantizer("dsq", normal(9), bits), low=-1.0, high=1.8, alpha=alpha
@@ -108,7 +109,7 @@ def test_what_dsq_clips_teaches_the_bound_that_clips_it_and_nothing_else() -> No
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4])
-def test_dsqs_levels_reach_from_one_bound_to_the_other_in_order(bits: int) -> None:
+def test_dsq_levels_reach_from_one_bound_to_the_other_in_order(bits: int) -> None:
     x = torch.linspace(-3, 3, 2001, dtype=torch.float64)
     found = (
         set_parameters(activation_quantizer("dsq", x, bits), low=-0.5, high=1.5)(x).detach().numpy()
@@ -119,10 +120,9 @@ def test_dsqs_levels_reach_from_one_bound_to_the_other_in_order(bits: int) -> No
     )
 
 
-def test_dsqs_alpha_stays_in_its_bounds() -> None:
+def test_dsq_alpha_stays_in_its_bounds() -> None:
     handle = attach_to_convnet("dsq", "2/2")
-    quantizer = handle.layers[0].weight_quantizer
-    assert quantizer is not None
+    quantizer = first_weight_quantizer(handle)
     for value, kept in ((0.9, 0.5), (-1.0, 1e-3)):
         set_parameters(quantizer, alpha=value)
         handle.after_step()

@@ -23,7 +23,7 @@ from tests.helpers.quantizers import (
 from tests.helpers.tensors import SHAPE, Array, normal
 
 
-def test_ewgss_intervals_start_from_three_deviations() -> None:
+def test_ewgs_intervals_start_from_three_deviations() -> None:
     w, x = normal(*SHAPE), normal(200, seed=1).abs()
     weights, inputs = weight_quantizer("ewgs", w, 2), activation_quantizer("ewgs", x, 2)
     assert parameter_value(weights, "high") == pytest.approx(3 * w.numpy().std(ddof=1))
@@ -34,7 +34,7 @@ def test_ewgss_intervals_start_from_three_deviations() -> None:
 
 
 @pytest.mark.parametrize(("bits", "levels"), [(1, [-1, 1]), (2, [-1, -1 / 3, 1 / 3, 1])])
-def test_ewgss_weights_are_evenly_spaced_between_minus_and_plus_one(
+def test_ewgs_weights_are_evenly_spaced_between_minus_and_plus_one(
     bits: int, levels: list[float]
 ) -> None:
     w = normal(*SHAPE)
@@ -59,7 +59,7 @@ def test_ewgs_scales_each_gradient_with_the_rounding_error(delta: float) -> None
     assert (np.sign(found[inside]) == np.sign(g.numpy()[inside])).all()
 
 
-def test_ewgss_output_scale_starts_where_outputs_keep_their_mean_size() -> None:
+def test_ewgs_output_scale_starts_where_outputs_keep_their_mean_size() -> None:
     x = torch.randn(16, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     handle = attach_to_convnet("ewgs", "2/2", convnet_with_statistics())
     sizes = []
@@ -73,7 +73,7 @@ def test_ewgss_output_scale_starts_where_outputs_keep_their_mean_size() -> None:
     assert sizes[0] == pytest.approx(sizes[1], rel=1e-4)
 
 
-def test_ewgss_later_layers_too_start_where_outputs_keep_their_mean_size() -> None:
+def test_ewgs_later_layers_too_start_where_outputs_keep_their_mean_size() -> None:
     x = torch.randn(16, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     handle = attach_to_convnet("ewgs", "2/2", convnet_with_statistics())
     model = handle.model.eval()
@@ -91,7 +91,7 @@ def test_ewgss_later_layers_too_start_where_outputs_keep_their_mean_size() -> No
     assert float(returned[0].abs().mean()) == pytest.approx(float(plain.abs().mean()), rel=0.1)
 
 
-def test_ewgss_output_scale_is_a_size() -> None:
+def test_ewgs_output_scale_is_a_size() -> None:
     w = normal(*SHAPE)
     quantizer = weight_quantizer("ewgs", w, 2)
     once = quantizer(w).detach().numpy()
@@ -101,7 +101,7 @@ def test_ewgss_output_scale_is_a_size() -> None:
 
 @pytest.mark.parametrize("delta", [0.0, 0.5])
 @pytest.mark.parametrize("kind", ["weight", "input"])
-def test_ewgss_bounds_get_the_slope_of_the_clip_under_the_scaled_gradient(
+def test_ewgs_bounds_get_the_slope_of_the_clip_under_the_scaled_gradient(
     kind: str, delta: float
 ) -> None:
     x, g = normal(80), normal(80, seed=1)
@@ -139,7 +139,7 @@ def test_ewgs_changes_no_gradient_by_more_than_half_a_step_times_delta(bits: int
     assert np.abs(factors - 1).max() > 0.9 * most
 
 
-def test_ewgss_delta_is_a_thousandth_unless_told() -> None:
+def test_ewgs_delta_is_a_thousandth_unless_told() -> None:
     x, g = normal(50).abs(), normal(50, seed=1)
     found = gradient(activation_quantizer("ewgs", x, 2), x, g)
     told = gradient(activation_quantizer("ewgs", x, 2, delta=1e-3), x, g)

@@ -17,7 +17,7 @@ from tests.helpers.tensors import Array, normal
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4])
-def test_ftprops_staircase_saturates_with_its_steps_evenly_spaced(bits: int) -> None:
+def test_ftprop_staircase_saturates_with_its_steps_evenly_spaced(bits: int) -> None:
     n = 2**bits - 1
     x = torch.linspace(-0.5, 1.5, 1001, dtype=torch.float64)
     found = activation_quantizer("friesen_domingos", x, bits)(x).numpy()
@@ -27,7 +27,7 @@ def test_ftprops_staircase_saturates_with_its_steps_evenly_spaced(bits: int) -> 
     np.testing.assert_allclose(found[far], expected[far], rtol=1e-12)
 
 
-def test_ftprops_gradients_are_those_of_its_hinges() -> None:
+def test_ftprop_gradients_are_those_of_its_hinges() -> None:
     x = torch.tensor([-0.7, -0.1, 0.2, 0.6, 1.2], dtype=torch.float64)
     v, g = x.numpy(), normal(5, seed=1)
     expected = {
@@ -48,7 +48,7 @@ def test_ftprop_at_one_bit_is_a_sign_and_leaves_weights_alone() -> None:
     assert attach_to_linear("friesen_domingos", "32/1").layers[0].weight_quantizer is None
 
 
-def test_ftprops_staircase_steps_just_above_its_thresholds() -> None:
+def test_ftprop_staircase_steps_just_above_its_thresholds() -> None:
     # With two bits it steps at 0, ½ and 1, so that it is at its top only above 1.
     x = torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64)
     quantizer = activation_quantizer("friesen_domingos", x, 2)
@@ -57,7 +57,7 @@ def test_ftprops_staircase_steps_just_above_its_thresholds() -> None:
     np.testing.assert_array_equal(quantizer(x - 9).numpy(), 0)
 
 
-def test_ftprops_soft_hinge_is_the_loss_toward_the_target_weighted_with_its_gradient() -> None:
+def test_ftprop_soft_hinge_is_the_loss_toward_the_target_weighted_with_its_gradient() -> None:
     x, g = normal(30), normal(30, seed=1)
     target = -np.sign(g.numpy())
 

@@ -21,7 +21,7 @@ from tests.helpers.tensors import SHAPE, gaussian_quantiles, normal
 
 
 @pytest.mark.parametrize(("bits", "step"), [(1, 0.799), (2, 0.538), (3, 0.3217), (4, 0.185)])
-def test_hwgqs_levels_have_no_dead_zone(bits: int, step: float) -> None:
+def test_hwgq_levels_have_no_dead_zone(bits: int, step: float) -> None:
     x = torch.linspace(-1, 5, 4001, dtype=torch.float64)
     found = activation_quantizer("hwgq", x, bits)(x).numpy()
     levels = step * np.arange(2**bits)
@@ -35,7 +35,7 @@ def test_hwgqs_levels_have_no_dead_zone(bits: int, step: float) -> None:
 
 
 @pytest.mark.parametrize("bits", [1, 2, 3, 4])
-def test_hwgqs_step_loses_least_of_a_gaussian(bits: int) -> None:
+def test_hwgq_step_loses_least_of_a_gaussian(bits: int) -> None:
     x = gaussian_quantiles(200_000)
     x = x[x > 0]
     step = float(activation_quantizer("hwgq", x, bits)(torch.tensor([1e-6]).double()))
@@ -49,7 +49,7 @@ def test_hwgqs_step_loses_least_of_a_gaussian(bits: int) -> None:
     assert step == pytest.approx(best, rel=0.01)
 
 
-def test_hwgqs_lloyd_levels_are_the_means_of_their_cells() -> None:
+def test_hwgq_lloyd_levels_are_the_means_of_their_cells() -> None:
     x = gaussian_quantiles(2_000_000)
     x = x[x > 0]
     found = activation_quantizer("hwgq", x, 2, levels="lloyd")(x).numpy()
@@ -67,13 +67,13 @@ def test_hwgqs_lloyd_levels_are_the_means_of_their_cells() -> None:
         ("log_tailed", [0, 1, 1, 1 / (2 - 0.614), 1 / (5 - 0.614)]),
     ],
 )
-def test_hwgqs_gradient_is_that_of_the_named_function(backward: str, slopes: list[float]) -> None:
+def test_hwgq_gradient_is_that_of_the_named_function(backward: str, slopes: list[float]) -> None:
     x = torch.tensor([-0.5, 0.01, 1.6, 2.0, 5.0], dtype=torch.float64)
     found = gradient(activation_quantizer("hwgq", x, 2, backward=backward), x, torch.ones_like(x))
     np.testing.assert_allclose(found, slopes, rtol=1e-6)
 
 
-def test_hwgqs_weights_are_bwns_with_the_gradient_handed_on() -> None:
+def test_hwgq_weights_are_bwns_with_the_gradient_handed_on() -> None:
     w, g = normal(*SHAPE), normal(*SHAPE, seed=1)
     np.testing.assert_allclose(quantized_weight("hwgq", w, 1), scaled_signs(w.numpy()), rtol=1e-14)
     np.testing.assert_array_equal(gradient(weight_quantizer("hwgq", w, 1), w, g), g.numpy())
@@ -89,7 +89,7 @@ def test_on_a_threshold_hwgq_goes_down() -> None:
 
 
 @pytest.mark.parametrize(("bits", "known"), [(1, [0.7979]), (2, [0.3177, 1.0, 1.894])])
-def test_hwgqs_lloyd_levels_are_lloyd_and_maxs_of_a_gaussian(bits: int, known: list[float]) -> None:
+def test_hwgq_lloyd_levels_are_lloyd_and_maxs_of_a_gaussian(bits: int, known: list[float]) -> None:
     x = torch.linspace(1e-6, 4, 4001, dtype=torch.float64)
     found = np.unique(activation_quantizer("hwgq", x, bits, levels="lloyd")(x).numpy())
     np.testing.assert_allclose(found, known, atol=1e-3)
@@ -111,7 +111,7 @@ def test_hwgq_with_a_dead_zone_rounds(bits: int, step: float) -> None:
 
 
 @pytest.mark.parametrize("plain", [False, True])
-def test_hwgqs_plain_norm_gives_zero_mean_and_unit_variance(plain: bool) -> None:
+def test_hwgq_plain_norm_gives_zero_mean_and_unit_variance(plain: bool) -> None:
     norm = nn.BatchNorm2d(3)
     nn.init.constant_(norm.weight, 3.0)
     nn.init.constant_(norm.bias, -1.0)
@@ -125,7 +125,7 @@ def test_hwgqs_plain_norm_gives_zero_mean_and_unit_variance(plain: bool) -> None
     assert [p.requires_grad for p in norm.parameters()] == [not plain] * 2
 
 
-def test_hwgqs_plain_norm_is_that_of_linear_layers_too() -> None:
+def test_hwgq_plain_norm_is_that_of_linear_layers_too() -> None:
     norm = nn.BatchNorm1d(6)
     model = nn.Sequential(nn.Linear(4, 6, bias=False), norm, nn.ReLU(), nn.Linear(6, 2))
     method = registry.build_method("hwgq", {"plain_norm": True})

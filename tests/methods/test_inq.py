@@ -13,11 +13,18 @@ import torch
 
 from qbench import registry
 from tests.helpers.gradients import gradient
-from tests.helpers.quantizers import attach_to_linear, latent_weight, used_weight, weight_quantizer
+from tests.helpers.quantizers import (
+    attach_to_linear,
+    first_weight_quantizer,
+    latent_weight,
+    used_weight,
+    weight_quantizer,
+)
 from tests.helpers.tensors import Array, normal
 
 
 def powers(w: Array, bits: int) -> Array:
+    """Return the levels of a weight (Eq. 2 and 3), in ascending order."""
     n1 = math.floor(math.log2(4 * np.abs(w).max() / 3))
     n2 = n1 + 1 - 2 ** (bits - 1) // 2
     positive = [2.0**n for n in range(n2, n1 + 1)]
@@ -25,7 +32,7 @@ def powers(w: Array, bits: int) -> Array:
 
 
 @pytest.mark.parametrize(("bits", "count"), [(2, 3), (3, 5), (4, 9), (5, 17)])
-def test_inqs_levels_are_powers_of_two_and_zero(bits: int, count: int) -> None:
+def test_inq_levels_are_powers_of_two_and_zero(bits: int, count: int) -> None:
     w = 0.3 * normal(64, 64)
     allowed = powers(w.numpy(), bits)
     assert len(allowed) == count
@@ -40,8 +47,7 @@ def test_inq_freezes_the_largest_weights_first_and_never_lets_them_move() -> Non
     before = latent_weight(handle).detach().clone().numpy()
     allowed = powers(before, 5)
     handle.on_epoch_start(1, 4)
-    quantizer = handle.layers[0].weight_quantizer
-    assert quantizer is not None
+    quantizer = first_weight_quantizer(handle)
     frozen = quantizer.get_buffer("frozen").numpy().copy()
     assert frozen.sum() == 20
     assert np.abs(before[frozen]).min() >= np.abs(before[~frozen]).max()
@@ -74,9 +80,7 @@ def test_inq_refuses_portions_that_do_not_end_with_everything() -> None:
 @pytest.mark.parametrize(
     ("largest", "top"), [(0.7499, 0.5), (0.75, 1.0), (1.4999, 1.0), (1.5, 2.0), (0.1, 0.125)]
 )
-def test_inqs_top_power_is_the_one_nearest_to_the_largest_weight(
-    largest: float, top: float
-) -> None:
+def test_inq_top_power_is_the_one_nearest_to_the_largest_weight(largest: float, top: float) -> None:
     w = torch.linspace(-largest, largest, 2001, dtype=torch.float64).view(1, -1)
     found = np.unique(weight_quantizer("inq", w, 3).eval()(w).numpy())
     assert found.tolist() == [-top, -top / 2, 0, top / 2, top]
@@ -104,8 +108,7 @@ def test_inq_freezes_the_papers_shares_each_for_equally_many_epochs(
     bits: int, shares: list[float]
 ) -> None:
     handle = attach_to_linear("inq", f"{bits}/32")
-    quantizer = handle.layers[0].weight_quantizer
-    assert quantizer is not None
+    quantizer = first_weight_quantizer(handle)
     found = []
     for epoch in range(1, 2 * len(shares) + 1):
         handle.on_epoch_start(epoch, 2 * len(shares))
@@ -113,7 +116,7 @@ def test_inq_freezes_the_papers_shares_each_for_equally_many_epochs(
     assert found == [round(40 * share) for share in shares for _ in range(2)]
 
 
-def test_inqs_training_is_plain_gradient_descent_on_what_is_not_frozen() -> None:
+def test_inq_training_is_plain_gradient_descent_on_what_is_not_frozen() -> None:
     handle = attach_to_linear("inq", "3/32", portions=[0.5, 1.0])
     handle.on_epoch_start(1, 2)
     quantizer, g = handle.layers[0].weight_quantizer, normal(5, 8, seed=3)
@@ -125,7 +128,7 @@ def test_inqs_training_is_plain_gradient_descent_on_what_is_not_frozen() -> None
     np.testing.assert_array_equal(gradient(quantizer, w, g), g.numpy() * free)
 
 
-def test_inqs_levels_stay_those_of_the_pretrained_weight() -> None:
+def test_inq_levels_stay_those_of_the_pretrained_weight() -> None:
     w = normal(8, 50)
     quantizer = weight_quantizer("inq", w, 3).eval()
     found = np.unique(quantizer(20 * w).numpy())

@@ -20,7 +20,7 @@ from tests.helpers.tensors import SHAPE, normal
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8])
-def test_jacobs_weights_are_affine_over_their_range_with_zero_a_level(bits: int) -> None:
+def test_jacob_weights_are_affine_over_their_range_with_zero_a_level(bits: int) -> None:
     w = normal(*SHAPE) + 0.4
     found = quantized_weight("jacob", w, bits)
     v, n = w.numpy(), 2**bits - 1
@@ -32,7 +32,7 @@ def test_jacobs_weights_are_affine_over_their_range_with_zero_a_level(bits: int)
     assert not zero[-1].any()
 
 
-def test_jacobs_range_is_a_running_average() -> None:
+def test_jacob_range_is_a_running_average() -> None:
     first, second = normal(50, seed=1), normal(50, seed=2)
     quantizer = activation_quantizer("jacob", first, 4, momentum=0.75)
     quantizer.update(second)  # type: ignore[operator]
@@ -41,14 +41,14 @@ def test_jacobs_range_is_a_running_average() -> None:
         assert float(quantizer.get_buffer(name)) == pytest.approx(float(expected))
 
 
-def test_jacobs_gradient_passes_inside_the_range_only() -> None:
+def test_jacob_gradient_passes_inside_the_range_only() -> None:
     sample = torch.tensor([0.0, 3.0], dtype=torch.float64)
     x = torch.tensor([-0.5, 0.2, 1.7, 2.9, 3.1, 9.0], dtype=torch.float64)
     found = gradient(activation_quantizer("jacob", sample, 2), x, torch.ones_like(x))
     np.testing.assert_array_equal(found, [0, 1, 1, 1, 0, 0])
 
 
-def test_jacobs_activations_wait_for_the_delay() -> None:
+def test_jacob_activations_wait_for_the_delay() -> None:
     handle = attach_to_linear("jacob", "32/2", delay=1)
     x = normal(4, 8).abs()
     quantizer = handle.layers[0].input_quantizer
@@ -71,7 +71,7 @@ def test_jacobs_activations_wait_for_the_delay() -> None:
         ([-3.0, -0.5], [-3, -2, -1, 0]),
     ],
 )
-def test_jacobs_inputs_have_all_levels_and_zero_is_one(
+def test_jacob_inputs_have_all_levels_and_zero_is_one(
     sample: list[float], levels: list[float]
 ) -> None:
     quantizer = activation_quantizer("jacob", torch.tensor(sample, dtype=torch.float64), 2)
@@ -84,7 +84,7 @@ def test_jacobs_inputs_have_all_levels_and_zero_is_one(
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4])
-def test_jacobs_weights_leave_one_code_unused(bits: int) -> None:
+def test_jacob_weights_leave_one_code_unused(bits: int) -> None:
     n = 2**bits - 1
     w = torch.linspace(-1, 1, 1001, dtype=torch.float64).view(1, -1)
     found = np.unique(quantized_weight("jacob", w, bits).round(12))
@@ -94,7 +94,7 @@ def test_jacobs_weights_leave_one_code_unused(bits: int) -> None:
     np.testing.assert_allclose(positive, grid[grid >= positive[0] - 1e-12], atol=1e-12)
 
 
-def test_jacobs_filters_have_their_own_range_where_asked_to() -> None:
+def test_jacob_filters_have_their_own_range_where_asked_to() -> None:
     w = normal(*SHAPE) * torch.tensor([1e-3, 0.1, 1, 5, 30, 1000]).double().view(-1, 1, 1, 1)
     found = quantized_weight("jacob", w, 4, scope="filter")
     alone = [quantized_weight("jacob", w[i : i + 1], 4)[0] for i in range(6)]
@@ -102,7 +102,7 @@ def test_jacobs_filters_have_their_own_range_where_asked_to() -> None:
     assert not quantized_weight("jacob", w, 4)[0].any()
 
 
-def test_jacobs_weight_gradient_goes_straight_through_inside_the_range() -> None:
+def test_jacob_weight_gradient_goes_straight_through_inside_the_range() -> None:
     w, g = normal(*SHAPE), normal(*SHAPE, seed=1)
     v = w.numpy()
     s = (v.max() - v.min()) / 14
@@ -113,7 +113,7 @@ def test_jacobs_weight_gradient_goes_straight_through_inside_the_range() -> None
     np.testing.assert_array_equal(found[inside], g.numpy()[inside])
 
 
-def test_jacobs_range_starts_at_the_samples_and_settles_on_what_all_batches_share() -> None:
+def test_jacob_range_starts_at_the_samples_and_settles_on_what_all_batches_share() -> None:
     quantizer = activation_quantizer("jacob", torch.tensor([-1.0, 4.0], dtype=torch.float64), 8)
     ends = [float(quantizer.get_buffer(name)) for name in ("low", "high")]
     assert ends == [-1, 4]

@@ -33,20 +33,21 @@ def set_basis(quantizer: nn.Module, *basis: float) -> None:
 
 
 def learn(quantizer: nn.Module, x: Tensor) -> None:
+    """Update the basis once (Algorithm 1)."""
     assert isinstance(quantizer, Quantizer)
     with torch.no_grad():
         quantizer.update(x)
 
 
 def codes_of(x: Array, v: Array, digits: tuple[int, int]) -> Array:
-    """The code of every value, (values, K): that of the nearest of all sums."""
+    """Return the code of each value, (values, K): that of the nearest of all levels."""
     codes = np.array(list(itertools.product(digits, repeat=len(v))))
     nearest: Array = codes[np.abs(x[:, None] - codes @ v).argmin(1)]
     return nearest
 
 
 def best_basis(x: Array, v: Array, digits: tuple[int, int]) -> Array:
-    """v* = (B Bᵀ + 10⁻⁴ I)⁻¹ (B x + 10⁻⁴ v)."""
+    """Return v* = (B Bᵀ + 10⁻⁴ I)⁻¹ (B x + 10⁻⁴ v)."""
     b = codes_of(x, v, digits).T
     ridge = 1e-4 * np.eye(len(v))
     solution: Array = np.linalg.solve(b @ b.T + ridge, b @ x + 1e-4 * v)

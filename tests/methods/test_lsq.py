@@ -23,7 +23,7 @@ from tests.helpers.tensors import SHAPE, normal
 
 
 @pytest.mark.parametrize("bits", [2, 3, 8])
-def test_lsqs_step_starts_at_twice_the_mean_over_the_root_of_the_top(bits: int) -> None:
+def test_lsq_step_starts_at_twice_the_mean_over_the_root_of_the_top(bits: int) -> None:
     w, x = normal(*SHAPE), normal(7, 5).abs()
     top = 2 ** (bits - 1) - 1
     expected = 2 * np.abs(w.numpy()).mean() / np.sqrt(top)
@@ -32,7 +32,7 @@ def test_lsqs_step_starts_at_twice_the_mean_over_the_root_of_the_top(bits: int) 
     assert parameter_value(activation_quantizer("lsq", x, bits), "step") == pytest.approx(expected)
 
 
-def test_lsqs_codes_have_one_more_below_zero_than_above() -> None:
+def test_lsq_codes_have_one_more_below_zero_than_above() -> None:
     w = torch.linspace(-5, 5, 1001, dtype=torch.float64)
     quantizer = set_parameters(weight_quantizer("lsq", w, 2), step=0.5)
     np.testing.assert_allclose(np.unique(quantizer(w).detach().numpy()), [-1, -0.5, 0, 0.5])
@@ -41,7 +41,7 @@ def test_lsqs_codes_have_one_more_below_zero_than_above() -> None:
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
-def test_lsqs_codes_fill_the_range_of_their_width(bits: int) -> None:
+def test_lsq_codes_fill_the_range_of_their_width(bits: int) -> None:
     half = 2 ** (bits - 1)
     v = torch.linspace(-1.5 * half, 2.5 * half, 4001, dtype=torch.float64)
     weights = set_parameters(weight_quantizer("lsq", v, bits), step=0.5)
@@ -54,7 +54,7 @@ def test_lsqs_codes_fill_the_range_of_their_width(bits: int) -> None:
 
 @pytest.mark.parametrize("factor", [1e-4, 0.3, 7.0])
 @pytest.mark.parametrize("bits", [2, 4])
-def test_lsqs_start_scales_with_the_weight_and_so_does_what_it_gives(
+def test_lsq_start_scales_with_the_weight_and_so_does_what_it_gives(
     bits: int, factor: float
 ) -> None:
     w = normal(*SHAPE)
@@ -62,7 +62,7 @@ def test_lsqs_start_scales_with_the_weight_and_so_does_what_it_gives(
     np.testing.assert_allclose(found, factor * quantized_weight("lsq", w, bits), rtol=1e-5)
 
 
-def test_lsqs_step_gets_the_piecewise_gradient_scaled() -> None:
+def test_lsq_step_gets_the_piecewise_gradient_scaled() -> None:
     w, g, s = normal(*SHAPE), normal(*SHAPE, seed=1), 0.37
     quantizer = set_parameters(weight_quantizer("lsq", w, 3), step=s)
     found = gradient(quantizer, w, g)
@@ -86,14 +86,14 @@ def test_an_input_below_zero_teaches_lsq_nothing() -> None:
     assert parameter_gradient(quantizer, "step") == pytest.approx(expected, rel=1e-6)
 
 
-def test_lsqs_step_gets_no_gradient_where_nothing_is_rounded() -> None:
+def test_lsq_step_gets_no_gradient_where_nothing_is_rounded() -> None:
     w = 0.5 * torch.tensor([-3.0, -1.0, 0.0, 2.0], dtype=torch.float64)
     quantizer = set_parameters(weight_quantizer("lsq", w, 3), step=0.5)
     gradient(quantizer, w, torch.ones_like(w))
     assert parameter_gradient(quantizer, "step") == pytest.approx(0, abs=1e-12)
 
 
-def test_lsqs_activations_count_features_of_a_sample_or_of_the_batch() -> None:
+def test_lsq_activations_count_features_of_a_sample_or_of_the_batch() -> None:
     x = normal(20, 30).abs() + 100  # all above
     for count, expected in (("features", 30), ("numel", 600)):
         quantizer = set_parameters(

@@ -21,36 +21,37 @@ from tests.helpers.tensors import SHAPE, Array, normal
 
 
 @pytest.mark.parametrize("shift", [0.3, -0.3])
-def test_lsq_pluss_weights_start_from_three_deviations(shift: float) -> None:
+def test_lsq_plus_weights_start_from_three_deviations(shift: float) -> None:
     w = normal(*SHAPE) + shift
     mean, std = w.numpy().mean(), w.numpy().std(ddof=1)
     expected = max(abs(mean - 3 * std), abs(mean + 3 * std)) / 4
     assert parameter_value(weight_quantizer("lsq_plus", w, 3), "step") == pytest.approx(expected)
 
 
-def shifted(x: Array, s: float, beta: float, n: int) -> Array:
+def affine(x: Array, s: float, beta: float, n: int) -> Array:
+    """Return x̂ (Eq. 3)."""
     result: Array = np.round(np.clip((x - beta) / s, 0, n)) * s + beta
     return result
 
 
-def test_lsq_pluss_start_loses_less_than_the_range() -> None:
+def test_lsq_plus_start_loses_less_than_the_range() -> None:
     x = normal(400, 3).abs() - 0.2
     v = x.numpy()
     quantizer = activation_quantizer("lsq_plus", x, 2)
     found = quantizer(x).detach().numpy()
     step, offset = parameter_value(quantizer, "step"), parameter_value(quantizer, "offset")
-    np.testing.assert_allclose(found, shifted(v, step, offset, 3), atol=1e-6)
+    np.testing.assert_allclose(found, affine(v, step, offset, 3), atol=1e-6)
     error = ((found - v) ** 2).mean()
-    assert error < ((shifted(v, (v.max() - v.min()) / 3, v.min(), 3) - v) ** 2).mean()
+    assert error < ((affine(v, (v.max() - v.min()) / 3, v.min(), 3) - v) ** 2).mean()
     grid = [
-        ((shifted(v, s, b, 3) - v) ** 2).mean()
+        ((affine(v, s, b, 3) - v) ** 2).mean()
         for s in np.linspace(0.7, 1.3, 13) * step
         for b in np.linspace(-0.3, 0.3, 13) * step + offset
     ]
     assert error <= 1.01 * min(grid)
 
 
-def test_lsq_pluss_offset_learns_from_what_is_clipped_alone() -> None:
+def test_lsq_plus_offset_learns_from_what_is_clipped_alone() -> None:
     x, g = normal(60, 4), normal(60, 4, seed=1)
     quantizer = set_parameters(activation_quantizer("lsq_plus", x, 2), step=0.4, offset=-0.5)
     gradient(quantizer, x, g)
@@ -94,7 +95,7 @@ def test_lsq_plus_passes_an_inputs_gradient_inside_the_range_only() -> None:
     np.testing.assert_array_equal(gradient(quantizer, x, g), g.numpy() * inside)
 
 
-def test_lsq_pluss_start_is_exact_for_inputs_that_are_levels_already() -> None:
+def test_lsq_plus_start_is_exact_for_inputs_that_are_levels_already() -> None:
     x = 0.37 * torch.arange(8, dtype=torch.float64).repeat(5)[:, None] - 0.81
     quantizer = activation_quantizer("lsq_plus", x, 3)
     np.testing.assert_allclose(quantizer(x).detach().numpy(), x.numpy(), atol=1e-6)
@@ -102,7 +103,7 @@ def test_lsq_pluss_start_is_exact_for_inputs_that_are_levels_already() -> None:
     assert parameter_value(quantizer, "offset") == pytest.approx(-0.81)
 
 
-def test_lsq_pluss_weights_are_lsqs_without_an_offset() -> None:
+def test_lsq_plus_weights_are_lsqs_without_an_offset() -> None:
     w, g = normal(*SHAPE), normal(*SHAPE, seed=1)
     plus = set_parameters(weight_quantizer("lsq_plus", w, 3), step=0.25)
     assert [name for name, _ in plus.named_parameters()] == ["step"]

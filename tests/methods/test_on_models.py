@@ -1,6 +1,7 @@
-"""Every method on the models of the literature: attached, trained for two steps, hardened, counted.
+"""Methods on the models of the literature.
 
-The full product, every method on every model at every width, is slow.
+Each trial attaches a method, trains for two steps, hardens the model and counts its levels. The
+full product of methods, models and bit-widths is marked slow.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ FEW = [("quantization_networks", "2/2"), ("dorefa", "1/2"), ("xnor", "1/1")]
 HEAVY = {("quantization_networks", model) for model in ("alexnet_bn", "resnet18", "resnet50")}
 
 
-def widths(name: str) -> Iterator[str]:
-    """The widths of the papers' tables that a method has."""
+def supported_widths(name: str) -> Iterator[str]:
+    """Yield the bit-widths of the papers' tables that a method supports."""
     method = registry.build_method(name, {})
     for bits in WIDTHS:
         if method.supports(Bits.parse(bits), "classification") is None:
@@ -49,7 +50,7 @@ def try_on(
     memory: torch.memory_format = torch.contiguous_format,
     dtype: torch.dtype = torch.float32,
 ) -> dict[str, torch.Tensor]:
-    """Train for two steps and harden; returns the state."""
+    """Attach a method, train for two steps, harden and audit the model; return its state."""
     torch.manual_seed(0)
     size = SIZES[model_name]
     batches = [torch.randn(4, 3, size, size).to(dtype, memory_format=memory) for _ in range(2)]
@@ -104,17 +105,18 @@ def test_every_model_can_be_quantized(model: str, name: str, bits: str) -> None:
 @pytest.mark.parametrize("model", ["resnet20", "vgg_small"])
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_takes_a_residual_and_a_plain_network(model: str, name: str) -> None:
-    try_on(model, name, [bits for bits in widths(name) if bits != "3(±4)/32"][-1])
+    try_on(model, name, [bits for bits in supported_widths(name) if bits != "3(±4)/32"][-1])
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_the_memory_format_changes_nothing(name: str) -> None:
-    """In float64, in which sums in another order move no weight over a threshold.
+    """Compare in float64, where the order of a sum moves no weight over a threshold.
 
-    Inputs at the very end of a range, which calibration takes from the same images, they may move.
+    Only weights are compared: activations at the end of a range may move, because calibration takes
+    the range from the same images.
     """
     formats = (torch.contiguous_format, torch.channels_last)
-    for bits in widths(name):
+    for bits in supported_widths(name):
         plain, other = (try_on("resnet_tiny", name, bits, f, torch.float64) for f in formats)
         for layer, values in plain.items() if bits.endswith("/32") else ():
             assert torch.allclose(other[layer], values), f"{bits}: {layer}"
@@ -123,7 +125,7 @@ def test_the_memory_format_changes_nothing(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("model", SIZES)
 @pytest.mark.parametrize(
-    ("name", "bits"), [(name, bits) for name in METHODS for bits in widths(name)]
+    ("name", "bits"), [(name, bits) for name in METHODS for bits in supported_widths(name)]
 )
 def test_every_method_takes_every_model_at_every_width(model: str, name: str, bits: str) -> None:
     try_on(model, name, bits)

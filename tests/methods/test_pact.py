@@ -24,7 +24,7 @@ from tests.helpers.tensors import SHAPE, Array, gaussian_quantiles, normal
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4])
-def test_pacts_inputs_are_evenly_spaced_up_to_alpha(bits: int) -> None:
+def test_pact_inputs_are_evenly_spaced_up_to_alpha(bits: int) -> None:
     quantizer = set_parameters(activation_quantizer("pact", normal(9).abs(), bits), alpha=1.7)
     x = torch.linspace(-1, 3, 801, dtype=torch.float64)
     n = 2**bits - 1
@@ -32,7 +32,7 @@ def test_pacts_inputs_are_evenly_spaced_up_to_alpha(bits: int) -> None:
     np.testing.assert_allclose(quantizer(x).detach().numpy(), expected, atol=1e-6)
 
 
-def test_pacts_alpha_learns_from_what_is_clipped_alone() -> None:
+def test_pact_alpha_learns_from_what_is_clipped_alone() -> None:
     quantizer = set_parameters(activation_quantizer("pact", normal(9).abs(), 2), alpha=1.5)
     x = torch.tensor([-0.3, 0.2, 0.9, 1.49, 1.51, 4.0], dtype=torch.float64)
     g = normal(6, seed=1)
@@ -41,13 +41,13 @@ def test_pacts_alpha_learns_from_what_is_clipped_alone() -> None:
     assert parameter_gradient(quantizer, "alpha") == pytest.approx(float(g[4:].sum()))
 
 
-def test_an_input_on_pacts_alpha_teaches_alpha() -> None:
+def test_an_input_on_pact_alpha_teaches_alpha() -> None:
     quantizer = set_parameters(activation_quantizer("pact", normal(9).abs(), 2), alpha=1.5)
     assert gradient(quantizer, torch.tensor([1.5]).double(), torch.ones(1).double()) == 0
     assert parameter_gradient(quantizer, "alpha") == 1
 
 
-def test_pacts_gradients_are_the_slopes_of_its_formula() -> None:
+def test_pact_gradients_are_the_slopes_of_its_formula() -> None:
     x, g = normal(80, scale=2), normal(80, seed=1)
     start = np.array([1.25])
     quantizer = set_parameters(activation_quantizer("pact", x, 3), alpha=start[0])
@@ -70,7 +70,7 @@ def test_a_large_alpha_makes_pact_a_relu_to_within_half_a_step() -> None:
     assert error.max() > 24 / 255
 
 
-def test_pacts_decay_adds_lambda_alpha_to_alphas_gradient() -> None:
+def test_pact_decay_adds_lambda_alpha_to_alphas_gradient() -> None:
     handle = attach_to_convnet("pact", "32/2", decay=0.3)
     alpha = handle.quantizers[0].get_parameter("alpha")
     started = float(alpha.detach())
@@ -80,7 +80,7 @@ def test_pacts_decay_adds_lambda_alpha_to_alphas_gradient() -> None:
     assert float(alpha.detach()) == pytest.approx(started - 0.1 * (0.5 + 0.3 * started))
 
 
-def test_pacts_alpha_starts_at_the_largest_input_or_where_it_is_told_and_decays() -> None:
+def test_pact_alpha_starts_at_the_largest_input_or_where_it_is_told_and_decays() -> None:
     sample = normal(50).abs()
     assert parameter_value(activation_quantizer("pact", sample, 2), "alpha") == pytest.approx(
         float(sample.max())
@@ -92,7 +92,7 @@ def test_pacts_alpha_starts_at_the_largest_input_or_where_it_is_told_and_decays(
     assert group["weight_decay"] == 0.3
 
 
-def test_pacts_weights_are_dorefas() -> None:
+def test_pact_weights_are_dorefas() -> None:
     w = normal(*SHAPE)
     for bits in (1, 3):
         np.testing.assert_array_equal(
@@ -103,7 +103,7 @@ def test_pacts_weights_are_dorefas() -> None:
 @pytest.mark.parametrize(
     ("bits", "c1", "c2"), [(2, 3.12, -2.064), (3, 7.509, -6.892), (4, 12.68, -12.8)]
 )
-def test_sawbs_scale_is_close_to_the_best(bits: int, c1: float, c2: float) -> None:
+def test_sawb_scale_is_close_to_the_best(bits: int, c1: float, c2: float) -> None:
     w = normal(100, 200)
     v = w.numpy()
     alpha = c1 * np.sqrt((v**2).mean()) + c2 * np.abs(v).mean()
@@ -129,9 +129,7 @@ def test_sawbs_scale_is_close_to_the_best(bits: int, c1: float, c2: float) -> No
         (8, 31.76, -35.04),
     ],
 )
-def test_sawbs_largest_level_has_the_published_coefficients(
-    bits: int, c1: float, c2: float
-) -> None:
+def test_sawb_largest_level_has_the_published_coefficients(bits: int, c1: float, c2: float) -> None:
     w = normal(100, 200)
     found = quantized_weight("pact", w, bits, weights="sawb")
     alpha = c1 * np.sqrt((w.numpy() ** 2).mean()) + c2 * np.abs(w.numpy()).mean()
@@ -140,7 +138,7 @@ def test_sawbs_largest_level_has_the_published_coefficients(
     assert found.min() == pytest.approx(-alpha, rel=1e-12)
 
 
-def test_sawbs_two_bit_levels_are_alpha_and_a_third_of_it() -> None:
+def test_sawb_two_bit_levels_are_alpha_and_a_third_of_it() -> None:
     found = np.unique(quantized_weight("pact", normal(50, 50), 2, weights="sawb").round(12))
     np.testing.assert_allclose(found / found[-1], [-1, -1 / 3, 1 / 3, 1], atol=1e-9)
 
@@ -165,7 +163,7 @@ def test_sawb_is_near_the_least_squared_error_whatever_the_distribution(
     assert ((found - w) ** 2).mean() <= 1.016 * min(errors)
 
 
-def test_sawbs_gradient_is_clipped_with_the_weight() -> None:
+def test_sawb_gradient_is_clipped_with_the_weight() -> None:
     w, g = normal(*SHAPE), normal(*SHAPE, seed=1)
     quantizer = weight_quantizer("pact", w, 2, weights="sawb")
     inside = np.abs(w.numpy()) < float(quantizer(w).max())

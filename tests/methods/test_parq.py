@@ -18,12 +18,12 @@ from qbench.attachment import Handle, attach
 from qbench.bits import Bits, Width
 from qbench.errors import QbenchError
 from tests.helpers.libraries import needs_torchao
-from tests.helpers.quantizers import build_weight_quantizer, output_of
+from tests.helpers.quantizers import build_weight_quantizer, first_weight_quantizer, output_of
 from tests.helpers.tensors import Array, normal, normal32
 
 
 def greedy(u: Array, bits: int) -> Array:
-    """Least squares binary quantization, one basis after another (Pouransari et al. 2020)."""
+    """Return levels of binary quantization, one basis after another (Pouransari et al., 2020)."""
     residue, levels = u.copy(), np.zeros(1)
     for _ in range(bits):
         v = np.abs(residue).mean()
@@ -33,6 +33,7 @@ def greedy(u: Array, bits: int) -> Array:
 
 
 def parq_levels(u: Array, quantizer: str, bits: str) -> Array:
+    """Return the levels that a quantizer of torchao's PARQ chooses for weights u."""
     size, k = np.abs(u), Width.parse(bits).bits
     if quantizer == "lsb" and bits == "2(±1)":
         return 1.1 * size.mean() * np.arange(-1, 2)
@@ -52,7 +53,7 @@ def nearest(u: Array, levels: Array) -> Array:
     return found
 
 
-PARQ_CELLS = [
+QUANTIZERS_AND_BITS = [
     ("lsb", "1"),
     ("lsb", "2"),
     ("lsb", "4"),
@@ -67,7 +68,7 @@ PARQ_CELLS = [
 
 @needs_torchao
 @pytest.mark.parametrize("scope", ["layer", "filter"])
-@pytest.mark.parametrize(("quantizer", "bits"), PARQ_CELLS)
+@pytest.mark.parametrize(("quantizer", "bits"), QUANTIZERS_AND_BITS)
 def test_parq_evaluates_the_nearest_of_the_quantizers_levels(
     quantizer: str, bits: str, scope: str
 ) -> None:
@@ -93,6 +94,7 @@ def parq_weight(handle: Handle) -> Array:
 
 
 def after_a_step(handle: Handle, epoch: int, step: int) -> Array:
+    """Return the weight after a step of one of 4 epochs of 25 steps."""
     handle.on_epoch_start(epoch, 4)
     handle.on_step_start(step, 25)
     handle.after_step()
@@ -214,8 +216,7 @@ def test_parq_takes_the_steps_of_torchaos_optimizer(quantizer: str, prox: str, s
 @needs_torchao
 def test_parq_chooses_levels_only_every_so_many_steps() -> None:
     handle = parq_handle(normal32(3, 40), period=5)
-    quantizer = handle.layers[0].weight_quantizer
-    assert quantizer is not None
+    quantizer = first_weight_quantizer(handle)
     seen = []
     for step in range(1, 12):
         handle.layers[0].latent_weight.data *= 1.1

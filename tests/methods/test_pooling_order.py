@@ -1,4 +1,7 @@
-"""Where pooling is when methods have prepared a network: signs want what was just normalised."""
+"""The order of pooling and normalization in networks of methods with binary activations.
+
+Such methods move max-pooling before batch normalization: after it, nearly every sign would be +1.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from qbench.method import pool_before_norm
 
 
 def network(*, norm_first: bool = True, relu: type[nn.Module] = nn.ReLU) -> nn.Sequential:
-    """Two convolutions, the first pooled over windows of nine, and a linear layer."""
+    """Return two convolutions, the first pooled over windows of nine, and a linear layer."""
     torch.manual_seed(0)
     pooled = [nn.BatchNorm2d(8), relu(), nn.MaxPool2d(3, 2)]
     if not norm_first:
@@ -77,19 +80,23 @@ def test_one_module_in_two_places_stays_in_both() -> None:
     assert kinds(pool_before_norm(model)) == ["ReLU", "MaxPool2d", "BatchNorm2d", "ReLU"]
 
 
-def positive(x: Tensor) -> float:
+def positive_share(x: Tensor) -> float:
     return float((x > 0).float().mean())
 
 
-def zero(x: Tensor) -> float:
+def zero_share(x: Tensor) -> float:
     return float((x == 0).float().mean())
 
 
 @pytest.mark.parametrize(
     ("name", "bits", "share"),
     [
-        *[(name, "1/1", positive) for name in ("bnn", "binary_connect", "xnor", "bireal")],
-        *[("react_net", "1/1", positive), ("tbn", "1/2", positive), ("hwgq", "1/2", zero)],
+        *[(name, "1/1", positive_share) for name in ("bnn", "binary_connect", "xnor", "bireal")],
+        *[
+            ("react_net", "1/1", positive_share),
+            ("tbn", "1/2", positive_share),
+            ("hwgq", "1/2", zero_share),
+        ],
     ],
 )
 @pytest.mark.parametrize("relu", [nn.ReLU, nn.ReLU6])

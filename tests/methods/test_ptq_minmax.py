@@ -23,7 +23,7 @@ def test_min_max_covers_each_filters_whole_range(bits: int) -> None:
     np.testing.assert_allclose(whole, uniform_symmetric(w.numpy(), r.max(), n), atol=1e-12)
 
 
-def test_min_maxs_inputs_are_affine_with_zero_a_level() -> None:
+def test_min_max_inputs_are_affine_with_zero_a_level() -> None:
     x = normal(300) + 0.5
     found = activation_quantizer("ptq_minmax", x, 3)(x).numpy()
     v = x.numpy()
@@ -41,7 +41,7 @@ def test_min_max_of_its_own_levels_changes_nothing(bits: int) -> None:
     np.testing.assert_allclose(again, once, atol=1e-12)
 
 
-def test_min_maxs_unsigned_inputs_move_by_half_a_step_at_most_and_use_every_level() -> None:
+def test_min_max_unsigned_inputs_move_by_half_a_step_at_most_and_use_every_level() -> None:
     x = torch.linspace(0, 3, 1001, dtype=torch.float64)
     found = activation_quantizer("ptq_minmax", x, 3)(x).numpy()
     np.testing.assert_allclose(np.unique(found.round(9)), 3 / 7 * np.arange(8), atol=1e-9)

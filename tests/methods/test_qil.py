@@ -17,42 +17,46 @@ from tests.helpers.quantizers import (
 from tests.helpers.tensors import Array, normal
 
 
-def qil(x: Array, c: float, d: float, gamma: float = 1.0) -> Array:
-    """The transformer, not rounded."""
+def transformer(x: Array, c: float, d: float, gamma: float = 1.0) -> Array:
+    """Return ŵ (Eq. 3 to 5)."""
     u = np.clip(0.5 / d * np.abs(x) - 0.5 * c / d + 0.5, 0, 1)
     result: Array = np.sign(x) * np.where(u > 0, u**gamma, 0)
     return result
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4])
-def test_qils_weights_are_pruned_stretched_and_clipped(bits: int) -> None:
+def test_qil_weights_are_pruned_stretched_and_clipped(bits: int) -> None:
     w = torch.linspace(-1, 1, 1001, dtype=torch.float64)
     quantizer = set_parameters(
         weight_quantizer("qil", w, bits), centre=0.5, half_width=0.3, gamma=1.3
     )
     n = 2 ** (bits - 1) - 1
-    expected = np.round(n * qil(w.numpy(), 0.5, 0.3, 1.3)) / n
+    expected = np.round(n * transformer(w.numpy(), 0.5, 0.3, 1.3)) / n
     found = quantizer(w).detach().numpy()
     assert (np.abs(found - expected) > 1e-6).mean() < 0.005  # but on a threshold
     assert not found[np.abs(w.numpy()) < 0.2].any()
     assert (np.abs(found[np.abs(w.numpy()) > 0.8]) == 1).all()
 
 
-def test_qils_interval_gets_the_true_derivative_of_its_transformer() -> None:
+def test_qil_interval_gets_the_true_derivative_of_its_transformer() -> None:
     w, g = normal(30), normal(30, seed=1)
     start = np.array([0.9, 0.6, 1.2])
     quantizer = weight_quantizer("qil", w, 3)
     set_parameters(quantizer, centre=start[0], half_width=start[1], gamma=start[2])
     found = gradient(quantizer, w, g)
     slopes = [parameter_gradient(quantizer, name) for name in ("centre", "half_width", "gamma")]
-    expected = central_differences(lambda p: float((g.numpy() * qil(w.numpy(), *p)).sum()), start)
+    expected = central_differences(
+        lambda p: float((g.numpy() * transformer(w.numpy(), *p)).sum()), start
+    )
     np.testing.assert_allclose(slopes, expected, rtol=1e-4, atol=1e-6)
-    by_w = central_differences(lambda v: float((g.numpy() * qil(v, *start)).sum()), w.numpy())
+    by_w = central_differences(
+        lambda v: float((g.numpy() * transformer(v, *start)).sum()), w.numpy()
+    )
     np.testing.assert_allclose(found, by_w, rtol=1e-4, atol=1e-6)
     assert not found[np.abs(w.numpy()) < 0.29].any()
 
 
-def test_qils_inputs_are_unsigned_and_half_way_at_the_centre() -> None:
+def test_qil_inputs_are_unsigned_and_half_way_at_the_centre() -> None:
     quantizer = set_parameters(
         activation_quantizer("qil", normal(9).abs(), 8), centre=1.0, half_width=0.5
     )
@@ -74,7 +78,7 @@ def test_qil_steps_where_its_transformer_crosses_a_half_code(bits: int) -> None:
     np.testing.assert_array_equal(found, -found[::-1])
 
 
-def test_qils_input_interval_gets_the_true_derivative_and_pruned_inputs_none() -> None:
+def test_qil_input_interval_gets_the_true_derivative_and_pruned_inputs_none() -> None:
     x, g = normal(60, scale=2), normal(60, seed=1)
     start = np.array([1.1, 0.7])
     quantizer = activation_quantizer("qil", x.abs(), 2)
@@ -94,7 +98,7 @@ def test_qils_input_interval_gets_the_true_derivative_and_pruned_inputs_none() -
     np.testing.assert_array_equal(found != 0, inside)
 
 
-def test_qils_intervals_learn_a_hundred_times_slower_than_the_network() -> None:
+def test_qil_intervals_learn_a_hundred_times_slower_than_the_network() -> None:
     handle = attach_to_convnet("qil", "2/2")
     network_group, *others = handle.parameter_groups(0.4, 1e-4)
     assert network_group["weight_decay"] == 1e-4

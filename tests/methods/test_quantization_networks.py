@@ -21,7 +21,12 @@ from qbench import registry
 from qbench.attachment import Handle, attach
 from qbench.bits import Bits
 from qbench.errors import QbenchError
-from tests.helpers.quantizers import activation_quantizer, attach_everywhere, weight_quantizer
+from tests.helpers.quantizers import (
+    activation_quantizer,
+    attach_everywhere,
+    first_weight_quantizer,
+    weight_quantizer,
+)
 from tests.helpers.released_quantization_networks import (
     CLIP,
     DECAY,
@@ -48,7 +53,7 @@ def parameter_of(quantizer: nn.Module, name: str) -> Array:
 
 
 def lloyd(values: Array, clusters: int) -> Array:
-    """k-means from the middles of equal parts of the range."""
+    """Return the centres of k-means that starts from the middles of equal parts of the range."""
     edges = np.linspace(values.min(), values.max(), clusters + 1)
     centres: Array = (edges[1:] + edges[:-1]) / 2
     for _ in range(300):
@@ -165,8 +170,7 @@ def test_in_training_a_weight_is_equation_7_with_its_exact_gradients(bits: str, 
     handle = attach_everywhere(model, NAME, f"{bits}/32", temperature_rate=2.0)
     model.double().train()
     handle.on_epoch_start(epoch, 10)
-    quantizer = handle.layers[0].weight_quantizer
-    assert quantizer is not None
+    quantizer = first_weight_quantizer(handle)
     linear.weight.backward(g)
 
     alpha, beta = parameter_of(quantizer, "alpha"), parameter_of(quantizer, "beta")
@@ -216,8 +220,7 @@ def test_the_temperature_is_the_rate_times_the_epoch_everywhere(rate: float) -> 
 def test_biases_are_frozen_unless_they_are_to_be_learned(learn_biases: bool) -> None:
     model = nn.Sequential(nn.Linear(6, 5))
     handle = attach_everywhere(model, NAME, "3(±2)/32", learn_biases=learn_biases)
-    quantizer = handle.layers[0].weight_quantizer
-    assert quantizer is not None
+    quantizer = first_weight_quantizer(handle)
     groups = handle.parameter_groups(lr=0.1, weight_decay=0.0)
     optimizer = torch.optim.SGD(groups, lr=0.1)
     before = parameter_of(quantizer, "biases"), parameter_of(quantizer, "alpha")
@@ -298,8 +301,8 @@ def parameters(handle: Handle, kind: str) -> list[float]:
     return [float(p) for q in quantizers for p in (q.alpha.detach(), q.beta.detach())]
 
 
-def inputs_are_float(handle: Handle) -> bool:
-    """Whether, in training, inputs pass their quantizers unchanged."""
+def activations_are_float(handle: Handle) -> bool:
+    """Return whether, in training, activations pass their quantizers unchanged."""
     x = torch.linspace(0, 1, 50)
     quantizers = [layer.input_quantizer for layer in handle.layers if layer.input_quantizer]
     return all(torch.equal(quantizer.train()(x), x) for quantizer in quantizers)
@@ -312,7 +315,7 @@ def test_weights_are_trained_first_then_activations_then_both() -> None:
         handle.on_epoch_start(epoch, 9)
         before = parameters(handle, "weight"), parameters(handle, "input")
         latent = [layer.latent_weight.detach().clone() for layer in handle.layers]
-        is_float = inputs_are_float(handle)
+        is_float = activations_are_float(handle)
         train(handle, 2)
         moved = [
             all(a != b for a, b in zip(old, parameters(handle, kind), strict=True))
@@ -362,7 +365,7 @@ def test_phases_last_in_proportion(
     with_inputs, both = [], []
     for epoch in range(1, epochs + 1):
         handle.on_epoch_start(epoch, epochs)
-        if not inputs_are_float(handle):
+        if not activations_are_float(handle):
             with_inputs.append(epoch)
             if all(q.alpha.requires_grad for q in handle.quantizers):
                 both.append(epoch)
@@ -503,7 +506,7 @@ def test_ten_official_steps_are_those_of_the_released_code(
     found: list[Any] = [layer.weight_quantizer for layer in handle.layers]
     found += [layer.input_quantizer for layer in handle.layers if layer.input_quantizer]
     biases = [quantizer.biases.tolist() for quantizer in found]
-    betas = [float(quantizer.beta) for quantizer in found[2:]]
+    betas = [float(quantizer.beta.detach()) for quantizer in found[2:]]
     expected: Any = released_training(
         network(), batches(10), Bits.parse(bits), biases, betas, rate, lr
     )

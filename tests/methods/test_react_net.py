@@ -17,7 +17,7 @@ from tests.helpers.references import filter_means, sign
 from tests.helpers.tensors import SHAPE, normal
 
 
-def test_react_nets_sign_has_a_learned_threshold_for_each_channel() -> None:
+def test_react_net_sign_has_a_learned_threshold_for_each_channel() -> None:
     x = normal(5, 3, 4, 4)
     quantizer = activation_quantizer("react_net", x, 1)
     np.testing.assert_array_equal(quantizer(x).detach().numpy(), sign(x.numpy()))
@@ -56,7 +56,7 @@ def test_react_net_has_an_rprelu_of_its_own_channels_after_every_binary_convolut
         np.testing.assert_allclose(y[:, c], expected, atol=1e-6)
 
 
-def test_react_nets_rprelu_starts_as_a_prelu_and_shifts_both_ways() -> None:
+def test_react_net_rprelu_starts_as_a_prelu_and_shifts_both_ways() -> None:
     handle = attach_to_convnet("react_net", "1/1")
     (first, *_) = [m for m in handle.model.modules() if type(m).__name__ == "RPReLU"]
     x = torch.randn(2, 8, 4, 4)
@@ -68,7 +68,7 @@ def test_react_nets_rprelu_starts_as_a_prelu_and_shifts_both_ways() -> None:
         np.testing.assert_allclose(first(x).numpy(), expected, atol=1e-6)
 
 
-def test_react_nets_weights_are_bireals_with_the_released_codes_gradient() -> None:
+def test_react_net_weights_are_bireals_with_the_released_codes_gradient() -> None:
     w, g = normal(*SHAPE), normal(*SHAPE, seed=1)
     expected = filter_means(np.abs(w.numpy())) * sign(w.numpy())
     np.testing.assert_allclose(quantized_weight("react_net", w, 1), expected, rtol=1e-14)

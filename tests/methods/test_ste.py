@@ -110,7 +110,7 @@ def test_ste_passes_an_inputs_gradient_inside_the_range_only(
 
 
 def ste_ranges(momentum: float, maxima: list[float], training: bool = True) -> list[float]:
-    """A linear layer's input range after each of several batches of these maxima."""
+    """Return a layer's activation range after each of several batches with these maxima."""
     model = nn.Sequential(nn.Linear(2, 2))
     handle = attach(
         model,
@@ -131,7 +131,7 @@ def ste_ranges(momentum: float, maxima: list[float], training: bool = True) -> l
 
 
 @pytest.mark.parametrize("momentum", [0.9, 0.5])
-def test_stes_range_is_a_running_average_of_the_batches_maxima(momentum: float) -> None:
+def test_ste_range_is_a_running_average_of_the_batches_maxima(momentum: float) -> None:
     maxima = [3.0, 0.2, 5.0, 5.0]
     expected, average = [], 1.0  # the calibration data's maximum
     for maximum in maxima:
@@ -140,16 +140,16 @@ def test_stes_range_is_a_running_average_of_the_batches_maxima(momentum: float) 
     assert ste_ranges(momentum, maxima) == pytest.approx(expected, rel=1e-5)
 
 
-def test_stes_range_settles_on_what_all_batches_share() -> None:
+def test_ste_range_settles_on_what_all_batches_share() -> None:
     assert ste_ranges(0.9, [2.5] * 150)[-1] == pytest.approx(2.5, rel=1e-5)
 
 
-def test_stes_range_stays_during_evaluation() -> None:
+def test_ste_range_stays_during_evaluation() -> None:
     assert ste_ranges(0.9, [3.0, 5.0], training=False) == pytest.approx([1.0, 1.0])
 
 
 @pytest.mark.parametrize(("percentile", "top"), [(100.0, 1000), (99.0, 990), (50.0, 500)])
-def test_stes_percentile_leaves_out_the_largest_inputs(percentile: float, top: int) -> None:
+def test_ste_percentile_leaves_out_the_largest_inputs(percentile: float, top: int) -> None:
     sample = torch.arange(1, 1001).flip(0).float()
     x_q = activation_quantizer("ste", sample, 8, percentile=percentile)
     assert float(x_q(torch.tensor(1e5, dtype=torch.float64))) == pytest.approx(top)

@@ -22,7 +22,7 @@ from tests.helpers.tensors import Array, normal32
 
 
 def affine_codes(w: Array, bits: int, scope: str) -> tuple[Array, Array]:
-    """Codes before clipping, and the scale, in float32 as torchao computes them."""
+    """Return codes before clipping, and the scale, in float32 as torchao computes them."""
     largest = over_weights(np.max, np.abs(w), scope)
     s = (largest / np.float32(2 ** (bits - 1) - 0.5)).astype(np.float32)
     return np.rint(w * (np.float32(1) / s)), s

@@ -13,6 +13,7 @@ from tests.helpers.tensors import SHAPE, Array, normal
 
 
 def ttq() -> tuple[nn.Module, Tensor, Array]:
+    """Return a quantizer with W_p = 0.7 and W_n = 0.4, its weight, and the codes of the weight."""
     w = normal(*SHAPE)
     quantizer = weight_quantizer("ttq", w, 2)
     with torch.no_grad():
@@ -23,7 +24,7 @@ def ttq() -> tuple[nn.Module, Tensor, Array]:
     return quantizer, w, region
 
 
-def test_ttqs_scales_start_at_one_or_at_the_mean_beyond_the_threshold() -> None:
+def test_ttq_scales_start_at_one_or_at_the_mean_beyond_the_threshold() -> None:
     w = normal(*SHAPE)
     ones = weight_quantizer("ttq", w, 2)
     assert [float(p.detach()) for p in ones.parameters()] == [1.0, 1.0]
@@ -34,13 +35,13 @@ def test_ttqs_scales_start_at_one_or_at_the_mean_beyond_the_threshold() -> None:
     assert [float(p.detach()) for p in mean.parameters()] == pytest.approx(expected)
 
 
-def test_ttqs_levels_are_its_two_scales_and_zero() -> None:
+def test_ttq_levels_are_its_two_scales_and_zero() -> None:
     quantizer, w, region = ttq()
     expected = np.choose(region + 1, [-0.4, 0.0, 0.7])
     np.testing.assert_allclose(quantizer(w).detach().numpy(), expected, rtol=1e-7)
 
 
-def test_ttqs_scales_get_the_gradient_of_what_they_stand_for() -> None:
+def test_ttq_scales_get_the_gradient_of_what_they_stand_for() -> None:
     quantizer, w, region = ttq()
     g = normal(*SHAPE, seed=5)
     quantizer(w).backward(g)
@@ -49,14 +50,14 @@ def test_ttqs_scales_get_the_gradient_of_what_they_stand_for() -> None:
     assert found == pytest.approx(expected)
 
 
-def test_ttqs_latent_weights_get_a_scaled_gradient_in_each_region() -> None:
+def test_ttq_latent_weights_get_a_scaled_gradient_in_each_region() -> None:
     quantizer, w, region = ttq()
     g = normal(*SHAPE, seed=5)
     expected = g.numpy() * np.choose(region + 1, [0.4, 1.0, 0.7])
     np.testing.assert_allclose(gradient(quantizer, w, g), expected, rtol=1e-7)
 
 
-def test_a_weight_on_ttqs_threshold_is_zero_and_its_gradient_goes_straight_through() -> None:
+def test_a_weight_on_ttq_threshold_is_zero_and_its_gradient_goes_straight_through() -> None:
     w = torch.tensor([[1.0, -1.0, 0.5, -0.5, 0.0]], dtype=torch.float64)
     quantizer, g = weight_quantizer("ttq", w, 2, threshold=0.5), normal(1, 5, seed=5)
     quantizer.get_parameter("positive").data.fill_(0.25)
@@ -66,7 +67,7 @@ def test_a_weight_on_ttqs_threshold_is_zero_and_its_gradient_goes_straight_throu
     np.testing.assert_array_equal(found, g.numpy() * [[0.25, 2, 1, 1, 1]])
 
 
-def test_with_twns_threshold_and_scale_ttq_is_twn() -> None:
+def test_with_twn_threshold_and_scale_ttq_is_twn() -> None:
     w = normal(*SHAPE)
     size = np.abs(w.numpy())
     delta = 0.7 * size.mean()
@@ -78,7 +79,7 @@ def test_with_twns_threshold_and_scale_ttq_is_twn() -> None:
     )
 
 
-def test_ttqs_threshold_follows_the_largest_weight_and_its_scales_do_not() -> None:
+def test_ttq_threshold_follows_the_largest_weight_and_its_scales_do_not() -> None:
     quantizer, w, _ = ttq()
     with torch.no_grad():
         for factor in (0.01, 30.0):
@@ -90,7 +91,7 @@ def test_ttqs_threshold_follows_the_largest_weight_and_its_scales_do_not() -> No
 
 
 @pytest.mark.parametrize("name", ["positive", "negative"])
-def test_ttqs_scales_get_the_slope_of_the_loss(name: str) -> None:
+def test_ttq_scales_get_the_slope_of_the_loss(name: str) -> None:
     quantizer, w, _ = ttq()
     g = normal(*SHAPE, seed=5)
     scale = quantizer.get_parameter(name)

@@ -26,13 +26,13 @@ def test_twn_keeps_weights_above_the_threshold_at_their_mean_size(
     np.testing.assert_allclose(found, expected.reshape(w.shape), rtol=1e-12)
 
 
-def test_a_weight_on_twns_threshold_becomes_zero() -> None:
+def test_a_weight_on_twn_threshold_becomes_zero() -> None:
     # The mean size is 2, so with a factor of one half the threshold is 1.
     w = torch.tensor([[1.0, -1.0, 3.0, -3.0]], dtype=torch.float64)
     assert quantized_weight("twn", w, 2, threshold=0.5).tolist() == [[0, 0, 3, -3]]
 
 
-def test_twns_scale_is_the_least_squares_one_for_its_codes() -> None:
+def test_twn_scale_is_the_least_squares_one_for_its_codes() -> None:
     w = normal(1, 500)
     w_q = quantized_weight("twn", w, 2)
     codes = np.sign(w_q)

@@ -17,7 +17,7 @@ from tests.helpers.tensors import SHAPE, normal
 
 
 @pytest.mark.parametrize(("bits", "count"), [(2, 3), (3, 7), (4, 15)])
-def test_wrpns_weights_are_clipped_and_rounded(bits: int, count: int) -> None:
+def test_wrpn_weights_are_clipped_and_rounded(bits: int, count: int) -> None:
     w = torch.linspace(-1.7, 1.7, 3001, dtype=torch.float64).view(1, -1)
     found = quantized_weight("wrpn", w, bits)
     n = 2 ** (bits - 1) - 1
@@ -26,13 +26,13 @@ def test_wrpns_weights_are_clipped_and_rounded(bits: int, count: int) -> None:
     assert np.abs(found).max() == 1
 
 
-def test_wrpns_gradient_is_zero_outside_the_clip() -> None:
+def test_wrpn_gradient_is_zero_outside_the_clip() -> None:
     w = torch.tensor([[-1.2, -0.4, 0.0, 0.9, 1.3]], dtype=torch.float64)
     found = gradient(weight_quantizer("wrpn", w, 3), w, torch.ones_like(w))
     np.testing.assert_array_equal(found, [[0, 1, 1, 1, 0]])
 
 
-def test_wrpns_inputs_are_multiples_between_zero_and_one() -> None:
+def test_wrpn_inputs_are_multiples_between_zero_and_one() -> None:
     x = normal(40)
     found = activation_quantizer("wrpn", x, 3)(x).numpy()
     np.testing.assert_allclose(found, np.round(7 * np.clip(x.numpy(), 0, 1)) / 7, atol=1e-12)
@@ -51,13 +51,13 @@ def test_wrpn_widens_every_layer_but_the_images_and_the_classes() -> None:
     assert handle.model.train()(x).shape == (2, 5)
 
 
-def test_wrpns_binary_weights_are_bwns() -> None:
+def test_wrpn_binary_weights_are_bwns() -> None:
     w = normal(*SHAPE, scale=0.1)
     np.testing.assert_allclose(quantized_weight("wrpn", w, 1), scaled_signs(w.numpy()), rtol=1e-14)
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4])
-def test_wrpns_inputs_take_all_levels_with_a_gradient_between_zero_and_one(bits: int) -> None:
+def test_wrpn_inputs_take_all_levels_with_a_gradient_between_zero_and_one(bits: int) -> None:
     x, g = torch.linspace(-0.7, 1.7, 1200, dtype=torch.float64), normal(1200, seed=1)
     quantizer = activation_quantizer("wrpn", x, bits)
     n = 2**bits - 1
@@ -66,7 +66,7 @@ def test_wrpns_inputs_take_all_levels_with_a_gradient_between_zero_and_one(bits:
     np.testing.assert_allclose(gradient(quantizer, x, g), g.numpy() * inside, atol=1e-12)
 
 
-def test_wrpns_levels_do_not_follow_the_weight() -> None:
+def test_wrpn_levels_do_not_follow_the_weight() -> None:
     w = normal(*SHAPE).clamp(-0.49, 0.49)
     assert not quantized_weight("wrpn", w, 2).any()  # all below one half
     np.testing.assert_array_equal(quantized_weight("wrpn", 1e6 * w, 2), np.sign(w.numpy()))

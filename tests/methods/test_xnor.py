@@ -23,13 +23,13 @@ from tests.helpers.references import filter_means, scaled_signs, sign
 from tests.helpers.tensors import SHAPE, normal
 
 
-def test_xnors_weights_are_bwns_and_its_inputs_signs() -> None:
+def test_xnor_weights_are_bwns_and_its_inputs_signs() -> None:
     w, x = normal(*SHAPE), normal(3, 7, seed=1)
     np.testing.assert_allclose(quantized_weight("xnor", w, 1), scaled_signs(w.numpy()), rtol=1e-14)
     np.testing.assert_array_equal(activation_quantizer("xnor", x, 1)(x).numpy(), sign(x.numpy()))
 
 
-def test_xnors_input_gradient_is_zero_from_one_on() -> None:
+def test_xnor_input_gradient_is_zero_from_one_on() -> None:
     x = torch.tensor([-1.0, -0.999, 0.0, 0.999, 1.0, 1.2], dtype=torch.float64)
     found = gradient(activation_quantizer("xnor", x, 1), x, torch.ones_like(x))
     np.testing.assert_array_equal(found, [0, 1, 1, 1, 0, 0])
@@ -44,7 +44,7 @@ def test_a_binary_convolution_counts_agreements() -> None:
     np.testing.assert_allclose((y.round() - inputs) % 2, 0)
 
 
-def test_xnors_scale_map_is_the_best_scale_of_a_single_patch() -> None:
+def test_xnor_scale_map_is_the_best_scale_of_a_single_patch() -> None:
     model = nn.Sequential(nn.Conv2d(4, 6, 3, bias=True)).double()
     x = normal(1, 4, 3, 3, seed=1)
     method = registry.build_method("xnor", {"scale_map": True})
@@ -59,7 +59,7 @@ def test_xnors_scale_map_is_the_best_scale_of_a_single_patch() -> None:
     np.testing.assert_allclose(found, dot * best + bias, rtol=1e-12)
 
 
-def test_xnors_weight_gradients_are_the_papers_the_exact_one_and_the_released_codes() -> None:
+def test_xnor_weight_gradients_are_the_papers_the_exact_one_and_the_released_codes() -> None:
     w, g = normal(*SHAPE), normal(*SHAPE, seed=1)
     v, upstream, signs = w.numpy(), g.numpy(), sign(w.numpy())
     through_sign = filter_means(np.abs(v)) * (np.abs(v) < 1)
@@ -75,7 +75,7 @@ def test_xnors_weight_gradients_are_the_papers_the_exact_one_and_the_released_co
         np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-8)
 
 
-def test_xnors_centring_leaves_each_place_of_a_kernel_no_mean_over_input_channels() -> None:
+def test_xnor_centring_leaves_each_place_of_a_kernel_no_mean_over_input_channels() -> None:
     for centre in (False, True):
         model = nn.Sequential(nn.Conv2d(4, 6, 3)).double()
         method = registry.build_method("xnor", {"centre": centre})
@@ -93,7 +93,7 @@ def test_xnors_centring_leaves_each_place_of_a_kernel_no_mean_over_input_channel
 
 
 @pytest.mark.parametrize(("stride", "padding"), [(1, 0), (2, 1)])
-def test_xnors_scale_map_is_the_mean_size_of_each_patch(stride: int, padding: int) -> None:
+def test_xnor_scale_map_is_the_mean_size_of_each_patch(stride: int, padding: int) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(4, 6, 3, stride=stride, padding=padding)).double()
     x = normal(2, 4, 6, 6, seed=1)
