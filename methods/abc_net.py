@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from qbench.functional import sign, straight_through
-from qbench.method import RELU, Bits, Layer, Method, replace_modules
+from qbench.method import RELU, Bits, Layer, Method, Recipe, replace_modules
 
 
 class ABCNet(Method):
@@ -34,18 +34,18 @@ class ABCNet(Method):
     name = "abc_net"
     title = "ABC-Net"
     paper = "Lin et al., NeurIPS 2017, arXiv:1711.11294"
-    paper_recipe = {
-        "optimizer": "sgd",
-        "lr": 0.01,
-        "momentum": 0.9,
-        "schedule": "step",
-        "milestones": [30, 60],
-        "gamma": 0.1,
-        "epochs": 90,
-        "batch_size": 256,
-        "weight_decay": 1e-4,
-        "initialization": "pretrained",
-    }
+    paper_recipe = Recipe(
+        optimizer="sgd",
+        lr=0.01,
+        momentum=0.9,
+        schedule="step",
+        milestones=(30, 60),
+        gamma=0.1,
+        epochs=90,
+        batch_size=256,
+        weight_decay=1e-4,
+        initialization="pretrained",
+    )
 
     def supports(self, bits: Bits, task: str) -> str | None:
         """Any number of bases."""

@@ -20,13 +20,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from qbench.method import Bits, Layer, Method
+from qbench.method import Bits, Field, Layer, Method
 
 from .ptq_minmax import FixedInput
 from .ptq_mse import FACTORS, PTQMSE
@@ -49,17 +49,10 @@ class AdaRound(Method):
     title = "AdaRound"
     paper = "Nagel et al., ICML 2020, arXiv:2004.10568"
     trains = False
-    iterations: int = 10_000
-    lr: float = 1e-3
-    batch_size: int = 32
-    regularization: float = 0.01
-
-    def __post_init__(self) -> None:
-        """Check the options."""
-        if self.iterations < 1 or self.batch_size < 1:
-            raise ValueError("iterations and batch_size are at least 1")
-        if not self.lr > 0 or self.regularization < 0:
-            raise ValueError("lr is above 0, and regularization is not below it")
+    iterations: Annotated[int, Field(ge=1)] = 10_000
+    lr: Annotated[float, Field(gt=0)] = 1e-3
+    batch_size: Annotated[int, Field(ge=1)] = 32
+    regularization: Annotated[float, Field(ge=0)] = 0.01
 
     def supports(self, bits: Bits, task: str) -> str | None:
         """Weights of 2 to 8 bits, any activations."""

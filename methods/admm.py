@@ -27,11 +27,13 @@ it does not; long trainings want less.
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 from torch import Tensor, nn
 
 from qbench.functional import nearest_level
-from qbench.method import Bits, Layer, Method, Width
+from qbench.method import Bits, Field, Layer, Method, Recipe, Width
 
 BASES = {"1": (-1, 1), "2": (-1, 0, 1), "2(±1)": (-1, 0, 1)}
 
@@ -51,28 +53,21 @@ class ADMM(Method):
     quantizes = "weights"
     soft = True
     elementwise = False
-    paper_recipe = {
-        "optimizer": "sgd",
-        "lr": 0.01,
-        "momentum": 0.9,
-        "schedule": "step",
-        "milestones": [20, 30],
-        "gamma": 0.1,
-        "epochs": 40,
-        "batch_size": 256,
-        "weight_decay": 1e-4,
-        "initialization": "pretrained",
-    }
-    rho: float = 1.0
-    updates: int = 1
+    paper_recipe = Recipe(
+        optimizer="sgd",
+        lr=0.01,
+        momentum=0.9,
+        schedule="step",
+        milestones=(20, 30),
+        gamma=0.1,
+        epochs=40,
+        batch_size=256,
+        weight_decay=1e-4,
+        initialization="pretrained",
+    )
+    rho: Annotated[float, Field(gt=0)] = 1.0
+    updates: Annotated[int, Field(ge=1)] = 1
     extragradient: bool = True
-
-    def __post_init__(self) -> None:
-        """Check the options."""
-        if self.rho <= 0:
-            raise ValueError(f"rho: {self.rho} is not above 0")
-        if self.updates < 1:
-            raise ValueError(f"updates: {self.updates} is below 1")
 
     def supports(self, bits: Bits, task: str) -> str | None:
         """1/32, 2/32, 3(±2)/32, 3(±4)/32, and whatever else names its levels."""

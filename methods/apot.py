@@ -24,12 +24,13 @@ and activations likewise, x̂ = α Π(clip(x/α, 0, 1)). α starts at 3 for weig
 from __future__ import annotations
 
 import itertools
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
 from qbench.functional import add_gradient, nearest_level, straight_through
-from qbench.method import Bits, Layer, Method
+from qbench.method import Bits, Field, Layer, Method, Recipe
 
 # Exponents of each base set's powers of two, by bits of the magnitude.
 EXPONENTS = {
@@ -54,27 +55,22 @@ class APoT(Method):
     name = "apot"
     title = "APoT"
     paper = "Li et al., ICLR 2020, arXiv:1909.13144"
-    paper_recipe = {
-        "optimizer": "sgd",
-        "lr": 0.01,
-        "momentum": 0.9,
-        "schedule": "step",
-        "milestones": [30, 60, 90],
-        "gamma": 0.1,
-        "epochs": 120,
-        "batch_size": 1024,
-        "weight_decay": 1e-4,
-        "initialization": "pretrained",
-    }
-    weight_clip: float = 3.0
-    input_clip: float = 6.0
+    paper_recipe = Recipe(
+        optimizer="sgd",
+        lr=0.01,
+        momentum=0.9,
+        schedule="step",
+        milestones=(30, 60, 90),
+        gamma=0.1,
+        epochs=120,
+        batch_size=1024,
+        weight_decay=1e-4,
+        initialization="pretrained",
+    )
+    weight_clip: Annotated[float, Field(gt=0)] = 3.0
+    input_clip: Annotated[float, Field(gt=0)] = 6.0
     additive: bool = True
     normalization_gradient: bool = True
-
-    def __post_init__(self) -> None:
-        """Check the clips."""
-        if self.weight_clip <= 0 or self.input_clip <= 0:
-            raise ValueError("weight_clip and input_clip are above 0")
 
     def supports(self, bits: Bits, task: str) -> str | None:
         """Weights of 2 to 7 bits, activations of 2 to 6."""

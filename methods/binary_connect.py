@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from qbench.functional import sign, straight_through
-from qbench.method import RELU, Bits, Layer, Method, pool_before_norm, replace_modules
+from qbench.method import RELU, Bits, Layer, Method, Recipe, pool_before_norm, replace_modules
 
 
 class BinaryConnect(Method):
@@ -39,16 +39,16 @@ class BinaryConnect(Method):
     title = "BinaryConnect"
     paper = "Courbariaux et al., NeurIPS 2015, arXiv:1511.00363"
     quantizes = "weights and activations, 1 bit"
-    paper_recipe = {
-        "optimizer": "adam",
-        "lr": 3e-3,
-        "schedule": "exponential",
-        "final_lr": 2e-6,
-        "epochs": 500,
-        "batch_size": 50,
-        "weight_decay": 0.0,
-        "initialization": "scratch",
-    }
+    paper_recipe = Recipe(
+        optimizer="adam",
+        lr=3e-3,
+        schedule="exponential",
+        final_lr=2e-6,
+        epochs=500,
+        batch_size=50,
+        weight_decay=0.0,
+        initialization="scratch",
+    )
     stochastic: bool = False
 
     def supports(self, bits: Bits, task: str) -> str | None:

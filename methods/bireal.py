@@ -31,7 +31,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from qbench.functional import filter_dims, sign, straight_through
-from qbench.method import RELU, Bits, Layer, Method, Scope, pool_before_norm, replace_modules
+from qbench.method import (
+    RELU,
+    Bits,
+    Layer,
+    Method,
+    Recipe,
+    Scope,
+    pool_before_norm,
+    replace_modules,
+)
 
 After = Callable[[int], nn.Module]
 
@@ -47,15 +56,15 @@ class BiReal(Method):
     title = "Bi-Real"
     paper = "Liu et al., ECCV 2018, arXiv:1808.00278"
     quantizes = "weights and activations, 1 bit"
-    paper_recipe = {
-        "optimizer": "adam",
-        "lr": 1e-3,
-        "schedule": "linear",
-        "epochs": 256,
-        "batch_size": 512,
-        "weight_decay": 0.0,
-        "initialization": "scratch",
-    }
+    paper_recipe = Recipe(
+        optimizer="adam",
+        lr=1e-3,
+        schedule="linear",
+        epochs=256,
+        batch_size=512,
+        weight_decay=0.0,
+        initialization="scratch",
+    )
     gradient: Literal["paper", "code"] = "paper"
 
     @property

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from qbench.functional import sign, straight_through
-from qbench.method import RELU, Bits, Layer, Method, pool_before_norm, replace_modules
+from qbench.method import RELU, Bits, Layer, Method, Recipe, pool_before_norm, replace_modules
 
 from .binary_connect import BinaryWeight
 
@@ -44,17 +44,17 @@ class BNN(Method):
     title = "BNN"
     paper = "Courbariaux et al., NeurIPS 2016, arXiv:1602.02830"
     quantizes = "weights and activations, 1 bit"
-    paper_recipe = {
-        "optimizer": "adam",
-        "lr": 5e-3,
-        "schedule": "step",
-        "milestones": [20, 30, 35, 40],
-        "gamma": 0.3,
-        "epochs": 50,
-        "batch_size": 256,
-        "weight_decay": 0.0,
-        "initialization": "scratch",
-    }
+    paper_recipe = Recipe(
+        optimizer="adam",
+        lr=5e-3,
+        schedule="step",
+        milestones=(20, 30, 35, 40),
+        gamma=0.3,
+        epochs=50,
+        batch_size=256,
+        weight_decay=0.0,
+        initialization="scratch",
+    )
     stochastic: bool = False
 
     def supports(self, bits: Bits, task: str) -> str | None:

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from qbench.functional import filter_dims, sign
-from qbench.method import Bits, Layer, Method, Scope
+from qbench.method import Bits, Layer, Method, Recipe, Scope
 
 Gradient = Literal["paper", "exact", "lua"]
 
@@ -44,18 +44,18 @@ class BWN(Method):
     title = "BWN"
     paper = "Rastegari et al., ECCV 2016, arXiv:1603.05279"
     quantizes = "weights, 1 bit"
-    paper_recipe = {
-        "optimizer": "sgd",
-        "lr": 1e-2,
-        "momentum": 0.9,
-        "schedule": "step",
-        "milestones": [18, 29, 43, 52],
-        "gamma": 0.5,
-        "epochs": 55,
-        "batch_size": 128,
-        "weight_decay": 5e-4,
-        "initialization": "scratch",
-    }
+    paper_recipe = Recipe(
+        optimizer="sgd",
+        lr=1e-2,
+        momentum=0.9,
+        schedule="step",
+        milestones=(18, 29, 43, 52),
+        gamma=0.5,
+        epochs=55,
+        batch_size=128,
+        weight_decay=5e-4,
+        initialization="scratch",
+    )
     gradient: Gradient = "paper"
     centre: bool = False
 

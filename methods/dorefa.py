@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from qbench.functional import quantize_unit, sign, straight_through
-from qbench.method import Bits, Layer, Method
+from qbench.method import Bits, Layer, Method, Recipe
 
 
 class DoReFa(Method):
@@ -41,17 +41,17 @@ class DoReFa(Method):
     name = "dorefa"
     title = "DoReFa-Net"
     paper = "Zhou et al., 2016, arXiv:1606.06160"
-    paper_recipe = {
-        "optimizer": "adam",
-        "lr": 2e-4,
-        "schedule": "step",
-        "milestones": [60, 75],
-        "gamma": 0.2,
-        "epochs": 90,
-        "batch_size": 256,
-        "weight_decay": 0.0,
-        "initialization": "scratch",
-    }
+    paper_recipe = Recipe(
+        optimizer="adam",
+        lr=2e-4,
+        schedule="step",
+        milestones=(60, 75),
+        gamma=0.2,
+        epochs=90,
+        batch_size=256,
+        weight_decay=0.0,
+        initialization="scratch",
+    )
     gradient_bits: int = 32
 
     def __post_init__(self) -> None:

@@ -16,11 +16,13 @@ Ranges start at the largest weight, ±max|w|, and at the least and the largest c
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 from torch import Tensor, nn
 
 from qbench.functional import straight_through
-from qbench.method import Bits, Layer, Method
+from qbench.method import Bits, Field, Layer, Method, Recipe
 
 
 class DSQ(Method):
@@ -34,23 +36,18 @@ class DSQ(Method):
     name = "dsq"
     title = "DSQ"
     paper = "Gong et al., ICCV 2019, arXiv:1908.05033"
-    paper_recipe = {
-        "optimizer": "sgd",
-        "lr": 0.01,
-        "momentum": 0.9,
-        "schedule": "cosine",
-        "epochs": 90,
-        "batch_size": 256,
-        "weight_decay": 1e-4,
-        "initialization": "pretrained",
-    }
-    alpha: float = 0.2
+    paper_recipe = Recipe(
+        optimizer="sgd",
+        lr=0.01,
+        momentum=0.9,
+        schedule="cosine",
+        epochs=90,
+        batch_size=256,
+        weight_decay=1e-4,
+        initialization="pretrained",
+    )
+    alpha: Annotated[float, Field(gt=0, le=0.5)] = 0.2
     learn_alpha: bool = True
-
-    def __post_init__(self) -> None:
-        """Check α."""
-        if not 0 < self.alpha <= 0.5:
-            raise ValueError(f"alpha: {self.alpha} is not in (0, 0.5]")
 
     def supports(self, bits: Bits, task: str) -> str | None:
         """Any width with 2^k levels."""

@@ -24,12 +24,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 
-from qbench.method import Bits, Layer, Method
+from qbench.method import Bits, Field, Layer, Method, Recipe
 
 
 class EWGS(Method):
@@ -43,25 +43,18 @@ class EWGS(Method):
     name = "ewgs"
     title = "EWGS"
     paper = "Lee et al., CVPR 2021, arXiv:2104.00903"
-    paper_recipe = {
-        "optimizer": "sgd",
-        "lr": 0.01,
-        "momentum": 0.9,
-        "schedule": "cosine",
-        "epochs": 100,
-        "batch_size": 256,
-        "weight_decay": 1e-4,
-        "initialization": "pretrained",
-    }
-    delta: float = 1e-3
-    lr_factor: float = 0.1
-
-    def __post_init__(self) -> None:
-        """Check the options."""
-        if self.delta < 0:
-            raise ValueError(f"delta: {self.delta} is below 0")
-        if self.lr_factor <= 0:
-            raise ValueError(f"lr_factor: {self.lr_factor} is not above 0")
+    paper_recipe = Recipe(
+        optimizer="sgd",
+        lr=0.01,
+        momentum=0.9,
+        schedule="cosine",
+        epochs=100,
+        batch_size=256,
+        weight_decay=1e-4,
+        initialization="pretrained",
+    )
+    delta: Annotated[float, Field(ge=0)] = 1e-3
+    lr_factor: Annotated[float, Field(gt=0)] = 0.1
 
     def supports(self, bits: Bits, task: str) -> str | None:
         """Any width with 2^k levels."""

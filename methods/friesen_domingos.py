@@ -24,7 +24,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from qbench.functional import sign, straight_through
-from qbench.method import RELU, Bits, Layer, Method, replace_modules
+from qbench.method import RELU, Bits, Layer, Method, Recipe, replace_modules
 
 Loss = Literal["soft_hinge", "saturated"]
 
@@ -40,18 +40,18 @@ class FriesenDomingos(Method):
     title = "FTPROP"
     paper = "Friesen and Domingos, ICLR 2018, arXiv:1710.11573"
     quantizes = "activations"
-    paper_recipe = {
-        "optimizer": "sgd",
-        "lr": 0.1,
-        "momentum": 0.9,
-        "schedule": "step",
-        "milestones": [30, 60],
-        "gamma": 0.1,
-        "epochs": 90,
-        "batch_size": 256,
-        "weight_decay": 1e-5,
-        "initialization": "scratch",
-    }
+    paper_recipe = Recipe(
+        optimizer="sgd",
+        lr=0.1,
+        momentum=0.9,
+        schedule="step",
+        milestones=(30, 60),
+        gamma=0.1,
+        epochs=90,
+        batch_size=256,
+        weight_decay=1e-5,
+        initialization="scratch",
+    )
     loss: Loss = "soft_hinge"
 
     def supports(self, bits: Bits, task: str) -> str | None:

@@ -34,7 +34,7 @@ import torch
 from torch import Tensor, nn
 
 from qbench.functional import filter_dims, sign, straight_through
-from qbench.method import Bits, Layer, Method, Scope, pool_before_norm
+from qbench.method import Bits, Layer, Method, Recipe, Scope, pool_before_norm
 
 STEPS = {1: 0.799, 2: 0.538, 3: 0.3217, 4: 0.185}
 Backward = Literal["clipped", "vanilla", "log_tailed"]
@@ -55,16 +55,16 @@ class HWGQ(Method):
     title = "HWGQ"
     paper = "Cai et al., CVPR 2017, arXiv:1702.00953"
     quantizes = "weights, 1 bit; activations, 1 to 4 bits"
-    paper_recipe = {
-        "optimizer": "sgd",
-        "lr": 0.1,
-        "momentum": 0.9,
-        "schedule": "linear",
-        "epochs": 64,
-        "batch_size": 256,
-        "weight_decay": 5e-5,
-        "initialization": "scratch",
-    }
+    paper_recipe = Recipe(
+        optimizer="sgd",
+        lr=0.1,
+        momentum=0.9,
+        schedule="linear",
+        epochs=64,
+        batch_size=256,
+        weight_decay=5e-5,
+        initialization="scratch",
+    )
     levels: Literal["uniform", "lloyd"] = "uniform"
     backward: Backward = "clipped"
     plain_norm: bool = False

@@ -35,7 +35,7 @@ import torch
 from torch import Tensor, nn
 
 from qbench.functional import nearest_level
-from qbench.method import Bits, Layer, Method, Width
+from qbench.method import Bits, Layer, Method, Recipe, Width
 
 PORTIONS = {
     5: (0.5, 0.75, 0.875, 1.0),
@@ -58,17 +58,17 @@ class INQ(Method):
     quantizes = "weights, 2 to 8 bits"
     soft = True
     elementwise = False
-    paper_recipe = {
-        "optimizer": "sgd",
-        "lr": 0.01,
-        "momentum": 0.9,
-        "schedule": "cosine_restarts",
-        "milestones": [8, 16],
-        "epochs": 24,
-        "batch_size": 80,
-        "weight_decay": 5e-4,
-        "initialization": "pretrained",
-    }
+    paper_recipe = Recipe(
+        optimizer="sgd",
+        lr=0.01,
+        momentum=0.9,
+        schedule="cosine_restarts",
+        milestones=(8, 16),
+        epochs=24,
+        batch_size=80,
+        weight_decay=5e-4,
+        initialization="pretrained",
+    )
     paper_layers = "all"
     portions: tuple[float, ...] | None = None
 

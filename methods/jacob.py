@@ -22,13 +22,13 @@ gives each its own range.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
 
 from qbench.functional import filter_dims, straight_through
-from qbench.method import Bits, Layer, Method, Quantizer, Scope
+from qbench.method import Bits, Field, Layer, Method, Quantizer, Recipe, Scope
 
 
 class Jacob(Method):
@@ -43,32 +43,25 @@ class Jacob(Method):
     name = "jacob"
     title = "Integer-only (Jacob et al.)"
     paper = "Jacob et al., CVPR 2018, arXiv:1712.05877"
-    paper_recipe = {
-        "optimizer": "sgd",
-        "lr": 1e-3,
-        "momentum": 0.9,
-        "schedule": "cosine",
-        "epochs": 30,
-        "batch_size": 256,
-        "weight_decay": 4e-5,
-        "initialization": "pretrained",
-    }
+    paper_recipe = Recipe(
+        optimizer="sgd",
+        lr=1e-3,
+        momentum=0.9,
+        schedule="cosine",
+        epochs=30,
+        batch_size=256,
+        weight_decay=4e-5,
+        initialization="pretrained",
+    )
     paper_layers = "all"
     scope: Literal["layer", "filter"] = "layer"
-    momentum: float = 0.99
-    delay: int = 0
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    delay: Annotated[int, Field(ge=0)] = 0
 
     @property
     def weight_scope(self) -> Scope:
         """As the option says."""
         return self.scope
-
-    def __post_init__(self) -> None:
-        """Check the options."""
-        if not 0 <= self.momentum < 1:
-            raise ValueError(f"momentum: {self.momentum} is not in [0, 1)")
-        if self.delay < 0:
-            raise ValueError(f"delay: {self.delay} is below 0")
 
     def supports(self, bits: Bits, task: str) -> str | None:
         """Weights of 2 to 8 bits, any activations."""

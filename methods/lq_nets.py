@@ -27,12 +27,13 @@ first step.
 from __future__ import annotations
 
 import itertools
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from qbench.functional import straight_through
-from qbench.method import Bits, Layer, Method, Quantizer, Scope
+from qbench.method import Bits, Field, Layer, Method, Quantizer, Recipe, Scope
 
 RIDGE = 1e-4
 
@@ -48,31 +49,26 @@ class LQNets(Method):
     name = "lq_nets"
     title = "LQ-Nets"
     paper = "Zhang et al., ECCV 2018, arXiv:1807.10029"
-    paper_recipe = {
-        "optimizer": "sgd",
-        "lr": 0.1,
-        "momentum": 0.9,
-        "nesterov": True,
-        "schedule": "step",
-        "milestones": [30, 60, 85, 95, 105],
-        "gamma": 0.1,
-        "epochs": 120,
-        "batch_size": 256,
-        "weight_decay": 1e-4,
-        "initialization": "scratch",
-    }
-    momentum: float = 0.9
+    paper_recipe = Recipe(
+        optimizer="sgd",
+        lr=0.1,
+        momentum=0.9,
+        nesterov=True,
+        schedule="step",
+        milestones=(30, 60, 85, 95, 105),
+        gamma=0.1,
+        epochs=120,
+        batch_size=256,
+        weight_decay=1e-4,
+        initialization="scratch",
+    )
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     debias: bool = False
 
     @property
     def weight_scope(self) -> Scope:
         """Every filter has its own basis."""
         return "filter"
-
-    def __post_init__(self) -> None:
-        """Check the momentum."""
-        if not 0 <= self.momentum < 1:
-            raise ValueError(f"momentum: {self.momentum} is not in [0, 1)")
 
     def supports(self, bits: Bits, task: str) -> str | None:
         """Any width with 2^k levels."""

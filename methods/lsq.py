@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from qbench.functional import round_ste, scale_gradient
-from qbench.method import Bits, Layer, Method
+from qbench.method import Bits, Layer, Method, Recipe
 
 
 class LSQ(Method):
@@ -39,16 +39,16 @@ class LSQ(Method):
     name = "lsq"
     title = "LSQ"
     paper = "Esser et al., ICLR 2020, arXiv:1902.08153"
-    paper_recipe = {
-        "optimizer": "sgd",
-        "lr": 0.01,
-        "momentum": 0.9,
-        "schedule": "cosine",
-        "epochs": 90,
-        "batch_size": 256,
-        "weight_decay": 1e-4,
-        "initialization": "pretrained",
-    }
+    paper_recipe = Recipe(
+        optimizer="sgd",
+        lr=0.01,
+        momentum=0.9,
+        schedule="cosine",
+        epochs=90,
+        batch_size=256,
+        weight_decay=1e-4,
+        initialization="pretrained",
+    )
     paper_layers = "first_last_8bit"
     weight_range: Literal["full", "symmetric"] = "full"
     activation_count: Literal["features", "numel"] = "features"

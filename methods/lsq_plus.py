@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from qbench.functional import round_ste, scale_gradient
-from qbench.method import Bits, Layer, Method
+from qbench.method import Bits, Layer, Method, Recipe
 
 from .lsq import LearnedStep
 
@@ -30,16 +30,16 @@ class LSQPlus(Method):
     name = "lsq_plus"
     title = "LSQ+"
     paper = "Bhalgat et al., CVPR Workshops 2020, arXiv:2004.09576"
-    paper_recipe = {
-        "optimizer": "sgd",
-        "lr": 0.01,
-        "momentum": 0.9,
-        "schedule": "cosine",
-        "epochs": 90,
-        "batch_size": 256,
-        "weight_decay": 1e-4,
-        "initialization": "pretrained",
-    }
+    paper_recipe = Recipe(
+        optimizer="sgd",
+        lr=0.01,
+        momentum=0.9,
+        schedule="cosine",
+        epochs=90,
+        batch_size=256,
+        weight_decay=1e-4,
+        initialization="pretrained",
+    )
     paper_layers = "first_last_8bit"
 
     def supports(self, bits: Bits, task: str) -> str | None:

@@ -27,13 +27,13 @@ to its maximum.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from qbench.functional import quantize_unit, straight_through
-from qbench.method import Bits, Layer, Method
+from qbench.method import Bits, Field, Layer, Method, Recipe
 
 from .dorefa import BinaryWeight, TanhWeight
 
@@ -58,26 +58,21 @@ class PACT(Method):
     name = "pact"
     title = "PACT"
     paper = "Choi et al., 2018, arXiv:1805.06085"
-    paper_recipe = {
-        "optimizer": "sgd",
-        "lr": 0.1,
-        "momentum": 0.9,
-        "schedule": "step",
-        "milestones": [30, 60, 85, 95],
-        "gamma": 0.1,
-        "epochs": 110,
-        "batch_size": 256,
-        "weight_decay": 1e-4,
-        "initialization": "scratch",
-    }
+    paper_recipe = Recipe(
+        optimizer="sgd",
+        lr=0.1,
+        momentum=0.9,
+        schedule="step",
+        milestones=(30, 60, 85, 95),
+        gamma=0.1,
+        epochs=110,
+        batch_size=256,
+        weight_decay=1e-4,
+        initialization="scratch",
+    )
     weights: Literal["dorefa", "sawb"] = "dorefa"
-    initial: float = 0.0
-    decay: float = 1e-4
-
-    def __post_init__(self) -> None:
-        """Check the options."""
-        if self.initial < 0 or self.decay < 0:
-            raise ValueError("initial and decay are not below 0")
+    initial: Annotated[float, Field(ge=0)] = 0.0
+    decay: Annotated[float, Field(ge=0)] = 1e-4
 
     def supports(self, bits: Bits, task: str) -> str | None:
         """Widths with 2^k levels for which the weights' scale is known."""

@@ -40,13 +40,13 @@ of a layer with every level, which takes 2^k bytes a weight for a moment.
 from __future__ import annotations
 
 import importlib
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from qbench.functional import straight_through
-from qbench.method import Bits, Layer, Method, Scope, Width
+from qbench.method import Bits, Field, Layer, Method, Recipe, Scope, Width
 
 Levels = Literal["lsb", "uniform", "max_uniform", "ternary"]
 Prox = Literal["parq", "binary_relax", "hard"]
@@ -71,37 +71,32 @@ class PARQ(Method):
     paper = "Jin et al., ICML 2025, arXiv:2503.15748"
     quantizes = "weights"
     soft = True
-    paper_recipe = {
-        "optimizer": "sgd",
-        "lr": 0.1,
-        "momentum": 0.9,
-        "schedule": "step",
-        "milestones": [30, 60],
-        "gamma": 0.1,
-        "epochs": 90,
-        "batch_size": 256,
-        "weight_decay": 1e-4,
-        "initialization": "scratch",
-    }
+    paper_recipe = Recipe(
+        optimizer="sgd",
+        lr=0.1,
+        momentum=0.9,
+        schedule="step",
+        milestones=(30, 60),
+        gamma=0.1,
+        epochs=90,
+        batch_size=256,
+        weight_decay=1e-4,
+        initialization="scratch",
+    )
     quantizer: Levels = "lsb"
     prox: Prox = "parq"
     scope: Literal["layer", "filter"] = "layer"
-    period: int = 10
-    anneal_start: float = 0.0
-    anneal_end: float = 1.0
-    steepness: float = 10.0
+    period: Annotated[int, Field(ge=1)] = 10
+    anneal_start: Annotated[float, Field(ge=0, le=1)] = 0.0
+    anneal_end: Annotated[float, Field(ge=0, le=1)] = 1.0
+    steepness: Annotated[float, Field(gt=0)] = 10.0
 
     def __post_init__(self) -> None:
         """Check the schedule."""
-        if not 0 <= self.anneal_start < self.anneal_end <= 1:
+        if self.anneal_start >= self.anneal_end:
             raise ValueError(
-                f"anneal_start: {self.anneal_start}, anneal_end: {self.anneal_end}; they are "
-                "shares of training, from 0 to 1, the first less than the second"
+                f"anneal_start: {self.anneal_start} is not less than anneal_end: {self.anneal_end}"
             )
-        if self.period < 1:
-            raise ValueError(f"period: {self.period} is not a number of steps")
-        if self.steepness <= 0:
-            raise ValueError(f"steepness: {self.steepness} is not above 0")
         self._epoch, self._epochs, self._step, self._steps = 1, 1, 1, 1
 
     @property

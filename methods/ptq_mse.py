@@ -10,8 +10,12 @@ and likewise a and b of activations. p is that of the authors' code; 2 is the me
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 from torch import Tensor
+
+from qbench.method import Field
 
 from .ptq_minmax import FixedInput, FixedWeight, PTQMinMax
 
@@ -31,12 +35,7 @@ class PTQMSE(PTQMinMax):
     title = "PTQ MSE"
     paper = "Li et al., ICLR 2021, arXiv:2102.05426"
     trains = False
-    power: float = 2.4
-
-    def __post_init__(self) -> None:
-        """Check p."""
-        if self.power <= 0:
-            raise ValueError(f"power: {self.power} is not above 0")
+    power: Annotated[float, Field(gt=0)] = 2.4
 
     def weight_range(self, rows: Tensor, n: int) -> Tensor:
         """Each filter's range of least error."""

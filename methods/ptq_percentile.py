@@ -7,8 +7,12 @@ ranges are described in McKinstry et al., arXiv:1809.04191, and Li et al., arXiv
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 from torch import Tensor
+
+from qbench.method import Field
 
 from .ptq_minmax import PTQMinMax
 
@@ -25,12 +29,7 @@ class PTQPercentile(PTQMinMax):
     title = "PTQ percentile"
     paper = "McKinstry et al., 2018, arXiv:1809.04191"
     trains = False
-    percentile: float = 99.9
-
-    def __post_init__(self) -> None:
-        """Check p."""
-        if not 0 < self.percentile <= 100:
-            raise ValueError(f"percentile: {self.percentile} is not above 0 and up to 100")
+    percentile: Annotated[float, Field(gt=0, le=100)] = 99.9
 
     def weight_range(self, rows: Tensor, n: int) -> Tensor:
         """The percentile of every filter's |w|."""

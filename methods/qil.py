@@ -23,13 +23,13 @@ parameters learn ``lr_factor`` times as fast as the network.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 
 from qbench.functional import round_ste
-from qbench.method import Bits, Layer, Method
+from qbench.method import Bits, Field, Layer, Method, Recipe
 
 
 class QIL(Method):
@@ -43,25 +43,20 @@ class QIL(Method):
     name = "qil"
     title = "QIL"
     paper = "Jung et al., CVPR 2019, arXiv:1808.05779"
-    paper_recipe = {
-        "optimizer": "sgd",
-        "lr": 0.4,
-        "momentum": 0.9,
-        "schedule": "step",
-        "milestones": [30, 60, 80],
-        "gamma": 0.1,
-        "epochs": 90,
-        "batch_size": 1024,
-        "weight_decay": 1e-4,
-        "initialization": "pretrained",
-    }
+    paper_recipe = Recipe(
+        optimizer="sgd",
+        lr=0.4,
+        momentum=0.9,
+        schedule="step",
+        milestones=(30, 60, 80),
+        gamma=0.1,
+        epochs=90,
+        batch_size=1024,
+        weight_decay=1e-4,
+        initialization="pretrained",
+    )
     learn_gamma: bool = True
-    lr_factor: float = 0.01
-
-    def __post_init__(self) -> None:
-        """Check the factor."""
-        if self.lr_factor <= 0:
-            raise ValueError(f"lr_factor: {self.lr_factor} is not above 0")
+    lr_factor: Annotated[float, Field(gt=0)] = 0.01
 
     def supports(self, bits: Bits, task: str) -> str | None:
         """Weights of 2 to 8 bits, any activations."""

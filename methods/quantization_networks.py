@@ -29,15 +29,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from qbench.functional import hard_staircase, kmeans_1d, staircase, straight_through
-from qbench.method import Bits, Layer, Method, Width
+from qbench.method import Bits, Field, Layer, Method, Recipe, Width
 
 ZERO_BIAS = 0.05
+
+Length = Annotated[float, Field(ge=0)]  # of a phase, relative to the others
 
 
 class QuantizationNetworks(Method):
@@ -58,40 +60,31 @@ class QuantizationNetworks(Method):
     title = "Quantization Networks"
     paper = "Yang et al., CVPR 2019, arXiv:1911.09464"
     soft = True
-    paper_recipe = {
-        "optimizer": "sgd",
-        "lr": 1e-3,
-        "momentum": 0.9,
-        "schedule": "step",
-        "milestones": [30, 45],
-        "gamma": 0.1,
-        "epochs": 55,
-        "batch_size": 256,
-        "weight_decay": 1e-4,
-        "gradient_clip": 5.0,
-        "initialization": "pretrained",
-    }
-    temperature_rate: float = 5.0
+    paper_recipe = Recipe(
+        optimizer="sgd",
+        lr=1e-3,
+        momentum=0.9,
+        schedule="step",
+        milestones=(30, 45),
+        gamma=0.1,
+        epochs=55,
+        batch_size=256,
+        weight_decay=1e-4,
+        gradient_clip=5.0,
+        initialization="pretrained",
+    )
+    temperature_rate: Annotated[float, Field(gt=0)] = 5.0
     temperature_by: Literal["epoch", "step"] = "epoch"
-    phases: tuple[float, float, float] = (1, 1, 1)
+    phases: tuple[Length, Length, Annotated[float, Field(gt=0)]] = (1, 1, 1)
     share: Literal["layer", "network"] = "layer"
     biases: Literal["k_means", "uniform"] = "k_means"
     learn_biases: bool = False
-    lr_factor: float = 1.0
+    lr_factor: Annotated[float, Field(ge=0)] = 1.0
     weight_levels: tuple[float, ...] | None = None
     compat: Literal["paper", "official"] = "paper"
 
     def __post_init__(self) -> None:
         """Check what the options' types do not say."""
-        if not self.temperature_rate > 0:
-            raise ValueError(f"temperature_rate: T must be positive, not {self.temperature_rate:g}")
-        if self.lr_factor < 0:
-            raise ValueError(f"lr_factor must not be negative, as {self.lr_factor:g} is")
-        if min(self.phases) < 0 or not self.phases[2] > 0:
-            raise ValueError(
-                f"phases: lengths are not negative and the last, of weights and activations "
-                f"together, is positive; not {list(self.phases)}"
-            )
         levels = self.weight_levels
         if levels is not None and (len(levels) < 2 or sorted(set(levels)) != list(levels)):
             raise ValueError(f"weight_levels: two levels or more, ascending, not {list(levels)}")

@@ -18,7 +18,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from qbench.method import Bits, Layer, Method, Scope, pool_before_norm
+from qbench.method import Bits, Layer, Method, Recipe, Scope, pool_before_norm
 
 from .bireal import BinaryFilters, PolynomialSign, add_shortcuts
 
@@ -30,15 +30,15 @@ class ReActNet(Method):
     title = "ReActNet"
     paper = "Liu et al., ECCV 2020, arXiv:2003.03488"
     quantizes = "weights and activations, 1 bit"
-    paper_recipe = {
-        "optimizer": "adam",
-        "lr": 2.5e-3,
-        "schedule": "linear",
-        "epochs": 128,
-        "batch_size": 512,
-        "weight_decay": 0.0,
-        "initialization": "scratch",
-    }
+    paper_recipe = Recipe(
+        optimizer="adam",
+        lr=2.5e-3,
+        schedule="linear",
+        epochs=128,
+        batch_size=512,
+        weight_decay=0.0,
+        initialization="scratch",
+    )
 
     @property
     def weight_scope(self) -> Scope:

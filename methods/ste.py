@@ -23,13 +23,13 @@ arXiv:1712.05877).
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 
 from qbench.functional import filter_dims, round_ste, sign, straight_through
-from qbench.method import Bits, Layer, Method, Quantizer, Scope
+from qbench.method import Bits, Field, Layer, Method, Quantizer, Scope
 
 
 class STE(Method):
@@ -44,20 +44,13 @@ class STE(Method):
     title = "STE"
     paper = "Bengio et al., 2013, arXiv:1308.3432"
     scope: Literal["layer", "filter"] = "filter"
-    percentile: float = 100.0
-    momentum: float = 0.9
+    percentile: Annotated[float, Field(gt=0, le=100)] = 100.0
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
 
     @property
     def weight_scope(self) -> Scope:
         """As the option says."""
         return self.scope
-
-    def __post_init__(self) -> None:
-        """Check the options."""
-        if not 0 < self.percentile <= 100:
-            raise ValueError(f"percentile: {self.percentile} is not in (0, 100]")
-        if not 0 <= self.momentum < 1:
-            raise ValueError(f"momentum: {self.momentum} is not in [0, 1)")
 
     def supports(self, bits: Bits, task: str) -> str | None:
         """Any width whose levels are evenly spaced and as many as 2^k − 1."""

@@ -15,10 +15,23 @@ comes before normalisation.
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from torch import Tensor, nn
 
 from qbench.functional import straight_through
-from qbench.method import RELU, Bits, Layer, Method, Scope, Width, pool_before_norm, replace_modules
+from qbench.method import (
+    RELU,
+    Bits,
+    Field,
+    Layer,
+    Method,
+    Recipe,
+    Scope,
+    Width,
+    pool_before_norm,
+    replace_modules,
+)
 
 from .hwgq import BinaryFilters
 
@@ -34,28 +47,23 @@ class TBN(Method):
     title = "TBN"
     paper = "Wan et al., ECCV 2018"
     quantizes = "weights, 1 bit; activations, 2 bits (ternary)"
-    paper_recipe = {
-        "optimizer": "adam",
-        "lr": 1e-3,
-        "schedule": "step",
-        "milestones": [30, 45],
-        "gamma": 0.1,
-        "epochs": 60,
-        "batch_size": 128,
-        "weight_decay": 0.0,
-        "initialization": "scratch",
-    }
-    threshold: float = 0.4
+    paper_recipe = Recipe(
+        optimizer="adam",
+        lr=1e-3,
+        schedule="step",
+        milestones=(30, 45),
+        gamma=0.1,
+        epochs=60,
+        batch_size=128,
+        weight_decay=0.0,
+        initialization="scratch",
+    )
+    threshold: Annotated[float, Field(ge=0)] = 0.4
 
     @property
     def weight_scope(self) -> Scope:
         """α is each filter's own."""
         return "filter"
-
-    def __post_init__(self) -> None:
-        """Check δ."""
-        if self.threshold < 0:
-            raise ValueError(f"threshold: {self.threshold} is below 0")
 
     def supports(self, bits: Bits, task: str) -> str | None:
         """1/2."""

@@ -32,13 +32,13 @@ ranges, are left out.
 from __future__ import annotations
 
 import importlib
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from qbench.functional import straight_through
-from qbench.method import Bits, Layer, Method, Quantizer, Scope
+from qbench.method import Bits, Field, Layer, Method, Quantizer, Scope
 
 
 class TorchAO(Method):
@@ -53,17 +53,12 @@ class TorchAO(Method):
     title = "torchao QAT"
     paper = "Or et al., ICML 2025 CODEML workshop, arXiv:2507.16099"
     scope: Literal["layer", "filter"] = "filter"
-    momentum: float = 0.9
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
 
     @property
     def weight_scope(self) -> Scope:
         """As the option says."""
         return self.scope
-
-    def __post_init__(self) -> None:
-        """Check the momentum."""
-        if not 0 <= self.momentum < 1:
-            raise ValueError(f"momentum: {self.momentum} is not in [0, 1)")
 
     def supports(self, bits: Bits, task: str) -> str | None:
         """Weights of 2 to 8 bits, any inputs, where torchao is installed."""

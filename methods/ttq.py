@@ -20,13 +20,13 @@ the weights that they stand for.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
 
 from qbench.functional import add_gradient
-from qbench.method import Bits, Layer, Method, Width
+from qbench.method import Bits, Field, Layer, Method, Recipe, Width
 
 
 class TTQ(Method):
@@ -40,24 +40,19 @@ class TTQ(Method):
     title = "TTQ"
     paper = "Zhu et al., ICLR 2017, arXiv:1612.01064"
     quantizes = "weights, 2 bits (ternary)"
-    paper_recipe = {
-        "optimizer": "adam",
-        "lr": 1e-4,
-        "schedule": "step",
-        "milestones": [56, 64],
-        "gamma": 0.2,
-        "epochs": 80,
-        "batch_size": 128,
-        "weight_decay": 5e-6,
-        "initialization": "pretrained",
-    }
-    threshold: float = 0.05
+    paper_recipe = Recipe(
+        optimizer="adam",
+        lr=1e-4,
+        schedule="step",
+        milestones=(56, 64),
+        gamma=0.2,
+        epochs=80,
+        batch_size=128,
+        weight_decay=5e-6,
+        initialization="pretrained",
+    )
+    threshold: Annotated[float, Field(ge=0, lt=1)] = 0.05
     initial: Literal["ones", "mean"] = "ones"
-
-    def __post_init__(self) -> None:
-        """Check t."""
-        if not 0 <= self.threshold < 1:
-            raise ValueError(f"threshold: {self.threshold} is not in [0, 1)")
 
     def supports(self, bits: Bits, task: str) -> str | None:
         """2/32."""

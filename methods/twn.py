@@ -11,12 +11,12 @@ Weights, 2 bits, for each layer (Eq. 3–6)::
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from torch import Tensor, nn
 
 from qbench.functional import filter_dims, straight_through
-from qbench.method import Bits, Layer, Method, Scope, Width
+from qbench.method import Bits, Field, Layer, Method, Recipe, Scope, Width
 
 
 class TWN(Method):
@@ -30,30 +30,25 @@ class TWN(Method):
     title = "TWN"
     paper = "Li et al., 2016, arXiv:1605.04711"
     quantizes = "weights, 2 bits (ternary)"
-    paper_recipe = {
-        "optimizer": "sgd",
-        "lr": 0.1,
-        "momentum": 0.9,
-        "schedule": "step",
-        "milestones": [30, 40, 50],
-        "gamma": 0.1,
-        "epochs": 60,
-        "batch_size": 64,
-        "weight_decay": 1e-4,
-        "initialization": "scratch",
-    }
-    threshold: float = 0.7
+    paper_recipe = Recipe(
+        optimizer="sgd",
+        lr=0.1,
+        momentum=0.9,
+        schedule="step",
+        milestones=(30, 40, 50),
+        gamma=0.1,
+        epochs=60,
+        batch_size=64,
+        weight_decay=1e-4,
+        initialization="scratch",
+    )
+    threshold: Annotated[float, Field(ge=0)] = 0.7
     scope: Literal["layer", "filter"] = "layer"
 
     @property
     def weight_scope(self) -> Scope:
         """As the option says."""
         return self.scope
-
-    def __post_init__(self) -> None:
-        """Check the threshold."""
-        if self.threshold < 0:
-            raise ValueError(f"threshold: {self.threshold} is below 0")
 
     def supports(self, bits: Bits, task: str) -> str | None:
         """2/32."""

@@ -17,10 +17,12 @@ and the classes'. A wider network has no pretrained weights: it starts from rand
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from torch import Tensor, nn
 
 from qbench.functional import quantize_unit, round_ste
-from qbench.method import Bits, Layer, Method, Scope
+from qbench.method import Bits, Field, Layer, Method, Recipe, Scope
 
 from .hwgq import BinaryFilters
 
@@ -35,24 +37,19 @@ class WRPN(Method):
     name = "wrpn"
     title = "WRPN"
     paper = "Mishra et al., ICLR 2018, arXiv:1709.01134"
-    paper_recipe = {
-        "optimizer": "sgd",
-        "lr": 0.1,
-        "momentum": 0.9,
-        "schedule": "step",
-        "milestones": [30, 60],
-        "gamma": 0.1,
-        "epochs": 90,
-        "batch_size": 256,
-        "weight_decay": 1e-4,
-        "initialization": "scratch",
-    }
-    widen: int = 1
-
-    def __post_init__(self) -> None:
-        """Check the factor."""
-        if not 1 <= self.widen <= 8:
-            raise ValueError(f"widen: {self.widen} is not 1 to 8")
+    paper_recipe = Recipe(
+        optimizer="sgd",
+        lr=0.1,
+        momentum=0.9,
+        schedule="step",
+        milestones=(30, 60),
+        gamma=0.1,
+        epochs=90,
+        batch_size=256,
+        weight_decay=1e-4,
+        initialization="scratch",
+    )
+    widen: Annotated[int, Field(ge=1, le=8)] = 1
 
     @property
     def weight_scope(self) -> Scope:

@@ -30,7 +30,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from qbench.functional import sign, straight_through
-from qbench.method import RELU, Bits, Layer, Method, Scope, pool_before_norm, replace_modules
+from qbench.method import (
+    RELU,
+    Bits,
+    Layer,
+    Method,
+    Recipe,
+    Scope,
+    pool_before_norm,
+    replace_modules,
+)
 
 from .bwn import BinaryFilters, Gradient, centre
 
@@ -48,17 +57,17 @@ class XNOR(Method):
     title = "XNOR-Net"
     paper = "Rastegari et al., ECCV 2016, arXiv:1603.05279"
     quantizes = "weights and activations, 1 bit"
-    paper_recipe = {
-        "optimizer": "adam",
-        "lr": 1e-3,
-        "schedule": "step",
-        "milestones": [18, 29, 43, 52],
-        "gamma": 0.5,
-        "epochs": 55,
-        "batch_size": 800,
-        "weight_decay": 0.0,
-        "initialization": "scratch",
-    }
+    paper_recipe = Recipe(
+        optimizer="adam",
+        lr=1e-3,
+        schedule="step",
+        milestones=(18, 29, 43, 52),
+        gamma=0.5,
+        epochs=55,
+        batch_size=800,
+        weight_decay=0.0,
+        initialization="scratch",
+    )
     gradient: Gradient = "paper"
     centre: bool = False
     scale_map: bool = False

@@ -39,7 +39,7 @@ def likeness(
     trial, paper = cell.trial, method.paper_recipe
     # What a row says of its own is from its sources; what the suite changes is not. A method's
     # recipe is for classification: how long its paper trains detectors is not known.
-    usual = paper.get("epochs") if dataset.task == "classification" else None
+    usual = paper.epochs if paper is not None and dataset.task == "classification" else None
     epochs = cell.row.recipe.get("epochs", usual)
     unlike = ["a rehearsal"] if trial.rehearsal else []
     if wanted.dataset not in (trial.dataset, *dataset.published_as):
@@ -55,7 +55,7 @@ def likeness(
     apart = []
     if method.trains and cell.recipe != "paper":
         apart.append(f"recipe {cell.recipe}")
-    elif method.trains and not paper:
+    elif method.trains and paper is None:
         apart.append("recipe of the data set: the method has none of its own")
     apart += [f"{name} {value}" for name, value in suite.recipe.changes.items()]
     if trial.layers != method.paper_layers:

@@ -118,8 +118,8 @@ class _Grid:
         suite = self._suite
         method = registry.build_method(row.method, row.options)
         recipe = self._dataset.aligned_recipe
-        if suite.recipe.name == "paper" and method.paper_recipe:
-            recipe = Recipe.model_validate(method.paper_recipe)
+        if suite.recipe.name == "paper" and method.paper_recipe is not None:
+            recipe = method.paper_recipe
         recipe = _changed(recipe, {**suite.recipe.changes, **row.recipe})
         if not method.trains:
             recipe = _changed(recipe, {"epochs": 0, "initialization": "pretrained"})

@@ -28,11 +28,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, dataclass_transform
 
+import pydantic
+from pydantic import ConfigDict, Field
 from torch import Tensor, nn
 
 from qbench.bits import Bits, Width
+from qbench.recipe import Recipe
 
 Scope = Literal["layer", "filter"]
+_OPTIONS = ConfigDict(
+    extra="forbid", validate_default=True, allow_inf_nan=False, arbitrary_types_allowed=True
+)
 RELU = (nn.ReLU, nn.ReLU6)  # what leaves no negative value for a sign to see
 
 
@@ -99,16 +105,21 @@ class Method:
             then both are measured after every epoch.
         elementwise: whether what a weight becomes depends on its own value and on what the layer's
             weights share, not on which of them it is. Then the function can be drawn.
-        paper_recipe: the training recipe its paper used, for ``recipe: paper``: values for any of
-            the fields of `qbench.recipe.Recipe`.
+        paper_recipe: Training recipe of its paper, for ``recipe: paper``; None if it has none.
         paper_layers: the layers that its paper quantizes, for ``recipe: paper``: a layer policy.
         revision: Number of the method's arithmetic, from 1. Raise it when the method's numbers
             change: results of an older revision are stale.
         later_options: Options that were added after the first results were recorded. At its
             default such an option is left out of a trial's key, so that old results stay known.
 
-    Annotated attributes of a subclass are its options; they become keyword arguments. What their
-    types do not say, ``__post_init__`` checks, and raises a ValueError.
+    Annotated attributes of a subclass are its options. They become keyword arguments, which are
+    checked: a bound goes with the type, as in ``Annotated[float, Field(ge=0, lt=1)]``. What types
+    cannot say, ``__post_init__`` checks; it raises a ValueError.
+
+    Raises:
+        TypeError: The class has a `paper_recipe` that is no `Recipe`.
+        pydantic.ValidationError: An instance is given an unknown option, or a value that its type
+            or its bounds do not allow.
     """
 
     name: ClassVar[str] = ""
@@ -118,7 +129,7 @@ class Method:
     trains: ClassVar[bool] = True
     soft: ClassVar[bool] = False
     elementwise: ClassVar[bool] = True
-    paper_recipe: ClassVar[dict[str, Any]] = {}
+    paper_recipe: ClassVar[Recipe | None] = None
     paper_layers: ClassVar[str] = "skip_first_last"
     revision: ClassVar[int] = 1
     later_options: ClassVar[frozenset[str]] = frozenset()
@@ -129,7 +140,11 @@ class Method:
         super().__init_subclass__(**kwargs)
         cls.name = cls.__dict__.get("name") or _snake_case(cls.__name__)
         cls.title = cls.__dict__.get("title") or cls.__name__
-        dataclass(kw_only=True, eq=False)(cls)
+        given: object = cls.paper_recipe  # the type is what a file says, not what it does
+        if not isinstance(given, Recipe | None):
+            kind = type(given).__name__
+            raise TypeError(f"{cls.__name__}.paper_recipe must be a Recipe, not a {kind}")
+        pydantic.dataclasses.dataclass(kw_only=True, eq=False, config=_OPTIONS)(cls)
 
     # What a method must answer ---------------------------------------------------------------
 
@@ -324,9 +339,11 @@ def _snake_case(name: str) -> str:
 __all__ = [
     "RELU",
     "Bits",
+    "Field",
     "Layer",
     "Method",
     "Quantizer",
+    "Recipe",
     "Scope",
     "Width",
     "pool_before_norm",

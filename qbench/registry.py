@@ -6,25 +6,26 @@ Everything is found through entry points, qbench's own parts included: the group
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import hashlib
 import inspect
 import linecache
 import sys
 import types
-import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError, create_model, validate_call
+from pydantic import TypeAdapter, ValidationError, validate_call
+from pydantic.fields import FieldInfo
 
 from qbench.errors import QbenchError, nearest
+from qbench.recipe import Recipe
 
 if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
     from torch import nn
 
     from qbench.data import Dataset
@@ -85,7 +86,7 @@ def load_plugin(plugin: Plugin) -> list[str]:
         exec(compile(plugin.source, plugin.path, "exec"), module.__dict__)  # noqa: S102
     except Exception as error:
         line = _line_in(error, plugin.path)
-        raise QbenchError(f"{plugin.path}{line}: {type(error).__name__}: {error}") from error
+        raise QbenchError(f"{plugin.path}{line}: {_reason(error)}") from error
     found = [
         value
         for value in vars(module).values()
@@ -146,15 +147,15 @@ def method_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
         Every option of the method, as JSON has it: the same for every way to write it.
 
     Raises:
-        QbenchError: no such method, or it refuses a value.
-        pydantic.ValidationError: an option is unknown or its value is not of its type.
+        QbenchError: no such method.
+        pydantic.ValidationError: an option is unknown or has a wrong value, or the method refuses
+            their combination.
     """
-    checked = _checked(name, options)
-    try:
-        method_class(name)(**checked.model_dump())
-    except ValueError as error:  # of its __post_init__
-        raise QbenchError(f"{name}: {error}") from error
-    return checked.model_dump(mode="json")
+    options_of = TypeAdapter(method_class(name))
+    found: dict[str, Any] = options_of.dump_python(
+        options_of.validate_python(dict(options)), mode="json"
+    )
+    return found
 
 
 def determining_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -171,60 +172,47 @@ def determining_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]
         QbenchError: As `method_options`.
         pydantic.ValidationError: As `method_options`.
     """
-    complete = method_options(name, options)
-    changed = _checked(name, options).model_dump(exclude_defaults=True)
-    unchanged = method_class(name).later_options - changed.keys()
+    options_of = TypeAdapter(method_class(name))
+    checked = options_of.validate_python(dict(options))
+    changed = options_of.dump_python(checked, exclude_defaults=True).keys()
+    unchanged = method_class(name).later_options - changed
+    complete = options_of.dump_python(checked, mode="json")
     return {option: value for option, value in complete.items() if option not in unchanged}
 
 
-def _checked(name: str, options: Mapping[str, Any]) -> BaseModel:
-    """A method's options in their declared types."""
-    return options_model(name).model_validate(dict(options))
-
-
-def options_model(name: str) -> type[BaseModel]:
-    """A method's options as a pydantic model.
+def option_fields(name: str) -> dict[str, FieldInfo]:
+    """Return the options of a method: their types, bounds and defaults.
 
     Raises:
         QbenchError: no such method.
     """
-    cls = method_class(name)
-    hints = typing.get_type_hints(cls)
-    fields: dict[str, Any] = {}
-    for option in dataclasses.fields(cls):  # type: ignore[arg-type]
-        default: Any = ...
-        if option.default is not dataclasses.MISSING:
-            default = option.default
-        fields[option.name] = (hints[option.name], default)
-    config = ConfigDict(extra="forbid", strict=False, validate_default=True, allow_inf_nan=False)
-    model: type[BaseModel] = create_model(cls.name, __config__=config, **fields)
-    return model
+    cls: Any = method_class(name)
+    fields: dict[str, FieldInfo] = cls.__pydantic_fields__
+    return fields
 
 
 def build_method(name: str, options: Mapping[str, Any]) -> Method:
     """Build a method from its name and options.
 
     Raises:
-        QbenchError: the method or an option is unknown, or an option's value is not of its type.
+        QbenchError: the method or an option is unknown, or a value is refused.
     """
-    cls = method_class(name)
     try:
-        return cls(**_checked(name, options).model_dump())
+        return TypeAdapter(method_class(name)).validate_python(dict(options))
     except ValidationError as error:
-        known = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
-        raise QbenchError(
-            "\n".join(
-                f"{name}: {'.'.join(map(str, e['loc']))}: "
-                + (
-                    f"no such option{nearest(str(e['loc'][0]), known)}"
-                    if e["type"] == "extra_forbidden"
-                    else f"{e['msg']}, not {e['input']!r}"
-                )
-                for e in error.errors()
-            )
-        ) from error
-    except ValueError as error:  # of its __post_init__
-        raise QbenchError(f"{name}: {error}") from error
+        known = list(option_fields(name))
+        lines = (f"{name}: {_option_problem(found, known)}" for found in error.errors())
+        raise QbenchError("\n".join(lines)) from error
+
+
+def _option_problem(found: ErrorDetails, known: Sequence[str]) -> str:
+    """Say where in a method's options a mistake is, and what it is."""
+    if found["type"] == "value_error":  # of __post_init__
+        return str(found["ctx"]["error"])
+    place = ".".join(map(str, found["loc"]))
+    if found["type"] == "unexpected_keyword_argument":
+        return f"{place}: no such option{nearest(place, known)}"
+    return f"{place}: {found['msg']}, not {found['input']!r}"
 
 
 def build_dataset(name: str, options: Mapping[str, Any] | None = None) -> Dataset:
@@ -306,6 +294,18 @@ def _load(kind: Kind, name: str) -> Any:
         return point.load()
     except Exception as error:
         raise QbenchError(f"{name}: {point.value} cannot be imported: {error}") from error
+
+
+def _reason(error: Exception) -> str:
+    """Say what an exception is, in a line for each mistake."""
+    if isinstance(error, ValidationError):  # of a recipe, as a rule
+        places = [(".".join(map(str, found["loc"])), found) for found in error.errors()]
+        return "\n".join(
+            f"{error.title}: {place}: {found['msg'].lower()}"
+            + (nearest(place, Recipe.model_fields) if found["type"] == "extra_forbidden" else "")
+            for place, found in places
+        )
+    return f"{type(error).__name__}: {error}"
 
 
 def _line_in(error: Exception, path: str) -> str:

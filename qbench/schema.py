@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
 
 from qbench import registry
 from qbench.arrangement import Arrangement
@@ -92,7 +92,7 @@ def _row() -> Schema:
 def _options(name: str) -> Schema:
     """A method's options, or nothing at all."""
     cls = registry.method_class(name)
-    found = registry.options_model(name).model_json_schema()
+    found = TypeAdapter(cls).json_schema()
     known = _described(cls, found.get("properties", {}))
     about = f"{cls.title}: {cls.quantizes}" if cls.quantizes else cls.title
     mapping = _object(known, required=found.get("required", []))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -427,13 +426,11 @@ def _method_problems(entry: Any, location: Location) -> Iterator[tuple[Location,
     if isinstance(row.get("recipe"), dict):
         yield from _recipe_problems(row["recipe"], (*location, "recipe"))
     try:
-        cls = registry.method_class(name)
         registry.method_options(name, options)
     except QbenchError as error:
         yield location, str(error)
     except ValidationError as error:
-        known = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
-        for found, message in _schema(error, known):
+        for found, message in _schema(error, list(registry.option_fields(name))):
             yield (*location, name, *found), message
 
 
@@ -454,9 +451,9 @@ def _schema(
     """Pydantic's findings in plain words."""
     for found in error.errors():
         location = found["loc"]
-        if location[0] == "layers":
+        if location[:1] == ("layers",):
             yield ("layers",), "write a policy, a list of layers, or widths by layer"
-        elif found["type"] == "extra_forbidden":
+        elif found["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
             parts: dict[str, type[BaseModel]] = {
                 "resources": Resources,
                 "published": Published,

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -39,7 +40,7 @@ def test_an_unknown_option_names_the_nearest() -> None:
 
 @pytest.mark.parametrize("name", registry.names("methods"))
 def test_every_number_has_a_range(name: str) -> None:
-    for option, field in registry.options_model(name).model_fields.items():
+    for option, field in registry.option_fields(name).items():
         if field.annotation in (int, float):
             with pytest.raises((QbenchError, ValidationError)):
                 registry.method_options(name, {option: -(10**6)})
@@ -54,3 +55,42 @@ def test_a_later_option_at_its_default_is_no_part_of_a_key(monkeypatch: pytest.M
     assert registry.determining_options("ste", {"percentile": 100}) == without
     assert registry.determining_options("ste", {"percentile": 99})["percentile"] == 99
     assert registry.method_options("ste", {}) == complete
+
+
+BOUNDED = """
+from typing import Annotated, Literal
+from qbench.method import Field, Method, Recipe
+
+class Bounded(Method):
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    shares: tuple[Annotated[float, Field(gt=0)], ...] = (1.0,)
+    paper_recipe = Recipe(optimizer="sgd", lr=0.1, epochs=9, batch_size=8)
+"""
+
+
+def load(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "bounded.py"
+    path.write_text(text, encoding="utf-8")
+    registry.load_plugin(registry.Plugin.read(path))
+
+
+@pytest.mark.parametrize("options", [{"momentum": 7}, {"momentum": -0.1}, {"shares": [1, 0]}])
+def test_the_bounds_of_an_annotated_option_hold_however_it_is_built(
+    tmp_path: Path, options: dict[str, Any]
+) -> None:
+    load(tmp_path, BOUNDED)
+    (name,) = options
+    with pytest.raises(QbenchError, match=f"bounded: {name}"):
+        registry.build_method("bounded", options)
+    with pytest.raises(ValidationError):
+        registry.method_options("bounded", options)
+    with pytest.raises(ValidationError):
+        registry.method_class("bounded")(**options)
+    assert registry.method_options("bounded", {"momentum": 0.5})["momentum"] == 0.5
+
+
+def test_a_misspelt_key_of_a_paper_recipe_is_found_when_the_file_is_read(tmp_path: Path) -> None:
+    with pytest.raises(QbenchError, match=r"bounded.py:8: Recipe: epoch: .*did you mean 'epochs'"):
+        load(tmp_path, BOUNDED.replace("epochs=9", "epochs=9, epoch=9"))
+    with pytest.raises(QbenchError, match="paper_recipe must be a Recipe, not a dict"):
+        load(tmp_path, BOUNDED.replace("Recipe(optimizer", "dict(optimizer"))

@@ -286,7 +286,7 @@ def test_set_reaches_every_row_of_a_method(tmp_path: Path) -> None:
         ("label: From", "lable: From", "methods.1.lable: no such key beside a method; did you"),
         ("epochs: 3", "epoch: 3", "suite.yaml:11: methods.1.recipe.epoch: no such key; did you"),
         ("label: From scratch", "label: [1]", "methods.1.label: input should be a valid string"),
-        ("[2, 1, 1]", "[2, 1, 0]", "suite.yaml:12: methods.2: quantization_networks: phases:"),
+        ("[2, 1, 1]", "[2, 1, 0]", "suite.yaml:12: methods.2.quantization_networks.phases.2:"),
         ("[2, 1, 1]", "[2, 1]", "suite.yaml:12: methods.2.quantization_networks.phases.2:"),
         ("seeds: [0]", "seeds: [0]\npublished: {papr: x}", "published.papr: no such key"),
         ("seeds: [0]", "seeds: [0]\ntables: {row: bits}", "tables.row: no such key; did you mean"),

@@ -16,10 +16,12 @@ This file works as it is. Change the equations above, then the two quantizers be
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from torch import Tensor, nn
 
 from qbench.functional import round_ste
-from qbench.method import Bits, Layer, Method
+from qbench.method import Bits, Field, Layer, Method, Recipe
 
 
 class MyMethod(Method):
@@ -33,13 +35,8 @@ class MyMethod(Method):
     title = "My method"  # in tables
     paper = ""  # as "Authors, venue year, arXiv:number"
     # For `recipe: paper`; any field of qbench.recipe.Recipe.
-    paper_recipe = {"optimizer": "sgd", "lr": 0.01, "epochs": 90, "batch_size": 256}
-    reach: float = 3.0  # an option: `my_method: {reach: 2}` in a suite
-
-    def __post_init__(self) -> None:
-        """Check what the options' types do not say."""
-        if self.reach <= 0:
-            raise ValueError(f"reach: {self.reach} is not above 0")
+    paper_recipe = Recipe(optimizer="sgd", lr=0.01, epochs=90, batch_size=256)
+    reach: Annotated[float, Field(gt=0)] = 3.0  # an option: `my_method: {reach: 2}` in a suite
 
     def supports(self, bits: Bits, task: str) -> str | None:
         """Say why not, in a few words; None where the method can do it."""
