@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from qbench.attachment import Handle, attach
-    from qbench.bits import Bits, Width
+    from qbench.quant.attach import Handle, attach
+    from qbench.spec.bits import Bits, Width
 
 __version__ = "0.2.0"
 __all__ = ["Bits", "Handle", "Width", "attach"]
@@ -15,11 +15,11 @@ __all__ = ["Bits", "Handle", "Width", "attach"]
 def __getattr__(name: str) -> Any:
     """Load the Python interface on first use, so that the command line starts without torch."""
     if name in {"attach", "Handle"}:
-        from qbench import attachment
+        from qbench.quant import attach as attachment
 
         return getattr(attachment, name)
     if name in {"Bits", "Width"}:
-        from qbench import bits
+        from qbench.spec import bits
 
         return getattr(bits, name)
     raise AttributeError(f"module 'qbench' has no attribute {name!r}")

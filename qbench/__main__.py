@@ -1,5 +1,5 @@
 """``python -m qbench``."""
 
-from qbench.cli import main
+from qbench.cli.main import main
 
 main()

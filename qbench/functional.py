@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qbench.staircase import hard_staircase, staircase
+from qbench.quant.staircase.staircase import hard_staircase, staircase
 
 
 class _RoundSTE(torch.autograd.Function):

@@ -32,8 +32,8 @@ import pydantic
 from pydantic import ConfigDict, Field
 from torch import Tensor, nn
 
-from qbench.bits import Bits, Width
-from qbench.recipe import Recipe
+from qbench.spec.bits import Bits, Width
+from qbench.spec.recipe import Recipe
 
 Scope = Literal["layer", "filter"]
 _OPTIONS = ConfigDict(

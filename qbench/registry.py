@@ -22,7 +22,7 @@ from pydantic import TypeAdapter, ValidationError, validate_call
 from pydantic.fields import FieldInfo
 
 from qbench.errors import QbenchError, nearest
-from qbench.recipe import Recipe
+from qbench.spec.recipe import Recipe
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
-from qbench.recipe import Recipe
+from qbench.spec.recipe import Recipe
 
 
 class UnreadableError(Exception):

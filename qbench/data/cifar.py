@@ -16,7 +16,7 @@ from torchvision.transforms import v2
 
 from qbench.data import Dataset, standardised
 from qbench.errors import QbenchError
-from qbench.recipe import Recipe
+from qbench.spec.recipe import Recipe
 
 TRAINING, TEST = 50_000, 10_000
 

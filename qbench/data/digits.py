@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import TensorDataset
 
 from qbench.data import Dataset
-from qbench.recipe import Recipe
+from qbench.spec.recipe import Recipe
 
 
 class Digits(Dataset):

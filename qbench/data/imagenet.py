@@ -18,7 +18,7 @@ from torchvision.transforms import v2
 
 from qbench.data import Dataset, UnreadableError, content_of, standardised
 from qbench.errors import QbenchError
-from qbench.recipe import Recipe
+from qbench.spec.recipe import Recipe
 
 CLASSES, TRAINING, TEST = 1000, 1_281_167, 50_000
 _MEAN, _DEVIATION = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
@@ -121,7 +121,7 @@ class ImageNet(Dataset):
 
     def stand_in(self, folder: Path) -> dict[str, Any]:
         """Ten classes of small images, of every kind that ImageNet has."""
-        from qbench.data import imagenet_like
+        from qbench.data.synthetic import imagenet_like
 
         imagenet_like.write(folder, classes=10, per_class=20, size=96)
         return {"root": str(folder), "image_size": 64}

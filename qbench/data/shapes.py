@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torchvision.transforms import v2
 
-from qbench.data.voc import VOC
-from qbench.data.voc_like import CLASSES
-from qbench.recipe import Recipe
+from qbench.data.synthetic.voc_like import CLASSES
+from qbench.data.voc.voc import VOC
+from qbench.spec.recipe import Recipe
 
 
 class Shapes(VOC):

@@ -12,7 +12,7 @@ from qbench.errors import QbenchError
 
 if TYPE_CHECKING:
     from qbench.data import Dataset
-    from qbench.outcome import Detected
+    from qbench.spec.result import Detected
 
 
 class Task(Protocol):

@@ -11,7 +11,7 @@ from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from qbench.data import Dataset
-from qbench.outcome import Detected
+from qbench.spec.result import Detected
 
 Batch = tuple[Tensor, Tensor]
 

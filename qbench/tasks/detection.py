@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.detection import MeanAveragePrecision
 
-from qbench import parallel
+from qbench import distributed
 from qbench.data import Dataset
-from qbench.outcome import Detected
+from qbench.spec.result import Detected
 from qbench.tasks.voc_ap import mean_average_precision
 
 Image = dict[str, Tensor]
@@ -75,7 +75,7 @@ def evaluate(model: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
     for images, targets in batches:
         found = model(images)
         mine += zip(map(_on_cpu, found), map(_on_cpu, targets), strict=True)
-    every = parallel.interleave(mine)
+    every = distributed.interleave(mine)
     detections, truths = [each for each, _ in every], [each for _, each in every]
     return {
         "map50_voc07": 100 * mean_average_precision(detections, truths, "11_point"),

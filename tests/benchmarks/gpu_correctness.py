@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from qbench import functional, registry
-from qbench.attachment import attach
 from qbench.method import Quantizer
+from qbench.quant.attach import attach
 from tests.benchmarks.gpu_report import Options, Row, told
 from tests.benchmarks.gpu_speed import WIDTHS, methods
 from tests.benchmarks.steps import where

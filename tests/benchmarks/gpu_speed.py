@@ -17,9 +17,9 @@ from typing import Any
 import torch
 
 from qbench import registry
-from qbench.bits import FULL_PRECISION, Bits
-from qbench.environment import environment
 from qbench.method import Method
+from qbench.spec.bits import FULL_PRECISION, Bits
+from qbench.train.provenance import environment
 from tests.benchmarks.gpu_report import Options, Row, told
 from tests.benchmarks.steps import Setting, step_of, timed, together, where
 

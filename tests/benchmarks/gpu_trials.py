@@ -21,11 +21,11 @@ from torch import Tensor, distributed
 from torch.multiprocessing.spawn import spawn
 
 from qbench import registry
-from qbench.checkpoint import load_weights
-from qbench.outcome import Outcome
-from qbench.recipe import Recipe
-from qbench.train import Place, Training
-from qbench.trial import Trial
+from qbench.spec.recipe import Recipe
+from qbench.spec.result import Outcome
+from qbench.spec.trial import Trial
+from qbench.train.checkpoint import load_weights
+from qbench.train.trial import Place, Training
 from tests.benchmarks.gpu_report import Options, Row, told
 
 LEAST_TOP1 = 90.0

@@ -19,10 +19,10 @@ from typing import Any
 import torch
 
 from qbench import registry
-from qbench.data import imagenet_like
-from qbench.data.loading import training_loader, worker_count
-from qbench.environment import environment
-from qbench.recipe import Recipe
+from qbench.data.synthetic import imagenet_like
+from qbench.spec.recipe import Recipe
+from qbench.train.loading import training_loader, worker_count
+from qbench.train.provenance import environment
 from tests.benchmarks.steps import training_step
 
 

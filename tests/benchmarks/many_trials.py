@@ -20,11 +20,11 @@ from pathlib import Path
 
 import numpy as np
 
-from qbench.benchmark import Benchmark
-from qbench.guard import GIB, resident_bytes
-from qbench.outcome import Outcome
-from qbench.store import Store, digest
-from qbench.trial import Trial
+from qbench.benchmark.benchmark import Benchmark
+from qbench.spec.result import Outcome
+from qbench.spec.trial import Trial
+from qbench.store.mlflow import Store, digest
+from qbench.train.limits import GIB, resident_bytes
 
 SUITE = """\
 name: many

@@ -14,8 +14,8 @@ import time
 
 import torch
 
-from qbench import kernels
-from qbench.staircase import staircase
+from qbench.quant.staircase import kernels
+from qbench.quant.staircase.staircase import staircase
 
 WEIGHTS = {"1": 1, "2": 2, "3(±2)": 4, "3(±4)": 6, "4": 14, "5": 30, "6": 62, "7": 126, "8": 254}
 

@@ -11,9 +11,9 @@ from typing import Any, Literal
 import torch
 
 from qbench import registry
-from qbench.attachment import attach, prepare
-from qbench.bits import FULL_PRECISION, Bits
-from qbench.recipe import Recipe
+from qbench.quant.attach import attach, prepare
+from qbench.spec.bits import FULL_PRECISION, Bits
+from qbench.spec.recipe import Recipe
 from qbench.tasks import classification
 
 CLASSES = 1000

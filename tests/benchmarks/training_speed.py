@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import statistics
 
-from qbench.environment import environment
+from qbench.train.provenance import environment
 from tests.benchmarks.steps import Setting, step_of, timed, together, where
 
 METHODS = ["lsq", "lq_nets", "dorefa", "quantization_networks"]

@@ -20,12 +20,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from qbench import fingerprint, kernels, registry
-from qbench.bits import Bits
-from qbench.checkpoint import load_weights
-from qbench.recipe import Recipe
-from qbench.train import Training
-from qbench.trial import Trial, full_precision_trial
+from qbench import registry
+from qbench.quant.staircase import kernels
+from qbench.spec.bits import Bits
+from qbench.spec.recipe import Recipe
+from qbench.spec.trial import Trial, full_precision_trial
+from qbench.train import fingerprint
+from qbench.train.checkpoint import load_weights
+from qbench.train.trial import Training
 
 FILE = Path(__file__).parents[1] / "methods" / "golden_numerics.json"
 WIDTHS = ("1/32", "2/32", "3(±4)/32", "4/32", "1/1", "1/2", "2/2", "4/4")

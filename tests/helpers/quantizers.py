@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from qbench import registry
-from qbench.attachment import Handle, attach
-from qbench.bits import Width
 from qbench.method import Layer
+from qbench.quant.attach import Handle, attach
+from qbench.spec.bits import Width
 from tests.helpers.tensors import Array, normal
 
 FULL_PRECISION = Width(32)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from qbench.attachment import attach
+from qbench.quant.attach import attach
 from tests.helpers.gradients import gradient
 from tests.helpers.quantizers import activation_quantizer, quantized_weight, weight_quantizer
 from tests.helpers.references import sign

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from qbench import registry
-from qbench.attachment import attach
+from qbench.quant.attach import attach
 from tests.helpers.quantizers import first_weight_quantizer, weight_quantizer
 from tests.helpers.tensors import SHAPE, normal
 

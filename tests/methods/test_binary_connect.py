@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from qbench.attachment import attach
+from qbench.quant.attach import attach
 from tests.helpers.gradients import gradient
 from tests.helpers.quantizers import (
     activation_quantizer,

@@ -9,9 +9,9 @@ import pytest
 from torch import nn
 
 from qbench import registry
-from qbench.attachment import attach
-from qbench.bits import Bits
 from qbench.errors import QbenchError
+from qbench.quant.attach import attach
+from qbench.spec.bits import Bits
 from tests.helpers.libraries import needs_brevitas, needs_torchao
 
 MODULES = {

@@ -15,9 +15,9 @@ import torch
 from torch import nn
 
 from qbench import registry
-from qbench.attachment import attach
-from qbench.audit import audit
-from qbench.bits import Bits
+from qbench.quant.attach import attach
+from qbench.quant.audit import audit
+from qbench.spec.bits import Bits
 
 SIZES = {
     "alexnet_bn": 64,

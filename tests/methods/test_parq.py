@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from qbench import registry
-from qbench.attachment import Handle, attach
-from qbench.bits import Bits, Width
 from qbench.errors import QbenchError
+from qbench.quant.attach import Handle, attach
+from qbench.spec.bits import Bits, Width
 from tests.helpers.libraries import needs_torchao
 from tests.helpers.quantizers import build_weight_quantizer, first_weight_quantizer, output_of
 from tests.helpers.tensors import Array, normal, normal32

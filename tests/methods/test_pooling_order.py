@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from qbench.attachment import attach
 from qbench.method import pool_before_norm
+from qbench.quant.attach import attach
 
 
 def network(*, norm_first: bool = True, relu: type[nn.Module] = nn.ReLU) -> nn.Sequential:

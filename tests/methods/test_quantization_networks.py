@@ -18,9 +18,9 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from qbench import registry
-from qbench.attachment import Handle, attach
-from qbench.bits import Bits
 from qbench.errors import QbenchError
+from qbench.quant.attach import Handle, attach
+from qbench.spec.bits import Bits
 from tests.helpers.quantizers import (
     activation_quantizer,
     attach_everywhere,

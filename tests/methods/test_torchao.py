@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from qbench import registry
-from qbench.attachment import attach
-from qbench.bits import Bits
 from qbench.method import Quantizer
+from qbench.quant.attach import attach
+from qbench.spec.bits import Bits
 from tests.helpers.gradients import gradient
 from tests.helpers.libraries import needs_torchao
 from tests.helpers.quantizers import build_activation_quantizer, build_weight_quantizer, output_of

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from qbench import registry
-from qbench.attachment import attach
 from qbench.method import Method
+from qbench.quant.attach import attach
 from tests.helpers.gradients import gradient
 from tests.helpers.quantizers import activation_quantizer, quantized_weight, weight_quantizer
 from tests.helpers.references import scaled_signs

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from qbench import registry
-from qbench.attachment import attach
+from qbench.quant.attach import attach
 from tests.helpers.gradients import central_differences, gradient
 from tests.helpers.quantizers import (
     activation_quantizer,

@@ -23,8 +23,8 @@ import torch
 from packaging.version import Version
 from torch import nn
 
-from qbench.grid import expand
-from qbench.suite import load_suite
+from qbench.suite.grid import expand
+from qbench.suite.suite import load_suite
 from tests.conftest import MakeQbench, Qbench
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "v0_1"

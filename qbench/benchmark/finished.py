@@ -1,0 +1,122 @@
+"""Finished trials from wherever they are: a suite, a store, exported files, or a CSV."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from qbench import registry
+from qbench.benchmark import exchange
+from qbench.errors import QbenchError, nearest
+from qbench.report.summary import RESULT
+from qbench.spec.metrics import MEASURED
+from qbench.spec.trial import Trial
+
+SUITES = (".yaml", ".yml")
+_COLUMNS = ("key", "method", "label", "options", "training", *RESULT, "seed")
+_NEEDED = tuple(dict.fromkeys((*_COLUMNS, "status")))
+_METRICS = tuple(names[0] for names in MEASURED.values())
+
+
+def load(path: Path, results: Path) -> pd.DataFrame:
+    """Read the finished trials of a suite, a results folder, a ``trials.csv`` or exported files.
+
+    Args:
+        path: a suite's YAML, a folder with a store or with exported JSON, a CSV, or one such JSON.
+        results: the results folder that a suite's trials are looked up in.
+
+    Returns:
+        A row for each, with the columns ``key``, ``method``, ``label``, ``options``, ``dataset``,
+        ``model``, ``bits``, ``seed``, ``training``, ``stale``, why the number is not to be trusted
+        any more, and ``value``, the metric that counts, in %.
+
+    Raises:
+        QbenchError: it is none of these, or cannot be read, or nothing in it is finished.
+    """
+    if not path.exists():
+        near = nearest(path.name, (p.name for p in path.parent.glob("*")))
+        raise QbenchError(f"{path}: no such file or folder{near}")
+    if path.suffix in SUITES:
+        found = _from_suite(path, results)
+    elif path.suffix == ".csv":
+        found = _from_csv(path)
+    elif (path / "mlflow.db").exists():
+        found = _from_store(path)
+    elif path.is_dir() or path.suffix == ".json":
+        read = (outcome for _, outcome in exchange.read([path]) if outcome.status == "done")
+        found = _from_trials((outcome.trial, outcome.metrics) for outcome in read)
+    else:
+        raise QbenchError(f"{path}: compare suites (.yaml), results folders, .csv or .json files")
+    if found.empty:
+        raise QbenchError(f"{path}: nothing in it is finished")
+    return found
+
+
+def _from_suite(path: Path, results: Path) -> pd.DataFrame:
+    from qbench.benchmark.benchmark import Benchmark
+
+    benchmark = Benchmark.open(path, results)
+    return _done(benchmark.trials(), benchmark.dataset.shown[0])
+
+
+def _from_csv(path: Path) -> pd.DataFrame:
+    try:
+        frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (OSError, ValueError) as error:
+        raise QbenchError(f"{path}: not CSV: {error}") from error
+    for name in _NEEDED:
+        if name not in frame:
+            raise QbenchError(f"{path}: has no column '{name}'; give a trials.csv")
+    metric = next((name for name in _METRICS if name in frame), None)
+    if metric is None:
+        raise QbenchError(f"{path}: has no column of {' or '.join(_METRICS)}")
+    return _done(frame, metric)
+
+
+def _done(trials: pd.DataFrame, metric: str) -> pd.DataFrame:
+    done = trials[trials["status"] == "done"]
+    stale = done.get("stale", "")  # older files have no such column
+    value = pd.to_numeric(done[metric])
+    return done.assign(value=value, seed=done["seed"].astype(int), stale=stale)
+
+
+def _from_store(path: Path) -> pd.DataFrame:
+    from qbench.store.mlflow import EDITED, Store, trial_of, was_changed
+
+    store = Store(path, local=True)
+    runs = store.finished()
+    found = _from_trials((trial_of(run), store.metrics(run)) for run in runs)
+    return found.assign(stale=[EDITED if was_changed(run) else "" for run in runs])
+
+
+def _from_trials(found: Iterable[tuple[Trial, dict[str, float]]]) -> pd.DataFrame:
+    """Trials that no suite names: a row's label is the method's title and what sets it apart."""
+    return pd.DataFrame(
+        [
+            {
+                **trial.model_dump(include={"method", "dataset", "model", "bits", "seed"}),
+                "key": trial.key,
+                "label": _label(trial.method, trial.options),
+                "options": json.dumps(trial.options, sort_keys=True),
+                "training": trial.recipe.model_dump_json(),
+                "threads": trial.threads,
+                "layers": str(trial.layers),
+                "stale": "",
+                "value": metrics[MEASURED[trial.task][0]],
+            }
+            for trial, metrics in found
+        ]
+    )
+
+
+def _label(method: str, options: dict[str, Any]) -> str:
+    try:
+        title, usual = registry.method_class(method).title, registry.method_options(method, {})
+    except (QbenchError, ValueError):  # a method that is not here, or whose options have no default
+        title, usual = method, {}
+    apart = [f"{k}={v}" for k, v in options.items() if k not in usual or usual[k] != v]
+    return f"{title} ({', '.join(apart)})" if apart else title

@@ -1,0 +1,216 @@
+"""What there is: methods, models, datasets, suites, and recorded trials."""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from qbench import registry
+from qbench.errors import QbenchError
+from qbench.registry import Plugin, load_plugin
+from qbench.suite.bundled import bundled_suites
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+    from qbench.store.mlflow import Store
+
+
+def rows(kind: str, method_files: Sequence[Path] = ()) -> list[dict[str, Any]]:
+    """One entry for each thing of a kind: ``methods``, ``models``, ``datasets`` or ``suites``.
+
+    Raises:
+        QbenchError: a method file, or something installed, cannot be loaded.
+    """
+    for file in method_files:
+        load_plugin(Plugin.read(file))
+    match kind:
+        case "methods":
+            return [_method(name) for name in registry.names("methods")]
+        case "models":
+            from qbench.models import torchvision_names
+
+            own = [
+                {"name": name, "source": registry.package("models", name)}
+                for name in registry.names("models")
+            ]
+            return own + [{"name": n, "source": "torchvision"} for n in torchvision_names()]
+        case "datasets":
+            return [_dataset(name) for name in registry.names("datasets")]
+        case _:
+            here = {path.stem: path for path in sorted(Path("suites").glob("*.yaml"))}
+            return [_suite(path) for path in (bundled_suites() | here).values()]
+
+
+def show(entries: Sequence[dict[str, Any]]) -> None:
+    """Print entries as a table; list-valued columns are left to ``--json``."""
+    if not entries:
+        Console().print("None here.")
+        return
+    columns = [name for name, value in entries[0].items() if not isinstance(value, dict)]
+    table = Table(*columns, box=None, pad_edge=False)
+    for entry in entries:
+        table.add_row(*(str(entry[name]) for name in columns))
+    Console(highlight=False).print(table)
+
+
+def trial(prefix: str, results: Path) -> dict[str, Any]:
+    """Everything recorded of one trial.
+
+    Args:
+        prefix: its key, or the start of it.
+        results: the results folder.
+
+    Raises:
+        QbenchError: no recorded trial has the key, or several have.
+    """
+    from qbench.store.mlflow import trial_of
+
+    store, key, run = _find(prefix, results)
+    tags = run.data.tags
+    with tempfile.TemporaryDirectory() as scratch:
+        audit = json.loads(store.fetch(run, "audit.json", Path(scratch)).read_text())
+    place = "environment."
+    return {
+        "key": key,
+        "status": tags["qbench.status"],
+        "reason": tags["qbench.reason"],
+        "trial": trial_of(run).model_dump(mode="json"),
+        "metrics": dict(sorted(run.data.metrics.items())),
+        "audit": audit,
+        "environment": {k.removeprefix(place): v for k, v in tags.items() if place in k},
+        "mlflow_run": run.info.run_id,
+        "artifacts": run.info.artifact_uri,
+    }
+
+
+def draw(prefix: str, results: Path, folder: Path) -> list[Path]:
+    """Draw one trial: its training, its weights, and the function that quantizes them.
+
+    Args:
+        prefix: its key, or the start of it.
+        results: the results folder.
+        folder: where to; made if needed.
+
+    Returns:
+        The figures written: those that its method gives occasion for.
+
+    Raises:
+        QbenchError: no recorded trial has the key, or several have, or it cannot be drawn.
+    """
+    import pandas as pd
+
+    from qbench.benchmark.benchmark import history_of
+    from qbench.report.figures import accuracy
+    from qbench.report.figures import weights as weight_figures
+    from qbench.spec.result import Observed
+    from qbench.store.mlflow import trial_of
+
+    store, key, run = _find(prefix, results)
+    what = trial_of(run)
+    with tempfile.TemporaryDirectory() as scratch:
+        text = store.fetch(run, "weights.json", Path(scratch)).read_text()
+    observed = Observed.model_validate_json(text)
+    row = what.model_dump() | {"key": key, "label": registry.method_class(what.method).title}
+    row |= {"status": "done", "audit": run.data.tags["qbench.audit"]}
+    trials = pd.DataFrame([row])
+    metric = registry.build_dataset(what.dataset).shown[0]
+    histories = store.histories({key: run}, history_of(metric))
+    folder.mkdir(parents=True, exist_ok=True)
+    drawn = accuracy.training_curves(trials, histories, folder, metric)
+    drawn += accuracy.soft_and_hard(trials, histories, folder, metric)
+    drawn += weight_figures.weight_distributions(observed.weights, what.name, folder)
+    if observed.curve is not None:
+        layer = next((w for w in observed.weights if w.layer == observed.curve.layer), None)
+        drawn += weight_figures.quantization_function(observed.curve, layer, what.name, folder)
+    return drawn
+
+
+def _find(prefix: str, results: Path) -> tuple[Store, str, Run]:
+    from qbench.store.mlflow import Store
+
+    if not re.fullmatch(r"[0-9a-f]{1,16}", prefix):
+        raise QbenchError(f"'{prefix}' is no key; a key is up to 16 digits 0–9 and a–f")
+    store = Store(results)
+    found = store.find(prefix)
+    if not found:
+        raise QbenchError(f"no recorded trial has a key that starts with '{prefix}'")
+    if len(found) > 1:
+        keys = ", ".join(sorted(found)[:5])
+        raise QbenchError(f"'{prefix}' fits {len(found)} trials: {keys} …")
+    return store, *next(iter(found.items()))
+
+
+def show_trial(record: dict[str, Any]) -> None:
+    """Print what `trial` returns."""
+    console = Console(highlight=False)
+    for section, content in record.items():
+        if isinstance(content, dict):
+            console.print(f"[bold]{section}[/]")
+            table = Table.grid(padding=(0, 2))
+            for name, value in content.items():
+                shown = f"{value:.6g}" if isinstance(value, float) else str(value)
+                table.add_row(f"  {name}", shown)
+            console.print(table, markup=False)
+        elif isinstance(content, list):
+            console.print(f"[bold]{section}[/]")
+            for item in content:
+                console.print(f"  {_counted(item) if section == 'audit' else item}", soft_wrap=True)
+        elif content:
+            console.print(f"[bold]{section}[/] {content}", soft_wrap=True)
+
+
+def _counted(count: dict[str, Any]) -> str:
+    levels = f"{count['levels']} of {count['promised']} levels"
+    return f"{count['layer']}.{count['tensor']}: {levels} ({count['scope']})"
+
+
+def _method(name: str) -> dict[str, Any]:
+    cls = registry.method_class(name)
+    return {
+        "name": name,
+        "title": cls.title,
+        "paper": cls.paper,
+        "quantizes": cls.quantizes,
+        "options": _options(name),
+    }
+
+
+def _options(name: str) -> dict[str, Any]:
+    try:
+        return registry.method_options(name, {})
+    except ValueError:  # an option without a default
+        return {}
+
+
+def _dataset(name: str) -> dict[str, Any]:
+    dataset = registry.build_dataset(name)
+    train, test = dataset.sizes()
+    return {
+        "name": name,
+        "title": dataset.title,
+        "task": dataset.task,
+        "classes": dataset.num_classes,
+        "image": "×".join(map(str, dataset.image_shape)),
+        "train": train,
+        "test": test,
+        "source": dataset.source,
+        "here": "no" if dataset.missing() else "yes",
+    }
+
+
+def _suite(path: Path) -> dict[str, Any]:
+    from qbench.suite.suite import load_suite
+
+    try:
+        suite = load_suite(path)
+    except QbenchError as error:
+        return {"name": path.stem, "file": str(path), "title": f"mistakes: {error}"}
+    return {"name": suite.name, "file": str(path), "title": suite.title}

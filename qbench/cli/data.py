@@ -1,0 +1,120 @@
+"""`qbench data`: drawn images in the shape of well-known data sets, to rehearse with."""
+
+from __future__ import annotations
+
+import shlex
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from qbench.data.synthetic.tree import Track
+
+app = typer.Typer(
+    help="Write drawn images in the shape of a data set, to rehearse suites without the data.\n\n"
+    "What they train is no result, but all that reads, trains and measures is the real thing. Try:"
+    "\n\n  qbench data imagenet-like data/imagenet  10 classes, 600 images\n\n"
+    "  qbench data voc-like data/voc            500 images and their boxes",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+Folder = Annotated[
+    Path,
+    typer.Argument(
+        metavar="DIR", help="Where to: a folder that is empty or not there yet. It is made."
+    ),
+]
+
+
+@app.command("imagenet-like")
+def imagenet_like(
+    folder: Folder,
+    classes: Annotated[int, typer.Option(help="Classes, 2 to 1000.")] = 10,
+    per_class: Annotated[
+        int, typer.Option(help="Training images of each; a fifth as many are for validation.")
+    ] = 50,
+    size: Annotated[
+        int, typer.Option(help="Typical shorter side in pixels; images have 0.3 to 1.7 times it.")
+    ] = 160,
+) -> None:
+    """Write drawn images like ImageNet's folders.
+
+    They are DIR/train/WNID/*.JPEG and DIR/val/WNID/*.JPEG. A class is the colour of a shape, the
+    shape, and the pattern behind it: a small network learns them. As in ImageNet, sizes differ,
+    some images are greyscale or CMYK, one is a PNG by the name of .JPEG, one lies on its side by
+    its EXIF orientation; and one training image is broken. DIR/train.txt and DIR/val.txt list all,
+    as the code of Quantization Networks reads them.
+
+    The same arguments give the same bytes. What is there already is not written again.
+    """
+    from qbench.data.synthetic import imagenet_like as tree
+
+    written = tree.write(folder, classes, per_class, size, _track())
+    print(
+        f"{_wrote(folder, written.files)}: {written.train} training and {written.val} validation "
+        f"images of {classes} classes, and their lists train.txt and val.txt."
+    )
+    print(f"Broken on purpose, cut off in the middle: {written.broken}")
+    words = ["qbench", "run", "suites/qn_pretrained.yaml", "--set", "dataset=imagenet"]
+    words += ["--set", f"data.root={folder}", "--set", "data.image_size=64"]
+    words += [
+        "--set",
+        "models=[resnet18]",
+        "--set",
+        "seeds=[0]",
+        "--set",
+        "recipe.epochs=1",
+        "--set",
+        "full_precision.epochs=1",
+    ]
+    print(f"Next:\n  {shlex.join(words)}")
+
+
+@app.command("voc-like")
+def voc_like(
+    folder: Folder,
+    train: Annotated[
+        int, typer.Option(help="Training images, one half each in VOC2007 and VOC2012.")
+    ] = 400,
+    test: Annotated[int, typer.Option(help="Test images, in VOC2007.")] = 100,
+    classes: Annotated[int, typer.Option(help="How many of VOC's classes, 2 to 20.")] = 5,
+    size: Annotated[int, typer.Option(help="Longer side of an image in pixels.")] = 96,
+) -> None:
+    """Write drawn images with boxes, like Pascal VOC.
+
+    They are DIR/VOCdevkit/VOC2007 and DIR/VOCdevkit/VOC2012, of which 2012 has no test. Every image
+    but one in twenty shows 1 to 4 objects, none over another. A class is a shape and a colour.
+    Annotations are VOC's XML: a box is the tight one of the pixels drawn, inclusive and counted
+    from 1; what goes over the border is marked truncated, what is very small difficult.
+
+    The same arguments give the same bytes. What is there already is not written again.
+    """
+    from qbench.data.synthetic import voc_like as tree
+
+    written = tree.write(folder, train, test, classes, size, _track())
+    of_2007, of_2012 = written.trainval
+    print(
+        f"{_wrote(folder, written.files)}: {of_2007} training images of VOC2007 and {of_2012} of "
+        f"VOC2012, {written.test} test images; they show {', '.join(written.classes)}."
+    )
+
+
+def _wrote(folder: Path, files: int) -> str:
+    return f"Wrote {folder}" if files else f"{folder} is there already, and nothing was written"
+
+
+def _track() -> Track:
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    return partial(
+        track,
+        description="Drawing",
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )

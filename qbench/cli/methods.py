@@ -1,0 +1,133 @@
+"""The verbs of those who write methods: `qbench profile`, `check` and `new-method`."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from qbench.cli.options import AsJson, MethodFiles
+
+
+def profile(
+    method: Annotated[str, typer.Argument(help="A method, as `qbench list methods` names it.")],
+    model: Annotated[str, typer.Option(help="The network.")] = "resnet18",
+    bits: Annotated[str, typer.Option(metavar="W/A", help="Bit-widths, as 3(±4)/2.")] = "2/2",
+    options: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="OPTION=VALUE",
+            help="An option of the method, as temperature_rate=10. Repeatable.",
+        ),
+    ] = None,
+    methods: MethodFiles = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images in a step.")] = 32,
+    image_size: Annotated[int, typer.Option(min=1, help="Height and width of an image.")] = 224,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of each to time.")] = 10,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="torch's threads; by default one for each core.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure what a method adds to a training step: time, and peak memory.
+
+    Trains on random images, at full precision and quantized in turn, and prints medians. The ratio
+    is the median over pairs of neighbouring steps; in brackets the middle half of them.
+    """
+    from rich.console import Console
+
+    from qbench.lab import profile as profiles
+    from qbench.registry import Plugin
+    from qbench.suite.yaml import parse_assignment
+
+    job = profiles.Job(
+        method=method,
+        options=dict(parse_assignment(text) for text in options or ()),
+        model=model,
+        bits=bits,
+        batch_size=batch_size,
+        image_size=image_size,
+        threads=threads or os.cpu_count() or 1,
+        plugins=[Plugin.read(file) for file in methods or ()],
+    )
+    with Console(stderr=True).status("Profiling …") as status:
+        found = profiles.measure(job, steps, lambda what: status.update(f"Profiling: {what} …"))
+    if as_json:
+        print(json.dumps(profiles.as_json(job, found), indent=2, ensure_ascii=False))
+    else:
+        profiles.show(job, found)
+
+
+def check(
+    method: Annotated[
+        str, typer.Argument(metavar="METHOD", help="A Python file with methods, or a name.")
+    ],
+    options: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="OPTION=VALUE",
+            help="An option of the method, as iterations=20. Repeatable.",
+        ),
+    ] = None,
+    quick: Annotated[
+        bool,
+        typer.Option(
+            "--quick",
+            help="One network in place of three, and neither torch.compile nor two processes.",
+        ),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Check that a method keeps the contract: what qbench relies on, whatever the method does.
+
+    Attaches it to a convolutional, a depthwise and a linear network at the widths it accepts, and
+    tries: shapes and dtypes, numbers of levels, hardening, gradients, training, determinism,
+    checkpoints, copies, autocast, torch.compile, two processes. Exit code 0: it keeps it; 1: it
+    does not, and you are told where.
+    """
+    from rich.console import Console
+
+    from qbench.lab import check as checks
+    from qbench.registry import Plugin, load_plugin
+    from qbench.suite.yaml import parse_assignment
+
+    file = Path(method)
+    names = load_plugin(Plugin.read(file)) if file.suffix == ".py" else [method]
+    chosen = dict(parse_assignment(text) for text in options or ())
+    reports = []
+    for name in names:
+        with Console(stderr=True).status(f"Checking {name} …") as status:
+            report = checks.check(
+                name,
+                chosen,
+                networks=checks.QUICK if quick else checks.FULL,
+                thorough=not quick,
+                told=lambda what, name=name: status.update(f"Checking {name}: {what} …"),  # type: ignore[misc]
+            )
+        reports.append(report)
+        if not as_json:
+            checks.show(report)
+    if as_json:
+        print(json.dumps([asdict(report) for report in reports], indent=2, ensure_ascii=False))
+    raise typer.Exit(1 if any(report.findings for report in reports) else 0)
+
+
+def new_method(
+    name: Annotated[str, typer.Argument(help="The method's name, in snake_case.")],
+    folder: Annotated[
+        Path, typer.Option("--in", metavar="DIR", help="Where to write the files.")
+    ] = Path(),
+) -> None:
+    """Write a method file that works, with its test, to start a method of your own from."""
+    from qbench.lab import scaffold
+
+    file, test = scaffold.new_method(name, folder)
+    print(f"Wrote {file} and {test}. Next:")
+    print(f"  qbench check {file}")
+    print(f"  qbench run suites/digits_start.yaml --methods {file}")

@@ -1,0 +1,153 @@
+"""What a user sees while a grid trains: a live display on a terminal, plain lines in a pipe."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from qbench.spec.result import Outcome
+from qbench.spec.trial import Trial
+
+QUIET_SECONDS = 60.0
+
+
+class Display:
+    """Shows a grid being trained: trials done, running and failed, time left, best so far.
+
+    Args:
+        console: where to show it.
+        names: what to call each trial that will be trained, by its key.
+    """
+
+    def __init__(self, console: Console, names: Mapping[str, str]) -> None:
+        self._console = console
+        self._names = names
+        self._total = total = len(names)
+        self._running: dict[str, tuple[Trial, int]] = {}
+        self._best: dict[str, Outcome] = {}
+        self._done = 0
+        self._failed = 0
+        self._start = self._spoke = time.monotonic()
+        self._live: Live | None = None
+        if console.is_terminal:
+            self._bar = Progress(
+                TextColumn("trials"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                console=console,
+            )
+            self._task = self._bar.add_task("trials", total=total)
+            self._live = Live(
+                console=console,
+                refresh_per_second=4,
+                get_renderable=self._render,
+                transient=True,
+            )
+
+    def __enter__(self) -> Self:
+        if self._live:
+            self._live.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._live:
+            self._live.__exit__(kind, error, trace)
+
+    def started(self, trial: Trial) -> None:
+        """A trial has been given to a worker."""
+        self._running[trial.key] = (trial, 0)
+
+    def progressed(self, trial: Trial, epoch: int) -> None:
+        """A trial has trained up to an epoch."""
+        self._running[trial.key] = (trial, epoch)
+        if self._live is None and time.monotonic() - self._spoke > QUIET_SECONDS:
+            self._spoke = time.monotonic()
+            self._console.print(
+                f"{self._names[trial.key]}: epoch {epoch}/{trial.recipe.epochs}; {self._left()}",
+                highlight=False,
+                soft_wrap=True,
+            )
+
+    def retried(self, trial: Trial, reason: str) -> None:
+        """A trial will be tried again: printed, because it may point at the machine."""
+        self._running.pop(trial.key, None)
+        name = escape(self._names[trial.key])
+        self._console.print(f"{name}: [yellow]{escape(reason)}; trying again[/]", soft_wrap=True)
+
+    def ended(self, outcome: Outcome) -> None:
+        """A trial is done or has failed: counted, and printed as a line."""
+        trial = outcome.trial
+        self._running.pop(trial.key, None)
+        if outcome.status == "done":
+            self._done += 1
+            best = self._best.get(trial.bits)
+            if best is None or _score(outcome)[1] > _score(best)[1]:
+                self._best[trial.bits] = outcome
+            metric, value = _score(outcome)
+            what = f"{metric} {value:.2f}  {outcome.seconds:.1f} s"
+            if outcome.unreadable:
+                what += f"  [yellow]{escape(outcome.unreadable_text)}[/]"
+            if outcome.audit_text:
+                what += f"  [yellow]not k-bit: {escape(outcome.audit_text)}[/]"
+        else:
+            self._failed += 1
+            what = f"[red]failed:[/] {escape(outcome.reason)}"
+        if self._live:
+            self._bar.update(self._task, completed=self._done + self._failed)
+        if self._live is None or outcome.status == "failed":
+            self._spoke = time.monotonic()
+            count = self._done + self._failed
+            width = len(str(self._total))
+            self._console.print(
+                f"[{count:{width}}/{self._total}] {escape(self._names[trial.key])}: {what}",
+                highlight=False,
+                soft_wrap=True,
+            )
+
+    def _left(self) -> str:
+        count = self._done + self._failed
+        elapsed = time.monotonic() - self._start
+        if count < 2:
+            return "time left unknown yet"
+        return f"about {duration(elapsed / count * (self._total - count))} left"
+
+    def _render(self) -> RenderableType:
+        counts = f"{self._done} done, {len(self._running)} running, {self._failed} failed"
+        now = Table.grid(padding=(0, 2))
+        for trial, epoch in list(self._running.values()):
+            name = escape(self._names[trial.key])
+            now.add_row("  training", name, f"epoch {epoch}/{trial.recipe.epochs}")
+        for bits, outcome in sorted(dict(self._best).items()):
+            name = escape(self._names[outcome.trial.key])
+            now.add_row(f"  best {bits}", name, f"{_score(outcome)[1]:.2f}")
+        return Group(self._bar, f"{counts}; {self._left()}", now)
+
+
+def _score(outcome: Outcome) -> tuple[str, float]:
+    """The first metric of a task, and its value."""
+    return next(iter(outcome.metrics.items()))
+
+
+def duration(seconds: float) -> str:
+    """A time in words: ``40 s``, ``3 min``, ``2.5 h``, ``4.1 days``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    if seconds < 48 * 3600:
+        return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 86400:.1f} days"

@@ -1,0 +1,141 @@
+"""The verbs of those who share results: `qbench compare`, `export` and `import`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from qbench.cli.options import AsJson, Assignments, MethodFiles, Results, SuiteFile
+
+if TYPE_CHECKING:
+    from qbench.report.comparison import Difference
+
+Side = Annotated[
+    Path,
+    typer.Argument(
+        help="A suite (.yaml), a results folder, a trials.csv, or exported .json files."
+    ),
+]
+STYLES = {"worse": "red", "better": "green"}
+
+
+def compare(
+    a: Side,
+    b: Side,
+    results: Results = Path("results"),
+    as_json: AsJson = False,
+) -> None:
+    """Compare B with A: what changed, by how much, and whether it is significant.
+
+    Results are matched by data set, model, row and width; differences are tested over the seeds
+    that both have (paired t-test, Holm's correction over all that is compared). What is the same is
+    counted, not listed. Exit code 0:
+    nothing is significantly worse in B; 1: something is, or one trial has two numbers; 2: a mistake
+    in what is given.
+    """
+    from qbench.benchmark.finished import load
+    from qbench.report.comparison import compare as compared
+
+    found = compared(load(a, results), load(b, results))
+    if as_json:
+        print(json.dumps([each.as_json() for each in found], indent=2, ensure_ascii=False))
+    else:
+        _show(found, a, b)
+    raise typer.Exit(int(any(each.verdict == "worse" or each.conflicts for each in found)))
+
+
+def _show(found: Sequence[Difference], a: Path, b: Path) -> None:
+    from collections import Counter
+
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for title in ("model", "method", "bits"):
+        table.add_column(title)
+    for title in ("A", "B", "B − A", "seeds", "p"):
+        table.add_column(title, justify="right")
+    for title in ("", "what changed"):
+        table.add_column(title)
+    for each in found:
+        if each.verdict == "same" and not each.settings and not each.stale:
+            continue
+        twice = f"{len(each.conflicts)} with one key and two numbers" if each.conflicts else ""
+        table.add_row(
+            escape(f"{each.model} on {each.dataset}"),
+            escape(each.label),
+            each.bits,
+            *(_number(value, ".2f") for value in (each.mean_a, each.mean_b)),
+            _number(each.change, "+.2f"),
+            str(each.seeds) if each.seeds else "",
+            _number(each.p, ".2g"),
+            each.verdict,
+            escape("; ".join(filter(None, (each.settings, twice, *each.stale)))),
+            style=STYLES.get(each.verdict),
+        )
+    console = Console(highlight=False)
+    if table.rows:
+        console.print(table)
+    counts = Counter(each.verdict for each in found)
+    told = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
+    console.print(f"A: {a}, B: {b}. {len(found)} results: {told}.", markup=False, soft_wrap=True)
+
+
+def _number(value: float, form: str) -> str:
+    return f"{value:{form}}" if value == value else ""
+
+
+def export(
+    suite: SuiteFile,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to; made if needed.")],
+    assignments: Assignments = None,
+    methods: MethodFiles = None,
+    results: Results = Path("results"),
+) -> None:
+    """Write every finished trial of a suite as a plain JSON file, for others to import.
+
+    A file is named after the trial's key and has its configuration, metrics, history, audit and
+    environment; weights stay here. What was changed by hand in the store is left out, and told.
+    """
+    from qbench.benchmark import exchange
+    from qbench.benchmark.benchmark import Benchmark
+    from qbench.store.mlflow import EDITED
+
+    benchmark = Benchmark.open(suite, results, assignments or (), methods or ())
+    files, left_out = exchange.export(benchmark, folder)
+    print(f"Wrote {len(files)} trials to {folder}")
+    for name in left_out:
+        print(f"Left out: {name}: {EDITED}")
+
+
+def import_(
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="PATH...", help="Exported files, or folders of them.")
+    ],
+    results: Results = Path("results"),
+) -> None:
+    """Take exported trials into the store, each once; nothing that is there is overwritten.
+
+    Exit code 0: all are in the store; 1: some are there with other numbers, which are kept, and
+    both are told; 2: a file is none, or was changed.
+    """
+    from qbench.benchmark import exchange
+    from qbench.errors import QbenchError
+    from qbench.store.mlflow import Store
+    from qbench.store.spool import Spool
+
+    files = list(exchange.read(paths))
+    with Spool(results / ".state").lock(wait=False) as alone:
+        if not alone:
+            raise QbenchError(f"a run is writing to {results}; import once it has ended")
+        merged = exchange.merge(files, Store(results))
+    print(f"{len(merged.added)} trials added, {len(merged.duplicates)} there already.")
+    for conflict in merged.conflicts:
+        name, key = conflict.outcome.trial.name, conflict.outcome.trial.key
+        print(f"{conflict.place}: not taken: {name} ({key}) is there with {conflict.text}")
+    raise typer.Exit(int(bool(merged.conflicts)))

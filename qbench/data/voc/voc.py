@@ -1,0 +1,209 @@
+"""Pascal VOC, or any data laid out as it is, from the user's disk."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.utils.data import ConcatDataset
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+from qbench.data import Dataset, content_of
+from qbench.data.synthetic.voc_like import CLASSES
+from qbench.data.voc.images import Item, Target, VOCImages, drop_boxes_without_area, list_of, listed
+from qbench.errors import QbenchError
+from qbench.spec.recipe import Recipe
+
+_MEAN_COLOUR = (123.0, 117.0, 104.0)  # of ImageNet: what lies around an image made smaller
+_PARTS = ("Annotations", "JPEGImages")
+
+
+class VOC(Dataset):
+    """VOC2007 and VOC2012 trainval for training, VOC2007 test (Everingham et al., IJCV 2010).
+
+    Reads ``VOCdevkit/VOC2007`` and ``VOCdevkit/VOC2012``. An item is an image, uint8 (3, S, S), and
+    a dict of ``boxes``, float32 (n, 4), in pixels of that image as x1 y1 x2 y2; ``labels``, int64
+    (n,), from 1, 0 being the background; and ``difficult``, bool (n,). A batch is the images,
+    stacked, and a list of the dicts.
+
+    Training images are augmented as SSD's are (Liu et al., ECCV 2016, arXiv:1512.02325, Section
+    2.2): colours distorted, zoomed out, cropped around objects, flipped. All are stretched to S×S.
+    Difficult objects are not trained on, nor are images without others; test targets keep them,
+    for the metric to ignore. A box is clipped to its image, and left out where it has no area.
+
+    Args:
+        root: the folder that holds ``VOCdevkit``, or holds that folder as ``voc``, or is
+            ``VOCdevkit``; ``$QBENCH_DATA`` by default.
+        image_size: S.
+        years: whose trainval images to train on: 2007, 2012 or both.
+
+    Raises:
+        QbenchError: an image size or a year cannot be.
+    """
+
+    title = "Pascal VOC"
+    augmented = "SSD's: colour, zoom out, crop around objects, flip"
+    published_as = ("voc07",)
+    source = "host.robots.ox.ac.uk/pascal/VOC, 2007 and 2012"
+    task = "detection"
+    feeding = 8
+    shown = ("map50_voc07",)
+    folder: ClassVar[str] = "voc"
+    classes: ClassVar[tuple[str, ...]] = CLASSES
+    size: ClassVar[int] = 300
+    training: ClassVar[dict[int, int]] = {2007: 5_011, 2012: 11_540}
+    testing: ClassVar[int] = 4_952
+    full_precision_recipe = Recipe(  # of SSD300: 120,000 steps
+        epochs=232,
+        batch_size=32,
+        optimizer="sgd",
+        lr=1e-3,
+        weight_decay=5e-4,
+        schedule="step",
+        milestones=(155, 194),
+    )
+    aligned_recipe = Recipe(  # of Quantization Networks
+        epochs=100,
+        batch_size=16,
+        optimizer="sgd",
+        lr=1e-5,
+        other_lr=1e-7,
+        weight_decay=5e-4,
+        schedule="step",
+        milestones=(70, 90),
+        gradient_clip=20.0,
+        initialization="pretrained",
+    )
+
+    def __init__(
+        self,
+        root: str | None = None,
+        image_size: int | None = None,
+        years: Sequence[int] = (2007, 2012),
+    ) -> None:
+        image_size = self.size if image_size is None else image_size
+        if image_size < 1:
+            raise QbenchError(f"{self.folder}: data.image_size is 1 or more, not {image_size}")
+        if not years or not set(years) <= set(self.training):
+            raise QbenchError(f"{self.folder}: data.years are 2007 and 2012, not {list(years)}")
+        self._root = root or os.environ.get("QBENCH_DATA")
+        self.years = tuple(sorted(set(years)))
+        self.num_classes = len(self.classes) + 1
+        self.image_shape = (3, image_size, image_size)
+
+    def missing(self) -> str:
+        """Where lists, annotations and images should be and are not."""
+        try:
+            for year, split in self._splits:
+                for path in (
+                    list_of(self._year(year), split),
+                    *(self._year(year) / p for p in _PARTS),
+                ):
+                    if not path.exists():
+                        return f"{self.folder}: expected {path}; found {content_of(path.parent)}"
+        except QbenchError as error:
+            return str(error)
+        return ""
+
+    def sizes(self) -> tuple[int, int]:
+        """Numbers of images in the lists; of the original where data are missing."""
+        if self.missing():
+            return sum(self.training[year] for year in self.years), self.testing
+        *training, test = (
+            len(listed(list_of(self._year(year), split))) for year, split in self._splits
+        )
+        return sum(training), test
+
+    def identity(self) -> dict[str, Any]:
+        """What is not as in the original: image size, years, numbers of images."""
+        own: dict[str, Any] = {"image_size": self.image_shape[1], "years": list(self.years)}
+        own |= dict(zip(("train", "test"), self.sizes(), strict=True))
+        original = {
+            "image_size": self.size,
+            "years": list(self.training),
+            "train": sum(self.training[year] for year in self.years),
+            "test": self.testing,
+        }
+        return {name: value for name, value in own.items() if value != original[name]}
+
+    def train(self) -> ConcatDataset[Item]:
+        """Images that have an object to train on, augmented.
+
+        Raises:
+            QbenchError: data are missing, or not as VOC's; the message names the file.
+        """
+        steps = [*self.augmentation(), self._stretch, drop_boxes_without_area()]
+        return ConcatDataset([self._images(*split, steps, True) for split in self._splits[:-1]])
+
+    def test(self) -> VOCImages:
+        """Images of VOC2007 test, with their difficult objects.
+
+        Raises:
+            QbenchError: as `train`.
+        """
+        return self._images(*self._splits[-1], [self._stretch], False)
+
+    def augmentation(self) -> list[v2.Transform]:
+        """What is done to training images before they are stretched to S×S."""
+        return [
+            v2.RandomPhotometricDistort(),
+            v2.RandomZoomOut(fill={tv_tensors.Image: _MEAN_COLOUR, "others": 0}),
+            v2.RandomIoUCrop(),
+            v2.RandomHorizontalFlip(),
+        ]
+
+    def collate(self, items: Sequence[Item]) -> tuple[Tensor, list[Target]]:
+        """The images of a batch, stacked, uint8 (N, 3, S, S), and their targets."""
+        images, targets = zip(*items, strict=True)
+        return torch.stack(images), list(targets)
+
+    def to_input(self, images: Tensor) -> Tensor:
+        """Bytes to [0, 1]: a detector standardises them itself."""
+        return images / 255
+
+    def stand_in(self, folder: Path) -> dict[str, Any]:
+        """Drawn images, with objects of every kind that VOC has."""
+        from qbench.data.synthetic import voc_like
+
+        voc_like.write(folder, train=40, test=10)
+        return {"root": str(folder)}
+
+    @property
+    def _stretch(self) -> v2.Transform:
+        return v2.Resize(self.image_shape[1:], antialias=True)
+
+    @cached_property
+    def _devkit(self) -> Path:
+        draws = "`qbench data voc-like FOLDER` draws a small tree to try things out"
+        if not self._root:
+            raise QbenchError(
+                f"{self.folder}: where is it? Set QBENCH_DATA to the folder that holds "
+                f"{self.folder}/VOCdevkit, or say --set data.root=FOLDER. {draws}"
+            )
+        root = Path(self._root)
+        places = [root / self.folder / "VOCdevkit", root / "VOCdevkit"]
+        for place in [*places, root]:
+            if place.name == "VOCdevkit" and place.is_dir():
+                return place
+        raise QbenchError(
+            f"{self.folder}: expected a folder {places[0]} or {places[1]}; "
+            f"found {content_of(root)}. {draws}"
+        )
+
+    @property
+    def _splits(self) -> list[tuple[int, str]]:
+        return [*((year, "trainval") for year in self.years), (2007, "test")]
+
+    def _year(self, year: int) -> Path:
+        return self._devkit / f"VOC{year}"
+
+    def _images(self, year: int, split: str, steps: list[v2.Transform], train: bool) -> VOCImages:
+        if reason := self.missing():
+            raise QbenchError(reason)
+        return VOCImages(self._year(year), split, self.classes, steps, train)

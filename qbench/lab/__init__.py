@@ -1,0 +1,1 @@
+"""Tools for authors of methods: the contract check, the profile, the scaffold."""

@@ -1,0 +1,94 @@
+"""My method: uniform levels over a multiple of the mean size.
+
+Weights, k bits, for each layer, n = 2^(k−1) − 1::
+
+    s = reach · mean|w| / n,   w_q = s · clip([w/s], −n, n)
+
+Inputs, k bits, n = 2^k − 1, from the calibration data's mean size::
+
+    s = reach · mean|x| / n,   x_q = s · clip([x/s], 0, n)
+
+Gradient: 1 inside the range, 0 outside.
+
+This file works as it is. Change the equations above, then the two quantizers below to match;
+`qbench check my_method.py` tells what the change broke.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from torch import Tensor, nn
+
+from qbench.functional import round_ste
+from qbench.method import Bits, Field, Layer, Method, Recipe
+
+
+class MyMethod(Method):
+    """One line for `qbench list methods`.
+
+    Options:
+        reach: the largest level, as a multiple of the mean size.
+    """
+
+    name = "my_method"
+    title = "My method"  # in tables
+    paper = ""  # as "Authors, venue year, arXiv:number"
+    # For `recipe: paper`; any field of qbench.spec.recipe.Recipe.
+    paper_recipe = Recipe(optimizer="sgd", lr=0.01, epochs=90, batch_size=256)
+    reach: Annotated[float, Field(gt=0)] = 3.0  # an option: `my_method: {reach: 2}` in a suite
+
+    def supports(self, bits: Bits, task: str) -> str | None:
+        """Say why not, in a few words; None where the method can do it."""
+        if bits.weights.bits == 1:
+            return "its weights have 2^k − 1 levels, so at least 2 bits"
+        if bits.weights.top not in (None, 2 ** (bits.weights.bits - 1) - 1):
+            return f"its levels are evenly spaced integers, not ±{bits.weights.top}"
+        return None
+
+    def weight_quantizer(self, layer: Layer, weight: Tensor) -> nn.Module:
+        """Called once for each layer, with the weight that training starts from."""
+        return WeightQuantizer(layer.weight_bits.bits, self.reach)
+
+    def input_quantizer(self, layer: Layer, sample: Tensor) -> nn.Module:
+        """Called once for each layer, with inputs that it sees on training data."""
+        return InputQuantizer(layer.input_bits.bits, self.reach * sample.abs().mean())
+
+
+class WeightQuantizer(nn.Module):
+    """w_q = s · clip([w/s], −n, n), s = reach · mean|w| / n.
+
+    Args:
+        bits: k > 1.
+        reach: the largest level over mean|w|.
+    """
+
+    def __init__(self, bits: int, reach: float) -> None:
+        super().__init__()
+        self.n, self.reach = 2 ** (bits - 1) - 1, reach
+
+    def forward(self, w: Tensor) -> Tensor:
+        """Quantize ``w``, (out, in, …)."""
+        s = (self.reach * w.detach().abs().mean() / self.n).clamp(min=1e-8)
+        return round_ste((w / s).clamp(-self.n, self.n)) * s
+
+
+class InputQuantizer(nn.Module):
+    """x_q = s · clip([x/s], 0, n).
+
+    Args:
+        bits: k.
+        largest: the largest level.
+    """
+
+    step: Tensor
+
+    def __init__(self, bits: int, largest: Tensor) -> None:
+        super().__init__()
+        self.n = 2**bits - 1
+        self.register_buffer("step", (largest / self.n).clamp(min=1e-8))  # saved with the model
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Quantize ``x``, any shape."""
+        s = self.step.to(x.dtype)
+        return round_ste((x / s).clamp(0, self.n)) * s

@@ -1,0 +1,1 @@
+"""A method's quantizers on a model, and the audit of what they return."""

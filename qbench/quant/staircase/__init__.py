@@ -1,0 +1,1 @@
+"""The staircase of sigmoids of Quantization Networks and its C kernels."""

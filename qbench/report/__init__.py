@@ -1,0 +1,1 @@
+"""Trials as rows, results over seeds, tables, figures and the page."""

@@ -1,0 +1,64 @@
+"""What stands between a published number and the trial beside it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from qbench.data import Dataset
+from qbench.method import Method
+from qbench.suite.grid import Cell
+from qbench.suite.suite import Published, Suite
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """How far a trial repeats what a number was published for.
+
+    Attributes:
+        unlike: why the number says nothing of the trial: other data, another network, a shortened
+            recipe; '' where it may be judged.
+        apart: in what else the trial departs; a verdict says so.
+    """
+
+    unlike: str = ""
+    apart: str = ""
+
+
+def likeness(
+    cell: Cell, wanted: Published, suite: Suite, dataset: Dataset, method: Method
+) -> Likeness:
+    """Compare a trial with the setting that a number was published for.
+
+    Args:
+        cell: the trial and its row.
+        wanted: the table that the number is from.
+        suite: the suite of both.
+        dataset: the suite's dataset.
+        method: the row's method.
+    """
+    trial, paper = cell.trial, method.paper_recipe
+    # What a row says of its own is from its sources; what the suite changes is not. A method's
+    # recipe is for classification: how long its paper trains detectors is not known.
+    usual = paper.epochs if paper is not None and dataset.task == "classification" else None
+    epochs = cell.row.recipe.get("epochs", usual)
+    unlike = ["a rehearsal"] if trial.rehearsal else []
+    if wanted.dataset not in (trial.dataset, *dataset.published_as):
+        unlike.append(f"published for {wanted.dataset}, not {trial.dataset}")
+    elif trial.data:
+        unlike.append("other data than the original: " + ", ".join(map(str, trial.data)))
+    if wanted.model != trial.model:
+        unlike.append(f"published for {wanted.model}, not {trial.model}")
+    if trial.recipe.steps is not None:
+        unlike.append(f"epochs of {trial.recipe.steps} steps")
+    if method.trains and epochs is not None and trial.recipe.epochs < epochs:
+        unlike.append(f"{trial.recipe.epochs} of {epochs} epochs")
+    apart = []
+    if method.trains and cell.recipe != "paper":
+        apart.append(f"recipe {cell.recipe}")
+    elif method.trains and paper is None:
+        apart.append("recipe of the data set: the method has none of its own")
+    apart += [f"{name} {value}" for name, value in suite.recipe.changes.items()]
+    if trial.layers != method.paper_layers:
+        layers = trial.layers if isinstance(trial.layers, str) else "chosen by name"
+        apart.append(f"layers {layers}, not {method.paper_layers}")
+    return Likeness("; ".join(unlike), "; ".join(apart))

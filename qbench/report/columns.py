@@ -1,0 +1,341 @@
+"""Names and meanings of all columns: the one list behind tables, files and pages.
+
+``python -m qbench.report.columns`` prints ``docs/columns.md``.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Better = Literal["higher", "lower", ""]
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of `qbench.report.summary.summarise`.
+
+    Attributes:
+        name: in frames and CSV files.
+        title: in headings.
+        about: what it is, in a sentence.
+        group: ``result``, ``accuracy``, ``significance``, ``published``, ``policy`` or ``cost``.
+        unit: ``%``, ``points`` (of percent), ``MB``, ``GBOPs``, ``×``, or '' of numbers and text.
+        digits: behind the point; None of text and of whole numbers.
+        better: which values are better, if any are.
+    """
+
+    name: str
+    title: str
+    about: str
+    group: str
+    unit: str = ""
+    digits: int | None = None
+    better: Better = ""
+
+    @property
+    def heading(self) -> str:
+        """The title with its unit."""
+        return self.title if self.unit in ("", "×") else f"{self.title} ({self.unit})"
+
+    def text(self, value: Any) -> str:
+        """A value as people read it, without its unit but for ×; '' of one that is not there."""
+        if value is None or (isinstance(value, float) and math.isnan(value)):
+            return ""
+        if isinstance(value, bool):
+            return "yes" if value else "no"
+        if self.digits is not None:
+            sign = "+" if self.name == "delta" else ""
+            small = self.unit in ("MB", "GBOPs") and abs(value) < 1
+            shown = f"{value:.3g}" if small else f"{value:{sign}.{self.digits}f}"
+            return f"{shown}×" if self.unit == "×" else shown
+        if self.name == "published":
+            return as_printed(value)
+        if isinstance(value, float) and value.is_integer():
+            return str(int(value))
+        return str(value)
+
+
+def as_printed(value: float) -> str:
+    """A published value as tables print it: with a digit behind the point, or more."""
+    return max(f"{value:.1f}", f"{value:g}", key=len)
+
+
+def _group(group: str, *rows: tuple[Any, ...]) -> list[Column]:
+    return [Column(name, title, about, group, *rest) for name, title, about, *rest in rows]
+
+
+COLUMNS: tuple[Column, ...] = (
+    *_group(
+        "result",
+        ("dataset", "Dataset", "The data set of training and measurement."),
+        ("model", "Model", "The network."),
+        ("label", "Method", "Name of the row in the table."),
+        ("method", "Method name", "Name of the method in suites."),
+        ("options", "Options", "Options of the method, as JSON."),
+        ("bits", "Bits", "Requested widths: weights/activations; 32 is full precision."),
+        ("w_bits", "Weight bits", "Bits of the weight of a quantized layer.", "", None, "lower"),
+        ("a_bits", "Activation bits", "Bits of the input of a quantized layer.", "", None, "lower"),
+    ),
+    *_group(
+        "accuracy",
+        (
+            "status",
+            "Status",
+            "done: every seed finished; partly: some seeds finished; failed: no seed finished and "
+            "at least one failed; missing: not run; unsupported: the method cannot run this "
+            "configuration; rehearsal: only a few steps ran, not a result.",
+        ),
+        ("reason", "Reason", "Why the trial failed or cannot be run."),
+        ("n", "n", "Number of finished seeds, over which means are taken."),
+        ("seeds", "Seeds", "Number of seeds that the suite requests."),
+        ("metric", "Metric", "The metric of the mean, the std and every difference."),
+        (
+            "mean",
+            "Mean",
+            "Mean over seeds of the hardened network after the last epoch.",
+            "%",
+            2,
+            "higher",
+        ),
+        ("std", "Std", "Sample standard deviation over seeds (n − 1).", "points", 2, "lower"),
+        (
+            "ci95",
+            "± 95 %",
+            "Half the width of the two-sided 95 % interval of the mean (Student's t).",
+            "points",
+            2,
+            "lower",
+        ),
+        ("top5", "Top-5", "Mean top-5 accuracy.", "%", 2, "higher"),
+        ("map50", "mAP 0.5", "Mean mAP at IoU 0.5 over every recall point.", "%", 2, "higher"),
+        ("map", "mAP", "Mean COCO mAP, IoU 0.5 to 0.95.", "%", 2, "higher"),
+        (
+            "full_precision",
+            "Full precision",
+            "Mean of the same network in full precision.",
+            "%",
+            2,
+            "higher",
+        ),
+        (
+            "drop",
+            "Drop",
+            "Full precision minus this mean, over pairs with the same seed.",
+            "points",
+            2,
+            "lower",
+        ),
+        (
+            "drop_std",
+            "Drop std",
+            "Sample standard deviation of these differences.",
+            "points",
+            2,
+            "lower",
+        ),
+    ),
+    *_group(
+        "significance",
+        (
+            "standing",
+            "Standing",
+            "best: the best of its column (dataset, model, bits); tied: a paired t-test over seeds "
+            "does not distinguish it from the best; behind: the test does; worse: it does after "
+            "Holm's correction too; untested: too few seeds, or not all finished; empty if there "
+            "is no other row to compare with.",
+        ),
+        ("p", "p", "p-value of the two-sided paired t-test against the best of the column.", "", 4),
+        ("p_holm", "p (Holm)", "The same p-value, corrected for all rows of the column.", "", 4),
+        (
+            "bold",
+            "Bold",
+            "Whether tables print it bold: it is the best, and the test distinguishes it from all "
+            "other rows.",
+        ),
+    ),
+    *_group(
+        "published",
+        (
+            "published",
+            "Published",
+            "The number that a paper states; never part of a mean.",
+            "%",
+            None,
+            "higher",
+        ),
+        ("source", "Source", "Source of the published number."),
+        (
+            "delta",
+            "Δ",
+            "Measured minus published, for claims that are judged.",
+            "points",
+            2,
+            "higher",
+        ),
+        (
+            "verdict",
+            "Verdict",
+            "reproduced: the published number, rounded as printed, lies in the 95 % interval over "
+            "seeds; short by, above by: it does not; one seed: no interval; not judged: see the "
+            "note.",
+        ),
+        (
+            "verdict_note",
+            "Verdict note",
+            "Why a claim is not judged, or how the measurement departs from its setting.",
+        ),
+    ),
+    *_group(
+        "policy",
+        ("first_layer", "First layer", "Widths of the first layer."),
+        ("last_layer", "Last layer", "Widths of the last layer."),
+        (
+            "w_levels",
+            "Weight levels",
+            "Distinct values of a quantized weight, counted by the audit: the maximum over layers, "
+            "or over filters if each filter has its own levels.",
+        ),
+        ("a_levels", "Activation levels", "The same for the input of a quantized layer."),
+        ("start", "Start", "pretrained, scratch, or provided weights that are not trained here."),
+        ("recipe", "Recipe", "aligned: one for all methods; paper: the published one of each."),
+        ("epochs", "Epochs", "Epochs of training with quantizers; 0: calibrated only."),
+        ("augmentation", "Augmentation", "Random transformations of each training image."),
+        ("checkpoint", "Measured", "The epoch whose network is measured."),
+        (
+            "differs",
+            "Differs in",
+            "How the protocol differs from most rows of the table; empty if it does not.",
+        ),
+    ),
+    *_group(
+        "cost",
+        (
+            "weight_mb",
+            "Weights",
+            "Size of the packed weights: k-bit codes, their scales, everything else at 32 bits; "
+            "1 MB is 10^6 bytes.",
+            "MB",
+            2,
+            "lower",
+        ),
+        (
+            "compression",
+            "Smaller",
+            "Size of the weights in full precision over the packed size.",
+            "×",
+            1,
+            "higher",
+        ),
+        (
+            "gbops",
+            "Bit-operations",
+            "Sum over layers of multiply-adds × weight bits × input bits for one image, in 10^9.",
+            "GBOPs",
+            2,
+            "lower",
+        ),
+        ("bops_ratio", "Fewer", "Bit-operations in full precision over these.", "×", 1, "higher"),
+        (
+            "train_ratio",
+            "Training",
+            "Seconds per epoch over those of full precision with the same seed.",
+            "×",
+            2,
+            "lower",
+        ),
+        (
+            "audit",
+            "Audit",
+            "k-bit if the stored network has the promised levels; else what has not.",
+        ),
+    ),
+)
+BY_NAME = {column.name: column for column in COLUMNS}
+# Of `trials.csv`, in its order.
+TRIAL_COLUMNS = {
+    "key": "The trial's key: a hash of everything that determines its numbers.",
+    "method": "Name of the method in suites; fp32 is the full-precision network.",
+    "label": "The row of the table.",
+    "options": "All options of the method, as JSON.",
+    "model": "The network.",
+    "dataset": "The data set.",
+    "bits": "Requested widths: weights/activations; 32 is full precision.",
+    "w_bits": "Bits of the weight of a quantized layer.",
+    "a_bits": "Bits of the input of a quantized layer.",
+    "seed": "Seed of everything random.",
+    "recipe": "aligned: one recipe for all methods; paper: the published recipe of each method.",
+    "epochs": "Passes over the training data; 0: quantized and evaluated only.",
+    "status": "done, failed, missing (not run yet) or unsupported.",
+    "reason": "Why the trial failed or is not supported.",
+    "top1": "Top-1 accuracy of the hardened network on the test split after the last epoch, %.",
+    "top5": "Top-5 accuracy, %.",
+    "test_loss": "Cross-entropy on the test split.",
+    "map50_voc07": "Mean average precision at IoU 0.5 by the 11 points of VOC2007, %.",
+    "map50": "Mean average precision at IoU 0.5 over every recall point, %.",
+    "map": "Mean average precision over IoU 0.5 to 0.95, as in COCO, %.",
+    "train_seconds": "Seconds of training, including the evaluation after each epoch.",
+    "seconds": "Seconds of the whole trial.",
+    "audit": "Empty if the network is k-bit as promised; else the first layer that is not.",
+    "layers": "Which layers are quantized: a policy, names, or widths by name.",
+    "threads": "Number of torch threads on a CPU.",
+    "training": "Values of the recipe, as JSON.",
+    "published": "The published number as tables show it.",
+    "source": "Source of the published number.",
+    "published_value": "The published value of the metric that decides which result is best, %.",
+    "published_decimals": "Number of decimals of the published value.",
+    "claim_unlike": "Why the published number is for a different setting; empty if it is not.",
+    "claim_apart": "Other departures of the trial from the setting of the published number.",
+    "unreadable": "Items of the data set that could not be read and were skipped.",
+    "stale": "Why the number is stale; empty if it is current.",
+    "first_layer": "Widths of the first convolution or linear layer, W/A.",
+    "last_layer": "Widths of the last convolution or linear layer, W/A.",
+    "weight_mb": "Size of the packed weights, in 10^6 bytes.",
+    "full_weight_mb": "Size of the same weights in full precision, in 10^6 bytes.",
+    "gbops": "Bit-operations of one image, in 10^9.",
+    "full_gbops": "Bit-operations of the same network in full precision, in 10^9.",
+    "w_levels": "Distinct values of a quantized weight, the maximum over layers (or filters).",
+    "a_levels": "The same for the input of a quantized layer, on a batch of images.",
+    "start": "pretrained: from the full-precision trial of the same seed; scratch; or the weights "
+    "that the user provides.",
+    "augmentation": "Random transformations of each training image.",
+}
+
+
+def as_markdown() -> str:
+    """Return the documentation of all columns, the content of ``docs/columns.md``."""
+    lines = [
+        "# Columns",
+        "",
+        "This page describes every column of `leaderboard.csv` and `trials.csv`. "
+        "`python -m qbench.report.columns > docs/columns.md` generates it.",
+        "",
+        "## leaderboard.csv: one row per result",
+        "",
+        "A result is a row of the table at one width, on one model and data set, over its seeds.",
+    ]
+    for group in dict.fromkeys(column.group for column in COLUMNS):
+        lines += [
+            "",
+            f"### {group.capitalize()}",
+            "",
+            "| column | in tables | meaning |",
+            "| --- | --- | --- |",
+        ]
+        lines += [
+            f"| `{column.name}` | {column.heading} | {column.about}{_best(column)} |"
+            for column in COLUMNS
+            if column.group == group
+        ]
+    lines += ["", "## trials.csv: one row per trial", "", "| column | meaning |", "| --- | --- |"]
+    lines += [f"| `{name}` | {about} |" for name, about in TRIAL_COLUMNS.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _best(column: Column) -> str:
+    return f" {column.better.capitalize()} is better." if column.better else ""
+
+
+if __name__ == "__main__":
+    print(as_markdown(), end="")

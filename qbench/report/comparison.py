@@ -1,0 +1,188 @@
+"""Two sets of results side by side: what changed, by how much, and whether it is significant."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from qbench.report.significance import LEVEL, holm, paired
+from qbench.report.summary import RESULT
+
+_MAPPINGS, _COLUMNS = ("options", "training"), ("threads", "layers")
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One result in two places.
+
+    Attributes:
+        dataset, model, label, bits: which result.
+        mean_a, mean_b: its means, %; NaN where it is not there.
+        seeds: how many both have.
+        change: mean of B less that of A, over the seeds of both, in points; without such, of all.
+        p: of a two-sided paired t-test over these, corrected by Holm for all results compared; NaN
+            where there is no test.
+        verdict: ``same`` (equal for each seed), ``better``, ``worse`` (significantly), ``not
+            significant``, ``not tested``, ``only in A`` or ``only in B``.
+        settings: what of its options and its recipe differs.
+        conflicts: keys of trials that came out twice: A and B have other numbers of them.
+        stale: which of its numbers are not to be trusted any more, a text for each side and reason.
+    """
+
+    dataset: str
+    model: str
+    label: str
+    bits: str
+    mean_a: float
+    mean_b: float
+    seeds: int
+    change: float
+    p: float
+    verdict: str
+    settings: str
+    conflicts: list[str]
+    stale: list[str]
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values; None for what is not a number."""
+        return {
+            name: None if isinstance(value, float) and np.isnan(value) else value
+            for name, value in asdict(self).items()
+        }
+
+
+def compare(a: pd.DataFrame, b: pd.DataFrame) -> list[Difference]:
+    """Compare results by data set, model, row and width, in the order of A, then of B.
+
+    Args:
+        a: finished trials, as `qbench.benchmark.finished.load` gives them.
+        b: what is compared with them.
+    """
+    sides = [dict(list(side.groupby(RESULT, sort=False))) for side in _told_apart(a, b)]
+    places = list(dict.fromkeys([*sides[0], *sides[1]]))
+    found = [_difference(place, sides[0].get(place), sides[1].get(place)) for place in places]
+    corrected = holm([difference.p for difference in found])
+    return [_judged(difference, p) for difference, p in zip(found, corrected, strict=True)]
+
+
+def _told_apart(a: pd.DataFrame, b: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Both, with settings in the label where one of them has several of one row and width."""
+    both = pd.concat([a.assign(side="A"), b.assign(side="B")], ignore_index=True)
+    settings = [_settings(row) for _, row in both.iterrows()]
+    labels = list(both["label"])
+    for rows in both.groupby(RESULT, sort=False).indices.values():
+        kinds: dict[str, set[str]] = {"A": set(), "B": set()}
+        for i in rows:
+            kinds[both["side"][i]].add(str(settings[i]))
+        if max(map(len, kinds.values())) > 1:
+            names = dict.fromkeys(name for i in rows for name in settings[i])
+            varied = [n for n in names if len({str(settings[i].get(n)) for i in rows}) > 1]
+            for i in rows:
+                apart = ", ".join(f"{name}={_shown(settings[i].get(name))}" for name in varied)
+                labels[i] = f"{labels[i]} [{apart}]"
+    both["label"] = labels
+    return both[both["side"] == "A"], both[both["side"] == "B"]
+
+
+def _difference(place: Any, a: pd.DataFrame | None, b: pd.DataFrame | None) -> Difference:
+    nothing: dict[int, float] = {}
+    values_a, values_b = (nothing if side is None else _by_seed(side) for side in (a, b))
+    common = sorted(values_a.keys() & values_b.keys())
+    mean_a, mean_b = (_mean(values.values()) for values in (values_a, values_b))
+    change, settings, conflicts = mean_b - mean_a, "", list[str]()
+    if a is not None and b is not None:
+        settings, conflicts = _changed(a.iloc[0], b.iloc[0]), _conflicts(a, b)
+    if common:
+        change = _mean([values_b[seed] - values_a[seed] for seed in common])
+    verdict = "" if a is not None and b is not None else f"only in {'A' if b is None else 'B'}"
+    if common and all(_alike(values_a[seed], values_b[seed]) for seed in common):
+        verdict = "same"
+    p = float("nan") if verdict else paired(values_a, values_b)
+    return Difference(
+        **dict(zip(RESULT, place, strict=True)),
+        mean_a=mean_a,
+        mean_b=mean_b,
+        seeds=len(common),
+        change=change,
+        p=p,
+        verdict=verdict,
+        settings=settings,
+        conflicts=conflicts,
+        stale=[*_stale("A", a), *_stale("B", b)],
+    )
+
+
+def _stale(side: str, trials: pd.DataFrame | None) -> list[str]:
+    if trials is None:
+        return []
+    counts = trials.loc[trials["stale"] != "", "stale"].value_counts(sort=False)
+    return [f"{count} stale in {side}: {reason}" for reason, count in counts.items()]
+
+
+def _judged(found: Difference, p: float) -> Difference:
+    if found.verdict:
+        return found
+    if np.isnan(p):
+        verdict = "not tested"
+    elif p >= LEVEL:
+        verdict = "not significant"
+    else:
+        verdict = "better" if found.change > 0 else "worse"
+    return Difference(**{**asdict(found), "p": p, "verdict": verdict})
+
+
+def _mean(values: Any) -> float:
+    numbers = list(values)
+    return float(np.mean(numbers)) if numbers else float("nan")
+
+
+def _by_seed(trials: pd.DataFrame) -> dict[int, float]:
+    return dict(zip(trials["seed"].astype(int), trials["value"].astype(float), strict=True))
+
+
+def _changed(a: pd.Series[Any], b: pd.Series[Any]) -> str:
+    """What two trials' settings differ in, as ``lr 0.02 → 0.1``."""
+    before, after = _settings(a), _settings(b)
+    unknown = {n for n in _COLUMNS if (n in before) != (n in after)}  # a file may lack them
+    parts = [
+        f"{name} {_shown(before.get(name))} → {_shown(after.get(name))}"
+        for name in dict.fromkeys([*before, *after])
+        if before.get(name) != after.get(name) and name not in unknown
+    ]
+    if a["method"] != b["method"]:
+        parts.insert(0, f"method {a['method']} → {b['method']}")
+    return ", ".join(parts)
+
+
+def _settings(trial: pd.Series[Any]) -> dict[str, Any]:
+    """A trial's options and recipe, flat."""
+    flat: dict[str, Any] = {}
+    for name in _MAPPINGS:
+        flat |= json.loads(trial[name])
+    for name in _COLUMNS:
+        if pd.notna(trial.get(name)):
+            flat[name] = str(trial[name])
+    return flat
+
+
+def _shown(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else "–" if value is None else str(value)
+
+
+def _conflicts(a: pd.DataFrame, b: pd.DataFrame) -> list[str]:
+    """Keys that both have, with other numbers."""
+    known = dict(zip(a["key"], a["value"].astype(float), strict=True))
+    return [
+        str(key)
+        for key, value in zip(b["key"], b["value"].astype(float), strict=True)
+        if key in known and not _alike(known[key], value)
+    ]
+
+
+def _alike(a: float, b: float) -> bool:
+    """Whether two numbers are one, but for files that round to six digits."""
+    return bool(np.isclose(a, b, rtol=1e-5, atol=0))

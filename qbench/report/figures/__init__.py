@@ -1,0 +1,1 @@
+"""Figures in one style, as pure functions of what they draw."""

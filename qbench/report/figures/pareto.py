@@ -1,0 +1,151 @@
+"""Accuracy against cost: which results no other beats at both."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
+from matplotlib.transforms import Bbox
+
+from qbench.report.columns import BY_NAME
+from qbench.report.figures.style import (
+    HOLLOW,
+    POINTS,
+    STYLE,
+    Looks,
+    drawn,
+    error_axis,
+    legend,
+    looks_of,
+    save,
+)
+from qbench.report.summary import FULL_PRECISION
+from qbench.spec.metrics import SHORT
+
+COSTS = ("weight_mb", "gbops")
+FRONT: dict[str, Any] = {
+    "color": "0.25",
+    "linewidth": 1.2,
+    "drawstyle": "steps-post",
+    "zorder": 1.5,
+}
+FULL: dict[str, Any] = {"color": "0.15", "marker": "*", "markersize": 11, **POINTS}
+BEATEN: dict[str, Any] = {"alpha": 0.45, "markersize": 4.5, "markeredgewidth": 0.3}
+MOST_TICKS = 6
+PANEL = (3.3, 2.4)  # inches, about
+LETTER = 0.068  # inches
+ROOM = 1.12  # of a logarithmic axis, beyond its last point
+
+
+def pareto(summary: pd.DataFrame, folder: Path) -> list[Path]:
+    """Draw accuracy against packed weights and against bit-operations, and the Pareto front.
+
+    A point is a result. The front joins those that no other k-bit result, full precision included,
+    beats or equals at less cost; their widths stand beside, and the others are pale. Costs are
+    logarithmic, accuracy is so in the error, as that of training curves. A row of panels for each
+    network.
+
+    Args:
+        summary: as of `qbench.report.summary.summarise`.
+        folder: where to.
+
+    Returns:
+        ``pareto.png`` and ``.svg``; nothing where fewer than two results of different cost are
+        measured.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    found = summary[summary["mean"].notna() & summary[list(COSTS)].notna().all(axis=1)]
+    found = found[found["n"] > 0]
+    if found.loc[found["method"] != FULL_PRECISION, COSTS[0]].nunique() < 2:
+        return []
+    looks = looks_of(summary)
+    networks = list(found.groupby(["model", "dataset"], sort=False))
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(7.5, 3.2 * len(networks)), layout="constrained")
+        grid = figure.subplots(len(networks), len(COSTS), squeeze=False)
+        for row, ((model, dataset), results) in zip(grid, networks, strict=True):
+            for axes, cost in zip(row, COSTS, strict=True):
+                error_axis(axes, results["mean"])
+                _panel(axes, results, cost, looks)
+                axes.set_xlabel(BY_NAME[cost].heading)
+            row[0].set_ylabel(f"{SHORT[results['metric'].iloc[0]]} (%)")
+            row[1].tick_params(labelleft=False)
+            row[0].set_title(f"{model} on {dataset}", loc="left")
+        named = {label: look | POINTS for label, look in drawn(looks, found).items()}
+        more: Looks = {"Full precision": FULL, "Pareto front": {**FRONT, "drawstyle": "default"}}
+        if (found["audit"].str.len() > 0).any() and not found["audit"].isin(["", "k-bit"]).all():
+            more["hollow: not k-bit"] = {"color": "0.25", "marker": "o", **POINTS, **HOLLOW}
+        legend(figure, named | more)
+        return save(figure, "pareto", folder)
+
+
+def front(results: pd.DataFrame, cost: str) -> pd.DataFrame:
+    """The results that no other beats or equals at less cost, cheapest first.
+
+    Args:
+        results: with columns ``mean``, ``audit`` and the cost; those that are not k-bit are out.
+        cost: the column that should be low.
+    """
+    fair = results[results["audit"].isin(["", "k-bit"])]
+    ordered = fair.sort_values([cost, "mean"], ascending=[True, False], kind="stable")
+    best = ordered["mean"].cummax()
+    first = ~best.duplicated() & (ordered["mean"] == best)
+    return ordered[first]
+
+
+def _panel(axes: Axes, results: pd.DataFrame, cost: str, looks: Looks) -> None:
+    best = front(results, cost)
+    for index, result in results.iterrows():
+        full = result["method"] == FULL_PRECISION
+        look = dict(FULL) if full else looks[result["label"]] | POINTS
+        if result["audit"] not in ("", "k-bit"):
+            look |= HOLLOW | {"markeredgecolor": look["color"]}
+        if index not in best.index and not full:
+            look |= BEATEN
+        axes.plot(result[cost], result["mean"], **look)
+    low, high = results[cost].min() / ROOM, results[cost].max() * ROOM
+    axes.plot([*best[cost], high], [*best["mean"], best["mean"].iloc[-1]], **FRONT)
+    axes.set_xscale("log")
+    axes.set_xlim(low, high)
+    _name_widths(axes, best, cost)
+    ticks = _ticks(low, high)
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.xaxis.set_minor_locator(NullLocator())
+
+
+def _name_widths(axes: Axes, best: pd.DataFrame, cost: str) -> None:
+    """Write the width beside each point of the front, where there is room at one of its corners."""
+    place = axes.transData - axes.transAxes
+    points = [place.transform((row[cost], row["mean"])) * PANEL for _, row in best.iterrows()]
+    taken = [Bbox.from_bounds(x - 0.06, y - 0.06, 0.12, 0.12) for x, y in points]
+    whole = Bbox.from_bounds(0, 0, *PANEL)
+    for (x, y), bits in zip(points, best["bits"], strict=True):
+        width, height = LETTER * len(bits), 0.13
+        for across, below in ((1, 1), (1, 0), (0, 1), (0, 0)):
+            left = x + 0.07 if across else x - 0.07 - width
+            box = Bbox.from_bounds(left, y - 0.02 - height if below else y + 0.02, width, height)
+            inside = whole.x0 <= box.x0 and box.x1 <= whole.x1 and box.y1 <= whole.y1
+            if inside and not any(box.overlaps(other) for other in taken):
+                corner = (box.x0 / PANEL[0], box.y0 / PANEL[1])
+                axes.text(*corner, bits, fontsize=8, va="bottom", transform=axes.transAxes)
+                taken.append(box)
+                break
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Round numbers on a logarithmic axis, not too many."""
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for steps in ((1, 2, 5), (1, 3), (1,)):
+        ticks = [step * 10.0**decade for decade in decades for step in steps]
+        inside = [tick for tick in ticks if low <= tick <= high]
+        if len(inside) <= MOST_TICKS:
+            break
+    return inside

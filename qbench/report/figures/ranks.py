@@ -1,0 +1,137 @@
+"""Methods by their mean rank over settings, and which ranks the settings tell apart.
+
+After Demšar, Statistical Comparisons of Classifiers over Multiple Data Sets (JMLR 7, 2006).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from scipy import stats
+
+from qbench.report.figures.style import STYLE, looks_of, save
+from qbench.report.significance import LEVEL
+from qbench.report.summary import FULL_PRECISION
+
+SETTING = ["dataset", "model", "bits"]
+FEWEST_SETTINGS, FEWEST_METHODS = 2, 3
+BAR: dict[str, Any] = {"color": "0.15", "linewidth": 3.5, "solid_capstyle": "butt"}
+ROW = 0.24  # inches for a method
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Methods that all have a result in each of some settings, ranked in each.
+
+    Attributes:
+        mean: the mean rank of each method by its label, 1 being best, best first.
+        settings: how many settings.
+        p: of Friedman's test that all methods are alike.
+        critical: Nemenyi's difference: mean ranks closer than that are not told apart, at 5 %.
+    """
+
+    mean: pd.Series[float]
+    settings: int
+    p: float
+    critical: float
+
+    def alike(self) -> list[tuple[float, float]]:
+        """The ends of each longest run of methods that are not told apart."""
+        ranks = list(self.mean)
+        runs = [
+            (start, max(rank for rank in ranks if rank - start < self.critical)) for start in ranks
+        ]
+        ends = [0.0, *(end for _, end in runs)]
+        return [
+            run
+            for run, (before, end) in zip(runs, pairwise(ends), strict=True)
+            if end > before and end > run[0]
+        ]
+
+
+def rank(summary: pd.DataFrame) -> Ranks | None:
+    """Rank the methods in each setting (dataset, model, width), ties sharing their ranks.
+
+    Only methods with a whole, k-bit result in every setting can be ranked. Settings that few
+    methods can do are left out one by one, fewest methods first, while that makes the table of
+    methods × settings larger.
+
+    Args:
+        summary: as of `qbench.report.summary.summarise`.
+
+    Returns:
+        None where this leaves fewer than two settings or three methods.
+    """
+    fair = summary[
+        (summary["status"] == "done")
+        & (summary["audit"] == "k-bit")
+        & (summary["method"] != FULL_PRECISION)
+    ]
+    table = fair.pivot_table("mean", "label", SETTING, sort=False, observed=True)
+    order = table.notna().sum().sort_values(kind="stable").index
+    choices = [table[list(order[left:])].dropna() for left in range(len(order))]
+    fitting = [
+        choice
+        for choice in choices
+        if choice.shape[1] >= FEWEST_SETTINGS and len(choice) >= FEWEST_METHODS
+    ]
+    if not fitting:
+        return None
+    chosen = max(fitting, key=lambda choice: choice.size)
+    methods, settings = chosen.shape
+    ranks = chosen.round(2).rank(ascending=False)
+    spread = np.sqrt(methods * (methods + 1) / (6 * settings))
+    return Ranks(
+        ranks.mean(axis=1).sort_values(kind="stable"),
+        settings,
+        float(stats.friedmanchisquare(*chosen.round(2).to_numpy()).pvalue),
+        float(stats.studentized_range.ppf(1 - LEVEL, methods, np.inf) / np.sqrt(2) * spread),
+    )
+
+
+def ranks(summary: pd.DataFrame, folder: Path) -> list[Path]:
+    """Draw mean ranks over settings, and bars over methods that are not told apart.
+
+    Args:
+        summary: as of `qbench.report.summary.summarise`.
+        folder: where to.
+
+    Returns:
+        ``ranks.png`` and ``.svg``; nothing where `rank` finds nothing to rank.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    found = rank(summary)
+    if found is None:
+        return []
+    looks = looks_of(summary)
+    bars = found.alike()
+    count = len(found.mean)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(6.5, 1.2 + ROW * (count + 0.6 * len(bars))), layout="constrained")
+        axes = figure.subplots()
+        for place, (label, mean) in enumerate(found.mean.items()):
+            look = looks[str(label)]
+            axes.plot([1, mean], [place, place], color="0.8", linewidth=1, zorder=1)
+            axes.plot(mean, place, **look)
+        for i, (start, end) in enumerate(bars):
+            axes.plot([start, end], [-0.9 - 0.6 * i] * 2, **BAR)
+        axes.set_yticks(range(count), list(map(str, found.mean.index)))
+        axes.set_ylim(count - 0.4, -0.5 - 0.6 * (len(bars) + 0.3))
+        axes.set_xlim(0.8, max(found.mean.max(), 1 + found.critical) + 0.3)
+        axes.set_xlabel(
+            "mean rank, 1 is best; bars: not told apart by Nemenyi's test\n"
+            f"(critical difference {found.critical:.2f}, α = {LEVEL:g}); "
+            f"Friedman's test: p = {found.p:.2g}"
+        )
+        axes.set_title(f"{count} methods in {found.settings} settings", loc="left")
+        axes.grid(visible=False, axis="y")
+        return save(figure, "ranks", folder)

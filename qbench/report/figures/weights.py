@@ -1,0 +1,172 @@
+"""Figures of one trial's weights, and of the function that quantizes them.
+
+Levels are solid lines and thresholds are dotted ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import matplotlib as mpl
+import numpy as np
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from qbench.report.figures.style import (
+    ACROSS,
+    COLORS,
+    STYLE,
+    TITLE_LETTER,
+    Looks,
+    legend,
+    name_figure,
+    panels,
+    save,
+)
+
+if TYPE_CHECKING:
+    from qbench.spec.result import Curve, Weights
+
+HARD_STEPS: dict[str, Any] = {"color": "0.1", "linewidth": 1.6}
+BEFORE: dict[str, Any] = {"color": "0.8", "linewidth": 7, "solid_capstyle": "butt"}  # a patch
+AFTER: dict[str, Any] = {"color": COLORS[0], "linewidth": 1.3}
+LEVEL: dict[str, Any] = {"color": COLORS[3], "linewidth": 1.0}
+THRESHOLD: dict[str, Any] = {"color": "0.3", "linestyle": ":", "linewidth": 1.2}
+MOST_BINS = 50
+MOST_LINES = 16  # across a panel: more would hide the rest
+FAR = 4  # times as wide as its weights, a panel does not become
+
+
+def quantization_function(
+    curve: Curve, weights: Weights | None, title: str, folder: Path
+) -> list[Path]:
+    """Draw a layer's quantization function: soft ones, darker by epoch, and the hard one on top.
+
+    Levels are horizontal lines, thresholds vertical ones, unless there are very many. After
+    Quantization Networks (arXiv:1911.09464), Fig. 2.
+
+    Args:
+        curve: the function.
+        weights: levels and thresholds of the layer, if known.
+        title: what was trained.
+        folder: where to.
+
+    Returns:
+        ``quantization_function.png`` and ``.svg``.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    shades = sns.color_palette("crest", len(curve.soft))
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(6.5, 4.0), layout="constrained")
+        axes = figure.subplots()
+        named: Looks = {}
+        for (epoch, values), shade in zip(sorted(curve.soft.items()), shades, strict=True):
+            named[f"epoch {epoch}"] = {"color": shade, "linewidth": 1.8}
+            axes.plot(curve.x, values, **named[f"epoch {epoch}"])
+        named["hard"] = HARD_STEPS
+        axes.plot(curve.x, curve.hard, drawstyle="steps-mid", **HARD_STEPS)
+        axes.set(xlim=(curve.x[0], curve.x[-1]), xlabel="latent weight", ylabel="quantized weight")
+        axes.set_title(f"layer {curve.layer}", loc="left")
+        if weights is not None:
+            _lines(axes.axhline, weights.levels, LEVEL)
+            _lines(axes.axvline, weights.thresholds, THRESHOLD)
+            axes.grid(visible=False)
+            named |= _marks([weights])
+        name_figure(figure, title)
+        legend(figure, named)
+        return save(figure, "quantization_function", folder)
+
+
+def weight_distributions(weights: list[Weights], title: str, folder: Path) -> list[Path]:
+    """Draw how latent weights are distributed before and after training: a panel for each layer.
+
+    Levels are solid lines, thresholds dotted ones, unless there are very many. Levels far outside a
+    layer's weights are left out. After Quantization Networks (arXiv:1911.09464), Fig. 3.
+
+    Args:
+        weights: the layers.
+        title: what was trained.
+        folder: where to.
+
+    Returns:
+        ``weight_distributions.png`` and ``.svg``; nothing where there are no layers.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    if not weights:
+        return []
+    weights = list(map(_without_far_levels, weights))
+    with mpl.rc_context(STYLE):
+        figure, grid = panels(len(weights), "latent weight", "% of weights", share=False)
+        letters = int(figure.get_figwidth() / min(ACROSS, len(weights)) / TITLE_LETTER) - 2
+        for axes, layer in zip(grid, weights, strict=True):
+            _weights_panel(axes, layer)
+            if len(weights) > 2:  # narrow panels: three ticks, as far apart as can be
+                axes.xaxis.set_major_locator(MaxNLocator(2, steps=range(1, 11), min_n_ticks=3))
+            name = layer.layer
+            axes.set_title(name if len(name) <= letters else f"…{name[1 - letters :]}")
+        name_figure(figure, title)
+        named = {"before training": BEFORE, "after training": AFTER}
+        legend(figure, named | _marks(weights))
+        return save(figure, "weight_distributions", folder)
+
+
+def _weights_panel(axes: Axes, weights: Weights) -> None:
+    edges, before, after = _histograms(weights)
+    axes.stairs(before, edges, fill=True, color=BEFORE["color"])
+    _lines(axes.axvline, weights.thresholds, THRESHOLD)
+    _lines(axes.axvline, weights.levels, LEVEL)
+    axes.stairs(after, edges, zorder=3, **AFTER)
+    low, high = min([edges[0], *weights.levels]), max([edges[-1], *weights.levels])
+    margin = 0.03 * (high - low)
+    axes.set_xlim(low - margin, high + margin)
+    axes.set_ylim(bottom=0)
+    axes.grid(visible=False)
+    axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 4, 5, 10]))
+
+
+def _histograms(weights: Weights) -> tuple[Any, Any, Any]:
+    """Edges of bins, and percent in each before and after: fewer bins where weights are few."""
+    count, bins = sum(weights.before), len(weights.before)
+    wanted = min(MOST_BINS, 3 * max(1, count) ** (1 / 3))
+    each = next(
+        n for n in range(1, bins + 1) if bins % n == 0 and (bins / n <= wanted or n == bins)
+    )
+    before, after = (
+        np.reshape(counts, (-1, each)).sum(axis=1) * 100 / max(1, sum(counts))
+        for counts in (weights.before, weights.after)
+    )
+    return weights.edges[::each], before, after
+
+
+def _without_far_levels(weights: Weights) -> Weights:
+    """The layer, without levels off the axis if an axis for them would squash the weights."""
+    low, high = weights.edges[0], weights.edges[-1]
+    levels = weights.levels
+    if max([high, *levels]) - min([low, *levels]) > FAR * (high - low):
+        levels = [level for level in levels if low <= level <= high]
+    return weights.model_copy(update={"levels": levels})
+
+
+def _lines(draw: Callable[..., Any], places: list[float], look: dict[str, Any]) -> None:
+    """Draw lines from edge to edge of a panel, below its curves."""
+    if len(places) <= MOST_LINES:
+        for place in places:
+            draw(place, zorder=1.5, **look)
+
+
+def _marks(weights: list[Weights]) -> Looks:
+    """What the legend says of levels and thresholds, where any are drawn."""
+    named: Looks = {}
+    if any(0 < len(layer.levels) <= MOST_LINES for layer in weights):
+        named["levels"] = LEVEL
+    if any(0 < len(layer.thresholds) <= MOST_LINES for layer in weights):
+        named["thresholds"] = THRESHOLD
+    return named

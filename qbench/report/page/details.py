@@ -1,0 +1,165 @@
+"""What the page says of one result and of one trial."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from qbench.report.columns import BY_NAME
+from qbench.report.summary import RESULT, records
+from qbench.report.tables.text import DASH, WAITING, one_line
+from qbench.spec.metrics import TITLES
+from qbench.store.evidence import Evidence
+
+POINTS = 200  # of a curve at most: what its picture can show apart
+_DIGITS = 5
+_MEASURED = (*TITLES, "test_loss", "train_seconds", "seconds")
+_CURVES = ("epoch", "train_loss")
+
+
+def value(row: Mapping[str, Any]) -> str:
+    """A result as a cell: ``97.22 ± 0.31``, or why there is no number: –, … or failed."""
+    if not row["n"]:
+        return {"missing": WAITING, "failed": "failed"}.get(row["status"], DASH)
+    mean, std = (BY_NAME[name].text(row[name]) for name in ("mean", "std"))
+    return f"{mean} ± {std}" if std else mean
+
+
+def kind(row: Mapping[str, Any]) -> str:
+    """What there is to notice of a result.
+
+    ``best``; ``warn``: flawed or incomplete; ``waiting``: only a published number; ``dash``: none.
+    """
+    if not row["n"]:
+        return "waiting" if pd.notna(row["published"]) else "dash"
+    if _flaw(row) or row["n"] < row["seeds"]:
+        return "warn"
+    return "best" if row["bold"] else ""
+
+
+def tip(row: Mapping[str, Any], trials: Sequence[Mapping[str, Any]]) -> str:
+    """What hovering over a result says: a line for each thing.
+
+    Args:
+        row: of `qbench.report.summary.summarise`.
+        trials: the result's.
+    """
+    lines = [f"{row['label']} at {row['bits']}"]
+    if row["n"]:
+        done = [trial for trial in trials if trial["status"] == "done"]
+        each = ", ".join(f"{trial[row['metric']]:.2f}" for trial in done)
+        lines.append(f"{value(row)} %, n = {row['n']} of {row['seeds']} seeds ({each})")
+    if row["standing"]:
+        lines.append(f"Standing: {row['standing']}")
+    if published := BY_NAME["published"].text(row["published"]):
+        lines.append(f"Published, not run here: {published} ({row['source']})")
+    if row["verdict"]:
+        note = f" ({row['verdict_note']})" if row["verdict_note"] else ""
+        lines.append(f"Verdict: {row['verdict']}{note}")
+    lines += ["Not run yet"] if row["status"] == "missing" else []
+    lines += [row["reason"]] if row["reason"] else []
+    lines += [_flaw(row)] if _flaw(row) else []
+    stale = dict.fromkeys(trial["stale"] for trial in trials if trial.get("stale"))
+    lines += [f"Stale: {text}" for text in stale]
+    lines += [f"Another protocol than most: {row['differs']}"] if row["differs"] else []
+    return "\n".join(map(one_line, lines))
+
+
+def _flaw(row: Mapping[str, Any]) -> str:
+    return "" if row["audit"] in ("", "k-bit") else f"Not k-bit: {row['audit']}"
+
+
+class Details:
+    """What opening a result shows, as data for the page's script.
+
+    What many trials share, as an environment, is kept once.
+
+    Args:
+        metric: that counts, in percent.
+        trials: one row for each trial.
+        histories: one row for each trial and epoch.
+        evidence: what is known of each trial that has ended, by key.
+    """
+
+    def __init__(
+        self,
+        metric: str,
+        trials: pd.DataFrame,
+        histories: pd.DataFrame,
+        evidence: Mapping[str, Evidence],
+    ) -> None:
+        self._metric = metric
+        self._trials = {
+            result: records(group) for result, group in trials.groupby(RESULT, sort=False)
+        }
+        self._histories = dict(iter(histories.groupby("key", sort=False)))
+        self._evidence = evidence
+        self._pool: dict[str, int] = {}
+
+    def trials_of(self, row: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """The trials of a result, one for each seed."""
+        return self._trials[tuple(row[name] for name in RESULT)]
+
+    def result(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """A result: ``id``, ``title``, ``about`` and the keys of its trials that have ended."""
+        trials = self.trials_of(row)
+        return {
+            "id": trials[0]["key"],
+            "title": one_line(f"{row['label']} · {row['bits']} · {row['model']}"),
+            "about": tip(row, trials).partition("\n")[2],
+            "trials": [trial["key"] for trial in trials if trial["key"] in self._evidence],
+        }
+
+    def trials(self) -> dict[str, Any]:
+        """Every trial that has ended, what they share, and which curves to draw."""
+        ended = [t for group in self._trials.values() for t in group if t["key"] in self._evidence]
+        found = {trial["key"]: self._trial(trial) for trial in ended}
+        metric = self._metric
+        return {
+            "trials": found,
+            "shared": [json.loads(text) for text in self._pool],
+            "panels": [
+                {"title": f"{TITLES[metric]} in %", "hard": metric, "soft": f"soft_{metric}"},
+                {"title": "training loss", "hard": "train_loss", "soft": ""},
+            ],
+        }
+
+    def _trial(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        known = self._evidence[row["key"]]
+        measured = _number(row[self._metric])
+        return {
+            "seed": row["seed"],
+            "shown": row["status"] if measured is None else f"{measured:.2f} %",
+            "reason": str(row["reason"]),
+            "metrics": {name: _number(row[name]) for name in _MEASURED if name in row},
+            "config": {name: self._shared(value) for name, value in known.trial.items()},
+            "environment": self._shared(known.environment),
+            "audit": self._shared(known.audit),
+            "log": known.log,
+            "curves": self._curves(row["key"]),
+        }
+
+    def _shared(self, value: object) -> int:
+        """The place of a value among those that are kept once."""
+        return self._pool.setdefault(json.dumps(value, sort_keys=True), len(self._pool))
+
+    def _curves(self, key: str) -> dict[str, list[float | None]] | None:
+        """What a trial recorded of its epochs, of at most `POINTS` of them; None of nothing."""
+        if key not in self._histories:
+            return None
+        rows = self._histories[key].sort_values("epoch").dropna(axis="columns", how="all")
+        step = math.ceil(len(rows) / POINTS)
+        kept = rows.iloc[sorted({*range(0, len(rows), step), len(rows) - 1})]
+        names = [*_CURVES, self._metric, f"soft_{self._metric}"]
+        return {name: [_number(each) for each in kept[name]] for name in names if name in kept}
+
+
+def _number(value: float | None) -> float | None:
+    """A number as the page keeps it, of few digits; None of what is missing or not finite."""
+    if value is None or not math.isfinite(value):
+        return None
+    return float(f"{value:.{_DIGITS}g}")

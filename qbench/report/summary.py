@@ -1,0 +1,272 @@
+"""One row for each result: what tables, figures and pages are made from.
+
+A result is a dataset, a model, a row of the suite and a width, over its seeds. `COLUMNS` says what
+the columns are. Full-precision networks are results too.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from qbench.report.columns import BY_NAME, COLUMNS, Column
+from qbench.report.significance import LEVEL, Verdict, holm, interval, judge, paired
+
+RESULT = ["dataset", "model", "label", "bits"]
+FULL_PRECISION = "fp32"
+# Columns of trials that older frames and hand-made ones may lack, and what then holds.
+_DEFAULTS: dict[str, Any] = {
+    "options": "{}",
+    "w_bits": np.nan,
+    "a_bits": np.nan,
+    "audit": "",
+    "stale": "",
+    "training": "{}",
+    "train_seconds": np.nan,
+    "published_value": np.nan,
+    "published_decimals": 1,
+    "source": "",
+    "claim_unlike": "",
+    "claim_apart": "",
+    "first_layer": "",
+    "last_layer": "",
+    "w_levels": np.nan,
+    "a_levels": np.nan,
+    "start": "",
+    "augmentation": "",
+    "weight_mb": np.nan,
+    "full_weight_mb": np.nan,
+    "gbops": np.nan,
+    "full_gbops": np.nan,
+}
+Row = dict[str, Any]
+_PROTOCOL = ("first_layer", "last_layer", "start", "augmentation")
+_TOLD_ELSEWHERE = ("initialization",)
+
+
+def summarise(trials: pd.DataFrame, metric: str = "top1") -> pd.DataFrame:
+    """Return one row for each result, in the order of the trials.
+
+    Args:
+        trials: one row for each trial, as `qbench.benchmark.benchmark.Benchmark.trials` gives them;
+        columns
+            of policy, cost and claims may be missing.
+        metric: what mean, deviation and tests are of, in percent, higher being better.
+
+    Returns:
+        A frame with the columns that `COLUMNS` describes, without further metrics that the trials
+        have not.
+
+    Raises:
+        KeyError: the trials lack a column that is no default's.
+    """
+    trials = trials.assign(**{k: v for k, v in _DEFAULTS.items() if k not in trials})
+    rows: list[dict[str, Any]] = []
+    for network in grouped(records(trials), "dataset", "model"):
+        full = [trial for trial in network if trial["method"] == FULL_PRECISION]
+        results = [_Result(group, metric, full) for group in grouped(network, *RESULT)]
+        for bits in dict.fromkeys(result.row["bits"] for result in results):
+            _compare([result for result in results if result.row["bits"] == bits])
+        _mark_protocols([result for result in results if result.has_protocol])
+        rows += [result.row for result in results]
+    names = [column.name for column in COLUMNS]
+    present = set().union(*rows) if rows else set(names)
+    return pd.DataFrame(rows, columns=[name for name in names if name in present])
+
+
+def columns_of(summary: pd.DataFrame, *groups: str) -> list[Column]:
+    """The columns of a summary, of these groups or of all."""
+    columns = [BY_NAME[str(name)] for name in summary]
+    return [column for column in columns if not groups or column.group in groups]
+
+
+def records(trials: pd.DataFrame) -> list[Row]:
+    """The rows of a frame, as plain mappings: many small frames take far longer."""
+    columns = {str(name): values.tolist() for name, values in trials.items()}
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def grouped(trials: list[Row], *names: str) -> list[list[Row]]:
+    """Trials that agree in some columns, in the order of the first of each."""
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for trial in trials:
+        groups.setdefault(tuple(trial[name] for name in names), []).append(trial)
+    return list(groups.values())
+
+
+class _Result:
+    """The trials of one result, and its row as it is filled.
+
+    Args:
+        trials: one for each seed.
+        metric: the column that counts.
+        full: the full-precision trials of the network.
+    """
+
+    def __init__(self, trials: list[Row], metric: str, full: list[Row]) -> None:
+        self.done = _done(trials)
+        self.values = _by_seed(self.done, metric)
+        first, n = trials[0], len(self.done)
+        self.training: dict[str, Any] = json.loads(first["training"])
+        whole = n == len(trials)
+        quantized = first["method"] != FULL_PRECISION
+        audits = list(dict.fromkeys(t["audit"] for t in self.done if t["audit"]))
+        mean, std = _mean_and_deviation([trial[metric] for trial in self.done])
+        self.row: dict[str, Any] = {
+            **{name: first[name] for name in (*RESULT, "method", "options", "w_bits", "a_bits")},
+            "status": "done" if whole else _status({trial["status"] for trial in trials}),
+            "reason": next((trial["reason"] for trial in trials if trial["reason"]), ""),
+            "n": n,
+            "seeds": len(trials),
+            "metric": metric,
+            "mean": mean,
+            "std": std,
+            "ci95": interval(list(self.values.values())),
+            "standing": "",
+            "p": np.nan,
+            "p_holm": np.nan,
+            "bold": False,
+            **{name: first[name] for name in (*_PROTOCOL, "recipe", "epochs")},
+            "w_levels": _most([trial["w_levels"] for trial in self.done]),
+            "a_levels": _most([trial["a_levels"] for trial in self.done]),
+            "checkpoint": "last epoch",
+            "differs": "",
+            "audit": "; ".join(audits) or ("k-bit" if quantized and n else ""),
+        }
+        for name in ("top5", "map50", "map"):
+            if name in first and name != metric:
+                self.row[name] = _mean_and_deviation([trial[name] for trial in self.done])[0]
+        doubts = ["it is not k-bit"] if audits else []
+        doubts += dict.fromkeys(t["stale"] for t in self.done if t["stale"])
+        self.comparable = whole and not doubts
+        self.has_protocol = quantized and self.row["status"] != "unsupported"
+        self._set_beside_full_precision(_by_seed(_done(full), metric))
+        self._set_claim(first, doubts)
+        self._set_cost(first, full)
+
+    def _set_beside_full_precision(self, base: dict[int, float]) -> None:
+        self.row["full_precision"], _ = _mean_and_deviation(list(base.values()))
+        its_own = self.row["method"] == FULL_PRECISION
+        common = [] if its_own else sorted(base.keys() & self.values.keys())
+        drop, std = _mean_and_deviation([base[seed] - self.values[seed] for seed in common])
+        self.row |= {"drop": drop, "drop_std": std}
+
+    def _set_claim(self, first: Row, doubts: list[str]) -> None:
+        claim = float(first["published_value"])
+        verdict = Verdict("")
+        if not np.isnan(claim) and self.values:
+            unlike = first["claim_unlike"] or "; ".join(doubts)
+            verdict = judge(list(self.values.values()), claim, int(first["published_decimals"]))
+            verdict = Verdict("not judged" if unlike else verdict.text, unlike)
+        self.row |= {
+            "published": claim,
+            "source": first["source"],
+            "delta": np.nan if verdict.text == "not judged" else self.row["mean"] - claim,
+            "verdict": verdict.text,
+            "verdict_note": verdict.note or (first["claim_apart"] if verdict.text else ""),
+        }
+
+    def _set_cost(self, first: Row, full: list[Row]) -> None:
+        base, own = _pace(_done(full)), _pace(self.done)
+        ratios = [own[seed] / base[seed] for seed in sorted(base.keys() & own.keys())]
+        self.row |= {
+            "weight_mb": first["weight_mb"],
+            "compression": first["full_weight_mb"] / first["weight_mb"],
+            "gbops": first["gbops"],
+            "bops_ratio": first["full_gbops"] / first["gbops"],
+            "train_ratio": _mean_and_deviation(ratios)[0],
+        }
+
+
+def _compare(column: list[_Result]) -> None:
+    """Say how each result of a column stands to its best."""
+    measured = [result for result in column if result.row["n"]]
+    tested = [result for result in measured if result.comparable]
+    if len(measured) < 2:
+        return
+    for result in measured:
+        result.row["standing"] = "untested"
+    if not tested:
+        return
+    best = max(tested, key=lambda result: result.row["mean"])
+    others = [result for result in tested if result is not best]
+    p_values = [paired(best.values, other.values) for other in others]
+    for other, p, corrected in zip(others, p_values, holm(p_values), strict=True):
+        other.row |= {"p": p, "p_holm": corrected, "standing": _standing(p, corrected)}
+    best.row["standing"] = "best"
+    told = [other.row["standing"] in ("behind", "worse") for other in others]
+    best.row["bold"] = bool(told) and all(told)
+
+
+def _standing(p: float, corrected: float) -> str:
+    if np.isnan(p):
+        return "untested"
+    if p >= LEVEL:
+        return "tied"
+    return "worse" if corrected < LEVEL else "behind"
+
+
+def _mark_protocols(results: list[_Result]) -> None:
+    """Say in what each result's protocol is not that of most."""
+    protocols = [_protocol(result) for result in results]
+    counts: dict[str, Counter[str]] = {}
+    for protocol in protocols:
+        for name, value in protocol.items():
+            counts.setdefault(name, Counter())[json.dumps(value)] += 1
+    for result, protocol in zip(results, protocols, strict=True):
+        result.row["differs"] = ", ".join(
+            f"{name} {_shown(value)}"
+            for name, value in protocol.items()
+            if json.dumps(value) != counts[name].most_common(1)[0][0]
+        )
+
+
+def _protocol(result: _Result) -> dict[str, Any]:
+    """What is to be alike for numbers to be compared; nothing trained has no training's values."""
+    epochs = int(result.row["epochs"])
+    known = {name: result.row[name] for name in _PROTOCOL if result.row[name]}
+    protocol = {name.replace("_", " "): value for name, value in known.items()}
+    protocol["epochs"] = epochs
+    if epochs:
+        protocol |= {k: v for k, v in result.training.items() if k not in _TOLD_ELSEWHERE}
+    return protocol
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _status(found: set[str]) -> str:
+    if "done" in found:
+        return "partly"
+    return next(status for status in ("unsupported", "failed", "missing") if status in found)
+
+
+def _done(trials: list[Row]) -> list[Row]:
+    return [trial for trial in trials if trial["status"] == "done"]
+
+
+def _mean_and_deviation(values: list[float]) -> tuple[float, float]:
+    """The mean and the sample deviation; NaN where there are too few values."""
+    mean = float(np.mean(values)) if values else np.nan
+    return mean, float(np.std(values, ddof=1)) if len(values) > 1 else np.nan
+
+
+def _most(levels: list[float]) -> float:
+    return max((float(level) for level in levels if not np.isnan(level)), default=np.nan)
+
+
+def _by_seed(done: list[Row], metric: str) -> dict[int, float]:
+    return {int(trial["seed"]): float(trial[metric]) for trial in done}
+
+
+def _pace(done: list[Row]) -> dict[int, float]:
+    """Seconds of an epoch by seed, of what was trained here."""
+    trained = [t for t in done if t["epochs"] > 0 and t["train_seconds"] > 0]
+    return {int(t["seed"]): t["train_seconds"] / t["epochs"] for t in trained}

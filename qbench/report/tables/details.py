@@ -1,0 +1,95 @@
+"""Tables of single results: the claim beside each, its protocol and its cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from qbench.report.columns import BY_NAME, Column
+from qbench.report.summary import FULL_PRECISION
+from qbench.report.tables.text import one_line
+
+CLAIMS = (
+    *("label", "bits", "n", "mean", "ci95", "published", "delta", "verdict", "verdict_note"),
+    "source",
+)
+PROTOCOL = (
+    *("label", "bits", "w_levels", "a_levels", "first_layer", "last_layer", "start", "epochs"),
+    *("augmentation", "checkpoint", "differs"),
+)
+COST = (
+    *("label", "bits", "n", "mean", "drop", "standing", "p_holm", "weight_mb", "compression"),
+    *("gbops", "bops_ratio", "train_ratio", "audit"),
+)
+
+
+@dataclass(frozen=True)
+class Details:
+    """A table with one row for each result.
+
+    Attributes:
+        title: what it is of.
+        columns: what each column is.
+        rows: the texts of each row.
+        about: sentences on it.
+    """
+
+    title: str
+    columns: Sequence[Column]
+    rows: list[list[str]]
+    about: str = ""
+
+
+def claims(summary: pd.DataFrame) -> list[Details]:
+    """Measured beside published: a table for each dataset and model of which anything is."""
+    found = summary[summary["published"].notna() & (summary["n"] > 0)]
+    about = (
+        "Δ is measured less published. A claim is reproduced where the published number, rounded "
+        "as it is, lies within the 95 % interval of the mean over seeds."
+    )
+    return [
+        _without_common(
+            _details(f"Measured and published: {model} on {dataset}", group, CLAIMS, about)
+        )
+        for (dataset, model), group in found.groupby(["dataset", "model"], sort=False)
+    ]
+
+
+def protocol_and_cost(summary: pd.DataFrame) -> list[Details]:
+    """What each result was measured with and what it costs: two tables for each network."""
+    found = []
+    for (dataset, model), group in summary.groupby(["dataset", "model"], sort=False):
+        able = group[group["status"] != "unsupported"]
+        quantized = able[able["method"] != FULL_PRECISION]
+        what = f"{model} on {dataset}"
+        if len(quantized):
+            found.append(_without_common(_details(f"Protocol: {what}", quantized, PROTOCOL)))
+        found.append(_details(f"Accuracy and cost: {what}", able, COST))
+    return found
+
+
+def _details(title: str, results: pd.DataFrame, names: Sequence[str], about: str = "") -> Details:
+    """A table of some columns, without those in which nothing stands."""
+    columns = [BY_NAME[name] for name in names]
+    texts = {c: [one_line(c.text(value)) for value in results[c.name]] for c in columns}
+    used = [column for column in columns if any(texts[column])]
+    rows = [list(row) for row in zip(*(texts[column] for column in used), strict=True)]
+    return Details(one_line(title), used, rows, about)
+
+
+def _without_common(found: Details) -> Details:
+    """The same with what all rows have in a sentence, where there are several."""
+    if len(found.rows) < 2:
+        return found
+    columns = list(zip(found.columns, zip(*found.rows, strict=True), strict=True))
+    common = [(c, texts[0]) for c, texts in columns if len(set(texts)) == 1 and c.name != "label"]
+    kept = [(c, texts) for c, texts in columns if c not in [each for each, _ in common]]
+    alike = "; ".join(f"{c.title.lower()} {text}" for c, text in common)
+    return Details(
+        found.title,
+        [column for column, _ in kept],
+        [list(row) for row in zip(*(texts for _, texts in kept), strict=True)],
+        f"{found.about} Alike in all rows: {alike}.".strip() if common else found.about,
+    )

@@ -1,0 +1,103 @@
+"""Tables as Markdown for GitHub, aligned so that they read as plain text too."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from qbench.report.tables.details import Details
+from qbench.report.tables.table import Cell, Table
+from qbench.report.tables.text import one_line
+
+
+def to_markdown(
+    title: str,
+    tables: Sequence[Table],
+    pictures: Sequence[str] = (),
+    claims: Sequence[Details] = (),
+    see: str = "",
+) -> str:
+    """Return tables, what papers claim, and pictures.
+
+    Args:
+        title: heading.
+        tables: the tables.
+        pictures: names of files.
+        claims: measured beside published.
+        see: a file with more of each result.
+    """
+    blocks = [f"# {_inline(title)}"]
+    for found in tables:
+        blocks += _table(found)
+    for each in claims:
+        blocks += _details(each)
+    blocks += [f"Protocol and cost of each result: [{see}]({see})"] if see else []
+    blocks += [f"![{Path(file).stem.replace('_', ' ')}]({file})" for file in pictures]
+    return "\n\n".join(blocks) + "\n"
+
+
+def details_to_markdown(title: str, details: Sequence[Details]) -> str:
+    """Return tables of single results under a heading."""
+    blocks = [f"# {_inline(title)}"]
+    for each in details:
+        blocks += _details(each)
+    return "\n\n".join(blocks) + "\n"
+
+
+def _table(found: Table) -> list[str]:
+    header = [found.corner, *map(_inline, found.columns)]
+    body = []
+    for index, (label, cells) in enumerate(found.rows):
+        if index in found.blocks:
+            body.append([f"*{_inline(found.blocks[index])}*", *[""] * len(cells)])
+        body.append([_inline(label) + " ‡" * (label in found.apart), *map(_cell, cells)])
+    blocks = [_escaped(found.caption), _grid(header, body)]
+    notes = [f"{i}. {_escaped(note)}" for i, note in enumerate(found.notes, 1)]
+    blocks += ["\n".join(notes)] if notes else []
+    if found.settings:
+        blocks.append("Settings:\n\n" + "\n".join(f"- {_escaped(s)}" for s in found.settings))
+    return blocks
+
+
+def _details(found: Details) -> list[str]:
+    header = [_inline(column.heading) for column in found.columns]
+    blocks = [f"## {_inline(found.title)}", *([_escaped(found.about)] if found.about else [])]
+    rows = []
+    for row in found.rows:
+        named = zip(found.columns, map(_inline, row), strict=True)
+        rows.append([f"*{t}*" if c.name == "published" and t else t for c, t in named])
+    return [*blocks, _grid(header, rows)]
+
+
+def _cell(cell: Cell) -> str:
+    text = f"**{cell.text}**" if cell.best else cell.text
+    text = f"*{text}*" if cell.published else text
+    text += " †" if cell.worse else ""
+    return f"{text} [{','.join(map(str, cell.notes))}]" if cell.notes else text
+
+
+def _grid(header: list[str], body: list[list[str]]) -> str:
+    sizes = [max(3, *map(len, column)) for column in zip(header, *body, strict=True)]
+    rule = ["-" * sizes[0], *("-" * (size - 1) + ":" for size in sizes[1:])]
+    return "\n".join(_pipes(row, sizes) for row in [header, rule, *body])
+
+
+def _pipes(cells: list[str], sizes: list[int]) -> str:
+    rest = [text.rjust(size) for text, size in zip(cells[1:], sizes[1:], strict=True)]
+    return f"| {' | '.join([cells[0].ljust(sizes[0]), *rest])} |"
+
+
+# An underscore inside a word is no markup; left as it is, names stay readable as plain text.
+_MARKUP = re.compile(r"[\\`*\[\]|<>~$]|(?<![^\W_])_|_(?![^\W_])|&(?=#?\w+;)")
+_AT_START = re.compile(r"^[#+=-]|(?<=^\d)[.)]")
+
+
+def _inline(text: str) -> str:
+    """Text with markup escaped, within a line."""
+    return _MARKUP.sub(r"\\\g<0>", one_line(text))
+
+
+def _escaped(text: str) -> str:
+    """Text with markup escaped, also what is markup at the start of a line."""
+    return _AT_START.sub(r"\\\g<0>", _inline(text))

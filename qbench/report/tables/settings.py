@@ -1,0 +1,86 @@
+"""What the rows of a table ran with: first what they have in common, then what sets each apart."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pandas as pd
+
+from qbench.report.tables.text import one_line
+
+
+def settings(trials: pd.DataFrame) -> list[str]:
+    """Return a line for what all rows have in common, and for what sets rows apart.
+
+    Args:
+        trials: of one table, with columns ``options`` and ``training`` (JSON), or without: then
+            there is nothing to say.
+    """
+    if not {"options", "training"} <= set(trials):
+        return []
+    quantized = trials[trials["method"] != "fp32"]
+    rows = quantized.drop_duplicates(["label", "options", "training"])
+    labels = [_named(quantized, row) for _, row in rows.iterrows()]
+    rows = rows.assign(label=labels)
+    options = dict(zip(labels, map(json.loads, rows["options"]), strict=True))
+    training = dict(zip(labels, map(_used, rows["training"]), strict=True))
+    untrained = set(rows.loc[rows["epochs"] == 0, "label"])
+    recipe = _common([used for label, used in training.items() if label not in untrained])
+    texts = [f"Recipe: {_as_text(recipe)}"] if recipe else []
+    methods = rows.groupby("method", sort=False)
+    for _, group in methods:
+        names = list(group["label"])
+        common = _common([options[name] for name in names])
+        if common:
+            who = "Every row" if 1 == len(methods) < len(names) else ", ".join(names)
+            texts.append(f"{who}: {_as_text(common)}")
+        for name in names:
+            apart = _without(options[name], common)
+            if name not in untrained:  # the caption names those that are not trained
+                apart |= _without(training[name], recipe)
+            texts += [f"{name}: {_as_text(apart)}"] if apart else []
+    return texts
+
+
+def _named(trials: pd.DataFrame, row: pd.Series[Any]) -> str:
+    """A row's label, with its widths where it has other settings at others."""
+    same = trials[trials["label"] == row["label"]]
+    if len(same[["options", "training"]].drop_duplicates()) == 1:
+        return one_line(row["label"])
+    its = same[(same["options"] == row["options"]) & (same["training"] == row["training"])]
+    return one_line(f"{row['label']} at {', '.join(its['bits'].unique())}")
+
+
+def _used(recipe: str) -> dict[str, object]:
+    """A recipe's values, without those that turn nothing on."""
+    values: dict[str, object] = json.loads(recipe)
+    if values.get("schedule") != "step":
+        values.pop("gamma", None)
+    return {name: value for name, value in values.items() if value not in (None, 0, [])}
+
+
+def _common(settings: list[dict[str, object]]) -> dict[str, object]:
+    """What all have, with one value."""
+    first, *others = settings or [{}]
+    return {
+        name: value
+        for name, value in first.items()
+        if all(name in other and other[name] == value for other in others)
+    }
+
+
+def _without(settings: dict[str, object], common: dict[str, object]) -> dict[str, object]:
+    return {name: value for name, value in settings.items() if name not in common}
+
+
+def _as_text(settings: dict[str, object]) -> str:
+    return ", ".join(f"{name} = {_value(value)}" for name, value in settings.items())
+
+
+def _value(value: object) -> str:
+    if isinstance(value, list):
+        return f"({', '.join(map(_value, value))})"
+    if isinstance(value, float):
+        return f"{value:g}"
+    return value if isinstance(value, str) else json.dumps(value)

@@ -1,0 +1,246 @@
+"""Tables of results as plain data: what stands in each cell, and its footnotes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+
+from qbench.report.summary import RESULT, Row, grouped, records, summarise
+from qbench.report.tables import caption as captions
+from qbench.report.tables.layout import Layout
+from qbench.report.tables.settings import settings
+from qbench.report.tables.text import DASH, WAITING, mean_and_deviation, one_line
+from qbench.spec.bits import FULL_PRECISION
+from qbench.spec.layout import DIMENSIONS, Arrangement, Dimension
+
+Standings = dict[tuple[Any, ...], Row]
+
+
+@dataclass
+class Cell:
+    """One cell of a table.
+
+    Attributes:
+        text: what it shows; '' where the suite has no such trial.
+        notes: numbers of its footnotes, from 1.
+        best: whether it is bold: the best of its width, from which all others are told.
+        worse: whether it is worse than the best beyond doubt.
+        published: whether it is a paper's number, not measured here.
+    """
+
+    text: str
+    notes: tuple[int, ...] = ()
+    best: bool = False
+    worse: bool = False
+    published: bool = False
+
+
+@dataclass
+class Table:
+    """One table.
+
+    Attributes:
+        dataset: what was measured on.
+        name: what the table is about: a model, where methods go down and widths across.
+        caption: what the numbers are, and the full-precision accuracy.
+        corner: what goes down.
+        columns: headings, such as bit-widths ``W/A``.
+        rows: each row's name, and a cell for each column.
+        notes: footnotes, in reading order.
+        settings: the options of each method, and what rows have of their own.
+        apart: names of rows whose protocol is not that of most.
+        blocks: for the index of a row that begins a block, the block's name.
+    """
+
+    dataset: str
+    name: str
+    caption: str
+    columns: list[str]
+    corner: str = "method"
+    rows: list[tuple[str, list[Cell]]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    settings: list[str] = field(default_factory=list)
+    apart: set[str] = field(default_factory=set)
+    blocks: dict[int, str] = field(default_factory=dict)
+
+    def note(self, text: str) -> int:
+        """Return the number of a footnote, from 1; the same text has the same number."""
+        text = one_line(text)
+        if text not in self.notes:
+            self.notes.append(text)
+        return self.notes.index(text) + 1
+
+
+def tables(layout: Layout, trials: pd.DataFrame, summary: pd.DataFrame) -> list[Table]:
+    """Return the tables that a layout asks of trials.
+
+    Args:
+        layout: what the suite says of them.
+        trials: as `qbench.report.tables.files.write` takes them.
+        summary: of these by the first metric that the layout shows.
+    """
+    found = []
+    for arrangement in layout.tables:
+        shown = arrangement.shown or tuple(layout.shown)
+        results = summary if shown[0] == layout.shown[0] else summarise(trials, shown[0])
+        standings = {tuple(row[name] for name in RESULT): row for row in records(results)}
+        for dataset, group in trials.groupby("dataset", sort=False):
+            for name, part in _parts(arrangement, group):
+                builder = _Builder(layout, arrangement, shown, standings)
+                found.append(builder.table(str(dataset), name, part))
+    return found
+
+
+def _parts(arrangement: Arrangement, trials: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """What each table is about, and its trials; full precision stands in every one."""
+    if arrangement.third == "blocks":
+        yield "", trials
+        return
+    if arrangement.left == "model":
+        yield from ((str(name), group) for name, group in trials.groupby("model", sort=False))
+        return
+    full = trials[trials["method"] == "fp32"]
+    for name, group in trials[trials["method"] != "fp32"].groupby(
+        DIMENSIONS[arrangement.left], sort=False
+    ):
+        yield str(name), pd.concat([full, group])
+
+
+class _Builder:
+    """One table being built."""
+
+    def __init__(
+        self,
+        layout: Layout,
+        arrangement: Arrangement,
+        shown: Sequence[str],
+        standings: Standings,
+    ) -> None:
+        self._layout = layout
+        self._arrangement = arrangement
+        self._shown = shown
+        self._standings = standings
+        self._rows: list[list[Row]] = []  # the trials of each row
+
+    def table(self, dataset: str, name: str, trials: pd.DataFrame) -> Table:
+        arrangement = self._arrangement
+        within_model = arrangement.left == "model"
+        shown = trials
+        quantized = trials[trials["method"] != "fp32"]
+        has_place = (quantized["bits"] == str(FULL_PRECISION)).any()  # a column to stand in
+        if within_model and len(quantized) and not has_place:
+            shown = quantized
+        columns = self._headings(arrangement.columns, shown)
+        result = Table(dataset, name, "", columns, arrangement.rows)
+        if arrangement.third == "blocks":
+            for third, block in shown.groupby(DIMENSIONS[arrangement.left], sort=False):
+                whole = trials[trials[DIMENSIONS[arrangement.left]] == third]
+                title = captions.block_title(str(third), whole, self._shown)
+                result.blocks[len(result.rows)] = title
+                self._add_rows(result, block)
+        else:
+            self._add_rows(result, shown)
+        self._add_published(result)
+        result.settings = settings(shown)
+        what = f"{name} on {dataset}" if name else dataset
+        full = within_model and arrangement.third == "tables"
+        marks = self._marks(result)
+        result.caption = captions.caption(what, trials, self._shown, full, marks)
+        if self._layout.rehearsal:
+            result.caption = captions.REHEARSAL + result.caption
+        return result
+
+    def _headings(self, dimension: Dimension, shown: pd.DataFrame) -> list[str]:
+        """Columns, in the suite's order."""
+        quantized = shown[shown["method"] != "fp32"]
+        if dimension != "bits" or quantized.empty:
+            return list(map(one_line, shown[DIMENSIONS[dimension]].unique()))
+        widths = list(map(str, quantized["bits"].unique()))
+        ordered = [bits for bits in self._layout.bits if bits in widths]
+        return ordered if self._layout.bits else widths
+
+    def _add_rows(self, result: Table, shown: pd.DataFrame) -> None:
+        across = DIMENSIONS[self._arrangement.columns]
+        for row in grouped(records(shown), DIMENSIONS[self._arrangement.rows]):
+            label = one_line(row[0][DIMENSIONS[self._arrangement.rows]])
+            found: dict[str, list[Row]] = {}
+            for trial in row:
+                found.setdefault(one_line(trial[across]), []).append(trial)
+            cells = [self._cell(result, found.get(column, [])) for column in result.columns]
+            result.rows.append((label, cells))
+            self._rows.append(row)
+            if any(self._standing(trial).get("differs") for trial in row):
+                result.apart.add(label)
+
+    def _standing(self, trial: Row) -> Row:
+        return self._standings[tuple(trial[name] for name in RESULT)]
+
+    def _cell(self, table: Table, trials: list[Row]) -> Cell:
+        """The cell of the trials of one method and width, one for each seed."""
+        if not trials:
+            return Cell("")
+        reasons = [trial["reason"] for trial in trials if trial["status"] == "unsupported"]
+        if reasons:
+            return Cell(DASH, (table.note(reasons[0]),))
+        done = [trial for trial in trials if trial["status"] == "done"]
+        missing = any(trial["status"] == "missing" for trial in trials)
+        text = "" if len(done) == len(trials) else WAITING if missing else "failed"
+        if done:
+            means = ([trial[name] for trial in done] for name in self._shown)
+            text = "/".join(map(mean_and_deviation, means))
+            text += f" (n = {len(done)})" if len(done) < len(trials) else ""
+            text += " (rehearsal)" if self._layout.rehearsal else ""
+        standing = {} if self._layout.rehearsal else self._standing(trials[0])
+        return Cell(
+            text,
+            tuple(map(table.note, _notes(trials, done))),
+            best=bool(standing.get("bold")),
+            worse=standing.get("standing") == "worse",
+        )
+
+    def _add_published(self, table: Table) -> None:
+        """Add a column of published numbers for each column that has any."""
+        across = DIMENSIONS[self._arrangement.columns]
+        numbers = [
+            {one_line(trial[across]): trial for trial in row if trial.get("published")}
+            for row in self._rows
+        ]
+        for column in [c for c in table.columns if any(c in row for row in numbers)]:
+            table.columns.append(f"{column} published")
+            for (_, cells), row in zip(table.rows, numbers, strict=True):
+                if column in row:
+                    note = table.note(f"published, not run here: {row[column]['source']}")
+                    cells.append(Cell(row[column]["published"], (note,), published=True))
+                else:
+                    cells.append(Cell(""))
+
+    @staticmethod
+    def _marks(table: Table) -> list[str]:
+        """Sentences on the marks that a table has."""
+        cells = [cell for _, row in table.rows for cell in row]
+        present = {
+            captions.BOLD: any(cell.best for cell in cells),
+            captions.WORSE: any(cell.worse for cell in cells),
+            captions.APART: bool(table.apart),
+        }
+        return [sentence for sentence, has in present.items() if has]
+
+
+def _notes(trials: list[Row], done: list[Row]) -> list[str]:
+    """Footnotes of a cell: what failed or is missing, and what is wrong with what is there."""
+    count, notes = len(trials), []
+    failed = [str(trial["reason"]) for trial in trials if trial["status"] == "failed"]
+    firsts = Counter(next(iter(reason.strip().splitlines()), "") for reason in failed)
+    for reason, times in firsts.items():
+        which = f"{times} of {count} seeds failed" if count > 1 else "failed"
+        notes.append(f"{which}: {reason}")
+    if missing := sum(trial["status"] == "missing" for trial in trials):
+        run = f"{count - missing} of {count} seeds run"
+        notes.append("not run yet" if missing == count else run)
+    for name, what in (("audit", "not k-bit: "), ("stale", "stale: "), ("unreadable", "")):
+        notes += [f"{what}{text}" for text in dict.fromkeys(t.get(name) for t in done) if text]
+    return notes

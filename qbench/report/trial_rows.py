@@ -1,0 +1,156 @@
+"""A row for each trial: everything that tables, figures and files say of it."""
+
+from __future__ import annotations
+
+import functools
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qbench import registry
+from qbench.data import Dataset
+from qbench.report.claim import Likeness, likeness
+from qbench.report.columns import as_printed
+from qbench.report.cost import Footprints
+from qbench.spec.bits import Bits
+from qbench.spec.metrics import MEASURED
+from qbench.spec.recipe import Recipe
+from qbench.spec.trial import Trial
+from qbench.suite.grid import Cell
+from qbench.suite.published import Number, PublishedNumbers
+from qbench.suite.suite import Suite
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+    from qbench.store.mlflow import Store
+
+DASH = "–"
+NAN = float("nan")
+
+
+@functools.cache
+def _as_json(recipe: Recipe) -> str:
+    """A recipe as text; thousands of trials share a few."""
+    return recipe.model_dump_json()
+
+
+class TrialRows:
+    """Makes the rows of a suite's trials.
+
+    Args:
+        suite: the suite.
+        dataset: its dataset.
+        results: the results folder, for published numbers.
+        store: where finished trials are.
+
+    Raises:
+        QbenchError: the suite names published numbers that there are not.
+    """
+
+    def __init__(self, suite: Suite, dataset: Dataset, results: Path, store: Store) -> None:
+        self._suite = suite
+        self._dataset = dataset
+        self._store = store
+        self._footprints = Footprints(dataset)
+        self._published = {
+            model: PublishedNumbers(results, wanted)
+            for model in suite.models
+            if (wanted := suite.published_for(model)) is not None
+        }
+
+    def row(
+        self, cell: Cell, *, status: str, reason: str, stale: str, run: Run | None
+    ) -> dict[str, object]:
+        """One trial's row: the `qbench.report.columns.TRIAL_COLUMNS` of its task.
+
+        Args:
+            cell: the trial.
+            status: ``done``, ``failed``, ``missing`` or ``unsupported``.
+            reason: why it failed or cannot be run.
+            stale: why its number is not to be trusted any more.
+            run: what the store has of it.
+        """
+        trial = cell.trial
+        done = run if status == "done" else None
+        tags = done.data.tags if done is not None else {}
+        metrics = self._store.metrics(done) if done is not None else {}
+        seconds = done.data.metrics if done is not None else {}
+        bits = Bits.parse(trial.bits)
+        beside = self._published.get(trial.model)
+        number = beside.find(cell.row, bits) if beside else None
+        return {
+            "key": trial.key,
+            "method": trial.method,
+            "label": cell.label,
+            "options": json.dumps(trial.options, sort_keys=True),
+            "model": trial.model,
+            "dataset": trial.dataset,
+            "bits": trial.bits,
+            "w_bits": bits.weights.bits,
+            "a_bits": bits.activations.bits,
+            "seed": trial.seed,
+            "recipe": cell.recipe,
+            "epochs": trial.recipe.epochs,
+            "status": status,
+            "reason": reason,
+            **{name: metrics.get(name, NAN) for name in MEASURED[trial.task]},
+            "train_seconds": seconds.get("train_seconds", NAN),
+            "seconds": seconds.get("seconds", NAN),
+            "audit": tags.get("qbench.audit", ""),
+            "layers": str(trial.layers),
+            "threads": trial.threads,
+            "training": _as_json(trial.recipe),
+            **self._claim(cell, number),
+            "unreadable": tags.get("qbench.unreadable", ""),
+            "stale": stale,
+            **self._network(trial, status),
+            **self._policy(trial, done),
+        }
+
+    def _claim(self, cell: Cell, number: Number | None) -> dict[str, object]:
+        first, *_ = self._dataset.shown
+        value = number.values.get(first, NAN) if number else NAN
+        found = Likeness()
+        wanted = self._suite.published_for(cell.trial.model)
+        if wanted is not None and value == value:
+            method = registry.build_method(cell.trial.method, cell.trial.options)
+            found = likeness(cell, wanted, self._suite, self._dataset, method)
+        return {
+            "published": self._shown(number) if number else "",
+            "source": number.source if number else "",
+            "published_value": value,
+            "published_decimals": len(as_printed(value).partition(".")[2])
+            if value == value
+            else NAN,
+            "claim_unlike": found.unlike,
+            "claim_apart": found.apart,
+        }
+
+    def _shown(self, number: Number) -> str:
+        """A published number as a cell shows it: ``58.8/81.7``, a dash for one that is missing."""
+        values = [number.values.get(name) for name in self._dataset.shown]
+        return "/".join(DASH if value is None else as_printed(value) for value in values)
+
+    def _policy(self, trial: Trial, done: Run | None) -> dict[str, object]:
+        weights, inputs = self._store.levels(done) if done is not None else (None, None)
+        start: str = trial.recipe.initialization
+        if trial.weights and (trial.method == "fp32" or start == "pretrained"):
+            start = f"given: {trial.weights}"
+        return {
+            "w_levels": NAN if weights is None else weights,
+            "a_levels": NAN if inputs is None else inputs,
+            "start": start,
+            "augmentation": self._dataset.augmented,
+        }
+
+    def _network(self, trial: Trial, status: str) -> dict[str, object]:
+        found = self._footprints.of(trial) if status != "unsupported" else None
+        return {
+            "first_layer": found.first_layer if found else "",
+            "last_layer": found.last_layer if found else "",
+            "weight_mb": found.cost.megabytes if found else NAN,
+            "full_weight_mb": found.full.megabytes if found else NAN,
+            "gbops": found.cost.gbops if found else NAN,
+            "full_gbops": found.full.gbops if found else NAN,
+        }

@@ -1,0 +1,1 @@
+"""Plain values: bit-widths, recipes, trials, results. Imports no torch."""

@@ -1,0 +1,1 @@
+"""Results in MLflow and, until they are recorded, on disk."""

@@ -1,0 +1,494 @@
+"""The store: every trial is an MLflow run. Record, look up, fetch.
+
+The default store is a sqlite database in the results folder; ``MLFLOW_TRACKING_URI`` names
+another, such as a tracking server. A run counts once its status is FINISHED or FAILED, which is
+written last: a half-written run is never listed.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import functools
+import hashlib
+import json
+import logging
+import os
+import shutil
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+import pandas as pd
+from mlflow.entities import Metric, Param, Run, RunTag, ViewType
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+from pydantic import TypeAdapter
+
+from qbench.errors import QbenchError
+from qbench.spec.bits import Bits
+from qbench.spec.result import Code, Count, Detected, Levels, Observed, Outcome, most_levels
+from qbench.spec.trial import Trial
+from qbench.store import lock
+from qbench.store.sqlite import ended_runs
+
+ENVIRONMENT = "environment."  # begins the tags of what a trial ran on
+EXAMPLES = "examples.json"
+_HISTORY = "history.json"
+_PAGE = 1000
+_FINAL = "final_"  # begins the names of what is measured after the last epoch
+_IMPORTED = "qbench.imported"
+_MOST = sys.float_info.max  # MLflow stores it for infinity
+_KEY = "qbench.key"
+_SQLITE = "sqlite:///"
+_ASIDE = "qbench.set_aside"
+EDITED = "what is stored of it was changed by hand"
+_SEALED = ("qbench.trial", "qbench.status", "qbench.audit", "qbench.method_source")
+_TAG_LENGTH = 4000
+_CODE = {"syntax": "qbench.syntax", "revision": "qbench.revision", "numerics": "qbench.numerics"}
+
+
+class Store:
+    """Trials recorded in MLflow.
+
+    Args:
+        results: the results folder, for the default store.
+        local: whether to use the default store whatever the environment says.
+
+    Raises:
+        QbenchError: the store cannot be opened; the message says why. Of a database, this is told
+            when it is first read or written.
+    """
+
+    def __init__(self, results: Path, local: bool = False) -> None:
+        logging.getLogger("mlflow").setLevel(logging.CRITICAL)
+        logging.getLogger("alembic").setLevel(logging.ERROR)
+        warnings.filterwarnings("ignore", module="mlflow")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+        self._artifacts: str | None = None
+        self._folder = results
+        self.uri = "" if local else os.environ.get("MLFLOW_TRACKING_URI", "")
+        if not self.uri:
+            results.mkdir(parents=True, exist_ok=True)
+            self.uri = f"{_SQLITE}{(results / 'mlflow.db').resolve()}"
+            self._artifacts = (results / "artifacts").resolve().as_uri()
+        if not self.uri.startswith(_SQLITE):  # a database is read without it
+            _ = self._client
+
+    @functools.cached_property
+    def _client(self) -> MlflowClient:
+        # Two commands that make one database at the same time break it.
+        only = _holding(self._folder) if self._artifacts is not None else nullcontext()
+        try:
+            with only:
+                client = MlflowClient(tracking_uri=self.uri)
+                client.search_experiments(max_results=1)
+        except Exception as error:
+            raise QbenchError(f"cannot open the store {self.uri}: {_first_line(error)}") from error
+        return client
+
+    # Record ----------------------------------------------------------------------------------
+
+    def record(self, outcome: Outcome, folder: Path | None) -> None:
+        """Record a trial as a run of the experiment named after its suite; once, if told twice.
+
+        Args:
+            outcome: what it came to.
+            folder: where its ``weights.pt`` is, if it has any. None: it was trained elsewhere, and
+                comes without.
+
+        Raises:
+            QbenchError: MLflow refuses; nothing is half recorded under the trial's key.
+        """
+        try:
+            self._record(outcome, folder)
+        except (MlflowException, OSError) as error:
+            raise QbenchError(
+                f"cannot record a trial in {self.uri}: {_first_line(error)}"
+            ) from error
+
+    def _record(self, outcome: Outcome, folder: Path | None) -> None:
+        trial = outcome.trial
+        if self._is_recorded(outcome):
+            return
+        ended = int(1000 * (outcome.started + outcome.seconds))
+        run = self._client.create_run(
+            self._experiment(outcome.suite),
+            start_time=int(1000 * outcome.started),
+            run_name=trial.name,
+            tags={"qbench.key": trial.key, "mlflow.source.name": "qbench"},
+        )
+        run_id = run.info.run_id
+        at = int(1000 * outcome.started)
+        metrics = [
+            Metric(name, value, at, int(record["epoch"]))
+            for record in outcome.history
+            for name, value in record.items()
+            if name != "epoch"
+        ]
+        last = int(outcome.history[-1]["epoch"]) if outcome.history else 0
+        final = {f"{_FINAL}{name}": value for name, value in outcome.metrics.items()}
+        final |= {"seconds": outcome.seconds, "train_seconds": outcome.train_seconds}
+        metrics += [Metric(name, value, ended, last) for name, value in final.items()]
+        params = [Param(name, value) for name, value in _params(trial).items()]
+        tags = {
+            "qbench.trial": trial.model_dump_json(),
+            "qbench.status": outcome.status,
+            "qbench.reason": outcome.reason[:_TAG_LENGTH],
+            "qbench.audit": outcome.audit_text[:_TAG_LENGTH],
+            "qbench.levels": json.dumps(outcome.levels),
+            **{tag: str(getattr(outcome.code, name)) for name, tag in _CODE.items()},
+            "qbench.unreadable": outcome.unreadable_text[:_TAG_LENGTH],
+            **{f"{ENVIRONMENT}{name}": value for name, value in outcome.environment.items()},
+        }
+        if folder is None:
+            tags[_IMPORTED] = "true"
+        tags["qbench.digest"] = digest(tags, final)
+        run_tags = [RunTag(name, value) for name, value in tags.items()]
+        self._client.log_batch(run_id, metrics[:1000], params, run_tags)
+        for start in range(1000, len(metrics), 1000):
+            self._client.log_batch(run_id, metrics[start : start + 1000])
+        with tempfile.TemporaryDirectory() as scratch:
+            self._write_artifacts(outcome, folder, Path(scratch))
+            self._client.log_artifacts(run_id, scratch)
+        status = "FINISHED" if outcome.status == "done" else "FAILED"
+        self._client.set_terminated(run_id, status, ended)
+
+    @contextmanager
+    def alone(self, told: Callable[[str], None]) -> Iterator[None]:
+        """Wait until no other machine's command runs on this store, and keep others waiting.
+
+        Args:
+            told: is told, once, whose command is waited for.
+
+        Raises:
+            QbenchError: the store cannot be reached.
+        """
+        _ = self._client  # what cannot be opened is told now, not after a training
+        if self._artifacts is not None:  # one results folder, which has a lock
+            yield
+            return
+        with ExitStack() as stack:
+            try:
+                experiment = self._experiment(lock.EXPERIMENT)
+                stack.enter_context(lock.alone(self._client, experiment, told))
+            except MlflowException as error:
+                raise QbenchError(f"cannot write to {self.uri}: {_first_line(error)}") from error
+            yield
+
+    def _is_recorded(self, outcome: Outcome) -> bool:
+        """Whether a run has this outcome; half of one, left by a killed command, is deleted.
+
+        Of a trial that another machine has finished in the meantime, its run counts.
+        """
+        started = int(1000 * outcome.started)
+        of_trial = f"tags.`qbench.key` = '{outcome.trial.key}'"
+        for run in list(self._search(of_trial, "attributes.start_time ASC")):
+            if run.info.status == "FINISHED":
+                return True
+            if run.info.start_time == started:
+                if run.info.status == "FAILED":
+                    return True
+                self._client.delete_run(run.info.run_id)
+        return False
+
+    def _write_artifacts(self, outcome: Outcome, source: Path | None, folder: Path) -> None:
+        files = {
+            "trial.json": outcome.trial.model_dump(mode="json"),
+            _HISTORY: outcome.history,
+            "audit.json": [count.model_dump() for count in outcome.audit],
+            "environment.json": outcome.environment,
+            "unreadable.json": outcome.unreadable,
+        }
+        for name, content in files.items():
+            (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        observed = outcome.model_dump_json(include=set(Observed.model_fields))
+        (folder / "weights.json").write_text(observed + "\n", encoding="utf-8")
+        if outcome.examples:
+            text = TypeAdapter(list[Detected]).dump_json(outcome.examples).decode()
+            (folder / EXAMPLES).write_text(text + "\n", encoding="utf-8")
+        if outcome.traceback:
+            (folder / "traceback.txt").write_text(outcome.traceback, encoding="utf-8")
+        if source is not None and (source / "weights.pt").exists():
+            shutil.copyfile(source / "weights.pt", folder / "weights.pt")
+
+    def _experiment(self, name: str) -> str:
+        found = self._client.get_experiment_by_name(name)
+        if found is not None:
+            return str(found.experiment_id)
+        location = f"{self._artifacts}/{name}" if self._artifacts else None
+        try:
+            return str(self._client.create_experiment(name, artifact_location=location))
+        except MlflowException:  # somebody else made it in between
+            found = self._client.get_experiment_by_name(name)
+            if found is None:
+                raise
+            return str(found.experiment_id)
+
+    # Look up ---------------------------------------------------------------------------------
+
+    def runs(self, keys: Iterable[str]) -> dict[str, Run]:
+        """The run that counts for each key: the first that finished, else the last that failed.
+
+        Those that were set aside do not count.
+
+        Args:
+            keys: of trials; the answer has only those that have ended.
+        """
+        wanted = set(keys)
+        best: dict[str, Run] = {}
+        ended = self._ended()
+        for run in ended:
+            if run.info.status == "FAILED":
+                best[run.data.tags[_KEY]] = run
+        for run in reversed(ended):
+            if run.info.status == "FINISHED":
+                best[run.data.tags[_KEY]] = run
+        return {key: run for key, run in best.items() if key in wanted}
+
+    def finished(self) -> list[Run]:
+        """Every run that counts and has finished, in the order in which they started."""
+        first: dict[str, Run] = {}
+        for run in self._ended():
+            if run.info.status == "FINISHED":
+                first.setdefault(run.data.tags[_KEY], run)
+        return list(first.values())
+
+    def set_aside(self, runs: Iterable[Run]) -> None:
+        """Have runs count no longer, so that their trials are trained again; they stay stored.
+
+        Raises:
+            QbenchError: MLflow refuses.
+        """
+        try:
+            for run in runs:
+                self._client.set_tag(run.info.run_id, _ASIDE, "trained again")
+        except (MlflowException, OSError) as error:
+            raise QbenchError(f"cannot write to {self.uri}: {_first_line(error)}") from error
+
+    def find(self, prefix: str) -> dict[str, Run]:
+        """The runs whose key starts with ``prefix``, as `runs` chooses them."""
+        found = self._search(f"tags.`qbench.key` LIKE '{prefix}%'", "attributes.start_time ASC")
+        return self.runs({run.data.tags["qbench.key"] for run in found})
+
+    def histories(self, runs: dict[str, Run], metrics: Sequence[str]) -> pd.DataFrame:
+        """What finished runs recorded by epoch.
+
+        Returns:
+            A row for each key and epoch, columns ``key``, ``epoch`` and ``metrics``.
+        """
+        records = [
+            {"key": key, **record}
+            for key, run in runs.items()
+            for record in self._history(run, metrics)
+        ]
+        return pd.DataFrame(records, columns=["key", "epoch", *metrics])
+
+    def _history(self, run: Run, metrics: Sequence[str]) -> Iterable[dict[str, float]]:
+        """A record for each epoch. A file on this machine takes no time, a metric does."""
+        if (local := _local(run, _HISTORY)) is not None:
+            return list(json.loads(local.read_bytes()))
+        rows: dict[int, dict[str, float]] = {}
+        for metric in metrics:
+            for point in self._client.get_metric_history(run.info.run_id, metric):
+                rows.setdefault(point.step, {"epoch": point.step})[metric] = point.value
+        return rows.values()
+
+    @staticmethod
+    def metrics(run: Run) -> dict[str, float]:
+        """What a finished run was measured by, after the last epoch."""
+        return {
+            name.removeprefix(_FINAL): value
+            for name, value in run.data.metrics.items()
+            if name.startswith(_FINAL)
+        }
+
+    def outcome(self, run: Run) -> Outcome:
+        """What a run recorded, without weights.
+
+        Raises:
+            QbenchError: its artifacts cannot be fetched.
+        """
+        tags = run.data.tags
+        return Outcome(
+            trial=trial_of(run),
+            suite=self._client.get_experiment(run.info.experiment_id).name,
+            status="done" if run.info.status == "FINISHED" else "failed",
+            reason=tags["qbench.reason"],
+            metrics=dict(sorted(self.metrics(run).items())),
+            history=self.read(run, _HISTORY),
+            audit=self.read(run, "audit.json"),
+            started=run.info.start_time / 1000,
+            seconds=run.data.metrics["seconds"],
+            train_seconds=run.data.metrics["train_seconds"],
+            environment=self.read(run, "environment.json"),
+            code=code_of(run),
+            unreadable=self.read(run, "unreadable.json"),
+        )
+
+    def levels(self, run: Run) -> Levels:
+        """The most levels that the audit of a finished run counted, as `Outcome.levels`.
+
+        Runs of before levels were a tag have them in ``audit.json``; (None, None) where that is
+        gone.
+        """
+        if (tag := run.data.tags.get("qbench.levels")) is not None:
+            weights, inputs = json.loads(tag)
+            return weights, inputs
+        try:
+            counts = [Count.model_validate(count) for count in self.read(run, "audit.json")]
+        except QbenchError:
+            return None, None
+        return most_levels(counts, Bits.parse(trial_of(run).bits))
+
+    def read(self, run: Run, artifact: str) -> Any:
+        """What a JSON artifact of a run holds; as `text`."""
+        return json.loads(self.text(run, artifact))
+
+    def text(self, run: Run, artifact: str) -> str:
+        """What an artifact of a run holds. One on this machine's disk takes no time.
+
+        Raises:
+            QbenchError: the run has no such artifact, or it cannot be fetched.
+        """
+        if (local := _local(run, artifact)) is not None:
+            return local.read_text(encoding="utf-8")
+        with tempfile.TemporaryDirectory() as scratch:
+            return self.fetch(run, artifact, Path(scratch)).read_text(encoding="utf-8")
+
+    def examples(self, run: Run) -> list[Detected]:
+        """What a run's detector found in the first test images; nothing of other runs.
+
+        Raises:
+            QbenchError: they cannot be fetched.
+        """
+        if not any(item.path == EXAMPLES for item in self._client.list_artifacts(run.info.run_id)):
+            return []
+        with tempfile.TemporaryDirectory() as scratch:
+            text = self.fetch(run, EXAMPLES, Path(scratch)).read_bytes()
+        return TypeAdapter(list[Detected]).validate_json(text)
+
+    def fetch(self, run: Run, artifact: str, target: Path) -> Path:
+        """Download an artifact of a run.
+
+        Raises:
+            QbenchError: the run has no such artifact, or it cannot be fetched.
+        """
+        try:
+            found = self._client.download_artifacts(run.info.run_id, artifact, str(target))
+        except Exception as error:
+            raise QbenchError(
+                f"cannot fetch {artifact} of run {run.info.run_id}: {_first_line(error)}"
+            ) from error
+        return Path(found)
+
+    def _ended(self) -> list[Run]:
+        """The runs that have ended and count, in the order in which they started."""
+        found: Iterable[Run] | None = None
+        if self.uri.startswith(_SQLITE):
+            found = ended_runs(Path(self.uri.removeprefix(_SQLITE)), _KEY)
+        if found is None:
+            found = self._search("attributes.status != 'RUNNING'", "attributes.start_time ASC")
+        states = ("FINISHED", "FAILED")
+        return [r for r in found if r.info.status in states and _ASIDE not in r.data.tags]
+
+    def _search(self, condition: str, order: str) -> Iterable[Run]:
+        """Runs of trials, by MLflow; raises QbenchError where it cannot be asked."""
+        try:
+            yield from self._pages(condition, order)
+        except (MlflowException, OSError) as error:
+            raise QbenchError(f"cannot read the store {self.uri}: {_first_line(error)}") from error
+
+    def _pages(self, condition: str, order: str) -> Iterable[Run]:
+        experiments = [
+            e.experiment_id for e in self._client.search_experiments(view_type=ViewType.ACTIVE_ONLY)
+        ]
+        token = None
+        while experiments:
+            page = self._client.search_runs(
+                experiments,
+                f"{condition} AND tags.`{_KEY}` LIKE '%'",
+                max_results=_PAGE,
+                order_by=[order],
+                page_token=token,
+            )
+            yield from (run for run in page if _ASIDE not in run.data.tags)
+            token = page.token
+            if not token:
+                return
+
+
+@contextmanager
+def _holding(folder: Path) -> Iterator[None]:
+    """Keep others that ask for it out of a results folder; out of a read-only one, nobody."""
+    with ExitStack() as stack:
+        with suppress(OSError):
+            (folder / ".state").mkdir(exist_ok=True)
+            file = stack.enter_context((folder / ".state" / "store").open("w"))
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def was_imported(run: Run) -> bool:
+    """Whether a run was trained elsewhere: there are no weights of it."""
+    return _IMPORTED in run.data.tags
+
+
+def _local(run: Run, artifact: str) -> Path | None:
+    """An artifact that lies on this machine."""
+    place = urlsplit(run.info.artifact_uri or "")
+    path = Path(url2pathname(place.path)) / artifact
+    return path if place.scheme == "file" and path.exists() else None
+
+
+def was_changed(run: Run) -> bool:
+    """Whether what a run holds is not what was recorded: somebody has edited it."""
+    recorded = run.data.tags.get("qbench.digest")
+    return recorded is not None and recorded != digest(run.data.tags, run.data.metrics)
+
+
+def digest(tags: Mapping[str, str], metrics: Mapping[str, float]) -> str:
+    """SHA-256 of what tables show of a run: its trial, its final numbers, its audit."""
+    content = {name: tags.get(name, "") for name in _SEALED}
+    content |= {name: tags[name] for name in _CODE.values() if name in tags}
+    content |= {
+        name: "nan" if value != value else repr(max(-_MOST, min(_MOST, float(value))))
+        for name, value in metrics.items()
+        if name.startswith(_FINAL) or name in ("seconds", "train_seconds")
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def trial_of(run: Run) -> Trial:
+    """The trial that a run recorded."""
+    return Trial.model_validate_json(run.data.tags["qbench.trial"])
+
+
+def code_of(run: Run) -> Code:
+    """Return the fingerprint of the code that a run was trained with.
+
+    Runs that were recorded before code had fingerprints count as revision 1.
+    """
+    tags = run.data.tags
+    return Code.model_validate({name: tags[tag] for name, tag in _CODE.items() if tag in tags})
+
+
+def _params(trial: Trial) -> dict[str, Any]:
+    """A trial flat, as MLflow's parameters: ``recipe.lr``, ``options.temperature_rate``."""
+    flat: dict[str, Any] = {}
+    for name, value in trial.model_dump(mode="json").items():
+        if isinstance(value, dict):
+            flat |= {f"{name}.{inner}": item for inner, item in value.items()}
+        elif value is not None:
+            flat[name] = value
+    return {name: str(value) for name, value in flat.items()}
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,1 @@
+"""A suite's YAML as a checked `Suite` and its trials."""

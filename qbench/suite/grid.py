@@ -1,0 +1,194 @@
+"""From a suite to its trials, each with its verdict: can it be trained at all?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from pydantic import ValidationError
+from torch import nn
+
+from qbench import registry
+from qbench.data import Dataset
+from qbench.errors import QbenchError
+from qbench.method import Method
+from qbench.quant.attach import DEFAULT_LAYERS, policy_widths, select_layers
+from qbench.spec.bits import FULL_PRECISION, Bits
+from qbench.spec.recipe import Recipe
+from qbench.spec.trial import Trial, full_precision_trial
+from qbench.suite.suite import Row, Suite
+from qbench.train import weights
+
+_ANY = Bits.parse("1/1")
+# Of networks whose weights are given. What would train them is no part of their trials' keys.
+_UNTRAINED = Recipe(epochs=0, batch_size=1, optimizer="sgd", lr=1.0)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One trial of a suite.
+
+    Attributes:
+        trial: what would be trained.
+        row: the row of the suite that it is from.
+        label: that row's name in the table.
+        recipe: ``aligned`` or ``paper``.
+        unsupported: why it cannot be trained; empty where it can.
+    """
+
+    trial: Trial
+    row: Row
+    label: str
+    recipe: str
+    unsupported: str = ""
+
+    @property
+    def name(self) -> str:
+        """What a user knows it by."""
+        trial = self.trial
+        return f"{self.label} {trial.bits} {trial.model} {trial.dataset} seed {trial.seed}"
+
+
+def expand(suite: Suite, rehearsal: bool = False) -> list[Cell]:
+    """The suite's trials in its own order, full-precision ones first.
+
+    Args:
+        suite: the suite.
+        rehearsal: whether its trials are to be marked as trying things out.
+
+    Raises:
+        QbenchError: the changes to a recipe contradict it, or there are no such weights.
+    """
+    return list({cell.trial.key: cell for cell in _Grid(suite, rehearsal).cells()}.values())
+
+
+class _Grid:
+    """A suite being expanded."""
+
+    def __init__(self, suite: Suite, rehearsal: bool) -> None:
+        self._suite = suite
+        self._rehearsal = rehearsal
+        self._dataset = registry.build_dataset(suite.dataset, suite.data)
+        self._pretraining = _changed(self._dataset.full_precision_recipe, suite.full_precision)
+
+    def cells(self) -> Iterator[Cell]:
+        suite = self._suite
+        rows = list(zip(suite.methods, suite.labels(), strict=True))
+        for model in suite.models:
+            problem = self._model_problem(model)
+            quantized = [
+                cell
+                for row, label in rows
+                if row.method != "fp32"
+                for cell in self._row(model, row, label, problem)
+            ]
+            listed = any(row.method == "fp32" for row in suite.methods)
+            if listed or any(cell.trial.full_precision for cell in quantized):
+                title = registry.method_class("fp32").title
+                for seed in suite.seeds:
+                    base = full_precision_trial(self._start(model, seed), self._recipe_of(model))
+                    yield Cell(base, Row(method="fp32"), title, suite.recipe.name, problem)
+            yield from quantized
+
+    def _start(self, model: str, seed: int) -> Trial:
+        """What all trials of a model and a seed have in common."""
+        suite, dataset = self._suite, self._dataset
+        given = suite.weights.get(model)
+        return Trial(
+            method="fp32",
+            model=model,
+            dataset=suite.dataset,
+            task=dataset.task,
+            bits=str(FULL_PRECISION),
+            recipe=self._recipe_of(model),
+            seed=seed,
+            threads=suite.threads,
+            data=dataset.identity(),
+            weights=weights.identify(model, given) if given else "",
+            processes=suite.resources.processes,
+            rehearsal=self._rehearsal,
+        )
+
+    def _recipe_of(self, model: str) -> Recipe:
+        """How a model's full-precision network is trained."""
+        given = self._suite.weights.get(model)
+        return self._pretraining if given is None or weights.is_backbone(given) else _UNTRAINED
+
+    def _row(self, model: str, row: Row, label: str, problem: str) -> Iterator[Cell]:
+        suite = self._suite
+        method = registry.build_method(row.method, row.options)
+        recipe = self._dataset.aligned_recipe
+        if suite.recipe.name == "paper" and method.paper_recipe is not None:
+            recipe = method.paper_recipe
+        recipe = _changed(recipe, {**suite.recipe.changes, **row.recipe})
+        if not method.trains:
+            recipe = _changed(recipe, {"epochs": 0, "initialization": "pretrained"})
+        layers = suite.layers
+        if layers is None:
+            layers = method.paper_layers if suite.recipe.name == "paper" else DEFAULT_LAYERS
+        pretrained = recipe.initialization == "pretrained"
+        starts = [dict(self._start(model, seed)) for seed in suite.seeds]
+        own = {
+            "method": row.method,
+            "options": registry.determining_options(row.method, row.options),
+            "layers": layers if isinstance(layers, str | dict) else tuple(layers),
+            "recipe": recipe,
+            "full_precision": self._recipe_of(model) if pretrained else None,
+        }
+        if not pretrained and not weights.is_backbone(suite.weights.get(model, "")):
+            own["weights"] = ""
+        for bits in map(Bits.parse, row.widths(model, suite.bits)):
+            task = self._dataset.task
+            reason = problem or _refusal(method, policy_widths(layers, bits), task)
+            for start in starts:
+                trial = Trial.model_validate({**start, **own, "bits": str(bits)})
+                yield Cell(trial, row, label, suite.recipe.name, reason)
+
+    def _model_problem(self, model: str) -> str:
+        """Why the model cannot take the dataset's images or the suite's layers, or ''."""
+        layers = self._suite.layers
+        if problem := self._shape_problem(model):
+            return problem
+        try:
+            network = without_storage(model, self._dataset)
+            found = select_layers(network, DEFAULT_LAYERS if layers is None else layers, _ANY)
+        except QbenchError as error:
+            return str(error)
+        return "" if found else f"`layers` leave nothing of {model} to quantize"
+
+    def _shape_problem(self, model: str) -> str:
+        dataset = self._dataset
+        try:
+            net = without_storage(model, dataset)
+            if dataset.task == "classification":
+                net(torch.empty(2, *dataset.image_shape, device="meta"))
+        except (RuntimeError, ValueError) as error:
+            shape = "×".join(map(str, dataset.image_shape))
+            reason = str(error).splitlines()[0]
+            return f"{model} cannot take images of {shape}: {reason}"
+        return ""
+
+
+def _changed(recipe: Recipe, changes: dict[str, object]) -> Recipe:
+    try:
+        return Recipe.model_validate({**recipe.model_dump(), **changes})
+    except ValidationError as error:
+        reasons = "; ".join(e["msg"].removeprefix("Value error, ") for e in error.errors())
+        raise QbenchError(f"recipe: {reasons}") from error
+
+
+def _refusal(method: Method, widths: list[Bits], task: str) -> str:
+    if all(bits.is_float for bits in widths):
+        return "32/32 leaves nothing to quantize"
+    try:
+        reasons = (method.supports(bits, task) for bits in widths if not bits.is_float)
+        return next((str(reason) for reason in reasons if reason), "")
+    except Exception as error:  # a plugin's mistake costs its own row only
+        return f"its supports() raised {type(error).__name__}: {error}"
+
+
+def without_storage(model: str, dataset: Dataset) -> nn.Module:
+    """A model for a dataset on the meta device: shapes and names, and no memory."""
+    with torch.device("meta"):
+        return registry.build_model(model, dataset.num_classes, dataset.image_shape[0]).eval()

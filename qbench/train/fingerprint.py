@@ -1,0 +1,123 @@
+"""The code that numbers depend on: its fingerprint, and whether it has changed since."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+import linecache
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from qbench import registry
+from qbench.spec.result import Code
+
+NUMERICS = 1
+"""Revision of the arithmetic that all methods share: the primitives, the attachment, the training
+loop, the data. Raise it when a change there changes the numbers of methods that are not changed."""
+
+_LENGTH = 16
+
+
+def code_of(method: str) -> Code:
+    """Return the fingerprint of the present code of a method.
+
+    Args:
+        method: name of the method.
+
+    Raises:
+        QbenchError: No method has the name.
+    """
+    cls = registry.method_class(method)
+    return Code(syntax=_syntax(cls.__module__), revision=cls.revision, numerics=NUMERICS)
+
+
+def change(method: str, recorded: Code) -> str:
+    """Return what has changed in the code since a result was recorded, or an empty string.
+
+    Args:
+        method: name of the method.
+        recorded: fingerprint that was recorded with the result.
+
+    Raises:
+        QbenchError: No method has the name.
+    """
+    now = code_of(method)
+    if recorded.revision != now.revision:
+        return f"{method} is at revision {now.revision}, and was at {recorded.revision} in training"
+    if recorded.numerics != now.numerics:
+        return (
+            f"the arithmetic that all methods share is at revision {now.numerics}, and was at "
+            f"{recorded.numerics} in training"
+        )
+    if recorded.syntax and recorded.syntax != now.syntax:
+        return f"{method}'s code has changed since it was trained"
+    return ""
+
+
+@functools.cache
+def _syntax(module: str) -> str:
+    """Hash the syntax trees of a module and of the local modules that it imports."""
+    trees: dict[str, Any] = {}
+    _collect(sys.modules[module], trees)
+    return hashlib.sha256(repr(list(trees.values())).encode()).hexdigest()[:_LENGTH]
+
+
+def _collect(module: ModuleType, trees: dict[str, Any]) -> None:
+    """Add the tree of a module, then those of the local modules it imports, in their order."""
+    file = module.__file__ or ""
+    tree = ast.parse("".join(linecache.getlines(file)))
+    trees[module.__name__] = _outline(tree)
+    folder = Path(file).resolve().parent
+    for name in _imported(tree, module.__name__):
+        found = sys.modules.get(name)
+        if found is not None and name not in trees and _is_local(found, folder):
+            _collect(found, trees)
+
+
+def _imported(tree: ast.Module, importer: str) -> Iterator[str]:
+    """Yield the full name of everything that may be an imported module."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                package = importer.rsplit(".", node.level)[0]
+                base = f"{package}.{base}" if base else package
+            yield base
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def _is_local(module: ModuleType, folder: Path) -> bool:
+    """Whether a module lies in a folder, and is neither qbench's own nor an installed package's."""
+    file = getattr(module, "__file__", None)
+    if file is None or module.__name__.partition(".")[0] == "qbench":
+        return False
+    path = Path(file).resolve()
+    return path.is_relative_to(folder) and "site-packages" not in path.relative_to(folder).parts
+
+
+def _outline(node: Any) -> Any:
+    """Turn a syntax tree into nested tuples: without docstrings, positions and empty fields.
+
+    Comments and formatting are in no syntax tree. Empty fields are left out because Python's
+    versions differ in them.
+    """
+    if isinstance(node, list):
+        return tuple(_outline(item) for item in node)
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    fields = {name: value for name, value in ast.iter_fields(node) if value not in (None, [])}
+    if _has_docstring(node):
+        fields["body"] = fields["body"][1:]
+    fields.pop("ctx", None)
+    return (type(node).__name__, *((name, _outline(value)) for name, value in fields.items()))
+
+
+def _has_docstring(node: ast.AST) -> bool:
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    return isinstance(node, kinds) and ast.get_docstring(node, clean=False) is not None

@@ -1,0 +1,41 @@
+"""A suite, and a store filled with its results."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from qbench.benchmark.benchmark import Benchmark
+from qbench.train import fingerprint
+from tests.helpers.frames import trials
+from tests.helpers.outcomes import outcome
+
+SUITE = """\
+name: small
+dataset: digits
+models: [convnet_tiny]
+bits: [2/32]
+methods: [ste, dorefa]
+seeds: [0, 1]
+"""
+
+
+def filled(suite: Path, results: Path, top1: dict[str, float]) -> Benchmark:
+    """A results folder in which a suite is done: a method's accuracy, and a little by seed."""
+    benchmark = Benchmark.open(suite, results)
+    for cell in benchmark.cells:
+        value = top1[cell.trial.method] + 0.1 * cell.trial.seed**2
+        code = fingerprint.code_of(cell.trial.method)
+        own = {"trial": cell.trial, "suite": "small", "code": code}
+        benchmark.store.record(outcome(top1=value).model_copy(update=own), None)
+    benchmark.refresh()
+    return benchmark
+
+
+BEFORE = {"fp32": 99.0, "ste": 90.0, "dorefa": 80.0}
+
+
+def results(label: str, *top1: float, **more: Any) -> pd.DataFrame:
+    return trials(label, *top1).assign(options="{}", **{"training": "{}", **more})

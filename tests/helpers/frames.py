@@ -1,0 +1,40 @@
+"""Frames of trials that tables are tested with."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from qbench.report.tables.table import Table
+
+
+def trials(label: str, *top1: float | str, bits: str = "1/32", **more: object) -> pd.DataFrame:
+    """The seeds of one cell: a number is a finished trial, a text the status of another."""
+    rows = [
+        {
+            "key": f"{label}-{more.get('model', '')}-{bits}-{seed}",
+            "method": label.lower(),
+            "label": label,
+            "options": "{}",
+            "model": "net",
+            "dataset": "digits",
+            "bits": bits,
+            "seed": seed,
+            "recipe": "aligned",
+            "epochs": 20,
+            "status": value if isinstance(value, str) else "done",
+            "reason": "",
+            "top1": float("nan") if isinstance(value, str) else value,
+            "audit": "",
+            **more,
+        }
+        for seed, value in enumerate(top1)
+    ]
+    return pd.DataFrame(rows)
+
+
+def full(*top1: float | str, **more: object) -> pd.DataFrame:
+    return trials("Full precision", *top1, bits="32/32", method="fp32", **more)
+
+
+def texts(found: Table) -> dict[str, list[str]]:
+    return {label: [cell.text for cell in cells] for label, cells in found.rows}

@@ -1,0 +1,18 @@
+"""The methods that are there, and options that make them fast."""
+
+from __future__ import annotations
+
+from qbench import registry
+from qbench.spec.bits import Bits
+
+
+def is_there(name: str) -> bool:
+    """Whether the library that a method wraps, if any, is installed."""
+    reason = registry.build_method(name, {}).supports(Bits.parse("4/32"), "classification")
+    return "pip install" not in (reason or "")
+
+
+NAMES = [name for name in registry.names("methods") if name != "fp32" and is_there(name)]
+
+
+FEW = {"adaround": {"iterations": 20}}

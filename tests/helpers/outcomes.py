@@ -1,0 +1,24 @@
+"""Results of trials that nobody trained."""
+
+from __future__ import annotations
+
+import time
+
+from qbench.spec.result import Outcome
+from tests.helpers.training import trial
+
+
+def outcome(status: str = "done", top1: float = 90.0, seed: int = 0) -> Outcome:
+    return Outcome.model_validate(
+        {
+            "trial": trial(seed=seed),
+            "suite": "suite",
+            "status": status,
+            "reason": "" if status == "done" else "it broke",
+            "metrics": {"top1": top1} if status == "done" else {},
+            "history": [{"epoch": e, "top1": top1 - 1, "train_loss": 1 / e} for e in (1, 2)],
+            "started": time.time(),
+            "seconds": 2.0,
+            "environment": {"torch": "2"},
+        }
+    )

@@ -1,0 +1,73 @@
+"""Frames that pages are tested with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from qbench.report.page import page
+from qbench.report.summary import summarise
+from qbench.report.tables.layout import Layout
+from qbench.report.tables.table import tables as tables_of
+from qbench.store.evidence import Evidence
+from tests.helpers.frames import full, trials
+
+HOSTILE = """</script><img src=x onerror="window.broken=1">'"{{ 7*7 }}&lt;<!--"""
+
+
+def evidence(frame: pd.DataFrame, **more: Any) -> dict[str, Evidence]:
+    """What is known of the trials of a frame that have ended."""
+    ended = frame[frame["status"].isin(["done", "failed"])]
+    count = {"layer": "conv", "tensor": "weight", "levels": 3, "promised": 4, "scope": "layer"}
+    known = {
+        "trial": {"method": "a", "recipe": {"lr": 0.5, "milestones": [3, 4]}},
+        "environment": {"torch": "2.0"},
+        "audit": [count],
+        "log": "",
+        **more,
+    }
+    return {str(key): Evidence(**known) for key in ended["key"]}
+
+
+def history(key: str, epochs: int) -> pd.DataFrame:
+    """Curves of one trial."""
+    rows = [
+        {"key": key, "epoch": e, "train_loss": 1 / e, "top1": 100 - 1 / e, "soft_top1": 99.0}
+        for e in range(1, epochs + 1)
+    ]
+    return pd.DataFrame(rows, columns=["key", "epoch", "train_loss", "top1", "soft_top1"])
+
+
+def render(
+    *cells: pd.DataFrame,
+    histories: pd.DataFrame | None = None,
+    pictures: dict[str, bytes] | None = None,
+    title: str = "Title",
+    **known: Any,
+) -> str:
+    """The page of some cells."""
+    frame = pd.concat(cells, ignore_index=True)
+    layout, summary = Layout("suite", title), summarise(frame)
+    return page.render(
+        layout,
+        [table.caption for table in tables_of(layout, frame, summary)],
+        summary,
+        frame,
+        history("", 0) if histories is None else histories,
+        evidence(frame, **known),
+        pictures or {},
+    )
+
+
+def some(name: str = HOSTILE) -> list[pd.DataFrame]:
+    """Cells of every kind: numbers, dashes, failures, and names that would be markup."""
+    return [
+        full(99.0, 99.5, 99.2),
+        trials("Alpha", 91.0, 92.0, 93.0),
+        trials("Beta", 97.0, 98.0, 98.5),
+        trials("Beta", 95.0, 95.5, 96.5, bits="2/2"),
+        trials("Alpha", *["unsupported"] * 3, bits="2/2", reason="weights only"),
+        trials("Gamma", *["failed"] * 3, reason=f"broke: {name}"),
+        trials(name, 50.0, 60.0, 70.0),
+    ]

@@ -1,0 +1,33 @@
+"""A small trial, and its training."""
+
+from __future__ import annotations
+
+from qbench import registry
+from qbench.spec.recipe import Recipe
+from qbench.spec.result import Outcome
+from qbench.spec.trial import Trial
+from qbench.train.trial import Training
+
+RECIPE = Recipe(epochs=2, batch_size=128, optimizer="sgd", lr=0.05)
+
+
+def trial(method: str = "quantization_networks", **changes: object) -> Trial:
+    options = registry.method_options(method, {})
+    values: dict[str, object] = {
+        "method": method,
+        "options": options,
+        "model": "convnet_tiny",
+        "dataset": "digits",
+        "task": "classification",
+        "bits": "2/2",
+        "recipe": RECIPE,
+        "seed": 0,
+    }
+    return Trial.model_validate({**values, **changes})
+
+
+def train(what: Trial, weights: bytes | None = None) -> tuple[Outcome, bytes | None]:
+    training = Training(what, weights)
+    for _ in training.epochs():
+        pass
+    return training.outcome, training.weights

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from qbench import registry
+from qbench.report.claim import Likeness, likeness
+from qbench.suite.grid import expand
+from qbench.suite.suite import Published, Suite
+
+IMAGENET = {
+    "name": "s",
+    "dataset": "imagenet",
+    "models": ["resnet18"],
+    "bits": ["2/32"],
+    "methods": [{"method": "quantization_networks"}],
+    "seeds": [0],
+    "recipe": {"name": "paper"},
+    "data": {"root": "nowhere"},
+}
+TABLE_2 = {"paper": "arXiv:1911.09464", "table": "2", "dataset": "imagenet", "model": "resnet18"}
+
+
+def of(rehearsal: bool = False, published: dict[str, str] = TABLE_2, **changes: Any) -> Likeness:
+    """How like the published setting the last trial of a suite is."""
+    suite = Suite.model_validate({**IMAGENET, **changes})
+    cell = expand(suite, rehearsal)[-1]
+    dataset = registry.build_dataset(suite.dataset, suite.data)
+    method = registry.build_method(cell.trial.method, cell.trial.options)
+    return likeness(cell, Published.model_validate(published), suite, dataset, method)
+
+
+def test_the_papers_own_setting_is_judged_without_a_word() -> None:
+    assert of() == Likeness()
+
+
+@pytest.mark.parametrize(
+    ("changes", "unlike"),
+    [
+        ({"dataset": "digits", "data": {}, "models": ["convnet_tiny"]}, "imagenet, not digits"),
+        ({"models": ["resnet50"]}, "published for resnet18, not resnet50"),
+        ({"recipe": {"name": "paper", "changes": {"epochs": 2}}}, "2 of 55 epochs"),
+        ({"recipe": {"name": "paper", "changes": {"steps": 9}}}, "epochs of 9 steps"),
+        ({"data": {"root": "nowhere", "image_size": 64}}, "other data than the original"),
+    ],
+)
+def test_another_setting_is_not_judged(changes: dict[str, Any], unlike: str) -> None:
+    assert unlike in of(**changes).unlike
+
+
+def test_a_rehearsal_is_not_judged() -> None:
+    assert "a rehearsal" in of(rehearsal=True).unlike
+
+
+def test_epochs_that_a_row_has_from_its_sources_are_no_shortening() -> None:
+    rows = [{"method": "quantization_networks", "recipe": {"epochs": 35}}]
+    assert of(methods=rows).unlike == ""
+
+
+def test_departures_that_leave_a_claim_to_be_judged_are_told() -> None:
+    recipe = {"name": "aligned", "changes": {"epochs": 60, "lr": 0.5}}
+    assert of(recipe=recipe, layers="all") == Likeness(
+        "", "recipe aligned; epochs 60; lr 0.5; layers all, not skip_first_last"
+    )
+
+
+def test_layers_chosen_by_name_are_told_in_short() -> None:
+    assert of(layers=["layer1.0.conv1"]).apart == "layers chosen by name, not skip_first_last"
+
+
+def test_a_detector_is_not_measured_by_a_classifiers_epochs() -> None:
+    table = {**TABLE_2, "dataset": "voc07", "model": "ssd300_vgg16"}
+    rows = [{"method": "lq_nets"}]
+    found = of(published=table, dataset="voc", models=["ssd300_vgg16"], methods=rows, recipe={})
+    assert (found.unlike, found.apart) == ("", "recipe aligned")
+
+
+def test_voc_is_known_by_the_name_of_its_papers() -> None:
+    table = {**TABLE_2, "table": "4", "dataset": "voc07", "model": "ssd300_vgg16"}
+    assert of(published=table, dataset="voc", models=["ssd300_vgg16"]).unlike == ""

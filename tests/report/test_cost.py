@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from torch import nn
+
+from qbench import registry
+from qbench.data import Dataset
+from qbench.data.digits import Digits
+from qbench.method import Layer, Method
+from qbench.report.cost import Cost, Footprints, cost, multiply_adds
+from qbench.spec.bits import Width
+from qbench.spec.recipe import Recipe
+from qbench.spec.trial import Trial
+
+RECIPE = Recipe(epochs=1, batch_size=1, optimizer="sgd", lr=0.1)
+
+
+def small() -> nn.Module:
+    """On digits of 1×8×8: 144 weights, 16 biases and norms; 36 outputs on 6×6, then 40 × 3."""
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3, bias=False),  # 36 weights; 4·6·6 outputs × 9 = 1296 multiply-adds
+        nn.BatchNorm2d(4),  # 8 parameters
+        nn.ReLU(),
+        nn.Conv2d(4, 4, 3, groups=2, padding=1),  # 72 weights, 4 biases; 144 × 18 = 2592
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(4, 10),  # 40 weights, 10 biases; 40
+    ).eval()
+
+
+def layer(model: nn.Module, name: str, weight: int, activation: int) -> Layer:
+    return Layer(name, model.get_submodule(name), Width(weight), Width(activation))
+
+
+def test_multiply_adds_are_those_counted_by_hand() -> None:
+    counted = multiply_adds(small(), Digits())
+    assert counted.by_layer == {"0": 1296, "3": 2592, "6": 40}
+    assert counted.total == 1296 + 2592 + 40
+
+
+def test_full_precision_has_32_bits_everywhere() -> None:
+    model = small()
+    parameters = 36 + 8 + 72 + 4 + 40 + 10
+    assert cost(model, [], multiply_adds(model, Digits())) == Cost(
+        32 * parameters, 32 * 32 * (1296 + 2592 + 40)
+    )
+
+
+def test_a_quantized_layer_is_packed_with_its_scales() -> None:
+    model = small()
+    found = cost(model, [layer(model, "3", 2, 4)], multiply_adds(model, Digits()))
+    rest = 36 + 8 + 4 + 40 + 10
+    assert found.weight_bits == 32 * rest + 2 * 72 + 2 * 32
+    assert found.bops == 1024 * (1296 + 40) + 2 * 4 * 2592
+    assert found.megabytes == found.weight_bits / 8 / 1e6
+    assert found.gbops == found.bops / 1e9
+
+
+def test_each_filter_has_scales_where_levels_are_its_own() -> None:
+    model = small()
+    counted = multiply_adds(model, Digits())
+    layers = [layer(model, "3", 2, 4)]
+    by_filter = cost(model, layers, counted, "filter").weight_bits
+    assert by_filter - cost(model, layers, counted).weight_bits == (4 - 1) * 2 * 32
+
+
+def test_full_precision_weights_of_a_layer_stay_as_they_are() -> None:
+    model = small()
+    counted = multiply_adds(model, Digits())
+    found = cost(model, [layer(model, "3", 32, 2)], counted)
+    assert found.weight_bits == cost(model, [], counted).weight_bits
+    assert found.bops == 1024 * (1296 + 40) + 32 * 2 * 2592
+
+
+def trial(method: str, bits: str, dataset: Dataset, **more: object) -> Trial:
+    values = {
+        "method": method,
+        "options": registry.method_options(method, {}),
+        "model": "convnet_tiny",
+        "dataset": type(dataset).__name__.lower(),
+        "task": dataset.task,
+        "bits": bits,
+        "recipe": RECIPE,
+        "seed": 0,
+    }
+    return Trial.model_validate({**values, **more})
+
+
+def test_a_trials_network_is_counted_without_memory() -> None:
+    digits = Digits()
+    found = Footprints(digits).of(trial("twn", "2/32", digits, layers="first_last_8bit"))
+    assert found is not None
+    assert (found.first_layer, found.last_layer) == ("8/32", "8/32")
+    assert found.full.megabytes / found.cost.megabytes > 8
+    full = Footprints(digits).of(trial("fp32", "32/32", digits))
+    assert full is not None
+    assert full.cost == full.full == found.full
+    assert (full.first_layer, full.last_layer) == ("32/32", "32/32")
+
+
+def test_resnet18_has_what_is_known_of_it() -> None:
+    imagenet = registry.build_dataset("imagenet", {"root": "nowhere"})
+    found = Footprints(imagenet).of(trial("dorefa", "1/2", imagenet, model="resnet18"))
+    assert found is not None
+    assert found.full.weight_bits == 32 * 11_689_512
+    assert found.full.bops == 1024 * 1_814_073_344
+    assert found.cost.megabytes == pytest.approx(3.52, abs=0.01)
+
+
+def test_a_widened_network_is_counted_as_it_is() -> None:
+    digits = Digits()
+    options = registry.method_options("wrpn", {"widen": 2})
+    wide = Footprints(digits).of(trial("wrpn", "2/2", digits, options=options))
+    narrow = Footprints(digits).of(trial("wrpn", "2/2", digits))
+    assert wide is not None
+    assert narrow is not None
+    assert wide.full == narrow.full
+    assert wide.cost.bops > 2 * narrow.cost.bops
+
+
+def test_a_method_that_breaks_costs_its_own_columns_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Broken(Method):
+        def prepare(self, model: nn.Module, bits: object) -> nn.Module:
+            raise RuntimeError("no such luck")
+
+    monkeypatch.setitem(registry._plugin_methods, "broken", Broken)
+    digits = Digits()
+    assert Footprints(digits).of(trial("broken", "2/2", digits)) is None
+
+
+def test_a_detector_is_counted_too(tmp_path: Path) -> None:
+    shapes = registry.build_dataset("shapes", {"root": str(tmp_path)})
+    model = "ssd_tiny"
+    found = Footprints(shapes).of(trial("dorefa", "2/2", shapes, model=model))
+    assert found is not None
+    assert 1 < found.full.bops / found.cost.bops < 256
+    network = registry.build_model(model, shapes.num_classes, 3)
+    assert found.full.weight_bits == 32 * sum(p.numel() for p in network.parameters())

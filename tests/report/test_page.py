@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from qbench.benchmark.benchmark import Benchmark
+from qbench.report.page import details
+from tests.conftest import Qbench, TinyRun
+from tests.helpers.frames import full, trials
+from tests.helpers.page_frames import HOSTILE, history, render, some
+
+
+class Parsed(HTMLParser):
+    """What a browser would make of a page: its tags, and texts by the tag that they are in."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[tuple[str, str]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        if data.strip():
+            self.texts.append((self.tags[-1][0], data))
+
+    def attributes(self, name: str) -> list[str]:
+        return [str(attributes[name]) for _, attributes in self.tags if name in attributes]
+
+
+def data(text: str) -> dict[str, Any]:
+    found = re.search(r'<script id="data" type="application/json">(.*?)</script>', text, re.S)
+    assert found is not None
+    loaded: dict[str, Any] = json.loads(found[1])
+    return loaded
+
+
+def columns(text: str) -> list[str]:
+    list_ = text[text.index('<table class="list">') :]
+    return re.findall(r'data-sort="(\w+)"', list_)
+
+
+def test_what_users_name_is_text_and_never_markup() -> None:
+    calm = Parsed(render(*some("Calm"), title="Calm"))
+    hostile = Parsed(render(*some(), title=HOSTILE, log=HOSTILE, environment={HOSTILE: HOSTILE}))
+    assert [tag for tag, _ in hostile.tags] == [tag for tag, _ in calm.tags]
+    assert [tag for tag, _ in hostile.tags].count("script") == 2
+    assert not [name for _, attributes in hostile.tags for name in attributes if name[:2] == "on"]
+    assert ("h1", HOSTILE) in hostile.texts
+    assert HOSTILE in hostile.attributes("data-label")
+    assert any(f"broke: {HOSTILE}" in tip for tip in hostile.attributes("data-tip"))
+
+
+def test_the_data_says_the_same_as_it_was_given() -> None:
+    found = data(render(*some(), log=f"{HOSTILE}\u2028", environment={"gpu": HOSTILE}))
+    trial = next(iter(found["trials"].values()))
+    assert trial["log"] == f"{HOSTILE}\u2028"
+    assert found["shared"][trial["environment"]] == {"gpu": HOSTILE}
+    assert HOSTILE in found["results"][-1]["title"]
+
+
+def test_the_policy_allows_this_script_and_this_style_and_no_network() -> None:
+    text = render(*some())
+    parsed = Parsed(text)
+    (policy,) = (p for p in parsed.attributes("content") if "default-src" in p)
+    assert "default-src 'none'" in policy
+    for tag, kind in (("style", "style-src"), ("script", "script-src")):
+        (content,) = re.findall(rf"<{tag}>(.*?)</{tag}>", text, re.S)
+        digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+        assert f"{kind} 'sha256-{digest}'" in policy
+    urls = set(re.findall(r"https?://[^\"'\s]+", text))
+    assert urls == {"http://www.w3.org/2000/svg"}
+    assert not parsed.attributes("style")
+
+
+def test_the_same_trials_give_the_same_bytes() -> None:
+    picture = {"b.svg": b"<svg/>", "a.png": b"png"}
+    assert render(*some(), pictures=picture) == render(*some(), pictures=picture)
+
+
+def test_a_result_without_a_number_says_why() -> None:
+    tips = Parsed(render(*some())).attributes("data-tip")
+    assert "Alpha at 2/2\nweights only" in tips
+    waiting = render(trials("A", 97.0, 98.0), trials("B", "missing", "missing"))
+    assert "B at 1/32\nNot run yet" in Parsed(waiting).attributes("data-tip")
+
+
+def test_a_result_says_its_seeds_its_claim_and_its_flaws() -> None:
+    claim: dict[str, Any] = {"published_value": 69.1, "source": "a paper, Table 2"}
+    claim["stale"] = "a's file has changed"
+    text = render(trials("A", 97.0, 98.0, audit="9 levels, 4 promised", **claim))
+    (tip,) = {tip for tip in Parsed(text).attributes("data-tip") if tip.startswith("A at")}
+    assert "97.50 ± 0.71 %, n = 2 of 2 seeds (97.00, 98.00)" in tip
+    assert "Published, not run here: 69.1 (a paper, Table 2)" in tip
+    assert "Not k-bit: 9 levels, 4 promised" in tip
+    assert tip.count("Stale: a's file has changed") == 1
+    assert ("small", "published 69.1") in Parsed(text).texts
+
+
+def test_what_all_results_share_is_said_once_and_is_no_column() -> None:
+    same = render(trials("A", 97.0, 98.0), trials("B", 96.0, 98.0))
+    assert "model" not in columns(same)
+    assert "Model net" in same[same.index("The same of all") :]
+    others = render(trials("A", 97.0, 98.0), trials("B", 96.0, 98.0, model="other"))
+    assert "model" in columns(others)
+    assert columns(same)[:5] == ["label", "bits", "mean", "std", "n"]
+
+
+def test_marks_of_the_tables_are_on_the_page_too() -> None:
+    best = trials("Best", 95.0, 96.0, 97.0, 96.0)
+    worse = trials("Worse", 80.0, 81.1, 82.2, 80.9)
+    apart = trials("Apart", 95.5, 95.4, 96.9, 95.9, epochs=90)
+    text = render(best, worse, apart)
+    assert re.findall(r'>([\d.]+) ± [\d.]+<span class="mark">†', text) == ["81.05"]
+    assert re.findall(r">(\w+) ‡", text) == ["Apart"]
+    bold = re.compile(r'number best"[^>]*>(?:<button[^>]*>)?([\d.]+)')
+    assert not bold.findall(text)  # a tie
+    assert set(bold.findall(render(best, worse))) == {"96.00"}
+
+
+def test_full_precision_stands_above_the_widths() -> None:
+    text = render(full(99.0), trials("A", 97.0))
+    grid = text[text.index('<table class="grid"') : text.index('<table class="list">')]
+    assert "32/32" not in grid
+    assert "Full precision: <button" in text
+    assert re.search(r">99\.00\s*</button>", text)
+
+
+def test_long_curves_keep_their_ends_and_few_points_between() -> None:
+    cell = trials("A", 97.0)
+    key = str(cell["key"].iloc[0])
+    (trial,) = data(render(cell, histories=history(key, 9001)))["trials"].values()
+    epochs = trial["curves"]["epoch"]
+    assert (epochs[0], epochs[-1]) == (1, 9001)
+    assert len(epochs) == len(trial["curves"]["top1"]) <= details.POINTS + 1
+
+
+def test_what_is_not_finite_is_missing() -> None:
+    cell = trials("A", 97.0, test_loss=float("inf"))
+    curves = history(str(cell["key"].iloc[0]), 3)
+    curves.loc[1, "train_loss"] = float("nan")
+    (trial,) = data(render(cell, histories=curves))["trials"].values()
+    assert trial["metrics"]["test_loss"] is None
+    assert trial["curves"]["train_loss"] == [1.0, None, 0.33333]
+
+
+def test_what_trials_share_is_kept_once() -> None:
+    one, many = (render(trials("A", *[97.0] * n), environment={"x": "y" * 999}) for n in (1, 50))
+    assert one.count("y" * 999) == many.count("y" * 999) == 1
+
+
+def test_five_hundred_long_trials_make_a_page_that_can_be_sent() -> None:
+    cells = [
+        trials(f"Method {m}", *[97.0 + s / 7 for s in range(5)], bits=bits)
+        for m in range(25)
+        for bits in ("1/32", "2/32", "1/1", "2/2")
+    ]
+    histories = pd.concat([history(key, 300) for cell in cells for key in cell["key"]])
+    text = render(*cells, histories=histories)
+    assert len(data(text)["trials"]) == 500
+    assert len(text) < 4e6
+
+
+def test_of_the_files_of_one_figure_the_smallest_is_embedded() -> None:
+    text = render(
+        trials("A", 97.0),
+        pictures={"one.png": b"long" * 9, "one.svg": b"short", "two.png": b"p"},
+    )
+    sources = Parsed(text).attributes("src")
+    assert sources == [
+        f"data:image/svg+xml;base64,{base64.b64encode(b'short').decode()}",
+        f"data:image/png;base64,{base64.b64encode(b'p').decode()}",
+    ]
+
+
+def test_the_command_writes_the_page_from_the_store_alone(
+    tiny_run: TinyRun, tmp_path: Path, qbench_in: Callable[[Path], Qbench]
+) -> None:
+    shutil.copyfile(tiny_run.qbench.results / "mlflow.db", tmp_path / "mlflow.db")
+    file = tmp_path / "tiny" / "leaderboard.html"
+    assert str(file) in qbench_in(tmp_path)("leaderboard", tiny_run.suite, "--html")
+    text = file.read_text(encoding="utf-8")
+    Benchmark.open(tiny_run.suite, tmp_path).write_leaderboard(html=True)
+    assert file.read_text(encoding="utf-8") == text
+    found = data(text)
+    keys = pd.read_csv(file.with_name("trials.csv")).query("status == 'done'")["key"]
+    assert set(found["trials"]) == set(keys)
+    trial = found["trials"][keys.iloc[0]]
+    assert found["shared"][trial["environment"]]["torch"]
+    assert len(trial["curves"]["epoch"]) == 3
+    assert str(tmp_path) not in text
+    assert str(tiny_run.qbench.results) not in text

@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from qbench.errors import QbenchError
+from qbench.suite.bundled import bundled_folder, bundled_suites, suite_file
+from qbench.suite.suite import load_suite
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_suites_of_the_repository_are_installed() -> None:
+    written = {path.stem for path in (ROOT / "suites").glob("*.yaml")}
+    assert set(bundled_suites()) == written
+    assert (bundled_folder() / "published.csv").samefile(ROOT / "suites" / "published.csv")
+
+
+def test_a_suite_is_known_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "qn_bias").mkdir()  # where the results of that suite might be
+    assert load_suite(Path("qn_bias")) == load_suite(ROOT / "suites" / "qn_bias.yaml")
+
+
+def test_a_file_takes_precedence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "qn_bias").write_text("name: mine\n")
+    assert suite_file(Path("qn_bias")) == Path("qn_bias")
+
+
+def test_the_nearest_name_is_given() -> None:
+    with pytest.raises(QbenchError, match=r"'digits_strat'; did you mean 'digits_start'\?"):
+        suite_file(Path("digits_strat"))
+
+
+@pytest.mark.parametrize("path", ["digits_start.yaml", "folder/digits_start"])
+def test_a_path_is_no_name(path: str) -> None:
+    assert suite_file(Path(path)) == Path(path)

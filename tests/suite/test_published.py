@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from qbench.errors import QbenchError
+from qbench.spec.bits import Bits
+from qbench.suite.published import PublishedNumbers
+from qbench.suite.suite import Published, Row
+
+QN = Row(method="quantization_networks")
+
+
+def table(number: str, model: str, results: Path = Path("nowhere")) -> PublishedNumbers:
+    wanted = Published(paper="arXiv:1911.09464", table=number, dataset="imagenet", model=model)
+    return PublishedNumbers(results, wanted)
+
+
+@pytest.mark.parametrize(
+    ("bits", "top1"),
+    [
+        ("1/32", 66.5),
+        ("2/32", 69.1),
+        ("3(±2)/32", 69.9),
+        ("3(±4)/32", 70.4),
+        ("3/32", None),  # −3…3, which the paper has not
+        ("5/32", 70.6),
+        ("1/1", 53.6),
+        ("1/2", 63.4),
+        ("32/2", 65.7),
+        ("4/32", None),
+    ],
+)
+def test_a_width_finds_the_number_of_its_own_levels(bits: str, top1: float | None) -> None:
+    """Table 2 of the paper, read there."""
+    found = table("2", "resnet18").find(QN, Bits.parse(bits))
+    assert (found and found.values["top1"]) == top1
+
+
+def test_a_number_says_where_it_is_from() -> None:
+    found = table("2", "resnet18").find(QN, Bits.parse("1/1"))
+    assert found is not None
+    assert found.source == (
+        "resnet18 on imagenet, where full precision has 70.3 (arXiv:1911.09464, Table 2)"
+    )
+
+
+def test_one_of_several_rows_is_chosen_by_its_note() -> None:
+    ablation = table("5", "alexnet_bn")
+    bits = Bits.parse("2/32")
+    assert ablation.find(QN, bits) is None
+    uniform = ablation.find(QN.model_copy(update={"published": "linear (uniform)"}), bits)
+    k_means = ablation.find(QN.model_copy(update={"published": "non-uniform"}), bits)
+    assert uniform is not None
+    assert k_means is not None
+    assert (uniform.values["top1"], k_means.values["top1"]) == (60.6, 60.9)
+
+
+@pytest.mark.parametrize(
+    ("number", "model", "message"),
+    [("77", "resnet18", "published.table '77'"), ("5", "resnet1", "published.model 'resnet1'")],
+)
+def test_a_table_that_is_not_there_is_named(number: str, model: str, message: str) -> None:
+    with pytest.raises(QbenchError, match=message):
+        table(number, model)
+
+
+def test_the_file_in_the_results_folder_comes_first(tmp_path: Path) -> None:
+    (tmp_path / "published.csv").write_text("paper,table\n")
+    with pytest.raises(QbenchError, match=r"published\.csv: has no column 'dataset'"):
+        table("2", "resnet18", tmp_path)

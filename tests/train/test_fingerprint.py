@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import linecache
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qbench import registry
+from qbench.registry import Plugin, load_plugin
+from qbench.spec.result import Code
+from qbench.train import fingerprint
+
+METHOD = '''
+"""A method."""
+
+from qbench.method import Method
+
+
+class Tried(Method):
+    """Nothing."""
+
+    size: float = 0.5
+
+    def supports(self, bits, task):
+        """Say why not."""
+        return None if bits.weights.bits > 1 else "no"
+'''
+
+
+def syntax(tmp_path: Path, text: str) -> str:
+    """Load a method file and return the fingerprint of its syntax."""
+    path = tmp_path / "tried.py"
+    path.write_text(textwrap.dedent(text), encoding="utf-8")
+    load_plugin(Plugin.read(path))
+    return fingerprint.code_of("tried").syntax
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"""A method."""', '"""Another text."""'),
+        ('"""A method."""\n', ""),
+        ('"""Nothing."""', '"""Something.\n\n    More of it.\n    """'),
+        ('        """Say why not."""\n', ""),
+        ("size: float = 0.5", "size: float = 0.50  # half"),
+        ('"no"', "('no')"),
+        ("bits.weights.bits > 1", "bits.weights.bits>1"),
+    ],
+)
+def test_comments_docstrings_and_formatting_are_not_code(
+    tmp_path: Path, old: str, new: str
+) -> None:
+    assert old in METHOD
+    assert syntax(tmp_path, METHOD) == syntax(tmp_path, METHOD.replace(old, new))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("0.5", "0.25"),
+        ("> 1", ">= 1"),
+        ('"no"', '"not at 1 bit"'),
+        ("size: float", "scale: float"),
+        ("return None", "pass; return None"),
+    ],
+)
+def test_what_runs_is_code(tmp_path: Path, old: str, new: str) -> None:
+    assert old in METHOD
+    assert syntax(tmp_path, METHOD) != syntax(tmp_path, METHOD.replace(old, new))
+
+
+@pytest.fixture
+def beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A module that a method file imports from its own folder."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield tmp_path / "levels_of_tried.py"
+    sys.modules.pop("levels_of_tried", None)
+
+
+def test_a_module_beside_the_file_that_it_imports_is_code_too(tmp_path: Path, beside: Path) -> None:
+    importing = "from levels_of_tried import LEVELS\n" + METHOD
+    beside.write_text("LEVELS = 3\n")
+    first = syntax(tmp_path, importing)
+    sys.modules.pop("levels_of_tried")
+    beside.write_text("LEVELS = 4  # one more\n")
+    linecache.checkcache()
+    assert syntax(tmp_path, importing + "\n# again, so that the file is loaded again") != first
+
+
+def test_a_method_that_builds_on_another_changes_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    lsq_plus = registry.method_class("lsq_plus").__module__
+    before = fingerprint.code_of("lsq_plus").syntax
+    lines = linecache.getlines
+
+    def changed(file: str) -> list[str]:
+        return [*lines(file), "CHANGED = 1\n"] if file.endswith("lsq.py") else lines(file)
+
+    monkeypatch.setattr(linecache, "getlines", changed)
+    assert fingerprint._syntax.__wrapped__(lsq_plus) != before
+
+
+def test_torch_and_qbench_are_no_part_of_a_methods_code() -> None:
+    trees: dict[str, object] = {}
+    fingerprint._collect(sys.modules[registry.method_class("lsq_plus").__module__], trees)
+    assert list(trees) == ["qbench_methods.lsq_plus", "qbench_methods.lsq"]
+
+
+def test_what_was_recorded_before_there_were_fingerprints_is_current() -> None:
+    assert fingerprint.change("lsq", Code()) == ""
+    assert fingerprint.change("lsq", Code.model_validate({})) == ""
+
+
+def test_a_change_says_what_changed() -> None:
+    now = fingerprint.code_of("lsq")
+    assert fingerprint.change("lsq", now) == ""
+    changes: list[tuple[dict[str, Any], str]] = [
+        ({"syntax": "0"}, "lsq's code has changed since it was trained"),
+        ({"revision": 7}, "lsq is at revision 1, and was at 7 in training"),
+        ({"numerics": 7}, "is at revision 1, and was at 7 in training"),
+    ]
+    for changed, words in changes:
+        assert words in fingerprint.change("lsq", now.model_copy(update=changed))
