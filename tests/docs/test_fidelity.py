@@ -1,19 +1,16 @@
-"""The fidelity page: that it says what its script computes, and that its transcriptions are right.
+"""Tests of the fidelity page: it is up to date, and its transcriptions are right.
 
-What a transcription is held to is computed here another way: by torch's own kernels, which MQBench
+The expected values are computed here in another way: by torch's own kernels, which MQBench
 calls, or from the formula in numpy.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import math
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import matplotlib as mpl
 import numpy as np
@@ -21,6 +18,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from docs.tools.fidelity import bwn, dorefa, hwgq, libraries, probe, sources
+from docs.tools.fidelity.__main__ import main
 from qbench.registry import build_method
 from qbench.report.figures.style import STYLE
 
@@ -29,38 +28,24 @@ Function = Callable[[Tensor], Tensor]
 
 
 @pytest.fixture(scope="module")
-def fidelity() -> ModuleType:
-    """The script, as a module."""
-    spec = importlib.util.spec_from_file_location("fidelity", DOCS / "tools" / "fidelity.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where dataclasses look their annotations up
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def weight(fidelity: ModuleType) -> Tensor:
+def weight() -> Tensor:
     """The page's tensor."""
-    w: Tensor = fidelity.SCALE * fidelity.tensor()
+    w: Tensor = probe.SCALE * probe.tensor()
     return w
 
 
 @pytest.fixture(scope="module")
-def written(fidelity: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the script writes today."""
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder that the tool writes into."""
     folder = tmp_path_factory.mktemp("docs")
-    fidelity.main(["--output", str(folder)])
+    main(["--output", str(folder)])
     return folder
 
 
-def quantized(
-    fidelity: ModuleType, name: str, bits: int, x: Tensor, kind: str = "weight"
-) -> Tensor:
+def quantized(name: str, bits: int, x: Tensor, kind: str = "weight") -> Tensor:
     """A tensor through qbench's method of that name."""
-    method, layer = build_method(name, {}), fidelity.layer_of(bits, kind)
-    values: Tensor = fidelity.built_quantizer(method, layer, x, kind)(x)
+    method, layer = build_method(name, {}), probe.layer_of(bits, kind)
+    values: Tensor = probe.built_quantizer(method, layer, x, kind)(x)
     return values.detach()
 
 
@@ -75,7 +60,7 @@ def slopes(function: Function, x: Tensor) -> Tensor:
 
 def test_the_page_is_what_its_script_writes(written: Path) -> None:
     assert (DOCS / "fidelity.md").read_bytes() == (written / "fidelity.md").read_bytes(), (
-        "run `python docs/tools/fidelity.py` and commit what it writes"
+        "run `python -m docs.tools.fidelity` and commit what it writes"
     )
 
 
@@ -88,21 +73,21 @@ def test_every_figure_is_there(written: Path) -> None:
         assert all((folder / path).stat().st_size > 0 for path in shown)
 
 
-def test_a_figure_has_the_same_bytes_each_time(fidelity: ModuleType, tmp_path: Path) -> None:
+def test_a_figure_has_the_same_bytes_each_time(tmp_path: Path) -> None:
     with mpl.rc_context(STYLE):
         for name in "ab":
-            fidelity.dorefa_inputs(tmp_path / name)
+            dorefa.activations(tmp_path / name)
     first, second = ((tmp_path / name / "dorefa_inputs.svg").read_bytes() for name in "ab")
     assert first == second
     assert b"<dc:date>" not in first
 
 
-def test_every_link_leads_to_one_file_at_one_commit(fidelity: ModuleType, written: Path) -> None:
+def test_every_link_leads_to_one_file_at_one_commit(written: Path) -> None:
     page = (written / "fidelity.md").read_text(encoding="utf-8")
     defined = re.findall(r"^\[([^\]]+)\]: (\S+)$", page, flags=re.MULTILINE)
-    assert len(dict(defined)) == len(defined) == len(fidelity.READ)
+    assert len(dict(defined)) == len(defined) == len(sources.READ)
     assert set(re.findall(r"\]\[([^\]]+)\]", page)) == set(dict(defined))
-    for code in fidelity.READ:
+    for code in sources.READ:
         assert re.fullmatch("[0-9a-f]{40}", code.commit)
 
 
@@ -117,40 +102,36 @@ def test_tables_are_whole(written: Path) -> None:
 
 
 @pytest.mark.parametrize("bits", [2, 3])
-def test_dorefa_levels_and_thresholds(fidelity: ModuleType, weight: Tensor, bits: int) -> None:
+def test_dorefa_levels_and_thresholds(weight: Tensor, bits: int) -> None:
     n = 2**bits - 1
     largest = float(weight.abs().max())
-    function = fidelity.tensorpack_weight(bits, weight)
-    thresholds, levels = fidelity.steps(function, -largest, largest)
+    function = libraries.tensorpack_weight(bits, weight)
+    thresholds, levels = probe.steps(function, -largest, largest)
     assert levels == pytest.approx([2 * i / n - 1 for i in range(n + 1)], abs=1e-6)
     at = [math.atanh((2 * (i + 0.5) / n - 1) * math.tanh(largest)) for i in range(n)]
     assert thresholds == pytest.approx(at, abs=1e-6)
     if bits == 2:
-        assert fidelity.distinct(function(weight)) == pytest.approx([-1, -1 / 3, 1 / 3, 1])
+        assert probe.distinct(function(weight)) == pytest.approx([-1, -1 / 3, 1 / 3, 1])
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4])
-def test_dorefa_is_the_official_code_and_three_ports(
-    fidelity: ModuleType, weight: Tensor, bits: int
-) -> None:
-    ours = quantized(fidelity, "dorefa", bits, weight)
+def test_dorefa_is_the_official_code_and_three_ports(weight: Tensor, bits: int) -> None:
+    ours = quantized("dorefa", bits, weight)
     for name in ("tensorpack", "distiller", "micronet", "kwanghoonan"):
-        theirs = getattr(fidelity, f"{name}_weight")(bits, weight)(weight)
+        theirs = getattr(libraries, f"{name}_weight")(bits, weight)(weight)
         torch.testing.assert_close(theirs, ours, atol=1e-6, rtol=0)
 
 
-def test_kwanghoonan_differs_in_the_gradient_alone(fidelity: ModuleType, weight: Tensor) -> None:
+def test_kwanghoonan_differs_in_the_gradient_alone(weight: Tensor) -> None:
     inner = weight.flatten()[weight.flatten().abs() < weight.abs().max()]
     paper = (1 - np.tanh(inner.numpy()) ** 2) / np.tanh(float(weight.abs().max()))
-    np.testing.assert_allclose(slopes(fidelity.tensorpack_weight(2, weight), inner), paper, 1e-5)
-    assert (slopes(fidelity.kwanghoonan_weight(2, weight), inner) == 1).all()
+    np.testing.assert_allclose(slopes(libraries.tensorpack_weight(2, weight), inner), paper, 1e-5)
+    assert (slopes(libraries.kwanghoonan_weight(2, weight), inner) == 1).all()
 
 
 @pytest.mark.parametrize("bits", [2, 3])
 @pytest.mark.parametrize("symmetric", [True, False])
-def test_mqbench_is_torchs_fake_quantization(
-    fidelity: ModuleType, weight: Tensor, bits: int, symmetric: bool
-) -> None:
+def test_mqbench_is_torchs_fake_quantization(weight: Tensor, bits: int, symmetric: bool) -> None:
     unit = weight.tanh() / (weight.tanh().abs().max() + 1e-5)
     if symmetric:
         low, top, zero = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1, 0
@@ -159,7 +140,7 @@ def test_mqbench_is_torchs_fake_quantization(
         low, top = 0, 2**bits - 1
         scale = float(unit.max() - unit.min()) / top
         zero = round(-float(unit.min()) / scale)
-    function = fidelity.mqbench_weight(bits, weight, symmetric)
+    function = libraries.mqbench_weight(bits, weight, symmetric)
     inner = unit.abs() < 1 - 1e-3  # the largest lies on a threshold
     leaf = unit.clone().requires_grad_()
     theirs = torch.fake_quantize_per_tensor_affine(leaf, scale, zero, low, top)
@@ -169,31 +150,27 @@ def test_mqbench_is_torchs_fake_quantization(
     torch.testing.assert_close(slopes(function, weight)[inner], chain[inner], atol=1e-5, rtol=0)
 
 
-def test_mqbench_has_a_zero_and_almost_no_lowest_level(
-    fidelity: ModuleType, weight: Tensor
-) -> None:
-    values = fidelity.mqbench_weight(2, weight, symmetric=True)(weight)
+def test_mqbench_has_a_zero_and_almost_no_lowest_level(weight: Tensor) -> None:
+    values = libraries.mqbench_weight(2, weight, symmetric=True)(weight)
     assert (values == 0).double().mean() > 0.5
     assert (values < -1).sum() <= 1
 
 
-def test_micronet_quantizes_a_tenth_of_the_input(fidelity: ModuleType) -> None:
-    x = fidelity.tensor()
-    paper = quantized(fidelity, "dorefa", 2, x, "input")
-    torch.testing.assert_close(fidelity.tensorpack_input(2)(x), paper)
-    torch.testing.assert_close(fidelity.micronet_input(2)(10 * x), paper)
+def test_micronet_quantizes_a_tenth_of_the_input() -> None:
+    x = probe.tensor()
+    paper = quantized("dorefa", 2, x, "input")
+    torch.testing.assert_close(libraries.tensorpack_input(2)(x), paper)
+    torch.testing.assert_close(libraries.micronet_input(2)(10 * x), paper)
 
 
 # WRPN ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("bits", "paper", "distiller"), [(2, 3, 5), (3, 7, 9), (4, 15, 17)])
-def test_distillers_wrpn_has_two_levels_too_many(
-    fidelity: ModuleType, bits: int, paper: int, distiller: int
-) -> None:
+def test_distillers_wrpn_has_two_levels_too_many(bits: int, paper: int, distiller: int) -> None:
     w = torch.linspace(-1.5, 1.5, 10_001)
-    ours = fidelity.distinct(fidelity.wrpn_paper(bits)(w))
-    theirs = fidelity.distinct(fidelity.wrpn_distiller(bits)(w))
+    ours = probe.distinct(libraries.wrpn_paper(bits)(w))
+    theirs = probe.distinct(libraries.wrpn_distiller(bits)(w))
     assert (len(ours), len(theirs)) == (paper, distiller)
     assert max(ours) == 1
     assert max(theirs) == pytest.approx(2**bits / (2**bits - 1))
@@ -202,32 +179,32 @@ def test_distillers_wrpn_has_two_levels_too_many(
 
 
 @pytest.mark.parametrize("bits", [2, 3])
-def test_wrpn_is_the_papers(fidelity: ModuleType, weight: Tensor, bits: int) -> None:
+def test_wrpn_is_the_papers(weight: Tensor, bits: int) -> None:
     wide = 10 * weight
-    ours = quantized(fidelity, "wrpn", bits, wide)
-    torch.testing.assert_close(fidelity.wrpn_paper(bits)(wide), ours)
+    ours = quantized("wrpn", bits, wide)
+    torch.testing.assert_close(libraries.wrpn_paper(bits)(wide), ours)
 
 
 # LSQ -----------------------------------------------------------------------------------------
 
 
-def test_lsq_starts_with_the_papers_step(fidelity: ModuleType, weight: Tensor) -> None:
+def test_lsq_starts_with_the_papers_step(weight: Tensor) -> None:
     for bits in (2, 3):
         top = 2 ** (bits - 1) - 1
         step = 2 * float(weight.abs().mean()) / math.sqrt(top)
         codes = np.clip(np.round(weight.double().numpy() / step), -top - 1, top)
-        ours = quantized(fidelity, "lsq", bits, weight)
+        ours = quantized("lsq", bits, weight)
         np.testing.assert_allclose(ours.numpy(), codes * step, atol=1e-6)
 
 
-def test_mqbenchs_lsq_is_torchs_learnable_fake_quantization(fidelity: ModuleType) -> None:
+def test_mqbenchs_lsq_is_torchs_learnable_fake_quantization() -> None:
     v = torch.linspace(-3.3, 2.3, 560) + 1e-3
     g = torch.linspace(0.5, 1.5, 560)
     theirs: list[Tensor] = []
     for own in (True, False):
         leaf, step = v.clone().requires_grad_(), torch.tensor([1.0], requires_grad=True)
         if own:
-            values = fidelity.lsq_mqbench(-2, 1, step)(leaf)
+            values = libraries.lsq_mqbench(-2, 1, step)(leaf)
         else:
             zero = torch.zeros(1)
             values = torch._fake_quantize_learnable_per_tensor_affine(leaf, step, zero, -2, 1, 1.0)
@@ -236,75 +213,75 @@ def test_mqbenchs_lsq_is_torchs_learnable_fake_quantization(fidelity: ModuleType
         torch.testing.assert_close(transcribed, torchs, atol=1e-4, rtol=1e-5)
 
 
-def test_where_mqbenchs_lsq_gradients_are_not_the_papers(fidelity: ModuleType) -> None:
+def test_where_mqbenchs_lsq_gradients_are_not_the_papers() -> None:
     def gradients(rule: Callable[[int, int, Tensor], Function], v: float) -> tuple[float, float]:
         leaf, step = torch.tensor(v, requires_grad=True), torch.tensor(1.0, requires_grad=True)
         to_v, to_s = torch.autograd.grad(rule(-2, 1, step)(leaf), (leaf, step))
         return float(to_v), float(to_s)
 
-    assert gradients(fidelity.lsq_clipped, 1.3) == (0, 1)
-    assert gradients(fidelity.lsq_mqbench, 1.3) == pytest.approx((1, -0.3))
-    assert gradients(fidelity.lsq_clipped, -2.2) == (0, -2)
-    assert gradients(fidelity.lsq_mqbench, -2.2) == pytest.approx((1, 0.2))
+    assert gradients(libraries.lsq_clipped, 1.3) == (0, 1)
+    assert gradients(libraries.lsq_mqbench, 1.3) == pytest.approx((1, -0.3))
+    assert gradients(libraries.lsq_clipped, -2.2) == (0, -2)
+    assert gradients(libraries.lsq_mqbench, -2.2) == pytest.approx((1, 0.2))
     for v in (-3.0, -1.8, 0.7, 1.6):
-        both = [gradients(rule, v) for rule in (fidelity.lsq_clipped, fidelity.lsq_mqbench)]
+        both = [gradients(rule, v) for rule in (libraries.lsq_clipped, libraries.lsq_mqbench)]
         assert both[0] == pytest.approx(both[1])
 
 
 # HWGQ ----------------------------------------------------------------------------------------
 
 
-def test_hwgq_is_the_release_and_not_edmips(fidelity: ModuleType) -> None:
-    x = fidelity.tensor()
-    ours = quantized(fidelity, "hwgq", 2, x, "input")
-    release = fidelity.hwgq_caffe((0.538, 1.076, 1.614), 1.614)
+def test_hwgq_is_the_release_and_not_edmips() -> None:
+    x = probe.tensor()
+    ours = quantized("hwgq", 2, x, "input")
+    release = libraries.hwgq_caffe((0.538, 1.076, 1.614), 1.614)
     torch.testing.assert_close(release(x), ours)
     small = torch.tensor([-1.0, 0.0, 1e-6, 0.26, 0.28])
     assert release(small).tolist() == pytest.approx([0, 0, 0.538, 0.538, 0.538])
-    assert fidelity.hwgq_edmips(2)(small).tolist() == pytest.approx([0, 0, 0, 0, 0.538])
+    assert libraries.hwgq_edmips(2)(small).tolist() == pytest.approx([0, 0, 0, 0, 0.538])
     window = slopes(release, torch.tensor([-0.1, 0.1, 1.6, 1.7]))
     assert window.tolist() == [0, 1, 1, 0]
 
 
-def test_hwgqs_steps_suit_the_rule_without_a_dead_zone(fidelity: ModuleType) -> None:
-    for bits, step in fidelity.EDMIPS_STEPS.items():
-        assert fidelity.best_step(bits, dead_zone=False) == pytest.approx(step, abs=0.003)
-        assert fidelity.best_step(bits, dead_zone=True) > step + 0.005
+def test_hwgqs_steps_suit_the_rule_without_a_dead_zone() -> None:
+    for bits, step in libraries.EDMIPS_STEPS.items():
+        assert hwgq.best_step(bits, dead_zone=False) == pytest.approx(step, abs=0.003)
+        assert hwgq.best_step(bits, dead_zone=True) > step + 0.005
 
 
 # BWN and TWN ---------------------------------------------------------------------------------
 
 
-def test_binary_gradients(fidelity: ModuleType) -> None:
+def test_binary_gradients() -> None:
     w = torch.tensor([[0.5, -2.0], [0.25, 0.25]]).view(1, 2, 2, 1)
     g = torch.tensor([[1.0, 2.0], [3.0, 4.0]]).view(1, 2, 2, 1)
     alpha = 0.75
     inside = np.array([1, 0, 1, 1])
     signs, upstream = np.array([1, -1, 1, 1]), np.array([1, 2, 3, 4])
     lua = (alpha * inside + 1 / 4) * (1 - 1 / 2)
-    assert fidelity.lua_factor(w, "sgd").flatten().tolist() == pytest.approx(list(4 * lua))
-    assert fidelity.lua_factor(w, "adam").flatten().tolist() == pytest.approx(list(1e9 * lua))
+    assert libraries.lua_factor(w, "sgd").flatten().tolist() == pytest.approx(list(4 * lua))
+    assert libraries.lua_factor(w, "adam").flatten().tolist() == pytest.approx(list(1e9 * lua))
     exact = alpha * inside * upstream + signs * (signs * upstream).sum() / 4
-    assert fidelity.exact_gradient(w, g).flatten().tolist() == pytest.approx(list(exact))
+    assert libraries.exact_gradient(w, g).flatten().tolist() == pytest.approx(list(exact))
 
 
-def test_bwn_is_the_papers_and_with_options_the_codes(fidelity: ModuleType, weight: Tensor) -> None:
-    g = fidelity.tensor(seed=1)
-    plain, exact, lua = fidelity._bwn_of_qbench(weight, g)
-    paper = fidelity._bwn_paper(weight, g)
+def test_bwn_is_the_papers_and_with_options_the_codes(weight: Tensor) -> None:
+    g = probe.tensor(seed=1)
+    plain, exact, lua = bwn.qbench_versions(weight, g)
+    paper = bwn.paper_version(weight, g)
     torch.testing.assert_close(plain.values, paper.values)
     torch.testing.assert_close(plain.gradient, paper.gradient)
-    torch.testing.assert_close(exact.gradient, fidelity.exact_gradient(weight, g))
-    released = fidelity._bwn_elsewhere(weight, g)[1]
+    torch.testing.assert_close(exact.gradient, libraries.exact_gradient(weight, g))
+    released = bwn.library_versions(weight, g)[1]
     assert "allenai" in released.name
     torch.testing.assert_close(lua.values, released.values)
     torch.testing.assert_close(lua.gradient, released.gradient)
 
 
-def test_twn_is_the_authors(fidelity: ModuleType, weight: Tensor) -> None:
+def test_twn_is_the_authors(weight: Tensor) -> None:
     w = weight.double().numpy()
     kept = np.abs(w) > 0.7 * np.abs(w).mean()
     alpha = np.abs(w[kept]).mean()
-    layer = fidelity.ternary(weight, (0, 1, 2, 3))
+    layer = libraries.ternary(weight, (0, 1, 2, 3))
     np.testing.assert_allclose(layer.numpy(), np.sign(w) * kept * alpha, atol=1e-6)
-    torch.testing.assert_close(layer, quantized(fidelity, "twn", 2, weight))
+    torch.testing.assert_close(layer, quantized("twn", 2, weight))

@@ -1,0 +1,22 @@
+"""Command line of the tool."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from .page import write
+
+DOCS = Path(__file__).parents[2]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description="Write docs/fidelity.md and its figures.")
+    parser.add_argument("--output", type=Path, default=DOCS, help="a folder")
+    write(parser.parse_args(arguments).output)
+
+
+if __name__ == "__main__":
+    main()
