@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -95,7 +95,6 @@ class Benchmark:
         results: Path,
         assignments: Sequence[str] = (),
         method_files: Sequence[Path] = (),
-        told: Callable[[str], None] = lambda _: None,
     ) -> Benchmark:
         """Read a suite for a rehearsal: its whole grid, a few steps each, on a stand-in's data.
 
@@ -107,14 +106,13 @@ class Benchmark:
             results: the results folder.
             assignments: ``key=value`` overrides.
             method_files: Python files whose methods are added to the suite.
-            told: is told what is being done.
 
         Raises:
             QbenchError: as `open`.
         """
         suite, plugins = _read(path, assignments, method_files)
         folder = results / REHEARSAL
-        return cls._opened(rehearsed(suite, folder / "data", told), plugins, folder, rehearsal=True)
+        return cls._opened(rehearsed(suite, folder / "data"), plugins, folder, rehearsal=True)
 
     @classmethod
     def _opened(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 
@@ -19,6 +20,7 @@ QUANTIZED_FACTOR = 1.6
 _STEPS = 3
 _CPU_BATCH = 8
 _GPU_BATCH = 64
+_LOGGER = logging.getLogger(__name__)
 
 
 class Estimator:
@@ -26,11 +28,9 @@ class Estimator:
 
     Args:
         benchmark: whose finished trials are learnt from.
-        told: is told what is being done, which may take a while.
     """
 
-    def __init__(self, benchmark: Benchmark, told: Callable[[str], None] = lambda _: None) -> None:
-        self._told = told
+    def __init__(self, benchmark: Benchmark) -> None:
         measured: defaultdict[tuple[str, ...], list[float]] = defaultdict(list)
         for cell in benchmark.cells:
             if benchmark.status(cell) == "done":
@@ -62,7 +62,7 @@ class Estimator:
         """Time of a full-precision training step, by the image."""
         kind = (trial.model, trial.threads)
         if kind not in self._timed:
-            self._told(f"timing a step of {trial.model}")
+            _LOGGER.info("timing a step of %s", trial.model)
             dataset = self._benchmark.dataset
             self._timed[kind] = image_seconds(trial.model, dataset, trial.threads)
         return self._timed[kind]

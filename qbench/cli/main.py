@@ -8,6 +8,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import ExitStack
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -141,14 +142,11 @@ def rehearse(
     from rich.console import Console
 
     from qbench.benchmark.benchmark import Benchmark
+    from qbench.cli import messages
 
     console = Console(highlight=False)
-    with console.status("Reading the suite …") as status:
-
-        def told(what: str) -> None:
-            status.update(f"{what} …")
-
-        benchmark = Benchmark.rehearse(suite, results, assignments or (), methods or (), told)
+    with messages.status(console, "Reading the suite …"):
+        benchmark = Benchmark.rehearse(suite, results, assignments or (), methods or ())
     command = _again("rehearse", suite, assignments, methods, results, address)
     raise typer.Exit(_run_alone(benchmark, console, address, command))
 
@@ -176,16 +174,11 @@ def _run_on_store(
     benchmark: Benchmark, console: Console, address: str | None, command: str, again: Sequence[str]
 ) -> int:
     """Run what is to do once no other machine's command works on the store."""
+    from qbench.cli import messages
 
-    def told(who: str) -> None:
-        console.print(
-            f"Another run, of {who}, works on {benchmark.store.uri}; this one waits until it has "
-            "ended.",
-            markup=False,
-            soft_wrap=True,
-        )
-
-    with benchmark.store.alone(told):
+    with ExitStack() as alone:
+        with messages.lines(console):
+            alone.enter_context(benchmark.store.alone())
         benchmark.refresh()
         return _run(benchmark, console, address, command, again)
 
@@ -250,18 +243,16 @@ def plan(
     """Show what `run` would train, what is done already, and how long the rest may take."""
     from rich.console import Console
 
+    from qbench.cli import messages
     from qbench.cli import plan as plans
 
-    with Console(stderr=True).status("Reading the suite and the store …") as status:
+    reading = "Reading the suite and the store …"
+    with messages.status(Console(stderr=True), reading, "Estimating: "):
         benchmark = _open(suite, results, assignments, methods)
-
-        def told(what: str) -> None:
-            status.update(f"Estimating: {what} …")
-
         if as_json:
-            print(json.dumps(plans.as_json(benchmark, told), indent=2, ensure_ascii=False))
+            print(json.dumps(plans.as_json(benchmark), indent=2, ensure_ascii=False))
         else:
-            plans.show(benchmark, told)
+            plans.show(benchmark)
 
 
 @app.command()

@@ -41,6 +41,8 @@ def profile(
     """
     from rich.console import Console
 
+    from qbench.cli import messages
+    from qbench.cli.method_reports import show_profile
     from qbench.lab import profile as profiles
     from qbench.registry import Plugin
     from qbench.suite.yaml import parse_assignment
@@ -55,12 +57,12 @@ def profile(
         threads=threads or os.cpu_count() or 1,
         plugins=[Plugin.read(file) for file in methods or ()],
     )
-    with Console(stderr=True).status("Profiling …") as status:
-        found = profiles.measure(job, steps, lambda what: status.update(f"Profiling: {what} …"))
+    with messages.status(Console(stderr=True), "Profiling …", "Profiling: "):
+        found = profiles.measure(job, steps)
     if as_json:
         print(json.dumps(profiles.as_json(job, found), indent=2, ensure_ascii=False))
     else:
-        profiles.show(job, found)
+        show_profile(job, found)
 
 
 def check(
@@ -93,6 +95,8 @@ def check(
     """
     from rich.console import Console
 
+    from qbench.cli import messages
+    from qbench.cli.method_reports import show_check
     from qbench.lab import check as checks
     from qbench.registry import Plugin, load_plugin
     from qbench.suite.yaml import parse_assignment
@@ -102,17 +106,17 @@ def check(
     chosen = dict(parse_assignment(text) for text in options or ())
     reports = []
     for name in names:
-        with Console(stderr=True).status(f"Checking {name} …") as status:
+        console = Console(stderr=True)
+        with messages.status(console, f"Checking {name} …", f"Checking {name}: "):
             report = checks.check(
                 name,
                 chosen,
                 networks=checks.QUICK if quick else checks.FULL,
                 thorough=not quick,
-                told=lambda what, name=name: status.update(f"Checking {name}: {what} …"),  # type: ignore[misc]
             )
         reports.append(report)
         if not as_json:
-            checks.show(report)
+            show_check(report)
     if as_json:
         print(json.dumps([asdict(report) for report in reports], indent=2, ensure_ascii=False))
     raise typer.Exit(1 if any(report.findings for report in reports) else 0)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -24,9 +23,9 @@ from qbench.suite.grid import Cell, without_storage
 _WIDEST = 1000
 
 
-def as_json(benchmark: Benchmark, told: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
+def as_json(benchmark: Benchmark) -> dict[str, Any]:
     """The plan for programs: ``{"suite": …, "estimated_seconds": …, "trials": [{…}]}``."""
-    estimator = Estimator(benchmark, told)
+    estimator = Estimator(benchmark)
     return {
         "suite": benchmark.suite.name,
         "missing": benchmark.missing(),
@@ -36,9 +35,9 @@ def as_json(benchmark: Benchmark, told: Callable[[str], None] = lambda _: None) 
     }
 
 
-def show(benchmark: Benchmark, told: Callable[[str], None] = lambda _: None) -> None:
+def show(benchmark: Benchmark) -> None:
     """Print the plan: rows × widths, what is refused or missing and why, what the rest takes."""
-    estimator = Estimator(benchmark, told)
+    estimator = Estimator(benchmark)
     _total(benchmark, estimator)  # what takes a while, before anything is printed
     console = Console(highlight=False)
     models = dict.fromkeys(cell.trial.model for cell in benchmark.cells)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import io
 import itertools
+import logging
 import os
 import pickle
 import sys
@@ -20,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from torch import Tensor, distributed, nn
 from torch.multiprocessing.spawn import spawn
 from torch.nn import functional as F  # noqa: N812
@@ -36,6 +36,7 @@ WEIGHTS = ("1", "2", "3", "3(±2)", "3(±4)", "4", "8", "32")
 ACTIVATIONS = ("32", "1", "2", "4", "8")
 WIDTHS = tuple(f"{w}/{a}" for a in ACTIVATIONS for w in WEIGHTS if w != "32" or a != "32")
 _EPOCHS = 3
+_LOGGER = logging.getLogger(__name__)
 _CLASSES = 4
 
 
@@ -177,7 +178,6 @@ def check(
     *,
     networks: Sequence[str] = FULL,
     thorough: bool = True,
-    told: Callable[[str], None] = lambda _: None,
 ) -> Report:
     """Check a method at every width that it accepts.
 
@@ -186,7 +186,6 @@ def check(
         options: its options, where they are not the defaults.
         networks: names of `NETWORKS`.
         thorough: also what takes seconds: ``torch.compile``, and training in two processes.
-        told: is told what is being done.
 
     Returns:
         What was found; a check that failed once is not repeated on other networks and widths.
@@ -211,7 +210,7 @@ def check(
         report.findings.append(Finding("supports", "", "", message))
     broken: set[str] = set()
     for network, bits in itertools.product(networks, report.widths):
-        told(f"{network} {bits}")
+        _LOGGER.info("%s %s", network, bits)
         case = Case(method, options, network, bits)
         checks = CHECKS + (TRAINING if built.trains else ())
         if thorough and network == networks[0]:
@@ -229,36 +228,14 @@ def check(
                     return report  # what cannot be attached cannot be checked
     if thorough and not report.findings:
         if built.trains:
-            told("two processes")
+            _LOGGER.info("two processes")
             cases = [Case(method, options, "linear", bits) for bits in report.widths]
             _in_two_processes(cases, report)
         for bits in report.refused:
-            told(f"whether {bits} is rightly refused")
+            _LOGGER.info("whether %s is rightly refused", bits)
             if _would_do(Case(method, options, "mixed", bits), built):
                 report.doable.append(bits)
     return report
-
-
-def show(report: Report) -> None:
-    """Print a report."""
-    console = Console(highlight=False)
-    total = report.passed + len(report.findings)
-    if report.findings:
-        console.print(f"[red]{report.method} breaks the contract[/] ({total} checks made)")
-    else:
-        console.print(f"[green]{report.method} keeps the contract[/]: {total} checks passed")
-    console.print(f"  widths: {', '.join(report.widths) or 'none'}")
-    if report.doable:
-        console.print(
-            f"  It refuses {', '.join(report.doable)}, though as far as can be told it could do "
-            "them: let supports() say so if it should.",
-        )
-    for finding in report.findings:
-        where = f" ({finding.network} network, {finding.bits})" if finding.bits else ""
-        console.print(f"\n[bold]{finding.check.replace('_', ' ')}[/]{where}")
-        console.print(f"  {finding.message}", markup=False, soft_wrap=True)
-        if finding.traceback:
-            console.print(f"  {finding.traceback.strip()}".replace("\n", "\n  "), markup=False)
 
 
 def _cover(accepted: Sequence[str]) -> list[str]:

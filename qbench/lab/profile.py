@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import platform
 import resource
@@ -13,8 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch.nn import functional as F  # noqa: N812
 
 from qbench import registry
@@ -30,6 +29,7 @@ _CALIBRATION = 4
 _WARM_UP = 3
 _MEMORY_STEPS = 3
 _EPOCHS = 20
+_LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class Profile:
         return low, high
 
 
-def measure(job: Job, steps: int, told: Callable[[str], None] = lambda _: None) -> Profile:
+def measure(job: Job, steps: int) -> Profile:
     """Train a network on random images, at full precision and quantized, in turn.
 
     The method is in its last epoch, when everything that it does is at work. Memory is measured in
@@ -116,28 +116,27 @@ def measure(job: Job, steps: int, told: Callable[[str], None] = lambda _: None) 
     Args:
         job: what to profile.
         steps: how many of each to time.
-        told: is told what is being done.
 
     Raises:
         QbenchError: a name, an option or the widths are wrong, or a step fails.
     """
     job.load_plugins()
     torch.set_num_threads(job.threads)
-    told("building the networks")
+    _LOGGER.info("building the networks")
     plain, quantized = _step(job, quantize=False), _step(job, quantize=True)
-    told("warming up")
+    _LOGGER.info("warming up")
     for _ in range(_WARM_UP):
         plain()
         quantized()
     seconds, quantized_seconds = [], []
     for i in range(steps):  # in turn, so that what else the machine does hits both
-        told(f"step {i + 1} of {steps}")
+        _LOGGER.info("step %d of %d", i + 1, steps)
         seconds.append(_timed(plain))
         quantized_seconds.append(_timed(quantized))
     del plain, quantized
-    told("memory at full precision")
+    _LOGGER.info("memory at full precision")
     plain_bytes = _peak_memory(job, quantize=False)
-    told("memory with the method")
+    _LOGGER.info("memory with the method")
     return Profile(seconds, quantized_seconds, plain_bytes, _peak_memory(job, quantize=True))
 
 
@@ -163,35 +162,6 @@ def as_json(job: Job, profile: Profile) -> dict[str, Any]:
         "time_ratio_quartiles": profile.quartiles,
         "memory_ratio": profile.quantized_bytes / profile.bytes,
     }
-
-
-def show(job: Job, profile: Profile) -> None:
-    """Print a profile as a table."""
-    table = Table("", box=None, pad_edge=False)
-    for column in ("step, ms", "ratio", "peak memory, MiB", "ratio"):
-        table.add_column(column, justify="right")
-    low, high = profile.quartiles
-    title = registry.method_class(job.method).title
-    table.add_row("full precision", *_numbers(profile.seconds, profile.bytes, "1", "1"))
-    time_ratio = f"{profile.ratio:.3f} ({low:.3f}–{high:.3f})"
-    memory_ratio = f"{profile.quantized_bytes / profile.bytes:.3f}"
-    table.add_row(
-        f"{title} {job.bits}",
-        *_numbers(profile.quantized_seconds, profile.quantized_bytes, time_ratio, memory_ratio),
-    )
-    console = Console(highlight=False)
-    console.print(table)
-    shape = f"{job.batch_size} × 3 × {job.image_size} × {job.image_size}"
-    console.print(
-        f"{job.model}, {shape}, {len(profile.seconds)} steps each; {machine(job)}",
-        soft_wrap=True,
-        markup=False,
-    )
-
-
-def _numbers(seconds: list[float], peak: int, time_ratio: str, memory_ratio: str) -> list[str]:
-    milliseconds = f"{1000 * statistics.median(seconds):.1f}"
-    return [milliseconds, time_ratio, f"{peak / 2**20:.0f}", memory_ratio]
 
 
 def machine(job: Job) -> str:
@@ -224,7 +194,7 @@ def _step(job: Job, quantize: bool) -> Callable[[], None]:
     except QbenchError:
         raise
     except Exception as error:
-        raise QbenchError(_told(job, "attaching", error)) from error
+        raise QbenchError(_failure(job, "attaching", error)) from error
     handle.model.train()
     optimizer = torch.optim.SGD(
         handle.parameter_groups(lr=1e-3, weight_decay=1e-4), lr=1e-3, momentum=0.9
@@ -239,16 +209,16 @@ def _step(job: Job, quantize: bool) -> Callable[[], None]:
         optimizer.step()
         handle.after_step()
 
-    def told_step() -> None:
+    def checked_step() -> None:
         try:
             step()
         except Exception as error:
-            raise QbenchError(_told(job, "a training step", error)) from error
+            raise QbenchError(_failure(job, "a training step", error)) from error
 
-    return told_step
+    return checked_step
 
 
-def _told(job: Job, where: str, error: Exception) -> str:
+def _failure(job: Job, where: str, error: Exception) -> str:
     what = (str(error).strip() or "no message").splitlines()[0]
     return f"{job.method} on {job.model}: {where} failed: {type(error).__name__}: {what}"
 

@@ -7,11 +7,12 @@ each command keeps a run there that it marks as alive, and waits for those that 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from mlflow.entities import Run
@@ -23,10 +24,11 @@ _HOLDS = "qbench.holds"
 _BEAT_SECONDS = 15.0
 _DEAD_SECONDS = 60.0
 _POLL_SECONDS = 2.0
+_LOGGER = logging.getLogger(__name__)
 
 
 @contextmanager
-def alone(client: MlflowClient, experiment: str, told: Callable[[str], None]) -> Iterator[None]:
+def alone(client: MlflowClient, experiment: str) -> Iterator[None]:
     """Wait until no other command runs on a store, and keep others waiting.
 
     Whether a command is alive is told by its mark changing, so that clocks need not agree.
@@ -34,7 +36,6 @@ def alone(client: MlflowClient, experiment: str, told: Callable[[str], None]) ->
     Args:
         client: of the store.
         experiment: id of the experiment that holds the marks.
-        told: is told, once, whose command is waited for.
 
     Raises:
         mlflow.exceptions.MlflowException: the store cannot be reached.
@@ -45,7 +46,7 @@ def alone(client: MlflowClient, experiment: str, told: Callable[[str], None]) ->
     thread = threading.Thread(target=_beat, args=(client, mine, over), daemon=True)
     thread.start()
     try:
-        _wait(client, experiment, mine, told)
+        _wait(client, experiment, mine)
         yield
     finally:
         over.set()
@@ -62,7 +63,7 @@ def _beat(client: MlflowClient, run: str, over: threading.Event) -> None:
             client.set_tag(run, _ALIVE, str(count))
 
 
-def _wait(client: MlflowClient, experiment: str, mine: str, told: Callable[[str], None]) -> None:
+def _wait(client: MlflowClient, experiment: str, mine: str) -> None:
     seen: dict[str, tuple[str, float]] = {}
     speak = True
     while True:
@@ -75,7 +76,11 @@ def _wait(client: MlflowClient, experiment: str, mine: str, told: Callable[[str]
             client.set_tag(mine, _HOLDS, "1")
             continue  # and look again: another may have taken its turn at the same moment
         if speak:
-            told(str(first.info.run_name))
+            _LOGGER.info(
+                "Another run, of %s, works on %s; this one waits until it has ended.",
+                first.info.run_name,
+                client.tracking_uri,
+            )
             speak = False
         time.sleep(_POLL_SECONDS)
 

@@ -17,7 +17,7 @@ import shutil
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
@@ -161,11 +161,8 @@ class Store:
         self._client.set_terminated(run_id, status, ended)
 
     @contextmanager
-    def alone(self, told: Callable[[str], None]) -> Iterator[None]:
+    def alone(self) -> Iterator[None]:
         """Wait until no other machine's command runs on this store, and keep others waiting.
-
-        Args:
-            told: is told, once, whose command is waited for.
 
         Raises:
             QbenchError: the store cannot be reached.
@@ -177,7 +174,7 @@ class Store:
         with ExitStack() as stack:
             try:
                 experiment = self._experiment(lock.EXPERIMENT)
-                stack.enter_context(lock.alone(self._client, experiment, told))
+                stack.enter_context(lock.alone(self._client, experiment))
             except MlflowException as error:
                 raise QbenchError(f"cannot write to {self.uri}: {_first_line(error)}") from error
             yield

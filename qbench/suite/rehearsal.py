@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
 from pathlib import Path
 
 from qbench import registry
 from qbench.suite.suite import Resources, Suite
+
+_LOGGER = logging.getLogger(__name__)
 
 # Three epochs, so that what methods do at the start, in the middle and at the end is tried.
 SHORT = {
@@ -20,19 +22,18 @@ SHORT = {
 SHORT_DETECTION = SHORT | {"batch_size": 2, "calibration_images": 4}
 
 
-def rehearsed(suite: Suite, folder: Path, told: Callable[[str], None]) -> Suite:
+def rehearsed(suite: Suite, folder: Path) -> Suite:
     """A suite whose every trial takes seconds.
 
     Args:
         suite: what is to be rehearsed.
         folder: where stand-ins for data are written.
-        told: is told what is being done.
 
     Returns:
         The same rows, models and widths, on the first seed, by a short recipe; full-precision
         networks are trained as shortly in place of given weights.
     """
-    told(f"writing a stand-in for {suite.dataset}")
+    _LOGGER.info("writing a stand-in for %s", suite.dataset)
     dataset = registry.build_dataset(suite.dataset, suite.data)
     options = dataset.stand_in(folder / suite.dataset)
     short = SHORT_DETECTION if dataset.task == "detection" else SHORT

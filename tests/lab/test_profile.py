@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -108,10 +109,11 @@ def test_peak_memory_is_that_of_the_step_and_not_of_who_asks() -> None:
     assert large.bytes > found.bytes + 2**26
 
 
-def test_what_is_being_done_is_told() -> None:
-    heard: list[str] = []
+def test_what_is_being_done_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "qbench")
     job = Job("ste", {}, "convnet_tiny", "2/2", batch_size=2, image_size=8)
-    found = measure(job, 2, heard.append)
+    found = measure(job, 2)
+    heard = [record.getMessage() for record in caplog.records]
     assert len(found.seconds) == len(found.quantized_seconds) == 2
     assert "step 2 of 2" in heard
     assert heard[-1] == "memory with the method"

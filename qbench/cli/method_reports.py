@@ -1,0 +1,72 @@
+"""Print what `qbench check` and `qbench profile` found."""
+
+from __future__ import annotations
+
+import statistics
+
+from rich.console import Console
+from rich.table import Table
+
+from qbench import registry
+from qbench.lab.check import Report
+from qbench.lab.profile import Job, Profile, machine
+
+
+def show_check(report: Report) -> None:
+    """Print the report of a contract check.
+
+    Args:
+        report: The report.
+    """
+    console = Console(highlight=False)
+    total = report.passed + len(report.findings)
+    if report.findings:
+        console.print(f"[red]{report.method} breaks the contract[/] ({total} checks made)")
+    else:
+        console.print(f"[green]{report.method} keeps the contract[/]: {total} checks passed")
+    console.print(f"  widths: {', '.join(report.widths) or 'none'}")
+    if report.doable:
+        console.print(
+            f"  It refuses {', '.join(report.doable)}, though as far as can be told it could do "
+            "them: let supports() say so if it should.",
+        )
+    for finding in report.findings:
+        where = f" ({finding.network} network, {finding.bits})" if finding.bits else ""
+        console.print(f"\n[bold]{finding.check.replace('_', ' ')}[/]{where}")
+        console.print(f"  {finding.message}", markup=False, soft_wrap=True)
+        if finding.traceback:
+            console.print(f"  {finding.traceback.strip()}".replace("\n", "\n  "), markup=False)
+
+
+def show_profile(job: Job, profile: Profile) -> None:
+    """Print a profile as a table.
+
+    Args:
+        job: What was profiled.
+        profile: Its measurements.
+    """
+    table = Table("", box=None, pad_edge=False)
+    for column in ("step, ms", "ratio", "peak memory, MiB", "ratio"):
+        table.add_column(column, justify="right")
+    low, high = profile.quartiles
+    title = registry.method_class(job.method).title
+    table.add_row("full precision", *_numbers(profile.seconds, profile.bytes, "1", "1"))
+    time_ratio = f"{profile.ratio:.3f} ({low:.3f}–{high:.3f})"
+    memory_ratio = f"{profile.quantized_bytes / profile.bytes:.3f}"
+    table.add_row(
+        f"{title} {job.bits}",
+        *_numbers(profile.quantized_seconds, profile.quantized_bytes, time_ratio, memory_ratio),
+    )
+    console = Console(highlight=False)
+    console.print(table)
+    shape = f"{job.batch_size} × 3 × {job.image_size} × {job.image_size}"
+    console.print(
+        f"{job.model}, {shape}, {len(profile.seconds)} steps each; {machine(job)}",
+        soft_wrap=True,
+        markup=False,
+    )
+
+
+def _numbers(seconds: list[float], peak: int, time_ratio: str, memory_ratio: str) -> list[str]:
+    milliseconds = f"{1000 * statistics.median(seconds):.1f}"
+    return [milliseconds, time_ratio, f"{peak / 2**20:.0f}", memory_ratio]
