@@ -1,11 +1,10 @@
-"""A suite from end to end: what is done, what is to do, do it, and the frame for its tables."""
+"""A suite from end to end: what is done, what is to do, and running it."""
 
 from __future__ import annotations
 
-import functools
-import re
-from collections import Counter
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -13,19 +12,17 @@ from typing import TYPE_CHECKING, Literal
 import pandas as pd
 
 from qbench import registry
+from qbench.benchmark import stale, starting_weights
 from qbench.data import Dataset
-from qbench.errors import QbenchError, nearest
+from qbench.errors import QbenchError
 from qbench.registry import Plugin, load_plugin
 from qbench.report.trial_rows import TrialRows
-from qbench.spec.bits import FULL_PRECISION, Bits
 from qbench.spec.result import Outcome
-from qbench.spec.trial import given_weights_key
-from qbench.store.mlflow import EDITED, Store, code_of, was_changed, was_imported
+from qbench.store.mlflow import Store
 from qbench.store.spool import Spool
 from qbench.suite.grid import Cell, expand
 from qbench.suite.rehearsal import rehearsed
 from qbench.suite.suite import Suite, load_suite
-from qbench.train import fingerprint, weights
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -33,35 +30,41 @@ if TYPE_CHECKING:
     from qbench.schedule.tune import Observer, Summary
 
 Status = Literal["done", "failed", "missing", "unsupported"]
-REHEARSAL = "rehearsal"
-STALE = "stale"
+
+_REHEARSAL_FOLDER = "rehearsal"
+_LOGGER = logging.getLogger(__name__)
 
 
 @dataclass
 class Benchmark:
-    """A suite, and what the store knows of it.
+    """A suite, its trials, and what the store knows of them.
+
+    Made by `open` or `rehearse`.
 
     Attributes:
-        suite: the suite.
-        cells: its trials.
-        plugins: the method files given with it.
-        results: the results folder.
-        store: the store.
-        runs: the run that counts for each trial that has ended, by key.
-        rehearsal: whether its trials only try out what real ones would do.
-        unrecorded: why outcomes that wait in the spool could not be recorded, or ''.
+        suite: The suite.
+        planned: Trials of the suite, in its order.
+        plugins: Method files given with it.
+        results: The results folder.
+        dataset: Dataset of the suite. Its data may be missing.
+        store: The store.
+        rows: Makes the rows of `trials`.
+        rehearsal: Whether its trials only try out what real ones would do.
+        runs: The MLflow run that counts for each trial that has ended, by the trial's key.
+        unrecorded: Why results that wait in the spool could not be recorded, or an empty string.
     """
 
     suite: Suite
-    cells: list[Cell]
+    planned: list[Cell]
     plugins: list[Plugin]
     results: Path
+    dataset: Dataset
     store: Store
-    runs: dict[str, Run]
+    rows: TrialRows
     rehearsal: bool = False
+    runs: dict[str, Run] = field(default_factory=dict)
     unrecorded: str = ""
-    # Why those of `runs` that are stale are so, as far as it has been asked.
-    _stale: dict[str, str] = field(default_factory=dict, init=False, repr=False)
+    _stale: dict[str, str] | None = field(default=None, init=False, repr=False)
 
     @classmethod
     def open(
@@ -73,17 +76,20 @@ class Benchmark:
     ) -> Benchmark:
         """Read a suite and look its trials up in the store.
 
-        Outcomes that a killed run left in the spool are recorded first.
+        Results that a killed run left in the spool are recorded first.
 
         Args:
-            path: the suite's file.
-            results: the results folder.
-            assignments: ``key=value`` overrides.
+            path: File of the suite, or the name of an installed suite.
+            results: The results folder.
+            assignments: Overrides of the suite's values, each as ``key=value``.
             method_files: Python files whose methods are added to the suite.
 
+        Returns:
+            The benchmark.
+
         Raises:
-            QbenchError: the suite or a method file has mistakes, the published numbers that it
-                names are not there, or the store cannot be opened.
+            QbenchError: The suite or a method file has mistakes, the suite names published numbers
+                that do not exist, or the store cannot be opened.
         """
         suite, plugins = _read(path, assignments, method_files)
         return cls._opened(suite, plugins, results, rehearsal=False)
@@ -98,20 +104,23 @@ class Benchmark:
     ) -> Benchmark:
         """Read a suite for a rehearsal: its whole grid, a few steps each, on a stand-in's data.
 
-        Everything is written to the folder ``rehearsal`` of the results, which has a store of its
-        own, so that no rehearsal is ever taken for a result.
+        Everything is written to the folder ``rehearsal`` of the results folder. It has a store of
+        its own, so that no rehearsal is ever taken for a result.
 
         Args:
-            path: the suite's file.
-            results: the results folder.
-            assignments: ``key=value`` overrides.
+            path: File of the suite, or the name of an installed suite.
+            results: The results folder.
+            assignments: Overrides of the suite's values, each as ``key=value``.
             method_files: Python files whose methods are added to the suite.
 
+        Returns:
+            The benchmark of the rehearsal.
+
         Raises:
-            QbenchError: as `open`.
+            QbenchError: As in `open`.
         """
         suite, plugins = _read(path, assignments, method_files)
-        folder = results / REHEARSAL
+        folder = results / _REHEARSAL_FOLDER
         return cls._opened(rehearsed(suite, folder / "data"), plugins, folder, rehearsal=True)
 
     @classmethod
@@ -119,123 +128,153 @@ class Benchmark:
         cls, suite: Suite, plugins: list[Plugin], results: Path, rehearsal: bool
     ) -> Benchmark:
         store = Store(results, local=rehearsal)
-        found = cls(suite, expand(suite, rehearsal), plugins, results, store, {}, rehearsal)
-        _ = found._rows  # a mistake there is told now, not after days of training
-        with found.spool.lock(wait=False) as alone:
-            if alone:  # else a run is under way, and records its own
-                found._record_waiting()
-        found.refresh()
-        return found
-
-    @functools.cached_property
-    def dataset(self) -> Dataset:
-        """The suite's dataset; its data may be missing."""
-        return registry.build_dataset(self.suite.dataset, self.suite.data)
-
-    def missing(self) -> list[str]:
-        """What of data and weights a run needs and has not, a sentence each."""
-        found = [self.dataset.missing()]
-        found += [weights.missing(*item) for item in self._weights_wanted()]
-        return [text for text in found if text]
-
-    def _weights_wanted(self) -> list[tuple[str, str]]:
-        """Models whose weights are given and not yet kept, and what was chosen for each."""
-        wanted = []
-        for model, choice in self.suite.weights.items():
-            key = given_weights_key(model, weights.identify(model, choice))
-            if model in self.suite.models and not self.spool.weights_path(key).exists():
-                wanted.append((model, choice))
-        return wanted
+        planned = expand(suite, rehearsal)
+        dataset = registry.build_dataset(suite.dataset, suite.data)
+        # Mistakes in published numbers surface here, and not after days of training.
+        rows = TrialRows(suite, dataset, results, store)
+        benchmark = cls(suite, planned, plugins, results, dataset, store, rows, rehearsal)
+        with benchmark.spool.lock(wait=False) as alone:
+            if alone:  # otherwise a run is under way, and records its own results
+                benchmark._record_waiting()
+        benchmark.refresh()
+        return benchmark
 
     @property
     def spool(self) -> Spool:
-        """Where workers leave what they finish."""
+        """Folder in which workers leave what they finish."""
         return Spool(self.results / ".state")
 
     @property
     def folder(self) -> Path:
-        """Where the suite's tables and figures go."""
+        """Folder of the suite's tables and figures."""
         return self.results / self.suite.name
 
-    def refresh(self) -> None:
-        """Look the trials up again."""
-        self.runs = self.store.runs(cell.trial.key for cell in self.cells)
-        self._stale = {}
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Context manager that keeps all other commands from writing results meanwhile.
 
-    def status(self, cell: Cell) -> Status:
-        """Whether a trial is done, failed, missing (not run yet) or cannot be run."""
-        if cell.unsupported:
+        It waits until no other command writes to the results folder or to the store, then looks the
+        trials up again.
+
+        Raises:
+            QbenchError: The store cannot be reached.
+        """
+        with ExitStack() as locks:
+            if not locks.enter_context(self.spool.lock(wait=False)):
+                _LOGGER.info(
+                    "Another run is writing to %s; this one waits until it has ended.", self.results
+                )
+                locks.enter_context(self.spool.lock(wait=True))
+            locks.enter_context(self.store.alone())
+            self.refresh()
+            yield
+
+    # What is done ----------------------------------------------------------------------------
+
+    def refresh(self) -> None:
+        """Look the trials up in the store again.
+
+        Raises:
+            QbenchError: The store cannot be read.
+        """
+        self.runs = self.store.runs(planned.trial.key for planned in self.planned)
+        self._stale = None
+
+    def status(self, planned: Cell) -> Status:
+        """Return whether a trial is done, failed, missing (not run yet) or unsupported.
+
+        Args:
+            planned: A trial of the suite.
+        """
+        if planned.unsupported:
             return "unsupported"
-        run = self.runs.get(cell.trial.key)
+        run = self.runs.get(planned.trial.key)
         if run is None:
             return "missing"
         return "done" if run.info.status == "FINISHED" else "failed"
 
-    def reason(self, cell: Cell) -> str:
-        """Why a trial failed or cannot be run; '' of any other."""
-        run = self.runs.get(cell.trial.key)
-        recorded = run.data.tags.get("qbench.reason", "") if run is not None else ""
-        return cell.unsupported or recorded
-
-    def to_do(self) -> list[Cell]:
-        """The trials that a run would train: those missing, and those that failed.
-
-        Also full-precision ones that were imported, where a trial is to start from their weights.
-        """
-        waiting = {c.trial.key: c for c in self.cells if self.status(c) in ("missing", "failed")}
-        bases = {cell.trial.base.key for cell in waiting.values() if cell.trial.base}
-        again = {key for key in bases if self._lacks_weights(key)}
-        wanted = waiting.keys() | again
-        return [cell for cell in self.cells if cell.trial.key in wanted]
-
-    def _lacks_weights(self, key: str) -> bool:
-        """Whether a trial is known from elsewhere, and its weights are not here."""
-        run = self.runs.get(key)
-        imported = run is not None and was_imported(run)
-        return imported and not self.spool.weights_path(key).exists()
-
-    def record(self, outcome: Outcome) -> None:
-        """Move an outcome from the spool to the store.
-
-        Raises:
-            QbenchError: the store refuses it; it stays in the spool.
-        """
-        key = outcome.trial.key
-        self.store.record(outcome, self.spool.folder(key))
-        self.spool.discard(key)
-
-    def _record_waiting(self) -> None:
-        """Record what waits; what the store refuses waits on, and stops nothing else."""
-        for outcome in self.spool.waiting():
-            try:
-                self.record(outcome)
-            except QbenchError as error:
-                self.unrecorded = str(error)
-
-    def run(self, observer: Observer, address: str | None = None) -> Summary:
-        """Train what is to do.
-
-        One run at a time works in a results folder: the caller holds ``spool.lock``.
+    def reason(self, planned: Cell) -> str:
+        """Return why a trial failed or is unsupported, or an empty string.
 
         Args:
-            observer: is told what happens.
-            address: of a running Ray cluster.
+            planned: A trial of the suite.
+        """
+        run = self.runs.get(planned.trial.key)
+        recorded = run.data.tags.get("qbench.reason", "") if run is not None else ""
+        return planned.unsupported or recorded
+
+    @property
+    def stale(self) -> Mapping[str, str]:
+        """Why trials are stale, by key; see `qbench.benchmark.stale`."""
+        if self._stale is None:
+            self._stale = stale.reasons(self.planned, self.runs)
+        return self._stale
+
+    def trials(self) -> pd.DataFrame:
+        """Return one row for each trial of the suite, in its order. Tables are made from it.
+
+        Returns:
+            A frame with the columns of `qbench.report.columns.TRIAL_COLUMNS` that belong to the
+            dataset's task.
+        """
+        return pd.DataFrame(
+            self.rows.row(
+                planned,
+                status=self.status(planned),
+                reason=self.reason(planned),
+                stale=self.stale.get(planned.trial.key, ""),
+                run=self.runs.get(planned.trial.key),
+            )
+            for planned in self.planned
+        )
+
+    # What is to do ---------------------------------------------------------------------------
+
+    def to_do(self) -> list[Cell]:
+        """Return the trials that a run would train: those that are missing and those that failed.
+
+        A full-precision trial whose result was imported is among them if a trial starts from its
+        weights, since weights are not imported.
+        """
+        waiting = [p for p in self.planned if self.status(p) in ("missing", "failed")]
+        bases = {planned.trial.base.key for planned in waiting if planned.trial.base}
+        again = starting_weights.elsewhere(bases, self.runs, self.spool)
+        wanted = {planned.trial.key for planned in waiting} | again
+        return [planned for planned in self.planned if planned.trial.key in wanted]
+
+    def missing(self) -> list[str]:
+        """Return which data and weights a run needs and does not find, a sentence for each."""
+        data = self.dataset.missing()
+        return [*([data] if data else []), *starting_weights.missing(self.suite, self.spool)]
+
+    def run(self, observer: Observer, address: str | None = None) -> Summary:
+        """Train what is to do and record each result in the store.
+
+        Call it within `alone`: only one run at a time may write to a results folder.
+
+        Args:
+            observer: Called whenever a trial starts, makes progress, is retried or ends.
+            address: Address of a running Ray cluster. Default: this machine alone.
+
+        Returns:
+            How the run ended.
 
         Raises:
-            QbenchError: data or weights are missing or do not fit, Ray cannot be reached, or no
+            QbenchError: Data or weights are missing or do not fit, Ray cannot be reached, or no
                 node can hold a trial.
         """
         from qbench.schedule import ray_environment
 
         if reason := self.dataset.missing():
             raise QbenchError(reason)
-        self._bring_given_weights()
+        starting_weights.bring_given(self.suite, self.dataset, self.spool)
 
-        ray_environment.prepare(address)
+        ray_environment.prepare(address)  # before Ray is imported
         from qbench.schedule import tune
 
-        trials = [cell.trial for cell in self.to_do()]
-        self._fetch_weights({trial.base.key for trial in trials if trial.base})
+        trials = [planned.trial for planned in self.to_do()]
+        bases = {trial.base.key for trial in trials if trial.base}
+        starting_weights.fetch_trained(bases, self.runs, self.store, self.spool)
         summary = tune.run(
             self.suite.name,
             trials,
@@ -254,190 +293,32 @@ class Benchmark:
             summary.unrecorded = summary.unrecorded or str(error)
         return summary
 
-    def _fetch_weights(self, keys: set[str]) -> None:
-        """Bring the weights of finished full-precision trials into the spool."""
-        for key in keys & self.runs.keys():
-            if self.runs[key].info.status == "FINISHED" and not self._lacks_weights(key):
-                if self.spool.weights_path(key).exists():
-                    continue
-                scratch = self.spool.root / "fetched" / key
-                scratch.mkdir(parents=True, exist_ok=True)
-                fetched = self.store.fetch(self.runs[key], "weights.pt", scratch)
-                self.spool.keep_weights(key, fetched)
-                fetched.unlink()
-
-    def _bring_given_weights(self) -> None:
-        """Bring weights that are not trained here into the spool."""
-        for model, choice in self._weights_wanted():
-            identity = weights.identify(model, choice)
-            if "missing:" in identity:
-                raise QbenchError(weights.missing(model, choice))
-            dataset = self.dataset
-            network = registry.build_model(model, dataset.num_classes, dataset.image_shape[0])
-            data = weights.fetch(model, choice, network)
-            scratch = self.spool.root / "fetched" / given_weights_key(model, identity)
-            scratch.parent.mkdir(parents=True, exist_ok=True)
-            scratch.write_bytes(data)
-            self.spool.keep_weights(scratch.name, scratch)
-            scratch.unlink()
-
-    def trials(self) -> pd.DataFrame:
-        """One row for each trial of the suite, in its order: what tables are made from.
-
-        Columns are the task's of `qbench.report.columns.TRIAL_COLUMNS`.
-        """
-        return pd.DataFrame(
-            self._rows.row(
-                cell,
-                status=self.status(cell),
-                reason=self.reason(cell),
-                stale=self.stale(cell),
-                run=self.runs.get(cell.trial.key),
-            )
-            for cell in self.cells
-        )
-
-    @functools.cached_property
-    def _rows(self) -> TrialRows:
-        return TrialRows(self.suite, self.dataset, self.results, self.store)
-
-    def write_leaderboard(self, html: bool = False) -> list[Path]:
-        """Rebuild the suite's tables and figures from the store.
+    def record(self, outcome: Outcome) -> None:
+        """Move a result from the spool to the store.
 
         Args:
-            html: whether to write the page ``leaderboard.html`` too.
-
-        Returns:
-            The files written, in `folder`.
-        """
-        from qbench.report.tables import files
-        from qbench.report.tables.layout import Layout
-
-        finished = {key: run for key, run in self.runs.items() if run.info.status == "FINISHED"}
-        layout = Layout(
-            name=self.suite.name,
-            title=self.suite.title or self.suite.name,
-            bits=[str(Bits.parse(text)) for text in self.suite.bits],
-            shown=self.dataset.shown,
-            rehearsal=self.rehearsal,
-            tables=self.suite.tables,
-        )
-        histories = self.store.histories(finished, history_of(self.dataset.shown[0]))
-        examples = self._draw_examples()
-        trials = self.trials()
-        written = files.write(layout, trials, histories, self.folder, examples)
-        if html:
-            from qbench.report.page import page
-            from qbench.store.evidence import evidence_of
-
-            evidence = {key: evidence_of(self.store, run) for key, run in self.runs.items()}
-            written.append(page.write(layout, trials, histories, evidence, written, self.folder))
-        return written
-
-    def _draw_examples(self) -> list[Path]:
-        """Draw what detectors find in a few test images: full precision, and each method.
-
-        A picture for each model and width, of the first seed. Nothing where the data are not here,
-        nor of rehearsals.
-        """
-        dataset = self.dataset
-        if dataset.task != "detection" or self.rehearsal or dataset.missing():
-            return []
-        from qbench.report.figures.detections import detections
-        from qbench.tasks.detection import EXAMPLES
-
-        first = [cell for cell in self.cells if cell.trial.seed == self.suite.seeds[0]]
-        done = [cell for cell in first if self.status(cell) == "done"]
-        found = {cell.trial.key: self.store.examples(self.runs[cell.trial.key]) for cell in done}
-        if not any(found.values()):
-            return []
-        self.folder.mkdir(parents=True, exist_ok=True)
-        images, targets = dataset.first(EXAMPLES)
-        drawn: list[Path] = []
-        for model in self.suite.models:
-            for bits in [str(Bits.parse(text)) for text in self.suite.bits]:
-                beside = {
-                    cell.label: found[cell.trial.key]
-                    for cell in done
-                    if cell.trial.model == model and cell.trial.bits in (str(FULL_PRECISION), bits)
-                }
-                if len(beside) > 1:
-                    stem = f"detections_{model}_{'-'.join(re.findall(r'[0-9]+', bits))}"
-                    drawn += detections(images, targets, beside, dataset.classes, self.folder, stem)
-        return drawn
-
-    def stale(self, cell: Cell) -> str:
-        """Why a finished trial's number is not to be trusted any more, or ''."""
-        key = cell.trial.key
-        if key not in self._stale:
-            self._stale[key] = self._doubt(cell)
-        return self._stale[key]
-
-    def _doubt(self, cell: Cell) -> str:
-        if self.status(cell) != "done":
-            return ""
-        run, method = self.runs[cell.trial.key], cell.trial.method
-        if was_changed(run):
-            return EDITED
-        if reason := fingerprint.change(method, code_of(run)):
-            return reason
-        base = self._by_key.get(cell.trial.source or "")  # of weights given, there is no trial
-        if base is not None and (reason := self.stale(base)):
-            return f"so is what it starts from: {reason}"
-        return ""
-
-    @functools.cached_property
-    def _by_key(self) -> dict[str, Cell]:
-        return {cell.trial.key: cell for cell in self.cells}
-
-    def stale_counts(self) -> Counter[str]:
-        """How many trials are stale, by the reason."""
-        return Counter(reason for cell in self.cells if (reason := self.stale(cell)))
-
-    def train_again(self, what: Sequence[str]) -> int:
-        """Set finished trials aside, so that a run trains them again; the store keeps them.
-
-        With a full-precision trial go those that start from it.
-
-        Args:
-            what: ``stale``, or methods' names.
-
-        Returns:
-            How many trials.
+            outcome: The result.
 
         Raises:
-            QbenchError: the suite has no such method, or the store refuses.
+            QbenchError: The store refuses the result, which stays in the spool.
         """
-        methods = {cell.trial.method for cell in self.cells}
-        for name in what:
-            if name not in (*methods, STALE):
-                known = nearest(name, [STALE, *methods])
-                raise QbenchError(f"--again {name}: the suite has no such method{known}")
-        chosen = {
-            cell.trial.key
-            for cell in self.cells
-            if cell.trial.method in what or (STALE in what and self.stale(cell))
-        }
-        cells = [
-            cell
-            for cell in self.cells
-            if self.status(cell) == "done"
-            and not chosen.isdisjoint((cell.trial.key, cell.trial.source))
-        ]
-        self.store.set_aside(self.runs[cell.trial.key] for cell in cells)
-        self.refresh()
-        return len(cells)
+        key = outcome.trial.key
+        self.store.record(outcome, self.spool.folder(key))
+        self.spool.discard(key)
+
+    def _record_waiting(self) -> None:
+        """Record all results in the spool. Those that the store refuses stay there."""
+        for outcome in self.spool.waiting():
+            try:
+                self.record(outcome)
+            except QbenchError as error:
+                self.unrecorded = str(error)
 
 
 def _read(
     path: Path, assignments: Sequence[str], method_files: Sequence[Path]
 ) -> tuple[Suite, list[Plugin]]:
-    """A suite, with the methods of files added to it, and these files."""
+    """Read a suite and add the methods of files to it; return it and these files."""
     plugins = [Plugin.read(file) for file in method_files]
     added = [name for plugin in plugins for name in load_plugin(plugin)]
     return load_suite(path, assignments, added), plugins
-
-
-def history_of(metric: str) -> tuple[str, ...]:
-    """What figures need of every epoch, of tables that show a metric."""
-    return ("train_loss", metric, f"soft_{metric}", "lr")

@@ -32,7 +32,7 @@ class Estimator:
 
     def __init__(self, benchmark: Benchmark) -> None:
         measured: defaultdict[tuple[str, ...], list[float]] = defaultdict(list)
-        for cell in benchmark.cells:
+        for cell in benchmark.planned:
             if benchmark.status(cell) == "done":
                 metrics = benchmark.runs[cell.trial.key].data.metrics
                 per_epoch = metrics["seconds"] / max(1, cell.trial.recipe.epochs)

@@ -107,7 +107,7 @@ def draw(prefix: str, results: Path, folder: Path) -> list[Path]:
     """
     import pandas as pd
 
-    from qbench.benchmark.benchmark import history_of
+    from qbench.benchmark.leaderboard import history_columns
     from qbench.report.figures import accuracy
     from qbench.report.figures import weights as weight_figures
     from qbench.spec.result import Observed
@@ -122,7 +122,7 @@ def draw(prefix: str, results: Path, folder: Path) -> list[Path]:
     row |= {"status": "done", "audit": run.data.tags["qbench.audit"]}
     trials = pd.DataFrame([row])
     metric = registry.build_dataset(what.dataset).shown[0]
-    histories = store.histories({key: run}, history_of(metric))
+    histories = store.histories({key: run}, history_columns(metric))
     folder.mkdir(parents=True, exist_ok=True)
     drawn = accuracy.training_curves(trials, histories, folder, metric)
     drawn += accuracy.soft_and_hard(trials, histories, folder, metric)

@@ -1,4 +1,4 @@
-"""`qbench data`: drawn images in the shape of well-known data sets, to rehearse with."""
+"""The verb `qbench data`: drawn images in the layout of known datasets, to rehearse with."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from qbench.data.synthetic.tree import Track
 
 app = typer.Typer(
-    help="Write drawn images in the shape of a data set, to rehearse suites without the data.\n\n"
-    "What they train is no result, but all that reads, trains and measures is the real thing. Try:"
+    help="Write drawn images in the layout of a known dataset.\n\n"
+    "Use them to rehearse a suite without its data: everything that reads, trains and measures is "
+    "the same, but what is trained on them is not a result. Try:"
     "\n\n  qbench data imagenet-like data/imagenet  10 classes, 600 images\n\n"
     "  qbench data voc-like data/voc            500 images and their boxes",
     no_args_is_help=True,
@@ -23,32 +24,31 @@ app = typer.Typer(
 
 Folder = Annotated[
     Path,
-    typer.Argument(
-        metavar="DIR", help="Where to: a folder that is empty or not there yet. It is made."
-    ),
+    typer.Argument(metavar="DIR", help="Folder to write to. It must be empty or not exist yet."),
 ]
 
 
 @app.command("imagenet-like")
 def imagenet_like(
     folder: Folder,
-    classes: Annotated[int, typer.Option(help="Classes, 2 to 1000.")] = 10,
+    classes: Annotated[int, typer.Option(help="Number of classes, 2 to 1000.")] = 10,
     per_class: Annotated[
-        int, typer.Option(help="Training images of each; a fifth as many are for validation.")
+        int, typer.Option(help="Training images of each class; a fifth as many are for validation.")
     ] = 50,
     size: Annotated[
-        int, typer.Option(help="Typical shorter side in pixels; images have 0.3 to 1.7 times it.")
+        int,
+        typer.Option(help="Typical shorter side in pixels; it varies from 0.3 to 1.7 times this."),
     ] = 160,
 ) -> None:
-    """Write drawn images like ImageNet's folders.
+    """Write drawn images in the folders of ImageNet.
 
-    They are DIR/train/WNID/*.JPEG and DIR/val/WNID/*.JPEG. A class is the colour of a shape, the
-    shape, and the pattern behind it: a small network learns them. As in ImageNet, sizes differ,
-    some images are greyscale or CMYK, one is a PNG by the name of .JPEG, one lies on its side by
-    its EXIF orientation; and one training image is broken. DIR/train.txt and DIR/val.txt list all,
-    as the code of Quantization Networks reads them.
+    The files are DIR/train/WNID/*.JPEG and DIR/val/WNID/*.JPEG. A class is the colour of a shape,
+    the shape, and the pattern behind it; a small network learns them. As in ImageNet, sizes differ,
+    some images are greyscale or CMYK, one is a PNG named .JPEG, and one is rotated by its EXIF
+    orientation. One training image is broken. DIR/train.txt and DIR/val.txt list all images in the
+    format that the code of Quantization Networks reads.
 
-    The same arguments give the same bytes. What is there already is not written again.
+    The same arguments give the same bytes. Images that exist already are not written again.
     """
     from qbench.data.synthetic import imagenet_like as tree
 
@@ -60,16 +60,8 @@ def imagenet_like(
     print(f"Broken on purpose, cut off in the middle: {written.broken}")
     words = ["qbench", "run", "suites/qn_pretrained.yaml", "--set", "dataset=imagenet"]
     words += ["--set", f"data.root={folder}", "--set", "data.image_size=64"]
-    words += [
-        "--set",
-        "models=[resnet18]",
-        "--set",
-        "seeds=[0]",
-        "--set",
-        "recipe.epochs=1",
-        "--set",
-        "full_precision.epochs=1",
-    ]
+    words += ["--set", "models=[resnet18]", "--set", "seeds=[0]"]
+    words += ["--set", "recipe.epochs=1", "--set", "full_precision.epochs=1"]
     print(f"Next:\n  {shlex.join(words)}")
 
 
@@ -83,14 +75,15 @@ def voc_like(
     classes: Annotated[int, typer.Option(help="How many of VOC's classes, 2 to 20.")] = 5,
     size: Annotated[int, typer.Option(help="Longer side of an image in pixels.")] = 96,
 ) -> None:
-    """Write drawn images with boxes, like Pascal VOC.
+    """Write drawn images and boxes in the folders of Pascal VOC.
 
-    They are DIR/VOCdevkit/VOC2007 and DIR/VOCdevkit/VOC2012, of which 2012 has no test. Every image
-    but one in twenty shows 1 to 4 objects, none over another. A class is a shape and a colour.
-    Annotations are VOC's XML: a box is the tight one of the pixels drawn, inclusive and counted
-    from 1; what goes over the border is marked truncated, what is very small difficult.
+    The folders are DIR/VOCdevkit/VOC2007 and DIR/VOCdevkit/VOC2012; 2012 has no test images. One
+    image in twenty is empty; all others show 1 to 4 objects that do not overlap. A class is a shape
+    and a colour. Annotations are in VOC's XML. A box bounds the drawn pixels tightly, inclusive
+    and counted from 1. Objects that cross the border are marked truncated, very small ones
+    difficult.
 
-    The same arguments give the same bytes. What is there already is not written again.
+    The same arguments give the same bytes. Images that exist already are not written again.
     """
     from qbench.data.synthetic import voc_like as tree
 

@@ -1,4 +1,4 @@
-"""The verbs of those who write methods: `qbench profile`, `check` and `new-method`."""
+"""The verbs for authors of methods: `qbench new-method`, `check` and `profile`."""
 
 from __future__ import annotations
 
@@ -14,30 +14,38 @@ from qbench.cli.options import AsJson, MethodFiles
 
 
 def profile(
-    method: Annotated[str, typer.Argument(help="A method, as `qbench list methods` names it.")],
-    model: Annotated[str, typer.Option(help="The network.")] = "resnet18",
-    bits: Annotated[str, typer.Option(metavar="W/A", help="Bit-widths, as 3(±4)/2.")] = "2/2",
+    method: Annotated[str, typer.Argument(help="Name of a method; see `qbench list methods`.")],
+    model: Annotated[
+        str, typer.Option(help="Name of a model; see `qbench list models`.")
+    ] = "resnet18",
+    bits: Annotated[
+        str,
+        typer.Option(metavar="W/A", help="Bit-widths of weights and activations, such as 3(±4)/2."),
+    ] = "2/2",
     options: Annotated[
         list[str] | None,
         typer.Option(
             "--set",
             metavar="OPTION=VALUE",
-            help="An option of the method, as temperature_rate=10. Repeatable.",
+            help="Set an option of the method: temperature_rate=10. Repeatable.",
         ),
     ] = None,
     methods: MethodFiles = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images in a step.")] = 32,
-    image_size: Annotated[int, typer.Option(min=1, help="Height and width of an image.")] = 224,
-    steps: Annotated[int, typer.Option(min=1, help="Steps of each to time.")] = 10,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images in a training step.")] = 32,
+    image_size: Annotated[
+        int, typer.Option(min=1, help="Height and width of an image in pixels.")
+    ] = 224,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps to time, of each kind.")] = 10,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="torch's threads; by default one for each core.")
+        int | None, typer.Option(min=1, help="Threads of torch; by default one for each core.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure what a method adds to a training step: time, and peak memory.
+    """Measure the time and memory that a method adds to training.
 
-    Trains on random images, at full precision and quantized in turn, and prints medians. The ratio
-    is the median over pairs of neighbouring steps; in brackets the middle half of them.
+    Trains on random images, alternately at full precision and quantized, and prints the median time
+    of a step and the peak memory. The time ratio is the median over pairs of neighbouring steps;
+    the brackets hold the middle half of these ratios.
     """
     from rich.console import Console
 
@@ -67,31 +75,35 @@ def profile(
 
 def check(
     method: Annotated[
-        str, typer.Argument(metavar="METHOD", help="A Python file with methods, or a name.")
+        str,
+        typer.Argument(
+            metavar="METHOD", help="A Python file that defines methods, or the name of a method."
+        ),
     ],
     options: Annotated[
         list[str] | None,
         typer.Option(
             "--set",
             metavar="OPTION=VALUE",
-            help="An option of the method, as iterations=20. Repeatable.",
+            help="Set an option of the method: iterations=20. Repeatable.",
         ),
     ] = None,
     quick: Annotated[
         bool,
         typer.Option(
             "--quick",
-            help="One network in place of three, and neither torch.compile nor two processes.",
+            help="Use one network instead of three; skip torch.compile and training on two "
+            "processes.",
         ),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Check that a method keeps the contract: what qbench relies on, whatever the method does.
+    """Check that a method keeps the contract that qbench relies on.
 
-    Attaches it to a convolutional, a depthwise and a linear network at the widths it accepts, and
-    tries: shapes and dtypes, numbers of levels, hardening, gradients, training, determinism,
-    checkpoints, copies, autocast, torch.compile, two processes. Exit code 0: it keeps it; 1: it
-    does not, and you are told where.
+    Attaches the method to a convolutional, a depthwise and a linear network, at the bit-widths that
+    it accepts, and checks shapes and dtypes, numbers of levels, hardening, gradients, training,
+    determinism, checkpoints, copies, autocast, torch.compile and training on two processes. Exit
+    code 0: the method keeps the contract. 1: it does not, and the report says where.
     """
     from rich.console import Console
 
@@ -123,12 +135,12 @@ def check(
 
 
 def new_method(
-    name: Annotated[str, typer.Argument(help="The method's name, in snake_case.")],
+    name: Annotated[str, typer.Argument(help="Name of the new method, in snake_case.")],
     folder: Annotated[
-        Path, typer.Option("--in", metavar="DIR", help="Where to write the files.")
+        Path, typer.Option("--in", metavar="DIR", help="Folder to write the files to.")
     ] = Path(),
 ) -> None:
-    """Write a method file that works, with its test, to start a method of your own from."""
+    """Write a working method file and its test, to start from."""
     from qbench.lab import scaffold
 
     file, test = scaffold.new_method(name, folder)

@@ -1,4 +1,4 @@
-"""Arguments and options that several verbs of the command line take."""
+"""Arguments and options that several verbs share."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Assignments = Annotated[
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="Override a value of the suite, as seeds=[0], recipe.epochs=5 or "
+        help="Override a value of the suite: seeds=[0], recipe.epochs=5 or "
         "methods.quantization_networks.temperature_rate=10. Repeatable.",
     ),
 ]
@@ -37,8 +37,15 @@ Results = Annotated[
         "--results",
         metavar="DIR",
         envvar="QBENCH_RESULTS",
-        help="Where everything is written: tables, figures, and the store unless "
-        "MLFLOW_TRACKING_URI names another.",
+        help="Folder for the tables, the figures and the store (unless MLFLOW_TRACKING_URI names "
+        "another store).",
     ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HOST:PORT",
+        help="Address of a running Ray cluster. By default, trials run on this machine.",
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]

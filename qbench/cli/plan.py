@@ -31,7 +31,7 @@ def as_json(benchmark: Benchmark) -> dict[str, Any]:
         "missing": benchmark.missing(),
         "estimated_seconds": round(_total(benchmark, estimator), 1),
         "estimated_bytes": _bytes(benchmark),
-        "trials": [_entry(benchmark, cell, estimator) for cell in benchmark.cells],
+        "trials": [_entry(benchmark, cell, estimator) for cell in benchmark.planned],
     }
 
 
@@ -40,18 +40,18 @@ def show(benchmark: Benchmark) -> None:
     estimator = Estimator(benchmark)
     _total(benchmark, estimator)  # what takes a while, before anything is printed
     console = Console(highlight=False)
-    models = dict.fromkeys(cell.trial.model for cell in benchmark.cells)
+    models = dict.fromkeys(cell.trial.model for cell in benchmark.planned)
     for model in models:
-        cells = [cell for cell in benchmark.cells if cell.trial.model == model]
+        cells = [cell for cell in benchmark.planned if cell.trial.model == model]
         _print_whole(console, _table(benchmark, model, cells))
     for reason, refused in _refusals(benchmark).items():
         console.print(f"– {'; '.join(refused)}: {reason}", soft_wrap=True, markup=False)
-    for cell in benchmark.cells:
+    for cell in benchmark.planned:
         if benchmark.status(cell) == "failed":
             reason = benchmark.reason(cell)
             console.print(f"  failed: {cell.trial.name}: {reason}", soft_wrap=True, markup=False)
     to_do = benchmark.to_do()
-    for reason, count in benchmark.stale_counts().items():
+    for reason, count in Counter(benchmark.stale.values()).items():
         console.print(f"{count} stale: {reason}; `run --again stale` trains them again")
     for text in benchmark.missing():
         console.print(f"Missing: {text}", soft_wrap=True, markup=False)
@@ -124,7 +124,7 @@ def _entry(benchmark: Benchmark, cell: Cell, estimator: Estimator) -> dict[str, 
         "epochs": trial.recipe.epochs,
         "status": status,
         "reason": benchmark.reason(cell),
-        "stale": benchmark.stale(cell),
+        "stale": benchmark.stale.get(trial.key, ""),
         "base": trial.base.key if trial.base else None,
         "estimated_seconds": round(estimator.seconds(trial), 1) if waits else 0.0,
     }
@@ -152,7 +152,7 @@ def _table(benchmark: Benchmark, model: str, cells: list[Cell]) -> Table:
 def _refusals(benchmark: Benchmark) -> dict[str, list[str]]:
     """For each reason, the cells that cannot be trained for it."""
     found: dict[str, dict[str, dict[str, None]]] = {}
-    for cell in benchmark.cells:
+    for cell in benchmark.planned:
         if cell.unsupported:
             widths = found.setdefault(cell.unsupported, {}).setdefault(cell.trial.method, {})
             widths[cell.trial.bits] = None

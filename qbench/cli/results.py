@@ -1,4 +1,4 @@
-"""The verbs of those who share results: `qbench compare`, `export` and `import`."""
+"""The verbs for shared results: `qbench compare`, `export` and `import`."""
 
 from __future__ import annotations
 
@@ -29,13 +29,12 @@ def compare(
     results: Results = Path("results"),
     as_json: AsJson = False,
 ) -> None:
-    """Compare B with A: what changed, by how much, and whether it is significant.
+    """Compare results B with results A, and test the differences.
 
-    Results are matched by data set, model, row and width; differences are tested over the seeds
-    that both have (paired t-test, Holm's correction over all that is compared). What is the same is
-    counted, not listed. Exit code 0:
-    nothing is significantly worse in B; 1: something is, or one trial has two numbers; 2: a mistake
-    in what is given.
+    Results are matched by dataset, model, row and bit-widths. Differences are tested over the seeds
+    that both have (paired t-test, Holm's correction over all that is compared). Results that are
+    the same are counted, not listed. Exit code 0: nothing is significantly worse in B. 1: something
+    is, or one trial has two different results. 2: A or B cannot be read.
     """
     from qbench.benchmark.finished import load
     from qbench.report.comparison import compare as compared
@@ -82,8 +81,10 @@ def _show(found: Sequence[Difference], a: Path, b: Path) -> None:
     if table.rows:
         console.print(table)
     counts = Counter(each.verdict for each in found)
-    told = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
-    console.print(f"A: {a}, B: {b}. {len(found)} results: {told}.", markup=False, soft_wrap=True)
+    verdicts = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
+    console.print(
+        f"A: {a}, B: {b}. {len(found)} results: {verdicts}.", markup=False, soft_wrap=True
+    )
 
 
 def _number(value: float, form: str) -> str:
@@ -92,15 +93,18 @@ def _number(value: float, form: str) -> str:
 
 def export(
     suite: SuiteFile,
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to; made if needed.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Folder to write to; it is made if needed.")
+    ],
     assignments: Assignments = None,
     methods: MethodFiles = None,
     results: Results = Path("results"),
 ) -> None:
-    """Write every finished trial of a suite as a plain JSON file, for others to import.
+    """Write the finished trials of a suite as JSON files, to share.
 
-    A file is named after the trial's key and has its configuration, metrics, history, audit and
-    environment; weights stay here. What was changed by hand in the store is left out, and told.
+    Each file is named after its trial's key and holds the configuration, metrics, history, audit
+    and environment, but no weights. Trials whose stored result was edited by hand are left out and
+    listed. Others add the files to their store with `qbench import`.
     """
     from qbench.benchmark import exchange
     from qbench.benchmark.benchmark import Benchmark
@@ -115,14 +119,16 @@ def export(
 
 def import_(
     paths: Annotated[
-        list[Path], typer.Argument(metavar="PATH...", help="Exported files, or folders of them.")
+        list[Path],
+        typer.Argument(metavar="PATH...", help="Exported files, or folders that hold them."),
     ],
     results: Results = Path("results"),
 ) -> None:
-    """Take exported trials into the store, each once; nothing that is there is overwritten.
+    """Add exported trials to the store.
 
-    Exit code 0: all are in the store; 1: some are there with other numbers, which are kept, and
-    both are told; 2: a file is none, or was changed.
+    Results that are in the store already are never overwritten. Exit code 0: all trials are in the
+    store. 1: some are there with other numbers; these are kept, and the differences are listed. 2:
+    a file is not an exported trial, or was edited.
     """
     from qbench.benchmark import exchange
     from qbench.errors import QbenchError

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from qbench import registry
 from qbench.benchmark.benchmark import Benchmark
+from qbench.benchmark.stale import set_aside
 from qbench.train import fingerprint
 from tests.helpers.exchanged import BEFORE, SUITE, filled
 
@@ -23,14 +25,14 @@ def benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Benchmark:
 
 def stale(benchmark: Benchmark) -> dict[str, str]:
     """Of each method that has stale trials, why."""
-    found = {cell.trial.method: benchmark.stale(cell) for cell in benchmark.cells}
-    return {method: reason for method, reason in found.items() if reason}
+    methods = {planned.trial.key: planned.trial.method for planned in benchmark.planned}
+    return {methods[key]: reason for key, reason in benchmark.stale.items()}
 
 
 def missing(benchmark: Benchmark) -> list[str]:
     """The methods of trials that are to be trained."""
-    cells = [cell for cell in benchmark.cells if benchmark.status(cell) == "missing"]
-    return [cell.trial.method for cell in cells]
+    found = [planned for planned in benchmark.planned if benchmark.status(planned) == "missing"]
+    return [planned.trial.method for planned in found]
 
 
 def change(monkeypatch: pytest.MonkeyPatch, benchmark: Benchmark, method: str) -> None:
@@ -49,8 +51,8 @@ def test_a_method_that_changed_makes_its_own_trials_stale(
     assert stale(benchmark) == {}
     change(monkeypatch, benchmark, "ste")
     assert stale(benchmark) == {"ste": "ste's code has changed since it was trained"}
-    assert benchmark.stale_counts() == {"ste's code has changed since it was trained": 2}
-    assert benchmark.train_again(["stale"]) == 2
+    assert Counter(benchmark.stale.values()) == {"ste's code has changed since it was trained": 2}
+    assert set_aside(benchmark, ["stale"]) == 2
     assert missing(benchmark) == ["ste", "ste"]
 
 
@@ -64,8 +66,8 @@ def test_what_starts_from_a_stale_network_is_stale_too(
 
 
 def test_with_a_full_precision_network_goes_what_starts_from_it(benchmark: Benchmark) -> None:
-    assert benchmark.train_again(["dorefa"]) == 2
-    assert benchmark.train_again(["fp32"]) == 4
+    assert set_aside(benchmark, ["dorefa"]) == 2
+    assert set_aside(benchmark, ["fp32"]) == 4
     assert len(missing(benchmark)) == 6
 
 

@@ -25,7 +25,7 @@ seeds: [0, 1]
 def filled(suite: Path, results: Path, top1: dict[str, float]) -> Benchmark:
     """A results folder in which a suite is done: a method's accuracy, and a little by seed."""
     benchmark = Benchmark.open(suite, results)
-    for cell in benchmark.cells:
+    for cell in benchmark.planned:
         value = top1[cell.trial.method] + 0.1 * cell.trial.seed**2
         code = fingerprint.code_of(cell.trial.method)
         own = {"trial": cell.trial, "suite": "small", "code": code}

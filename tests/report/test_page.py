@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 
+from qbench.benchmark import leaderboard
 from qbench.benchmark.benchmark import Benchmark
 from qbench.report.page import details
 from tests.conftest import Qbench, TinyRun
@@ -191,7 +192,7 @@ def test_the_command_writes_the_page_from_the_store_alone(
     file = tmp_path / "tiny" / "leaderboard.html"
     assert str(file) in qbench_in(tmp_path)("leaderboard", tiny_run.suite, "--html")
     text = file.read_text(encoding="utf-8")
-    Benchmark.open(tiny_run.suite, tmp_path).write_leaderboard(html=True)
+    leaderboard.write(Benchmark.open(tiny_run.suite, tmp_path), html=True)
     assert file.read_text(encoding="utf-8") == text
     found = data(text)
     keys = pd.read_csv(file.with_name("trials.csv")).query("status == 'done'")["key"]

@@ -1,0 +1,84 @@
+"""Find results that are stale, and set results aside so that they are trained again.
+
+A result is stale if it was edited by hand in the store, if the code that it was trained with has
+changed, or if the trial that it starts from has a stale result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from qbench.errors import QbenchError, nearest
+from qbench.store.mlflow import EDITED, code_of, was_changed
+from qbench.suite.grid import Cell
+from qbench.train import fingerprint
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+    from qbench.benchmark.benchmark import Benchmark
+
+_STALE = "stale"
+
+
+def reasons(planned: Sequence[Cell], runs: Mapping[str, Run]) -> dict[str, str]:
+    """Return why trials are stale.
+
+    Args:
+        planned: Trials of a suite.
+        runs: MLflow run of each trial that has ended, by key.
+
+    Returns:
+        The reason for each stale trial, by key, in the order of the trials. Trials that are
+        current or not finished are left out.
+    """
+    trials = {each.trial.key: each.trial for each in planned if not each.unsupported}
+    found: dict[str, str] = {}
+
+    def reason(key: str) -> str:
+        if key not in trials or key not in runs or runs[key].info.status != "FINISHED":
+            return ""
+        if key not in found:
+            trial, run = trials[key], runs[key]
+            own = EDITED if was_changed(run) else fingerprint.change(trial.method, code_of(run))
+            # A source that is no trial of the suite is weights that were given.
+            inherited = "" if own else reason(trial.source or "")
+            found[key] = f"so is what it starts from: {inherited}" if inherited else own
+        return found[key]
+
+    return {key: text for key in trials if (text := reason(key))}
+
+
+def set_aside(benchmark: Benchmark, what: Sequence[str]) -> int:
+    """Set finished trials aside, so that a run trains them again. The store keeps their results.
+
+    Trials that start from one of them are set aside too.
+
+    Args:
+        benchmark: The benchmark; its trials are looked up again afterwards.
+        what: Names of methods, or ``stale``.
+
+    Returns:
+        The number of trials that were set aside.
+
+    Raises:
+        QbenchError: The suite has no such method, or the store cannot be written.
+    """
+    methods = {planned.trial.method for planned in benchmark.planned}
+    for name in what:
+        if name not in (*methods, _STALE):
+            known = nearest(name, [_STALE, *methods])
+            raise QbenchError(f"--again {name}: the suite has no such method{known}")
+    chosen = {p.trial.key for p in benchmark.planned if p.trial.method in what}
+    if _STALE in what:
+        chosen |= benchmark.stale.keys()
+    keys = [
+        planned.trial.key
+        for planned in benchmark.planned
+        if benchmark.status(planned) == "done"
+        and not chosen.isdisjoint((planned.trial.key, planned.trial.source))
+    ]
+    benchmark.store.set_aside(benchmark.runs[key] for key in keys)
+    benchmark.refresh()
+    return len(keys)

@@ -1,0 +1,101 @@
+"""Bring the full-precision weights that trials start from into the spool, where workers find them.
+
+Weights are either given by the suite (``weights``), or trained by a full-precision trial.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from qbench import registry
+from qbench.data import Dataset
+from qbench.errors import QbenchError
+from qbench.spec.trial import given_weights_key
+from qbench.store.mlflow import Store, was_imported
+from qbench.store.spool import Spool
+from qbench.suite.suite import Suite
+from qbench.train import weights
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+
+def missing(suite: Suite, spool: Spool) -> list[str]:
+    """Return which given weights cannot be found, a sentence for each.
+
+    Args:
+        suite: The suite that names the weights.
+        spool: Where weights are kept. What is there already is not missing.
+    """
+    sentences = [weights.missing(model, choice) for model, choice, _ in _wanted(suite, spool)]
+    return [text for text in sentences if text]
+
+
+def bring_given(suite: Suite, dataset: Dataset, spool: Spool) -> None:
+    """Bring the weights that a suite gives into the spool, unless they are there already.
+
+    Args:
+        suite: The suite that names the weights.
+        dataset: Dataset of the suite, which the networks are built for.
+        spool: Where weights are kept.
+
+    Raises:
+        QbenchError: Weights cannot be found or do not fit their network.
+    """
+    for model, choice, identity in _wanted(suite, spool):
+        if "missing:" in identity:
+            raise QbenchError(weights.missing(model, choice))
+        network = registry.build_model(model, dataset.num_classes, dataset.image_shape[0])
+        data = weights.fetch(model, choice, network)
+        scratch = spool.root / "fetched" / given_weights_key(model, identity)
+        scratch.parent.mkdir(parents=True, exist_ok=True)
+        scratch.write_bytes(data)
+        spool.keep_weights(scratch.name, scratch)
+        scratch.unlink()
+
+
+def fetch_trained(keys: Iterable[str], runs: Mapping[str, Run], store: Store, spool: Spool) -> None:
+    """Bring the weights of finished full-precision trials from the store into the spool.
+
+    Args:
+        keys: Keys of full-precision trials. Those that are not finished, and those whose result was
+            imported without weights, are skipped.
+        runs: MLflow run of each trial that has ended, by key.
+        store: The store that holds the weights.
+        spool: Where weights are kept.
+
+    Raises:
+        QbenchError: The store cannot be read.
+    """
+    for key in keys:
+        run = runs.get(key)
+        if run is None or run.info.status != "FINISHED" or was_imported(run):
+            continue
+        if not spool.weights_path(key).exists():
+            scratch = spool.root / "fetched" / key
+            scratch.mkdir(parents=True, exist_ok=True)
+            fetched = store.fetch(run, "weights.pt", scratch)
+            spool.keep_weights(key, fetched)
+            fetched.unlink()
+
+
+def elsewhere(keys: Iterable[str], runs: Mapping[str, Run], spool: Spool) -> set[str]:
+    """Return the trials whose results were imported and whose weights are not in the spool.
+
+    Args:
+        keys: Keys of trials.
+        runs: MLflow run of each trial that has ended, by key.
+        spool: Where weights are kept.
+    """
+    imported = {key for key in keys if key in runs and was_imported(runs[key])}
+    return {key for key in imported if not spool.weights_path(key).exists()}
+
+
+def _wanted(suite: Suite, spool: Spool) -> Iterator[tuple[str, str, str]]:
+    """Yield model, choice and identity of given weights that the spool does not have yet."""
+    for model, choice in suite.weights.items():
+        if model in suite.models:
+            identity = weights.identify(model, choice)
+            if not spool.weights_path(given_weights_key(model, identity)).exists():
+                yield model, choice, identity

@@ -1,0 +1,76 @@
+"""The verbs that look something up: `qbench list`, `show` and `schema`."""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from qbench.cli.options import AsJson, MethodFiles, Results
+
+
+class Kind(StrEnum):
+    """What `qbench list` can list."""
+
+    METHODS = "methods"
+    MODELS = "models"
+    DATASETS = "datasets"
+    SUITES = "suites"
+
+
+def list_(
+    kind: Annotated[Kind, typer.Argument(help="What to list.")],
+    as_json: AsJson = False,
+    methods: MethodFiles = None,
+) -> None:
+    """List the methods, models, datasets or suites."""
+    from qbench.cli import catalogue
+
+    rows = catalogue.rows(kind.value, methods or [])
+    if as_json:
+        print(json.dumps(rows, indent=2, ensure_ascii=False))
+    else:
+        catalogue.show(rows)
+
+
+def show(
+    key: Annotated[
+        str, typer.Argument(help="Key of a trial as `plan --json` prints it, or its first digits.")
+    ],
+    results: Results = Path("results"),
+    figures: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Write figures of its training, its weights and its quantization function to this "
+            "folder.",
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show one recorded trial: settings, results and environment.
+
+    Also prints its audit: how many distinct values each quantized tensor has.
+    """
+    from qbench.cli import catalogue
+
+    record = catalogue.trial(key, results)
+    if figures is not None:
+        record["figures"] = [str(path) for path in catalogue.draw(key, results, figures)]
+    if as_json:
+        print(json.dumps(record, indent=2, ensure_ascii=False))
+    else:
+        catalogue.show_trial(record)
+
+
+def schema() -> None:
+    """Print the JSON schema of suite files, for editors.
+
+    An editor that knows the schema completes and checks suites.
+    """
+    from qbench.suite.schema import suite_schema
+
+    print(json.dumps(suite_schema(), indent=2, ensure_ascii=False))
