@@ -123,7 +123,7 @@ def check(
             report = checks.check(
                 name,
                 chosen,
-                networks=checks.QUICK if quick else checks.FULL,
+                networks=checks.QUICK_NETWORKS if quick else checks.ALL_NETWORKS,
                 thorough=not quick,
             )
         reports.append(report)

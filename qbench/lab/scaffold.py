@@ -1,8 +1,11 @@
-"""A new method's file and its test, from templates that work as they are."""
+"""Write the file of a new method, and its test, from templates that work as they are."""
 
 from __future__ import annotations
 
+import keyword
 import re
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 from qbench import registry
@@ -15,14 +18,14 @@ def new_method(name: str, folder: Path) -> list[Path]:
     """Write ``NAME.py`` and ``test_NAME.py``.
 
     Args:
-        name: the method's, in snake_case.
-        folder: where to write them; made if need be.
+        name: Name of the method, in snake_case.
+        folder: Folder of the files; it is created if needed.
 
     Returns:
         The two files.
 
     Raises:
-        QbenchError: the name is taken, or none that a method can have; or a file is there already.
+        QbenchError: A method cannot have the name, or one has it; or a file is there already.
     """
     if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", name):
         parts = re.findall(r"[A-Z]?[a-z0-9]+|[A-Z]+(?![a-z])", name)
@@ -33,6 +36,8 @@ def new_method(name: str, folder: Path) -> list[Path]:
         )
     if name in registry.names("methods"):
         raise QbenchError(f"there is a method '{name}' already; give yours another name")
+    if reason := _unfit_for_a_module(name):
+        raise QbenchError(f"'{name}' is {reason}; give the method another name, as my_{name}")
     title = name.replace("_", " ").capitalize()
     words = {
         "MyMethod": "".join(word.capitalize() for word in name.split("_")),
@@ -55,3 +60,14 @@ def new_method(name: str, folder: Path) -> list[Path]:
     except OSError as error:
         raise QbenchError(f"{folder}: cannot write there: {error.strerror or error}") from error
     return files
+
+
+def _unfit_for_a_module(name: str) -> str:
+    """Return why a file of that name cannot be used beside other code, or an empty string."""
+    if keyword.iskeyword(name) or name in ("none", "true", "false"):
+        return "a word of Python's own, and the class could not have it"
+    if name in sys.stdlib_module_names or name == "test":
+        return "a module of Python's standard library, which the file would hide"
+    if find_spec(name) is not None:
+        return "an installed package, which the file would hide"
+    return ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,13 @@ import pytest
 import torch
 
 from qbench import registry
-from qbench.lab.check import FULL, WIDTHS, check
+from qbench.lab.check import (
+    ALL_NETWORKS,
+    WIDTHS,
+    MethodCheck,
+    check,
+    parametrize_with_checks,
+)
 from qbench.spec.bits import Bits
 from tests.conftest import Qbench
 from tests.helpers.methods import FEW, NAMES
@@ -46,10 +53,9 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_every_method_keeps_the_contract(name: str) -> None:
-    report = check(name, FEW.get(name), networks=["mixed"], thorough=False)
-    assert not report.findings
+@parametrize_with_checks(NAMES, options=FEW)
+def test_every_method_keeps_the_contract(check: MethodCheck) -> None:
+    check()
 
 
 @pytest.mark.parametrize(("name", "options"), VARIANTS, ids=str)
@@ -62,7 +68,7 @@ def test_every_variant_keeps_the_contract(name: str, options: dict[str, Any]) ->
 def test_every_method_keeps_the_contract_on_every_network_compiled_and_in_two_processes(
     name: str,
 ) -> None:
-    assert not check(name, FEW.get(name), networks=FULL).findings
+    assert not check(name, FEW.get(name), networks=ALL_NETWORKS).findings
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -72,6 +78,48 @@ def test_what_is_checked_covers_every_width_that_a_method_accepts(name: str) -> 
     report = check(name, networks=[], thorough=False)
     for side in (0, 1):
         assert {b.split("/")[side] for b in report.widths} == {b.split("/")[side] for b in accepted}
+
+
+# As tests of pytest ------------------------------------------------------------------------------
+
+OUTSIDERS = """
+from pathlib import Path
+from qbench.lab.check import parametrize_with_checks
+from qbench.registry import Plugin, load_plugin
+
+NAMES = load_plugin(Plugin.read(Path(__file__).with_name("broken.py")))
+
+@parametrize_with_checks(NAMES, expected_failed_checks=lambda method: {KNOWN})
+def test_contract(check):
+    check()
+"""
+
+
+def outsiders_tests(folder: Path, known: dict[str, str]) -> tuple[int, str]:
+    """Run the tests of a method without gradient, and return the exit code and the output."""
+    (folder / "broken.py").write_text(HEAD + BROKEN["no_gradient"][2], encoding="utf-8")
+    path = folder / "test_broken.py"
+    path.write_text(OUTSIDERS.replace("{KNOWN}", repr(known)), encoding="utf-8")
+    command = [sys.executable, "-m", "pytest", "-v", "-rx", "-p", "no:cacheprovider", str(path)]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    return done.returncode, done.stdout
+
+
+def test_each_check_of_an_outsiders_method_is_a_test_of_its_own(tmp_path: Path) -> None:
+    code, output = outsiders_tests(tmp_path, {})
+    assert code == 1
+    assert "2 failed, 14 passed" in output
+    assert "test_contract[broken-is_deterministic] PASSED" in output
+    assert "test_contract[broken-has_gradients_everywhere] FAILED" in output
+    assert "mixed 1/32: the latent weight of '0' gets no gradient" in output
+
+
+def test_a_check_that_is_known_to_fail_is_an_expected_failure(tmp_path: Path) -> None:
+    checks = ("has_gradients_everywhere", "trains_under_autocast")
+    code, output = outsiders_tests(tmp_path, dict.fromkeys(checks, "it has no surrogate"))
+    assert code == 0
+    assert "14 passed, 2 xfailed" in output
+    assert "it has no surrogate" in output
 
 
 # Every way to break it --------------------------------------------------------------------------

@@ -48,7 +48,7 @@ def test_a_new_methods_own_test_passes(qbench: Qbench, tmp_path: Path) -> None:
         capture_output=True,
         text=True,
     )
-    assert "2 passed" in done.stdout, done.stdout
+    assert "17 passed" in done.stdout, done.stdout
 
 
 def test_a_file_that_is_there_is_left_as_it_is(qbench: Qbench, tmp_path: Path) -> None:
@@ -66,6 +66,12 @@ def test_a_file_that_is_there_is_left_as_it_is(qbench: Qbench, tmp_path: Path) -
         ("half-wave", "write half_wave"),
         ("../up", "write up"),
         ("dorefa", "there is a method 'dorefa' already"),
+        ("none", "a word of Python's own"),
+        ("true", "a word of Python's own"),
+        ("lambda", "a word of Python's own"),
+        ("random", "a module of Python's standard library"),
+        ("torch", "an installed package, which the file would hide; give the method another name"),
+        ("qbench", "an installed package"),
     ],
 )
 def test_a_name_that_no_method_can_have_is_refused(

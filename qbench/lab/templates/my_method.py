@@ -1,17 +1,17 @@
-"""My method: uniform levels over a multiple of the mean size.
+"""My method: uniform levels over a multiple of the mean absolute value.
 
 Weights, k bits, for each layer, n = 2^(k−1) − 1::
 
     s = reach · mean|w| / n,   w_q = s · clip([w/s], −n, n)
 
-Inputs, k bits, n = 2^k − 1, from the calibration data's mean size::
+Activations, k bits, n = 2^k − 1, mean|x| over the calibration data::
 
     s = reach · mean|x| / n,   x_q = s · clip([x/s], 0, n)
 
 Gradient: 1 inside the range, 0 outside.
 
-This file works as it is. Change the equations above, then the two quantizers below to match;
-`qbench check my_method.py` tells what the change broke.
+This file works as it is. Change the equations above, then the two quantizers below to match.
+`qbench check my_method.py` reports what a change breaks.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ class MyMethod(Method):
     """One line for `qbench list methods`.
 
     Options:
-        reach: the largest level, as a multiple of the mean size.
+        reach: Largest level, as a multiple of the mean absolute value. Above 0.
     """
 
     name = "my_method"
     title = "My method"  # in tables
     paper = ""  # as "Authors, venue year, arXiv:number"
-    # For `recipe: paper`; any field of qbench.spec.recipe.Recipe.
+    # The recipe of its paper, for `recipe: paper`.
     paper_recipe = Recipe(optimizer="sgd", lr=0.01, epochs=90, batch_size=256)
     reach: Annotated[float, Field(gt=0)] = 3.0  # an option: `my_method: {reach: 2}` in a suite
 
     def supports(self, bits: Bits, task: str) -> str | None:
-        """Say why not, in a few words; None where the method can do it."""
+        """Return a short reason why the method cannot do these widths, or None if it can."""
         if bits.weights.bits == 1:
             return "its weights have 2^k − 1 levels, so at least 2 bits"
         if bits.weights.top not in (None, 2 ** (bits.weights.bits - 1) - 1):
@@ -47,20 +47,20 @@ class MyMethod(Method):
         return None
 
     def weight_quantizer(self, layer: Layer, weight: Tensor) -> nn.Module:
-        """Called once for each layer, with the weight that training starts from."""
+        """Build the quantizer of a layer's weight; ``weight`` is what training starts from."""
         return WeightQuantizer(layer.weight_bits.bits, self.reach)
 
     def input_quantizer(self, layer: Layer, sample: Tensor) -> nn.Module:
-        """Called once for each layer, with inputs that it sees on training data."""
+        """Build the quantizer of a layer's input; ``sample`` holds inputs on training data."""
         return InputQuantizer(layer.input_bits.bits, self.reach * sample.abs().mean())
 
 
 class WeightQuantizer(nn.Module):
-    """w_q = s · clip([w/s], −n, n), s = reach · mean|w| / n.
+    """Weight quantizer: w_q = s · clip([w/s], −n, n), s = reach · mean|w| / n.
 
     Args:
-        bits: k > 1.
-        reach: the largest level over mean|w|.
+        bits: Bit-width k, at least 2.
+        reach: Largest level over mean|w|.
     """
 
     def __init__(self, bits: int, reach: float) -> None:
@@ -74,11 +74,11 @@ class WeightQuantizer(nn.Module):
 
 
 class InputQuantizer(nn.Module):
-    """x_q = s · clip([x/s], 0, n).
+    """Activation quantizer: x_q = s · clip([x/s], 0, n).
 
     Args:
-        bits: k.
-        largest: the largest level.
+        bits: Bit-width k.
+        largest: Largest level, a scalar tensor.
     """
 
     step: Tensor

@@ -1,0 +1,105 @@
+"""The checks of methods as pytest tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from qbench import registry
+from qbench.lab.check.checks import BrokenPromiseError, Check
+from qbench.lab.check.networks import QUICK_NETWORKS, Case
+from qbench.lab.check.run import accepted_widths, checks_of
+
+if TYPE_CHECKING:
+    import pytest
+
+
+@dataclass(frozen=True)
+class MethodCheck:
+    """One check of one method. Call it to run the check.
+
+    Attributes:
+        method: Name of the method.
+        check: The check; None checks the answers of `Method.supports`.
+        options: Options of the method that differ from the defaults.
+        networks: Names of the networks that it is checked on.
+    """
+
+    method: str
+    check: Check | None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    networks: Sequence[str] = QUICK_NETWORKS
+
+    @property
+    def name(self) -> str:
+        """Name of the check, as `qbench check` prints it."""
+        return "supports" if self.check is None else self.check.__name__
+
+    def __call__(self) -> None:
+        """Run the check at bit-widths that cover all that the method accepts.
+
+        Raises:
+            BrokenPromiseError: The method breaks the promise. The message begins with the network
+                and the bit-widths.
+        """
+        report = accepted_widths(self.method, self.options)
+        if self.check is None:
+            if report.findings:
+                raise BrokenPromiseError(report.findings[0].message)
+            return
+        for network in self.networks:
+            for bits in report.widths:
+                try:
+                    self.check(Case(self.method, self.options, network, bits))
+                except BrokenPromiseError as error:
+                    raise BrokenPromiseError(f"{network} {bits}: {error}") from error
+
+    def __str__(self) -> str:
+        return f"{self.method}-{self.name}"
+
+
+def parametrize_with_checks(
+    methods: Iterable[str],
+    *,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+    networks: Sequence[str] = QUICK_NETWORKS,
+    expected_failed_checks: Callable[[str], Mapping[str, str]] = lambda method: {},
+) -> pytest.MarkDecorator:
+    """Parametrize a pytest test with each check of each method.
+
+    Each check is a test of its own, with an id such as ``lsq-is_deterministic``. Methods from a
+    file are loaded first, with `qbench.registry.load_plugin`.
+
+    Args:
+        methods: Names of methods.
+        options: Options by name of the method, for those that are not checked with their defaults.
+        networks: Names of the networks that methods are checked on.
+        expected_failed_checks: Function from the name of a method to the checks that are known to
+            fail, as a mapping from the name of a check to the reason. These are marked ``xfail``.
+
+    Returns:
+        A ``pytest.mark.parametrize`` decorator of the argument ``check``, a `MethodCheck`.
+
+    Raises:
+        QbenchError: No method has one of the names, or an option is wrong.
+
+    Example:
+        >>> @parametrize_with_checks(["dorefa"])
+        ... def test_the_contract(check):
+        ...     check()
+    """
+    import pytest  # a dependency of those who write tests, not of those who train
+
+    def parameters() -> Iterator[Any]:
+        for method in methods:
+            chosen = (options or {}).get(method, {})
+            failing = expected_failed_checks(method)
+            built = registry.build_method(method, chosen)
+            for each in (None, *checks_of(built, compiled=False)):
+                check = MethodCheck(method, each, chosen, networks)
+                known = check.name in failing
+                marks = [pytest.mark.xfail(reason=failing[check.name])] if known else []
+                yield pytest.param(check, id=str(check), marks=marks)
+
+    return pytest.mark.parametrize("check", list(parameters()))

@@ -1,0 +1,163 @@
+"""What the checks do with a model: train it for some steps, read its state, record its tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from qbench.lab.check.networks import OUTPUTS, images
+from qbench.method import Layer
+from qbench.quant.attach import Handle
+
+
+def train(handle: Handle, steps: int = 2, first: int = 0) -> torch.optim.Optimizer:
+    """Train for some steps, as a trial does.
+
+    Args:
+        handle: The attached method.
+        steps: Number of steps.
+        first: Number of the first step, which seeds its batch.
+
+    Returns:
+        The optimiser, to go on with.
+    """
+    optimizer = optimizer_of(handle)
+    take_steps(handle, optimizer, range(first, first + steps))
+    return optimizer
+
+
+def optimizer_of(handle: Handle) -> torch.optim.Optimizer:
+    """Build the optimiser that checks train with: SGD with momentum."""
+    groups = handle.parameter_groups(lr=0.01, weight_decay=1e-4)
+    return torch.optim.SGD(groups, lr=0.01, momentum=0.9)
+
+
+def take_steps(
+    handle: Handle,
+    optimizer: torch.optim.Optimizer,
+    steps: range,
+    model: nn.Module | None = None,
+) -> None:
+    """Take training steps; none if the method does not train.
+
+    Args:
+        handle: The attached method.
+        optimizer: The optimiser of its parameters.
+        steps: Numbers of the steps; each seeds its batch.
+        model: What is called in place of ``handle.model``, such as its distributed wrapper.
+    """
+    if not handle.method.trains:
+        return
+    model = handle.model if model is None else model
+    model.train()
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for step in steps:
+        torch.manual_seed(step)
+        handle.on_step_start(step + 1, 100)
+        optimizer.zero_grad()
+        backward(handle, images(step), model)
+        nn.utils.clip_grad_norm_(parameters, 5.0)
+        handle.before_step()
+        optimizer.step()
+        handle.after_step()
+
+
+def untouched(handle: Handle, x: Tensor) -> str | None:
+    """Return the first layer whose latent weight gets no gradient from its own output, or None.
+
+    Only a layer's own output counts: a gradient from further on can end in a ReLU at zero, whatever
+    the method does. Layers whose input is quantized to zeros do not count either.
+    """
+    outputs: dict[str, Tensor] = {}
+    alive: set[str] = set()
+
+    def look(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple[Tensor], output: Tensor) -> None:
+            outputs[name] = output
+            if args[0].any():
+                alive.add(name)
+
+        return hook
+
+    hooks = [m.module.register_forward_hook(look(m.name)) for m in handle.layers]
+    output = handle.model(x)
+    for hook in hooks:
+        hook.remove()
+    target = torch.arange(len(x)) % OUTPUTS
+    random = torch.Generator().manual_seed(0)
+    loss = F.cross_entropy(output, target) + handle.penalty()
+    for each in outputs.values():
+        loss = loss + (each * torch.randn(each.shape, generator=random)).mean()
+    loss.backward()
+    for layer in handle.layers:
+        gradient = layer.latent_weight.grad
+        if gradient is None or (layer.name in alive and not gradient.any()):
+            return layer.name
+    return None
+
+
+def backward(handle: Handle, x: Tensor, model: nn.Module | None = None) -> None:
+    """Compute the gradients of a loss on a batch ``x``, (n, 3, 6, 6)."""
+    target = torch.arange(len(x)) % OUTPUTS
+    output = (handle.model if model is None else model)(x)
+    (F.cross_entropy(output, target) + handle.penalty()).backward()
+
+
+def state_of(module: nn.Module) -> dict[str, Tensor]:
+    """Return a copy of a module's state."""
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def difference(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> str | None:
+    """Return the first entry in which two states differ, or None."""
+    for name in {**left, **right}:
+        if name not in left or name not in right or not equal(left[name], right[name]):
+            return name
+    return None
+
+
+def equal(left: Tensor, right: Tensor) -> bool:
+    """Return whether two tensors have the same shape and values; NaN equals NaN."""
+    return left.shape == right.shape and bool(
+        ((left == right) | (left.isnan() & right.isnan())).all()
+    )
+
+
+def layer_weight(layer: Layer) -> Tensor:
+    """Return the quantized weight of a layer."""
+    weight = layer.module.weight
+    assert isinstance(weight, Tensor)  # noqa: S101
+    return weight
+
+
+def through_quantizers(handle: Handle, x: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+    """Run the model and record the input and the output of every activation quantizer.
+
+    Args:
+        handle: The attached method.
+        x: A batch, (n, 3, 6, 6).
+
+    Returns:
+        The pair of tensors of each layer, by the layer's name.
+    """
+    seen: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def keep(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple[Tensor], y: Tensor) -> None:
+            seen[name] = (args[0].detach(), y.detach())
+
+        return hook
+
+    hooks = [
+        layer.input_quantizer.register_forward_hook(keep(layer.name))
+        for layer in handle.layers
+        if layer.input_quantizer is not None
+    ]
+    with torch.no_grad():
+        handle.model(x)
+    for hook in hooks:
+        hook.remove()
+    return seen
