@@ -117,7 +117,7 @@ class BinaryActivations(nn.Module):
 
 
 def least_squares(bases: list[Tensor], target: Tensor) -> Tensor:
-    """The scales α that minimise ‖target − Σ α_i B_i‖², the shortest where there are many.
+    """Return the α that minimise ‖target − Σ α_i B_i‖², the shortest if there are many.
 
     Args:
         bases: tensors of −1 and +1, all of the same shape.

@@ -156,7 +156,7 @@ class AdaptiveRounding(nn.Module):
 
     @staticmethod
     def h(v: Tensor) -> Tensor:
-        """The rectified sigmoid of V, in [0, 1]."""
+        """Return the rectified sigmoid of V, in [0, 1]."""
         return (1.2 * v.sigmoid() - 0.1).clamp(0, 1)
 
     def forward(self, w: Tensor) -> Tensor:
@@ -173,7 +173,7 @@ class AdaptiveRounding(nn.Module):
 
 @torch.no_grad()
 def _record(model: nn.Module, layer: Layer, x: Tensor) -> tuple[Tensor, Tensor]:
-    """What a layer is given, before its input is quantized, and what it returns."""
+    """Record the input of a layer, before it is quantized, and its output."""
     found: dict[str, Tensor] = {}
 
     def before(module: nn.Module, args: tuple[Any, ...]) -> None:

@@ -145,7 +145,7 @@ class SplitWeight(nn.Module):
         return w.clone() if self.training else project(w + self.dual, self.codes)
 
     def update_dual(self, w: Tensor) -> None:
-        """The G and λ steps."""
+        """Take the G and λ steps."""
         self.projected.copy_(project(w + self.dual, self.codes))
         self.dual += w - self.projected
 
@@ -157,7 +157,7 @@ class SplitWeight(nn.Module):
 
 
 def project(v: Tensor, codes: Tensor, iterations: int = 20) -> Tensor:
-    """The point of α · codesⁿ nearest to v, by alternation from several starts.
+    """Return the point of α · codesⁿ nearest to v, by alternation from several starts.
 
     Alternation ends in a local minimum; with one start for each code that the largest value may
     have, a point that is in the set already stays where it is. With v sorted, the values that get a

@@ -193,7 +193,7 @@ class _Shortcuts(nn.Sequential):
 
 
 def _two_shortcuts(block: nn.Module, after: After) -> _Shortcuts:
-    """A basic residual block of torchvision as two convolutions with a shortcut each."""
+    """Turn a basic residual block of torchvision into two convolutions with a shortcut each."""
     halves = []
     for number, (convolution, norm) in enumerate(
         ((block.conv1, block.bn1), (block.conv2, block.bn2))
@@ -229,5 +229,5 @@ def _rewrite(block: nn.Sequential, first: nn.Module | None, after: After) -> Non
 
 
 def _like(convolution: nn.Conv2d, after: After) -> nn.Module:
-    """What follows a convolution's sum, on its device and in its dtype."""
+    """Put what follows a convolution's sum on its device, in its dtype."""
     return after(convolution.out_channels).to(convolution.weight)

@@ -95,7 +95,7 @@ class Brevitas(Method):
         return TensorQuant(injector.tensor_quant)
 
     def input_quantizer(self, layer: Layer, sample: Tensor) -> TensorQuant:
-        """A learned range, from the percentile of the sample."""
+        """Build a quantizer with a learned range, from the percentile of the sample."""
         from brevitas.inject.enum import QuantType
         from brevitas.quant import scaled_int
 

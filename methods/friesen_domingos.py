@@ -65,7 +65,7 @@ class FriesenDomingos(Method):
         return model
 
     def input_quantizer(self, layer: Layer, sample: Tensor) -> nn.Module:
-        """The sign, or the staircase."""
+        """Return the sign, or the staircase."""
         bits = layer.input_bits.bits
         return Sign(self.loss) if bits == 1 else Staircase(2**bits - 1, self.loss)
 

@@ -148,7 +148,7 @@ class HalfWave(nn.Module):
         return straight_through(self._surrogate(x, levels[-1]), quantized)
 
     def _surrogate(self, x: Tensor, top: Tensor) -> Tensor:
-        """A smooth function with the gradient that the option names."""
+        """Return a smooth function with the gradient that the option names."""
         if self.backward == "vanilla":
             return x.relu()
         clipped = x.clamp(torch.zeros_like(top), top)

@@ -89,7 +89,7 @@ class LearnedOffset(nn.Module):
 
 
 def closest(x: Tensor, top: int, iterations: int = 50) -> tuple[float, float]:
-    """The step and offset that minimise ‖x̂ − x‖², from those of the range: a local minimum.
+    """Return step and offset at a local minimum of ‖x̂ − x‖², starting from those of the range.
 
     Given the codes, the best s and β are the least-squares line through (code, x); given s and β,
     the nearest codes are the best. Neither raises the error.

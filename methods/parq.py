@@ -182,7 +182,7 @@ class ProximalWeight(nn.Module):
         self.register_buffer("levels", self._levels(weight))
 
     def forward(self, u: Tensor) -> Tensor:
-        """The weight that the network has, shape of ``u``."""
+        """Return the weight that the network uses, shape of ``u``."""
         return straight_through(u, self._compute(u))
 
     def choose_levels(self, u: Tensor) -> None:

@@ -75,7 +75,7 @@ class PTQMinMax(Method):
         return rows.abs().amax(1)
 
     def input_range(self, values: Tensor, levels: int) -> tuple[Tensor, Tensor]:
-        """A and b.
+        """Return a and b.
 
         Args:
             values: (inputs,).

@@ -48,7 +48,7 @@ class PTQMSE(PTQMinMax):
         return torch.tensor(FACTORS).to(rows)[best] * largest[:, 0]
 
     def input_range(self, values: Tensor, levels: int) -> tuple[Tensor, Tensor]:
-        """The range of least error."""
+        """Return the range of least error."""
         values = values[:: -(-len(values) // _SAMPLED)]
         low, high = values.min(), values.max()
         errors = []

@@ -32,16 +32,16 @@ class PTQPercentile(PTQMinMax):
     percentile: Annotated[float, Field(gt=0, le=100)] = 99.9
 
     def weight_range(self, rows: Tensor, n: int) -> Tensor:
-        """The percentile of every filter's |w|."""
+        """Return the percentile of every filter's |w|."""
         return self._of(rows.abs())
 
     def input_range(self, values: Tensor, levels: int) -> tuple[Tensor, Tensor]:
-        """The range, clipped at the percentile of |x|."""
+        """Return the range, clipped at the percentile of |x|."""
         reach = self._of(values.abs().reshape(1, -1))[0]
         return values.min().clamp(min=-reach), values.max().clamp(max=reach)
 
     def _of(self, rows: Tensor) -> Tensor:
-        """The least value of each row that so many are not above, (rows,)."""
+        """Return the percentile of each row, (rows,)."""
         kept = max(1, -(-rows.shape[1] * self.percentile // 100))
         found = rows.kthvalue(int(kept), dim=1).values
         return torch.where(found > 0, found, rows.amax(1))

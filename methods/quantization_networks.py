@@ -132,7 +132,7 @@ class QuantizationNetworks(Method):
                 quantizer.raise_temperature(self.temperature_rate, step / steps)
 
     def before_step(self) -> None:
-        """The released code's chain rule, which it applies to gradients already clipped."""
+        """Apply the released code's chain rule to gradients that are already clipped."""
         for layer in self.layers:
             if isinstance(layer.weight_quantizer, OfficialWeights):
                 layer.weight_quantizer.apply_chain_rule(layer.latent_weight)
@@ -221,7 +221,7 @@ class Staircase(nn.Module):
         self.temperature.fill_(rate * max(1, epochs))
 
     def get_extra_state(self) -> Tensor:
-        """What a ``state_dict`` keeps beside parameters and buffers."""
+        """Return what a ``state_dict`` keeps beside parameters and buffers."""
         return torch.tensor([self.epochs, self.fixed])
 
     def set_extra_state(self, state: Tensor) -> None:
@@ -263,7 +263,7 @@ def levels_of(width: Width) -> tuple[int, ...]:
 
 
 def _sample(x: Tensor, count: int = 2**16) -> Tensor:
-    """Some of a tensor's values, evenly spaced, with the least and the largest."""
+    """Return some of a tensor's values, evenly spaced, with the least and the largest."""
     flat = x.flatten()
     return torch.cat([flat[:: -(-len(flat) // count)], torch.stack(flat.aminmax())])
 

@@ -60,7 +60,7 @@ class ReActNet(Method):
         return BinaryFilters(magnitude_aware=False)
 
     def input_quantizer(self, layer: Layer, sample: Tensor) -> RSign:
-        """A sign with a learned threshold for each channel."""
+        """Build a sign with a learned threshold for each channel."""
         return RSign(sample.shape[1], sample.dim())
 
 

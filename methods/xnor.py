@@ -104,7 +104,7 @@ class XNOR(Method):
         return BinaryInput()
 
     def on_epoch_start(self, epoch: int, epochs: int) -> None:
-        """The first forward pass sees centred weights too."""
+        """Centre the weights, so that the first forward pass sees them so."""
         if epoch == 1:
             with torch.no_grad():
                 self.after_step()
