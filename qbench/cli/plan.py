@@ -17,6 +17,7 @@ from rich.table import Table
 from qbench.benchmark.benchmark import Benchmark
 from qbench.benchmark.estimate import Estimator
 from qbench.cli.progress import duration
+from qbench.schedule.capacity import Share, trials_at_once
 from qbench.spec.bits import Bits
 from qbench.suite.grid import Cell, without_storage
 
@@ -173,11 +174,11 @@ def _progress(benchmark: Benchmark, cells: list[Cell]) -> str:
 
 
 def _at_once(benchmark: Benchmark) -> int:
-    machine = (os.cpu_count() or 1, torch.cuda.device_count())
+    """Return how many trials fit on this machine at once, at least 1."""
+    machine = Share(os.cpu_count() or 1, torch.cuda.device_count())
     resources = benchmark.suite.resources
-    process = resources.process(*machine, benchmark.dataset.feeding)
-    held = min(have / takes for have, takes in zip(machine, process, strict=True) if takes)
-    return max(1, int(held + 1e-9) // resources.processes)
+    process = Share(*resources.process(*machine, benchmark.dataset.feeding))
+    return max(1, trials_at_once(process, resources.processes, [machine]))
 
 
 def _total(benchmark: Benchmark, estimator: Estimator) -> float:

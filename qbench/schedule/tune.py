@@ -25,6 +25,7 @@ from ray.tune.search import Searcher
 
 from qbench.errors import QbenchError
 from qbench.registry import Plugin
+from qbench.schedule.capacity import Share, share_of_process, trials_at_once
 from qbench.schedule.worker import Desk, Job, TrialActor
 from qbench.spec.result import Outcome
 from qbench.spec.trial import Trial
@@ -146,10 +147,10 @@ def _train(
     _connect(address)
     scratch = tempfile.mkdtemp(prefix="qbench-tune-")
     try:
-        process = _process(resources, feeding)
+        nodes = _nodes()
+        process = share_of_process(resources, nodes, feeding)
         desk = dataclasses.replace(desk, node=ray.get_runtime_context().get_node_id())
-        cpus, gpus = process["cpu"], process["gpu"]
-        job = Job(desk, list(plugins), dict(data or {}), cpus, gpus, resources.limits)
+        job = Job(desk, list(plugins), dict(data or {}), *process, resources.limits)
         together = resources.processes > 1
         tune.run(
             tune.with_parameters(TrialActor, job=job),
@@ -158,8 +159,12 @@ def _train(
             num_samples=TRIES * len(backlog.waiting),
             scheduler=_Errors(backlog),
             # Ray Train takes what a trial on several processes needs, so Tune takes but a byte.
-            resources_per_trial={"memory": 1} if together else process,
-            max_concurrent_trials=_at_once(process, resources.processes) if together else None,
+            resources_per_trial=(
+                {"memory": 1} if together else {"cpu": process.cpus, "gpu": process.gpus}
+            ),
+            max_concurrent_trials=(
+                trials_at_once(process, resources.processes, nodes) if together else None
+            ),
             reuse_actors=True,
             max_failures=0,
             raise_on_failed_trial=False,
@@ -425,34 +430,7 @@ def _gpus() -> int:
     return torch.cuda.device_count()
 
 
-def _process(resources: Resources, feeding: float) -> dict[str, float]:
-    """What one process of a trial takes of the cluster.
-
-    Raises:
-        QbenchError: the cluster has not enough for a trial.
-    """
+def _nodes() -> list[Share]:
+    """Return the CPU cores and GPUs of each living node of the cluster."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    cpus = max(node.get("CPU", 0) for node in nodes)
-    gpus = max(node.get("GPU", 0) for node in nodes)
-    wanted_cpus, wanted_gpus = resources.process(cpus, gpus, feeding)
-    process = {"cpu": wanted_cpus, "gpu": wanted_gpus}
-    if _at_once(process, resources.processes) < 1:
-        each = f" for each of {resources.processes} processes" if resources.processes > 1 else ""
-        raise QbenchError(
-            f"a trial takes {wanted_cpus:g} CPUs and {wanted_gpus:g} GPUs{each}, and the largest "
-            f"node has {cpus:g} and {gpus:g}; see `resources` in the suite"
-        )
-    return process
-
-
-def _at_once(process: Mapping[str, float], processes: int) -> int:
-    """How many trials of so many processes the cluster can hold."""
-    held = 0
-    for node in (node["Resources"] for node in ray.nodes() if node["Alive"]):
-        rooms = [
-            (node.get(kind, 0) + 1e-9) // size
-            for kind, size in (("CPU", process["cpu"]), ("GPU", process["gpu"]))
-            if size
-        ]
-        held += int(min(rooms))
-    return held // processes
+    return [Share(node.get("CPU", 0), node.get("GPU", 0)) for node in nodes]
