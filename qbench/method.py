@@ -199,7 +199,7 @@ class Method:
     # What it promises ------------------------------------------------------------------------
 
     def supports(self, bits: Bits, task: str) -> str | None:
-        """Say why the method cannot do a cell of the grid, or None where it can.
+        """Say why the method cannot do a trial of the grid, or None where it can.
 
         Args:
             bits: the widths asked for.

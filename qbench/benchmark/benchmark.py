@@ -20,7 +20,7 @@ from qbench.report.trial_rows import TrialRows
 from qbench.spec.result import Outcome
 from qbench.store.mlflow import Store
 from qbench.store.spool import Spool
-from qbench.suite.grid import Cell, expand
+from qbench.suite.grid import PlannedTrial, expand
 from qbench.suite.rehearsal import rehearsed
 from qbench.suite.suite import Suite, load_suite
 
@@ -55,7 +55,7 @@ class Benchmark:
     """
 
     suite: Suite
-    planned: list[Cell]
+    planned: list[PlannedTrial]
     plugins: list[Plugin]
     results: Path
     dataset: Dataset
@@ -180,7 +180,7 @@ class Benchmark:
         self.runs = self.store.runs(planned.trial.key for planned in self.planned)
         self._stale = None
 
-    def status(self, planned: Cell) -> Status:
+    def status(self, planned: PlannedTrial) -> Status:
         """Return whether a trial is done, failed, missing (not run yet) or unsupported.
 
         Args:
@@ -193,7 +193,7 @@ class Benchmark:
             return "missing"
         return "done" if run.info.status == "FINISHED" else "failed"
 
-    def reason(self, planned: Cell) -> str:
+    def reason(self, planned: PlannedTrial) -> str:
         """Return why a trial failed or is unsupported, or an empty string.
 
         Args:
@@ -230,7 +230,7 @@ class Benchmark:
 
     # What is to do ---------------------------------------------------------------------------
 
-    def to_do(self) -> list[Cell]:
+    def to_do(self) -> list[PlannedTrial]:
         """Return the trials that a run would train: those that are missing and those that failed.
 
         A full-precision trial whose result was imported is among them if a trial starts from its

@@ -32,11 +32,11 @@ class Estimator:
 
     def __init__(self, benchmark: Benchmark) -> None:
         measured: defaultdict[tuple[str, ...], list[float]] = defaultdict(list)
-        for cell in benchmark.planned:
-            if benchmark.status(cell) == "done":
-                metrics = benchmark.runs[cell.trial.key].data.metrics
-                per_epoch = metrics["seconds"] / max(1, cell.trial.recipe.epochs)
-                for kind in _kinds(cell.trial):
+        for planned in benchmark.planned:
+            if benchmark.status(planned) == "done":
+                metrics = benchmark.runs[planned.trial.key].data.metrics
+                per_epoch = metrics["seconds"] / max(1, planned.trial.recipe.epochs)
+                for kind in _kinds(planned.trial):
                     measured[kind].append(per_epoch)
         self._benchmark = benchmark
         self._timed: dict[tuple[str, int], float] = {}

@@ -72,7 +72,7 @@ def export(benchmark: Benchmark, folder: Path) -> tuple[list[Path], list[str]]:
     """
     from qbench.store.mlflow import was_changed  # MLflow, which `compare` of files needs not
 
-    done = [cell.trial for cell in benchmark.planned if benchmark.status(cell) == "done"]
+    done = [planned.trial for planned in benchmark.planned if benchmark.status(planned) == "done"]
     edited = {trial.key for trial in done if was_changed(benchmark.runs[trial.key])}
     written = []
     try:

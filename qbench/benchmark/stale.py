@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from qbench.errors import QbenchError, nearest
 from qbench.store.mlflow import EDITED, code_of, was_changed
-from qbench.suite.grid import Cell
+from qbench.suite.grid import PlannedTrial
 from qbench.train import fingerprint
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _STALE = "stale"
 
 
-def reasons(planned: Sequence[Cell], runs: Mapping[str, Run]) -> dict[str, str]:
+def reasons(planned: Sequence[PlannedTrial], runs: Mapping[str, Run]) -> dict[str, str]:
     """Return why trials are stale.
 
     Args:

@@ -19,7 +19,7 @@ from qbench.benchmark.estimate import Estimator
 from qbench.cli.progress import duration
 from qbench.schedule.capacity import Share, trials_at_once
 from qbench.spec.bits import Bits
-from qbench.suite.grid import Cell, without_storage
+from qbench.suite.grid import PlannedTrial, without_storage
 
 _WIDEST = 1000
 
@@ -32,7 +32,7 @@ def as_json(benchmark: Benchmark) -> dict[str, Any]:
         "missing": benchmark.missing(),
         "estimated_seconds": round(_total(benchmark, estimator), 1),
         "estimated_bytes": _bytes(benchmark),
-        "trials": [_entry(benchmark, cell, estimator) for cell in benchmark.planned],
+        "trials": [_entry(benchmark, planned, estimator) for planned in benchmark.planned],
     }
 
 
@@ -41,16 +41,16 @@ def show(benchmark: Benchmark) -> None:
     estimator = Estimator(benchmark)
     _total(benchmark, estimator)  # what takes a while, before anything is printed
     console = Console(highlight=False)
-    models = dict.fromkeys(cell.trial.model for cell in benchmark.planned)
+    models = dict.fromkeys(planned.trial.model for planned in benchmark.planned)
     for model in models:
-        cells = [cell for cell in benchmark.planned if cell.trial.model == model]
-        _print_whole(console, _table(benchmark, model, cells))
+        grid = [planned for planned in benchmark.planned if planned.trial.model == model]
+        _print_whole(console, _table(benchmark, model, grid))
     for reason, refused in _refusals(benchmark).items():
         console.print(f"– {'; '.join(refused)}: {reason}", soft_wrap=True, markup=False)
-    for cell in benchmark.planned:
-        if benchmark.status(cell) == "failed":
-            reason = benchmark.reason(cell)
-            console.print(f"  failed: {cell.trial.name}: {reason}", soft_wrap=True, markup=False)
+    for planned in benchmark.planned:
+        if benchmark.status(planned) == "failed":
+            reason = benchmark.reason(planned)
+            console.print(f"  failed: {planned.trial.name}: {reason}", soft_wrap=True, markup=False)
     to_do = benchmark.to_do()
     for reason, count in Counter(benchmark.stale.values()).items():
         console.print(f"{count} stale: {reason}; `run --again stale` trains them again")
@@ -84,7 +84,7 @@ def _needs(benchmark: Benchmark, estimator: Estimator, models: list[str]) -> Tab
     for name in ("model", "full precision", "quantized", hours):
         table.add_column(name, justify="left" if name == "model" else "right")
     for model in models:
-        trials = [cell.trial for cell in benchmark.to_do() if cell.trial.model == model]
+        trials = [planned.trial for planned in benchmark.to_do() if planned.trial.model == model]
         full = sum(trial.method == "fp32" for trial in trials)
         seconds = estimator.total(trials, 1)
         table.add_row(model, str(full), str(len(trials) - full), f"{seconds / 3600:,.1f}")
@@ -93,7 +93,7 @@ def _needs(benchmark: Benchmark, estimator: Estimator, models: list[str]) -> Tab
 
 def _bytes(benchmark: Benchmark) -> int:
     """Disk that what is left takes: hardened weights, and the checkpoints of those under way."""
-    trials = [cell.trial for cell in benchmark.to_do()]
+    trials = [planned.trial for planned in benchmark.to_do()]
     sizes = {model: _weight_bytes(benchmark, model) for model in {t.model for t in trials}}
     stored = sum(sizes[trial.model] for trial in trials)
     under_way = _at_once(benchmark) * max(sizes.values(), default=0)
@@ -109,31 +109,31 @@ def _size(count: int) -> str:
     return f"{count / 2**30:,.1f} GiB" if count >= 2**30 else f"{count / 2**20:,.1f} MiB"
 
 
-def _entry(benchmark: Benchmark, cell: Cell, estimator: Estimator) -> dict[str, Any]:
-    trial, status = cell.trial, benchmark.status(cell)
+def _entry(benchmark: Benchmark, planned: PlannedTrial, estimator: Estimator) -> dict[str, Any]:
+    trial, status = planned.trial, benchmark.status(planned)
     waits = status in ("missing", "failed")
     return {
         "key": trial.key,
         "method": trial.method,
-        "label": cell.label,
+        "label": planned.label,
         "options": trial.options,
         "model": trial.model,
         "dataset": trial.dataset,
         "bits": trial.bits,
         "seed": trial.seed,
-        "recipe": cell.recipe,
+        "recipe": planned.recipe,
         "epochs": trial.recipe.epochs,
         "status": status,
-        "reason": benchmark.reason(cell),
+        "reason": benchmark.reason(planned),
         "stale": benchmark.stale.get(trial.key, ""),
         "base": trial.base.key if trial.base else None,
         "estimated_seconds": round(estimator.seconds(trial), 1) if waits else 0.0,
     }
 
 
-def _table(benchmark: Benchmark, model: str, cells: list[Cell]) -> Table:
+def _table(benchmark: Benchmark, model: str, grid: list[PlannedTrial]) -> Table:
     """Trials done of all, methods down and widths across."""
-    there = list(dict.fromkeys(cell.trial.bits for cell in cells))
+    there = list(dict.fromkeys(planned.trial.bits for planned in grid))
     order = [str(Bits.parse(text)) for text in benchmark.suite.bits]
     columns = sorted(there, key=lambda bits: order.index(bits) if bits in order else -1)
     title = f"{benchmark.suite.name}, {model}: trials done / all"
@@ -141,8 +141,8 @@ def _table(benchmark: Benchmark, model: str, cells: list[Cell]) -> Table:
     table.add_column("method", no_wrap=True)
     for bits in columns:
         table.add_column(bits, justify="right", no_wrap=True)
-    for label in dict.fromkeys(cell.label for cell in cells):
-        row = [cell for cell in cells if cell.label == label]
+    for label in dict.fromkeys(planned.label for planned in grid):
+        row = [planned for planned in grid if planned.label == label]
         table.add_row(
             escape(label),
             *(_progress(benchmark, [c for c in row if c.trial.bits == b]) for b in columns),
@@ -151,26 +151,26 @@ def _table(benchmark: Benchmark, model: str, cells: list[Cell]) -> Table:
 
 
 def _refusals(benchmark: Benchmark) -> dict[str, list[str]]:
-    """For each reason, the cells that cannot be trained for it."""
+    """For each reason, the trials that cannot be trained for it."""
     found: dict[str, dict[str, dict[str, None]]] = {}
-    for cell in benchmark.planned:
-        if cell.unsupported:
-            widths = found.setdefault(cell.unsupported, {}).setdefault(cell.trial.method, {})
-            widths[cell.trial.bits] = None
+    for planned in benchmark.planned:
+        if planned.unsupported:
+            widths = found.setdefault(planned.unsupported, {}).setdefault(planned.trial.method, {})
+            widths[planned.trial.bits] = None
     return {
         reason: [f"{method} {' '.join(widths)}" for method, widths in methods.items()]
         for reason, methods in found.items()
     }
 
 
-def _progress(benchmark: Benchmark, cells: list[Cell]) -> str:
-    if not cells:
+def _progress(benchmark: Benchmark, grid: list[PlannedTrial]) -> str:
+    if not grid:
         return ""
-    statuses = Counter(benchmark.status(cell) for cell in cells)
+    statuses = Counter(benchmark.status(planned) for planned in grid)
     if statuses["unsupported"]:
         return "–"
     failed = f" ({statuses['failed']} failed)" if statuses["failed"] else ""
-    return f"{statuses['done']}/{len(cells)}{failed}"
+    return f"{statuses['done']}/{len(grid)}{failed}"
 
 
 def _at_once(benchmark: Benchmark) -> int:
@@ -182,5 +182,5 @@ def _at_once(benchmark: Benchmark) -> int:
 
 
 def _total(benchmark: Benchmark, estimator: Estimator) -> float:
-    trials = [cell.trial for cell in benchmark.to_do()]
+    trials = [planned.trial for planned in benchmark.to_do()]
     return estimator.total(trials, _at_once(benchmark))

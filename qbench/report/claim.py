@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from qbench.data import Dataset
 from qbench.method import Method
-from qbench.suite.grid import Cell
+from qbench.suite.grid import PlannedTrial
 from qbench.suite.suite import Published, Suite
 
 
@@ -25,22 +25,22 @@ class Likeness:
 
 
 def likeness(
-    cell: Cell, wanted: Published, suite: Suite, dataset: Dataset, method: Method
+    planned: PlannedTrial, wanted: Published, suite: Suite, dataset: Dataset, method: Method
 ) -> Likeness:
     """Compare a trial with the setting that a number was published for.
 
     Args:
-        cell: the trial and its row.
+        planned: the trial and its row.
         wanted: the table that the number is from.
         suite: the suite of both.
         dataset: the suite's dataset.
         method: the row's method.
     """
-    trial, paper = cell.trial, method.paper_recipe
+    trial, paper = planned.trial, method.paper_recipe
     # What a row says of its own is from its sources; what the suite changes is not. A method's
     # recipe is for classification: how long its paper trains detectors is not known.
     usual = paper.epochs if paper is not None and dataset.task == "classification" else None
-    epochs = cell.row.recipe.get("epochs", usual)
+    epochs = planned.row.recipe.get("epochs", usual)
     unlike = ["a rehearsal"] if trial.rehearsal else []
     if wanted.dataset not in (trial.dataset, *dataset.published_as):
         unlike.append(f"published for {wanted.dataset}, not {trial.dataset}")
@@ -53,8 +53,8 @@ def likeness(
     if method.trains and epochs is not None and trial.recipe.epochs < epochs:
         unlike.append(f"{trial.recipe.epochs} of {epochs} epochs")
     apart = []
-    if method.trains and cell.recipe != "paper":
-        apart.append(f"recipe {cell.recipe}")
+    if method.trains and planned.recipe != "paper":
+        apart.append(f"recipe {planned.recipe}")
     elif method.trains and paper is None:
         apart.append("recipe of the data set: the method has none of its own")
     apart += [f"{name} {value}" for name, value in suite.recipe.changes.items()]

@@ -16,7 +16,7 @@ from qbench.spec.bits import Bits
 from qbench.spec.metrics import MEASURED
 from qbench.spec.recipe import Recipe
 from qbench.spec.trial import Trial
-from qbench.suite.grid import Cell
+from qbench.suite.grid import PlannedTrial
 from qbench.suite.published import Number, PublishedNumbers
 from qbench.suite.suite import Suite
 
@@ -60,29 +60,29 @@ class TrialRows:
         }
 
     def row(
-        self, cell: Cell, *, status: str, reason: str, stale: str, run: Run | None
+        self, planned: PlannedTrial, *, status: str, reason: str, stale: str, run: Run | None
     ) -> dict[str, object]:
         """One trial's row: the `qbench.report.columns.TRIAL_COLUMNS` of its task.
 
         Args:
-            cell: the trial.
+            planned: the trial.
             status: ``done``, ``failed``, ``missing`` or ``unsupported``.
             reason: why it failed or cannot be run.
             stale: why its number is not to be trusted any more.
             run: what the store has of it.
         """
-        trial = cell.trial
+        trial = planned.trial
         done = run if status == "done" else None
         tags = done.data.tags if done is not None else {}
         metrics = self._store.metrics(done) if done is not None else {}
         seconds = done.data.metrics if done is not None else {}
         bits = Bits.parse(trial.bits)
         beside = self._published.get(trial.model)
-        number = beside.find(cell.row, bits) if beside else None
+        number = beside.find(planned.row, bits) if beside else None
         return {
             "key": trial.key,
             "method": trial.method,
-            "label": cell.label,
+            "label": planned.label,
             "options": json.dumps(trial.options, sort_keys=True),
             "model": trial.model,
             "dataset": trial.dataset,
@@ -90,7 +90,7 @@ class TrialRows:
             "w_bits": bits.weights.bits,
             "a_bits": bits.activations.bits,
             "seed": trial.seed,
-            "recipe": cell.recipe,
+            "recipe": planned.recipe,
             "epochs": trial.recipe.epochs,
             "status": status,
             "reason": reason,
@@ -101,21 +101,21 @@ class TrialRows:
             "layers": str(trial.layers),
             "threads": trial.threads,
             "training": _as_json(trial.recipe),
-            **self._claim(cell, number),
+            **self._claim(planned, number),
             "unreadable": tags.get("qbench.unreadable", ""),
             "stale": stale,
             **self._network(trial, status),
             **self._policy(trial, done),
         }
 
-    def _claim(self, cell: Cell, number: Number | None) -> dict[str, object]:
+    def _claim(self, planned: PlannedTrial, number: Number | None) -> dict[str, object]:
         first, *_ = self._dataset.shown
         value = number.values.get(first, NAN) if number else NAN
         found = Likeness()
-        wanted = self._suite.published_for(cell.trial.model)
+        wanted = self._suite.published_for(planned.trial.model)
         if wanted is not None and value == value:
-            method = registry.build_method(cell.trial.method, cell.trial.options)
-            found = likeness(cell, wanted, self._suite, self._dataset, method)
+            method = registry.build_method(planned.trial.method, planned.trial.options)
+            found = likeness(planned, wanted, self._suite, self._dataset, method)
         return {
             "published": self._shown(number) if number else "",
             "source": number.source if number else "",

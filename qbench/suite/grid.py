@@ -26,7 +26,7 @@ _UNTRAINED = Recipe(epochs=0, batch_size=1, optimizer="sgd", lr=1.0)
 
 
 @dataclass(frozen=True)
-class Cell:
+class PlannedTrial:
     """One trial of a suite.
 
     Attributes:
@@ -50,7 +50,7 @@ class Cell:
         return f"{self.label} {trial.bits} {trial.model} {trial.dataset} seed {trial.seed}"
 
 
-def expand(suite: Suite, rehearsal: bool = False) -> list[Cell]:
+def expand(suite: Suite, rehearsal: bool = False) -> list[PlannedTrial]:
     """The suite's trials in its own order, full-precision ones first.
 
     Args:
@@ -60,7 +60,7 @@ def expand(suite: Suite, rehearsal: bool = False) -> list[Cell]:
     Raises:
         QbenchError: the changes to a recipe contradict it, or there are no such weights.
     """
-    return list({cell.trial.key: cell for cell in _Grid(suite, rehearsal).cells()}.values())
+    return list({planned.trial.key: planned for planned in _Grid(suite, rehearsal).grid()}.values())
 
 
 class _Grid:
@@ -72,23 +72,23 @@ class _Grid:
         self._dataset = registry.build_dataset(suite.dataset, suite.data)
         self._pretraining = _changed(self._dataset.full_precision_recipe, suite.full_precision)
 
-    def cells(self) -> Iterator[Cell]:
+    def grid(self) -> Iterator[PlannedTrial]:
         suite = self._suite
         rows = list(zip(suite.methods, suite.labels(), strict=True))
         for model in suite.models:
             problem = self._model_problem(model)
             quantized = [
-                cell
+                planned
                 for row, label in rows
                 if row.method != "fp32"
-                for cell in self._row(model, row, label, problem)
+                for planned in self._row(model, row, label, problem)
             ]
             listed = any(row.method == "fp32" for row in suite.methods)
-            if listed or any(cell.trial.full_precision for cell in quantized):
+            if listed or any(planned.trial.full_precision for planned in quantized):
                 title = registry.method_class("fp32").title
                 for seed in suite.seeds:
                     base = full_precision_trial(self._start(model, seed), self._recipe_of(model))
-                    yield Cell(base, Row(method="fp32"), title, suite.recipe.name, problem)
+                    yield PlannedTrial(base, Row(method="fp32"), title, suite.recipe.name, problem)
             yield from quantized
 
     def _start(self, model: str, seed: int) -> Trial:
@@ -115,7 +115,7 @@ class _Grid:
         given = self._suite.weights.get(model)
         return self._pretraining if given is None or weights.is_backbone(given) else _UNTRAINED
 
-    def _row(self, model: str, row: Row, label: str, problem: str) -> Iterator[Cell]:
+    def _row(self, model: str, row: Row, label: str, problem: str) -> Iterator[PlannedTrial]:
         suite = self._suite
         method = registry.build_method(row.method, row.options)
         recipe = self._dataset.aligned_recipe
@@ -143,7 +143,7 @@ class _Grid:
             reason = problem or _refusal(method, policy_widths(layers, bits), task)
             for start in starts:
                 trial = Trial.model_validate({**start, **own, "bits": str(bits)})
-                yield Cell(trial, row, label, suite.recipe.name, reason)
+                yield PlannedTrial(trial, row, label, suite.recipe.name, reason)
 
     def _model_problem(self, model: str) -> str:
         """Why the model cannot take the dataset's images or the suite's layers, or ''."""

@@ -209,8 +209,8 @@ class Suite(BaseModel):
 
     def most_trials(self) -> int:
         """Trials, full-precision ones and those that no method can do among them."""
-        cells = sum(len(row.widths(m, self.bits)) for row in self.methods for m in self.models)
-        return len(self.seeds) * (cells + len(self.models))
+        quantized = sum(len(row.widths(m, self.bits)) for row in self.methods for m in self.models)
+        return len(self.seeds) * (quantized + len(self.models))
 
     def labels(self) -> list[str]:
         """A name for each of `methods`: its own, or its title with what sets it apart."""

@@ -93,7 +93,7 @@ def test_results_combine_by_putting_files_together(
     again = exchange.merge(found, store)
     assert (len(again.added), len(again.duplicates), again.conflicts) == (0, 6, [])
     theirs = Benchmark.open(suite, there)
-    assert [theirs.status(cell) for cell in theirs.planned] == ["done"] * 6
+    assert [theirs.status(planned) for planned in theirs.planned] == ["done"] * 6
     pd.testing.assert_frame_equal(theirs.trials(), Benchmark.open(suite, before).trials())
 
 
@@ -125,8 +125,8 @@ def test_full_precision_from_elsewhere_is_trained_where_its_weights_are_wanted(
     benchmark = Benchmark.open(suite, there)
     assert len(benchmark.to_do()) == 6
     assert all(was_imported(run) for run in benchmark.runs.values())
-    for cell in benchmark.planned[:2]:  # once it has been
-        weights = benchmark.spool.weights_path(cell.trial.key)
+    for planned in benchmark.planned[:2]:  # once it has been
+        weights = benchmark.spool.weights_path(planned.trial.key)
         weights.parent.mkdir(parents=True, exist_ok=True)
         weights.write_bytes(b"weights")
     assert len(benchmark.to_do()) == 4

@@ -67,7 +67,7 @@ def run(trials: int, folder: Path) -> None:
     )
     benchmark, watch = Benchmark.open(suite, folder / "results"), Watch()
     benchmark.run(watch)
-    done = sum(benchmark.status(cell) == "done" for cell in benchmark.planned)
+    done = sum(benchmark.status(planned) == "done" for planned in benchmark.planned)
     warm = len(watch.memory) // 10  # what is imported and cached comes with the first trials
     slope = np.polyfit(range(warm, len(watch.memory)), watch.memory[warm:], 1)[0]
     quarters = np.array_split(np.diff(watch.ends)[warm:], 4)
@@ -96,7 +96,7 @@ def look(trials: int, folder: Path) -> None:
 def _fill(suite: Path, results: Path) -> None:
     """Record a run of every trial: the first as qbench does, the others as copies of its rows."""
     benchmark = Benchmark.open(suite, results)
-    first, *others = [cell.trial for cell in benchmark.planned if not cell.unsupported]
+    first, *others = [planned.trial for planned in benchmark.planned if not planned.unsupported]
     draw = np.random.default_rng(0)
     metrics = {"top1": 97.0, "top5": 99.0, "test_loss": 0.1}
     history = [{"epoch": 1, "train_loss": 0.1, "lr": 0.1, **metrics}]

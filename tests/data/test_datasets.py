@@ -248,7 +248,7 @@ def test_one_core_trains_and_the_others_load() -> None:
 def test_an_ablation_of_the_paper_runs_on_imagenet_by_set(tree: Path, name: str) -> None:
     changes = ["dataset=imagenet", f"data.root={tree}", "models=[resnet18]", "seeds=[0]"]
     suite = load_suite(SUITES / f"qn_{name}.yaml", [*changes, "recipe=paper"])
-    cells = [cell for cell in expand(suite) if cell.trial.method != "fp32"]
-    assert len(cells) == len(suite.methods) * len(suite.bits)
-    assert not any(cell.unsupported for cell in cells)
-    assert {cell.trial.recipe.epochs for cell in cells} == {55}
+    grid = [planned for planned in expand(suite) if planned.trial.method != "fp32"]
+    assert len(grid) == len(suite.methods) * len(suite.bits)
+    assert not any(planned.unsupported for planned in grid)
+    assert {planned.trial.recipe.epochs for planned in grid} == {55}

@@ -245,10 +245,10 @@ def test_the_next_command_finds_the_tree(imagenet: Drawn) -> None:
     assert words[:3] == ["qbench", "run", "suites/qn_pretrained.yaml"]
     changes = [word for word in words[3:] if word != "--set"]
     suite = load_suite(Path(__file__).parents[2] / words[2], changes)
-    cells = expand(suite)
-    assert {cell.trial.recipe.epochs for cell in cells} == {1}
-    assert {cell.trial.data["train"] for cell in cells} == {300}
-    assert not any(cell.unsupported for cell in cells)
+    grid = expand(suite)
+    assert {planned.trial.recipe.epochs for planned in grid} == {1}
+    assert {planned.trial.data["train"] for planned in grid} == {300}
+    assert not any(planned.unsupported for planned in grid)
 
 
 @pytest.mark.parametrize(

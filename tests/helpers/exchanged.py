@@ -25,10 +25,10 @@ seeds: [0, 1]
 def filled(suite: Path, results: Path, top1: dict[str, float]) -> Benchmark:
     """A results folder in which a suite is done: a method's accuracy, and a little by seed."""
     benchmark = Benchmark.open(suite, results)
-    for cell in benchmark.planned:
-        value = top1[cell.trial.method] + 0.1 * cell.trial.seed**2
-        code = fingerprint.code_of(cell.trial.method)
-        own = {"trial": cell.trial, "suite": "small", "code": code}
+    for planned in benchmark.planned:
+        value = top1[planned.trial.method] + 0.1 * planned.trial.seed**2
+        code = fingerprint.code_of(planned.trial.method)
+        own = {"trial": planned.trial, "suite": "small", "code": code}
         benchmark.store.record(outcome(top1=value).model_copy(update=own), None)
     benchmark.refresh()
     return benchmark

@@ -204,7 +204,7 @@ def test_a_suite_refuses_a_model_whose_images_are_too_small(tmp_path: Path) -> N
         "name: s\ndataset: digits\nmodels: [alexnet_bn, vgg_small]\nbits: 2/2\nmethods: [dorefa]\n"
         "seeds: [0]\n"
     )
-    reasons = {cell.trial.model: cell.unsupported for cell in expand(load_suite(path))}
+    reasons = {planned.trial.model: planned.unsupported for planned in expand(load_suite(path))}
     assert reasons["alexnet_bn"].startswith("alexnet_bn cannot take images of 1×8×8")
     assert reasons["alexnet_bn"].endswith("at least 63 × 63, not 8 × 8")
     assert not reasons["vgg_small"]

@@ -25,10 +25,10 @@ TABLE_2 = {"paper": "arXiv:1911.09464", "table": "2", "dataset": "imagenet", "mo
 def of(rehearsal: bool = False, published: dict[str, str] = TABLE_2, **changes: Any) -> Likeness:
     """How like the published setting the last trial of a suite is."""
     suite = Suite.model_validate({**IMAGENET, **changes})
-    cell = expand(suite, rehearsal)[-1]
+    planned = expand(suite, rehearsal)[-1]
     dataset = registry.build_dataset(suite.dataset, suite.data)
-    method = registry.build_method(cell.trial.method, cell.trial.options)
-    return likeness(cell, Published.model_validate(published), suite, dataset, method)
+    method = registry.build_method(planned.trial.method, planned.trial.options)
+    return likeness(planned, Published.model_validate(published), suite, dataset, method)
 
 
 def test_the_papers_own_setting_is_judged_without_a_word() -> None:

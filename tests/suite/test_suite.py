@@ -6,7 +6,7 @@ from textwrap import dedent
 import pytest
 
 from qbench.errors import QbenchError
-from qbench.suite.grid import Cell, expand
+from qbench.suite.grid import PlannedTrial, expand
 from qbench.suite.suite import Suite, load_suite
 
 SUITES = Path(__file__).parents[2] / "suites"
@@ -32,7 +32,7 @@ def problems(tmp_path: Path, text: str, *assignments: str) -> list[str]:
     return str(error.value).replace(f"{tmp_path}/", "").splitlines()
 
 
-def cells(tmp_path: Path, *assignments: str) -> list[Cell]:
+def grid(tmp_path: Path, *assignments: str) -> list[PlannedTrial]:
     return expand(load(tmp_path, GOOD, *assignments))
 
 
@@ -129,30 +129,30 @@ def test_a_bad_override_is_named(tmp_path: Path, assignment: str, message: str) 
 
 
 def test_full_precision_comes_first_and_is_shared(tmp_path: Path) -> None:
-    found = cells(tmp_path)
+    found = grid(tmp_path)
     assert [c.trial.method for c in found][:2] == ["fp32", "fp32"]
     bases = {c.trial.base.key for c in found if c.trial.base}
     assert bases == {c.trial.key for c in found[:2]}
 
 
 def test_what_a_method_cannot_do_is_known_before_anything_trains(tmp_path: Path) -> None:
-    reasons = {(c.trial.method, c.trial.bits): c.unsupported for c in cells(tmp_path)}
+    reasons = {(c.trial.method, c.trial.bits): c.unsupported for c in grid(tmp_path)}
     assert reasons["bwn", "2/2"] == "its weights have 1 bit"
     assert reasons["bwn", "1/32"] == ""
 
 
 def test_a_model_that_cannot_take_the_images_is_refused(tmp_path: Path) -> None:
-    found = cells(tmp_path, "models=alexnet")
+    found = grid(tmp_path, "models=alexnet")
     assert all(c.unsupported.startswith("alexnet cannot take images of 1×8×8") for c in found)
 
 
 def test_an_unknown_layer_is_refused_with_the_nearest(tmp_path: Path) -> None:
-    found = cells(tmp_path, "layers=['3', '99']")
+    found = grid(tmp_path, "layers=['3', '99']")
     assert all("no conv or linear layer '99'" in c.unsupported for c in found)
 
 
 def key(tmp_path: Path, *assignments: str) -> str:
-    return next(c.trial.key for c in cells(tmp_path, *assignments) if c.trial.method == "ste")
+    return next(c.trial.key for c in grid(tmp_path, *assignments) if c.trial.method == "ste")
 
 
 @pytest.mark.parametrize(
@@ -197,31 +197,31 @@ def test_a_key_does_not_depend_on_the_order_of_writing(tmp_path: Path) -> None:
 
 
 def test_from_scratch_needs_no_full_precision_trial(tmp_path: Path) -> None:
-    found = cells(tmp_path, "recipe.initialization=scratch")
+    found = grid(tmp_path, "recipe.initialization=scratch")
     assert {c.trial.method for c in found} == {"ste", "bwn"}
 
 
 def test_paper_recipes_are_each_method_s_own(tmp_path: Path) -> None:
-    found = cells(tmp_path, "recipe=paper", "methods=[bwn, twn]")
+    found = grid(tmp_path, "recipe=paper", "methods=[bwn, twn]")
     epochs = {c.trial.method: c.trial.recipe.epochs for c in found}
     assert epochs["bwn"] == 55
     assert epochs["twn"] == 60
 
 
 def test_paper_recipes_quantize_the_layers_that_the_papers_do(tmp_path: Path) -> None:
-    found = cells(tmp_path, "recipe=paper", "methods=[bwn, inq, lsq]")
+    found = grid(tmp_path, "recipe=paper", "methods=[bwn, inq, lsq]")
     layers = {c.trial.method: c.trial.layers for c in found}
     assert layers["bwn"] == "skip_first_last"
     assert layers["inq"] == "all"
     assert layers["lsq"] == "first_last_8bit"
-    found = cells(tmp_path, "recipe=paper", "methods=[lsq]", "layers=all")
+    found = grid(tmp_path, "recipe=paper", "methods=[lsq]", "layers=all")
     assert {c.trial.layers for c in found if c.trial.method == "lsq"} == {"all"}
-    found = cells(tmp_path, "methods=[lsq]")
+    found = grid(tmp_path, "methods=[lsq]")
     assert {c.trial.layers for c in found if c.trial.method == "lsq"} == {"skip_first_last"}
 
 
 def test_a_method_that_does_not_train_has_no_epochs_whatever_the_recipe(tmp_path: Path) -> None:
-    found = cells(tmp_path, "methods=[ptq_minmax]", "recipe.initialization=scratch")
+    found = grid(tmp_path, "methods=[ptq_minmax]", "recipe.initialization=scratch")
     (recipe,) = {c.trial.recipe for c in found if c.trial.method == "ptq_minmax"}
     assert recipe.epochs == 0
     assert recipe.initialization == "pretrained"
@@ -229,7 +229,7 @@ def test_a_method_that_does_not_train_has_no_epochs_whatever_the_recipe(tmp_path
 
 
 def test_a_method_twice_gets_two_rows(tmp_path: Path) -> None:
-    found = cells(tmp_path, "methods=[{ste: {scope: layer}}, {ste: {scope: filter}}]")
+    found = grid(tmp_path, "methods=[{ste: {scope: layer}}, {ste: {scope: filter}}]")
     assert {c.label for c in found} == {
         "Full precision",
         "STE (scope=layer)",
@@ -351,11 +351,11 @@ def test_published_numbers_are_those_of_the_model(tmp_path: Path) -> None:
 
 
 def test_given_weights_are_a_trial_without_training(tmp_path: Path) -> None:
-    cells = expand(load(tmp_path, BY_MODEL))
-    given, trained = (c.trial for c in cells if c.trial.method == "fp32")
+    grid = expand(load(tmp_path, BY_MODEL))
+    given, trained = (c.trial for c in grid if c.trial.method == "fp32")
     assert (given.weights, given.recipe.epochs) == ("torchvision:IMAGENET1K_V1", 0)
     assert (trained.weights, trained.recipe.epochs) == ("", 90)
-    quantized = next(c.trial for c in cells if c.label == "QN")
+    quantized = next(c.trial for c in grid if c.label == "QN")
     assert quantized.base == given
     assert quantized.source == given.key
     assert given.source is not None
@@ -366,8 +366,8 @@ def test_the_file_of_given_weights_is_part_of_a_key_and_its_path_is_not(tmp_path
     keys = []
     for name, content in (("a.pt", b"one"), ("b.pt", b"one"), ("c.pt", b"another")):
         (tmp_path / name).write_bytes(content)
-        cells = expand(load(tmp_path, BY_MODEL, f"weights.resnet18={tmp_path / name}"))
-        keys.append(cells[0].trial.key)
+        grid = expand(load(tmp_path, BY_MODEL, f"weights.resnet18={tmp_path / name}"))
+        keys.append(grid[0].trial.key)
     assert keys[0] == keys[1] != keys[2]
 
 
@@ -401,15 +401,15 @@ def test_mistakes_in_what_is_said_by_model_are_told(
 
 def test_what_came_later_changes_no_key_by_its_default(tmp_path: Path) -> None:
     """Keys as they were before data, weights, precision and processes were part of them."""
-    base, _, first, *_ = cells(tmp_path)
+    base, _, first, *_ = grid(tmp_path)
     assert (base.trial.key, first.trial.key) == ("7d8efa4b1ce70d1f", "6628a17233d68ec5")
     for change in ("recipe.precision=bfloat16", "recipe.steps=3", "resources.processes=2"):
-        assert cells(tmp_path, change)[2].trial.key != first.trial.key
+        assert grid(tmp_path, change)[2].trial.key != first.trial.key
 
 
 @pytest.mark.parametrize("path", sorted(SUITES.glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_suite_that_comes_with_qbench_is_sound(path: Path) -> None:
     suite = load_suite(path)
-    able = {cell.row.method for cell in expand(suite) if not cell.unsupported}
+    able = {planned.row.method for planned in expand(suite) if not planned.unsupported}
     optional = {"torchao", "parq", "brevitas"}  # whose libraries may not be installed
     assert {row.method for row in suite.methods} - optional <= able

@@ -267,8 +267,8 @@ def test_a_suite_has_the_same_keys(suite: str, monkeypatch: pytest.MonkeyPatch) 
     # The keys were recorded without data; those of a part of a dataset would differ.
     monkeypatch.delenv("QBENCH_DATA", raising=False)
     keys: defaultdict[str, list[str]] = defaultdict(list)
-    for cell in expand(load_suite(FIXTURES / "suites" / f"{suite}.yaml")):
-        keys[cell.trial.method].append(cell.trial.key)
+    for planned in expand(load_suite(FIXTURES / "suites" / f"{suite}.yaml")):
+        keys[planned.trial.method].append(planned.trial.key)
     found = {
         method: (
             len(of_method),
