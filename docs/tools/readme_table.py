@@ -13,7 +13,8 @@ from pathlib import Path
 import pandas as pd
 
 from qbench.report.page.details import value
-from qbench.report.summary import FULL_PRECISION, records
+from qbench.report.summary import records
+from qbench.spec.trial import FP32
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
@@ -27,7 +28,7 @@ _BETWEEN = re.compile(
 def table(results: pd.DataFrame) -> str:
     """Return a Markdown table with a row per method, a column per width, and a caption."""
     rows = records(results)
-    full = next(row for row in rows if row["method"] == FULL_PRECISION)
+    full = next(row for row in rows if row["method"] == FP32)
     rows.remove(full)
     bits = list(dict.fromkeys(row["bits"] for row in rows))
     lines = [["method", *bits], ["---", *["---:"] * len(bits)]]

@@ -13,7 +13,7 @@ import torch
 from qbench import registry, tasks
 from qbench.benchmark.benchmark import Benchmark
 from qbench.data import Dataset
-from qbench.spec.trial import Trial
+from qbench.spec.trial import FP32, Trial
 
 # A quantized step over a full-precision one, before any has been measured.
 QUANTIZED_FACTOR = 1.6
@@ -48,7 +48,7 @@ class Estimator:
         for kind in _kinds(trial):
             if kind in self._measured:
                 return self._measured[kind] * max(1, trial.recipe.epochs)
-        factor = 1.0 if trial.method == "fp32" else QUANTIZED_FACTOR
+        factor = 1.0 if trial.method == FP32 else QUANTIZED_FACTOR
         images = self._items * max(1, trial.recipe.epochs)
         if trial.recipe.steps is not None:
             images = min(images, trial.recipe.steps * trial.recipe.batch_size * trial.recipe.epochs)
@@ -71,7 +71,7 @@ class Estimator:
 def _kinds(trial: Trial) -> list[tuple[str, ...]]:
     """What a trial's time may be learnt from, closest first."""
     where = (trial.model, trial.dataset)
-    quantized = "fp32" if trial.method == "fp32" else "quantized"
+    quantized = FP32 if trial.method == FP32 else "quantized"
     return [(*where, trial.method, trial.bits), (*where, trial.method), (*where, quantized)]
 
 

@@ -19,6 +19,7 @@ from qbench.benchmark.estimate import Estimator
 from qbench.cli.progress import duration
 from qbench.schedule.capacity import Share, trials_at_once
 from qbench.spec.bits import Bits
+from qbench.spec.trial import FP32
 from qbench.suite.grid import PlannedTrial, without_storage
 
 _WIDEST = 1000
@@ -85,7 +86,7 @@ def _needs(benchmark: Benchmark, estimator: Estimator, models: list[str]) -> Tab
         table.add_column(name, justify="left" if name == "model" else "right")
     for model in models:
         trials = [planned.trial for planned in benchmark.to_do() if planned.trial.model == model]
-        full = sum(trial.method == "fp32" for trial in trials)
+        full = sum(trial.method == FP32 for trial in trials)
         seconds = estimator.total(trials, 1)
         table.add_row(model, str(full), str(len(trials) - full), f"{seconds / 3600:,.1f}")
     return table

@@ -22,6 +22,7 @@ from qbench.quant.attach import LayerPolicy, attach
 from qbench.quant.staircase import kernels
 from qbench.registry import Plugin, load_plugin
 from qbench.spec.bits import FULL_PRECISION
+from qbench.spec.trial import FP32
 from qbench.train.provenance import environment
 
 CLASSES = 1000
@@ -185,7 +186,7 @@ def _step(job: Job, quantize: bool) -> Callable[[], None]:
     if quantize:
         method, bits = registry.build_method(job.method, job.options), job.bits
     else:
-        method, bits = registry.build_method("fp32", {}), str(FULL_PRECISION)
+        method, bits = registry.build_method(FP32, {}), str(FULL_PRECISION)
     try:
         handle = attach(
             model, method, bits=bits, layers=job.layers, calibration=[images[:_CALIBRATION]]

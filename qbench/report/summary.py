@@ -15,9 +15,9 @@ import pandas as pd
 
 from qbench.report.columns import BY_NAME, COLUMNS, Column
 from qbench.report.significance import LEVEL, Verdict, holm, interval, judge, paired
+from qbench.spec.trial import FP32
 
 RESULT = ["dataset", "model", "label", "bits"]
-FULL_PRECISION = "fp32"
 # Columns of trials that older frames and hand-made ones may lack, and what then holds.
 _DEFAULTS: dict[str, Any] = {
     "options": "{}",
@@ -67,7 +67,7 @@ def summarise(trials: pd.DataFrame, metric: str = "top1") -> pd.DataFrame:
     trials = trials.assign(**{k: v for k, v in _DEFAULTS.items() if k not in trials})
     rows: list[dict[str, Any]] = []
     for network in grouped(records(trials), "dataset", "model"):
-        full = [trial for trial in network if trial["method"] == FULL_PRECISION]
+        full = [trial for trial in network if trial["method"] == FP32]
         results = [_Result(group, metric, full) for group in grouped(network, *RESULT)]
         for bits in dict.fromkeys(result.row["bits"] for result in results):
             _compare([result for result in results if result.row["bits"] == bits])
@@ -113,7 +113,7 @@ class _Result:
         first, n = trials[0], len(self.done)
         self.training: dict[str, Any] = json.loads(first["training"])
         whole = n == len(trials)
-        quantized = first["method"] != FULL_PRECISION
+        quantized = first["method"] != FP32
         audits = list(dict.fromkeys(t["audit"] for t in self.done if t["audit"]))
         mean, std = _mean_and_deviation([trial[metric] for trial in self.done])
         self.row: dict[str, Any] = {
@@ -150,7 +150,7 @@ class _Result:
 
     def _set_beside_full_precision(self, base: dict[int, float]) -> None:
         self.row["full_precision"], _ = _mean_and_deviation(list(base.values()))
-        its_own = self.row["method"] == FULL_PRECISION
+        its_own = self.row["method"] == FP32
         common = [] if its_own else sorted(base.keys() & self.values.keys())
         drop, std = _mean_and_deviation([base[seed] - self.values[seed] for seed in common])
         self.row |= {"drop": drop, "drop_std": std}

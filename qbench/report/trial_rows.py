@@ -15,7 +15,7 @@ from qbench.report.cost import Footprints
 from qbench.spec.bits import Bits
 from qbench.spec.metrics import MEASURED
 from qbench.spec.recipe import Recipe
-from qbench.spec.trial import Trial
+from qbench.spec.trial import FP32, Trial
 from qbench.suite.grid import PlannedTrial
 from qbench.suite.published import Number, PublishedNumbers
 from qbench.suite.suite import Suite
@@ -135,7 +135,7 @@ class TrialRows:
     def _policy(self, trial: Trial, done: Run | None) -> dict[str, object]:
         weights, inputs = self._store.levels(done) if done is not None else (None, None)
         start: str = trial.recipe.initialization
-        if trial.weights and (trial.method == "fp32" or start == "pretrained"):
+        if trial.weights and (trial.method == FP32 or start == "pretrained"):
             start = f"given: {trial.weights}"
         return {
             "w_levels": NAN if weights is None else weights,

@@ -28,7 +28,7 @@ from qbench.registry import Plugin
 from qbench.schedule.capacity import Share, share_of_process, trials_at_once
 from qbench.schedule.worker import Desk, Job, TrialActor
 from qbench.spec.result import Outcome
-from qbench.spec.trial import Trial
+from qbench.spec.trial import FP32, Trial
 from qbench.store.spool import Spool
 from qbench.suite.suite import Resources
 from qbench.train.limits import Limits, over_time
@@ -263,7 +263,7 @@ class _Backlog(Searcher):
     def _end(self, outcome: Outcome) -> None:
         key = outcome.trial.key
         weights = self._spool.folder(key) / "weights.pt"
-        if outcome.trial.method == "fp32" and weights.exists():
+        if outcome.trial.method == FP32 and weights.exists():
             self._spool.keep_weights(key, weights)
         self._summary.ended += 1
         self._summary.seconds += outcome.seconds

@@ -25,7 +25,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from qbench.registry import Plugin, load_plugin
 from qbench.spec.result import Outcome
-from qbench.spec.trial import Trial
+from qbench.spec.trial import FP32, Trial
 from qbench.store.spool import Spool
 from qbench.train.limits import Guard, Limits
 
@@ -55,7 +55,7 @@ class Desk:
         Of a rehearsal no weights are kept but those that other trials start from.
         """
         outcome.suite = self.suite
-        if outcome.trial.rehearsal and outcome.trial.method != "fp32":
+        if outcome.trial.rehearsal and outcome.trial.method != FP32:
             weights = None
         self._do(_put, outcome.model_dump_json(), weights)
 

@@ -13,6 +13,7 @@ from qbench.spec.bits import FULL_PRECISION
 from qbench.spec.recipe import Determining, Recipe
 
 KEY_LENGTH = 16
+FP32 = "fp32"  # the method that trains the full-precision networks
 BACKBONE = "backbone:"  # begins the choice of weights of a detector's backbone alone
 
 
@@ -104,7 +105,7 @@ def full_precision_trial(trial: Trial, recipe: Recipe) -> Trial:
     """The trial that trains the network of another one before it is quantized."""
     same = ("model", "dataset", "task", "seed", "threads", "data", "weights", "processes")
     return Trial(
-        method="fp32",
+        method=FP32,
         bits=str(FULL_PRECISION),
         recipe=recipe,
         rehearsal=trial.rehearsal,

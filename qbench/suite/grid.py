@@ -16,7 +16,7 @@ from qbench.method import Method
 from qbench.quant.attach import DEFAULT_LAYERS, policy_widths, select_layers
 from qbench.spec.bits import FULL_PRECISION, Bits
 from qbench.spec.recipe import Recipe
-from qbench.spec.trial import Trial, full_precision_trial
+from qbench.spec.trial import FP32, Trial, full_precision_trial
 from qbench.suite.suite import Row, Suite
 from qbench.train import weights
 
@@ -80,15 +80,15 @@ class _Grid:
             quantized = [
                 planned
                 for row, label in rows
-                if row.method != "fp32"
+                if row.method != FP32
                 for planned in self._row(model, row, label, problem)
             ]
-            listed = any(row.method == "fp32" for row in suite.methods)
+            listed = any(row.method == FP32 for row in suite.methods)
             if listed or any(planned.trial.full_precision for planned in quantized):
-                title = registry.method_class("fp32").title
+                title = registry.method_class(FP32).title
                 for seed in suite.seeds:
                     base = full_precision_trial(self._start(model, seed), self._recipe_of(model))
-                    yield PlannedTrial(base, Row(method="fp32"), title, suite.recipe.name, problem)
+                    yield PlannedTrial(base, Row(method=FP32), title, suite.recipe.name, problem)
             yield from quantized
 
     def _start(self, model: str, seed: int) -> Trial:
@@ -96,7 +96,7 @@ class _Grid:
         suite, dataset = self._suite, self._dataset
         given = suite.weights.get(model)
         return Trial(
-            method="fp32",
+            method=FP32,
             model=model,
             dataset=suite.dataset,
             task=dataset.task,

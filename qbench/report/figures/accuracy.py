@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from qbench.report.figures.style import (
-    FULL_PRECISION,
+    FULL_PRECISION_LINE,
     HOLLOW,
     POINTS,
     STYLE,
@@ -30,6 +30,7 @@ from qbench.report.figures.style import (
     save,
 )
 from qbench.spec.metrics import SHORT
+from qbench.spec.trial import FP32
 
 SOFT: dict[str, Any] = {"linestyle": (0, (3, 1.5)), "linewidth": 1.3}
 HARD: dict[str, Any] = {"linestyle": "-", "linewidth": 1.3}
@@ -62,7 +63,7 @@ def accuracy_by_bits(trials: pd.DataFrame, folder: Path, metric: str = "top1") -
         OSError: the folder cannot be written.
     """
     trials = _valued(trials, metric)
-    quantized = trials[trials["method"] != "fp32"]
+    quantized = trials[trials["method"] != FP32]
     done = quantized[quantized["status"] == "done"]
     if done.empty:
         return []
@@ -73,8 +74,8 @@ def accuracy_by_bits(trials: pd.DataFrame, folder: Path, metric: str = "top1") -
     rows = []
     for (model, dataset), group in networks:
         here = trials[(trials["model"] == model) & (trials["dataset"] == dataset)]
-        full = here.loc[(here["method"] == "fp32") & (here["status"] == "done"), "value"].mean()
-        widths = list(here.loc[here["method"] != "fp32", "bits"].unique())
+        full = here.loc[(here["method"] == FP32) & (here["status"] == "done"), "value"].mean()
+        widths = list(here.loc[here["method"] != FP32, "bits"].unique())
         for first in range(0, len(widths), across):
             part = widths[first : first + across]
             points = group[group["bits"].isin(part)]
@@ -88,7 +89,7 @@ def accuracy_by_bits(trials: pd.DataFrame, folder: Path, metric: str = "top1") -
             _accuracy_panel(axes, points, part, full, looks)
             axes.set_ylabel(SHORT[metric] + (" accuracy (%)" if metric in ACCURACIES else " (%)"))
             axes.set_title(title, loc="left")
-        more = {"Full precision": FULL_PRECISION}
+        more = {"Full precision": FULL_PRECISION_LINE}
         if (done["audit"] != "").any():
             more["hollow: not k-bit"] = {"color": "0.25", "marker": "o", **POINTS, **HOLLOW}
         shown = drawn(looks, done)
@@ -130,7 +131,7 @@ def _accuracy_panel(
     for edge in np.arange(0.5, len(widths) - 1):
         axes.axvline(edge, color="0.85", linewidth=0.8, zorder=0)
     if not np.isnan(full):
-        axes.axhline(full, zorder=1, **FULL_PRECISION)
+        axes.axhline(full, zorder=1, **FULL_PRECISION_LINE)
     if hidden.any():
         axes.axhspan(below, low, color="0.93", zorder=0.5)
         middle, beside = (below + low) / 2, axes.get_yaxis_transform()
@@ -244,7 +245,7 @@ def _valued(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
 
 def _by_epoch(trials: pd.DataFrame, histories: pd.DataFrame, *columns: str) -> pd.DataFrame:
     """Epochs of finished quantized trials that have these columns, panels in the suite's order."""
-    done = trials[(trials["method"] != "fp32") & (trials["status"] == "done")]
+    done = trials[(trials["method"] != FP32) & (trials["status"] == "done")]
     if done.empty or histories.empty:
         return pd.DataFrame()
     curves = done[["key", *PLACE, "label"]].merge(histories, on="key")

@@ -25,8 +25,8 @@ from qbench.report.figures.style import (
     looks_of,
     save,
 )
-from qbench.report.summary import FULL_PRECISION
 from qbench.spec.metrics import SHORT
+from qbench.spec.trial import FP32
 
 COSTS = ("weight_mb", "gbops")
 FRONT: dict[str, Any] = {
@@ -64,7 +64,7 @@ def pareto(summary: pd.DataFrame, folder: Path) -> list[Path]:
     """
     found = summary[summary["mean"].notna() & summary[list(COSTS)].notna().all(axis=1)]
     found = found[found["n"] > 0]
-    if found.loc[found["method"] != FULL_PRECISION, COSTS[0]].nunique() < 2:
+    if found.loc[found["method"] != FP32, COSTS[0]].nunique() < 2:
         return []
     looks = looks_of(summary)
     networks = list(found.groupby(["model", "dataset"], sort=False))
@@ -104,7 +104,7 @@ def front(results: pd.DataFrame, cost: str) -> pd.DataFrame:
 def _panel(axes: Axes, results: pd.DataFrame, cost: str, looks: Looks) -> None:
     best = front(results, cost)
     for index, result in results.iterrows():
-        full = result["method"] == FULL_PRECISION
+        full = result["method"] == FP32
         look = dict(FULL) if full else looks[result["label"]] | POINTS
         if result["audit"] not in ("", "k-bit"):
             look |= HOLLOW | {"markeredgecolor": look["color"]}

@@ -18,7 +18,7 @@ from scipy import stats
 
 from qbench.report.figures.style import STYLE, looks_of, save
 from qbench.report.significance import LEVEL
-from qbench.report.summary import FULL_PRECISION
+from qbench.spec.trial import FP32
 
 SETTING = ["dataset", "model", "bits"]
 FEWEST_SETTINGS, FEWEST_METHODS = 2, 3
@@ -70,9 +70,7 @@ def rank(summary: pd.DataFrame) -> Ranks | None:
         None where this leaves fewer than two settings or three methods.
     """
     fair = summary[
-        (summary["status"] == "done")
-        & (summary["audit"] == "k-bit")
-        & (summary["method"] != FULL_PRECISION)
+        (summary["status"] == "done") & (summary["audit"] == "k-bit") & (summary["method"] != FP32)
     ]
     table = fair.pivot_table("mean", "label", SETTING, sort=False, observed=True)
     order = table.notna().sum().sort_values(kind="stable").index

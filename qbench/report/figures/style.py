@@ -18,6 +18,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from qbench.spec.trial import FP32
+
 STYLE: Any = {
     **sns.axes_style("whitegrid"),
     "font.sans-serif": ["DejaVu Sans"],  # comes with matplotlib: the same letters everywhere
@@ -36,7 +38,7 @@ MARKERS = "osD^vPX*<>hp"
 OUTLINE: dict[str, Any] = {"markeredgecolor": "0.2", "markeredgewidth": 0.6}
 POINTS: dict[str, Any] = {"linestyle": "none"}
 HOLLOW: dict[str, Any] = {"markerfacecolor": "white", "markeredgewidth": 1.4}
-FULL_PRECISION: dict[str, Any] = {"color": "0.25", "linestyle": "--", "linewidth": 1.2}
+FULL_PRECISION_LINE: dict[str, Any] = {"color": "0.25", "linestyle": "--", "linewidth": 1.2}
 ERROR_TICKS = (0, 1, 10, 100, 50, 5, 0.5, 20, 2, 0.2, 30, 40, 60, 70, 80)  # by preference
 TICKS_APART = 0.09  # of the axis, at least
 OFFSET = 0.1  # percent, added to errors: zero has no logarithm
@@ -95,7 +97,7 @@ def name_figure(figure: Figure, title: str) -> None:
 
 def looks_of(trials: pd.DataFrame) -> Looks:
     """Colour and marker of each method by its label, in the suite's order."""
-    labels = trials.loc[trials["method"] != "fp32", "label"].unique()
+    labels = trials.loc[trials["method"] != FP32, "label"].unique()
     return {
         label: {"color": COLORS[i % len(COLORS)], "marker": MARKERS[i % len(MARKERS)]} | OUTLINE
         for i, label in enumerate(labels)

@@ -8,6 +8,7 @@ import pandas as pd
 
 from qbench.report.tables.text import mean_and_deviation, one_line
 from qbench.spec.metrics import TITLES
+from qbench.spec.trial import FP32
 
 RECIPES = {
     "aligned": "recipe aligned: every method trained by the same recipe, {epochs} epochs",
@@ -37,8 +38,8 @@ def caption(
         full: whether to say the full-precision accuracy.
         marks: sentences on the marks that the table has.
     """
-    base = trials[trials["method"] == "fp32"]
-    quantized = trials[trials["method"] != "fp32"] if len(base) < len(trials) else base
+    base = trials[trials["method"] == FP32]
+    quantized = trials[trials["method"] != FP32] if len(base) < len(trials) else base
     able = quantized[quantized["status"] != "unsupported"]
     trained = able[able["epochs"] > 0]
     epochs = " or ".join(map(str, trained["epochs"].unique()))
@@ -69,5 +70,5 @@ def _full_precision(base: pd.DataFrame, shown: Sequence[str]) -> str:
 
 def block_title(name: str, trials: pd.DataFrame, shown: Sequence[str]) -> str:
     """A block's name, with the full-precision accuracy where it is a model's."""
-    base = trials[trials["method"] == "fp32"]
+    base = trials[trials["method"] == FP32]
     return one_line(f"{name}, full precision {_full_precision(base, shown)}" if len(base) else name)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import pandas as pd
 
 from qbench.report.columns import BY_NAME, Column
-from qbench.report.summary import FULL_PRECISION
 from qbench.report.tables.text import one_line
+from qbench.spec.trial import FP32
 
 CLAIMS = (
     *("label", "bits", "n", "mean", "ci95", "published", "delta", "verdict", "verdict_note"),
@@ -62,7 +62,7 @@ def protocol_and_cost(summary: pd.DataFrame) -> list[Details]:
     found = []
     for (dataset, model), group in summary.groupby(["dataset", "model"], sort=False):
         able = group[group["status"] != "unsupported"]
-        quantized = able[able["method"] != FULL_PRECISION]
+        quantized = able[able["method"] != FP32]
         what = f"{model} on {dataset}"
         if len(quantized):
             found.append(_without_common(_details(f"Protocol: {what}", quantized, PROTOCOL)))

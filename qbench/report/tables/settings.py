@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from qbench.report.tables.text import one_line
+from qbench.spec.trial import FP32
 
 
 def settings(trials: pd.DataFrame) -> list[str]:
@@ -19,7 +20,7 @@ def settings(trials: pd.DataFrame) -> list[str]:
     """
     if not {"options", "training"} <= set(trials):
         return []
-    quantized = trials[trials["method"] != "fp32"]
+    quantized = trials[trials["method"] != FP32]
     rows = quantized.drop_duplicates(["label", "options", "training"])
     labels = [_named(quantized, row) for _, row in rows.iterrows()]
     rows = rows.assign(label=labels)

@@ -16,6 +16,7 @@ from qbench.report.tables.settings import settings
 from qbench.report.tables.text import DASH, WAITING, mean_and_deviation, one_line
 from qbench.spec.bits import FULL_PRECISION
 from qbench.spec.layout import DIMENSIONS, Arrangement, Dimension
+from qbench.spec.trial import FP32
 
 Standings = dict[tuple[Any, ...], Row]
 
@@ -103,8 +104,8 @@ def _parts(arrangement: Arrangement, trials: pd.DataFrame) -> Iterator[tuple[str
     if arrangement.left == "model":
         yield from ((str(name), group) for name, group in trials.groupby("model", sort=False))
         return
-    full = trials[trials["method"] == "fp32"]
-    for name, group in trials[trials["method"] != "fp32"].groupby(
+    full = trials[trials["method"] == FP32]
+    for name, group in trials[trials["method"] != FP32].groupby(
         DIMENSIONS[arrangement.left], sort=False
     ):
         yield str(name), pd.concat([full, group])
@@ -130,7 +131,7 @@ class _Builder:
         arrangement = self._arrangement
         within_model = arrangement.left == "model"
         shown = trials
-        quantized = trials[trials["method"] != "fp32"]
+        quantized = trials[trials["method"] != FP32]
         has_place = (quantized["bits"] == str(FULL_PRECISION)).any()  # a column to stand in
         if within_model and len(quantized) and not has_place:
             shown = quantized
@@ -156,7 +157,7 @@ class _Builder:
 
     def _headings(self, dimension: Dimension, shown: pd.DataFrame) -> list[str]:
         """Columns, in the suite's order."""
-        quantized = shown[shown["method"] != "fp32"]
+        quantized = shown[shown["method"] != FP32]
         if dimension != "bits" or quantized.empty:
             return list(map(one_line, shown[DIMENSIONS[dimension]].unique()))
         widths = list(map(str, quantized["bits"].unique()))
