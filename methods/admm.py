@@ -134,7 +134,7 @@ class SplitWeight(nn.Module):
     def __init__(self, width: Width, weight: Tensor) -> None:
         super().__init__()
         codes = BASES.get(str(width)) or width.levels or ()
-        self.register_buffer("codes", torch.tensor(codes, dtype=weight.dtype))
+        self.register_buffer("codes", torch.tensor(codes).to(weight))
         self.register_buffer("dual", torch.zeros_like(weight))  # λ
         self.register_buffer("projected", project(weight, self.codes))  # G
         self.register_buffer("start", weight.clone())

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from qbench import registry
 from tests.helpers.quantizers import (
     attach_to_linear,
     first_weight_quantizer,
@@ -183,3 +184,16 @@ def test_extragradient_makes_admm_contract_where_plain_steps_do_not() -> None:
     assert sizes[False] == pytest.approx((1 + 0.3**2) ** 10)
     # A pair multiplies by 1 − η² − iη.
     assert sizes[True] == pytest.approx(((1 - 0.3**2) ** 2 + 0.3**2) ** 5)
+
+
+def test_admm_projects_with_codes_on_the_weights_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    devices = []
+
+    def project(v: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+        devices.append((v.device.type, codes.device.type))
+        return v
+
+    module = registry.method_class("admm").__module__
+    monkeypatch.setattr(f"{module}.project", project)
+    weight_quantizer("admm", torch.empty(SHAPE, device="meta"), "2")
+    assert devices == [("meta", "meta")]
