@@ -16,7 +16,7 @@ from qbench import distributed as parallel
 from qbench import registry
 from qbench.data.digits import Digits
 from qbench.spec.recipe import Recipe
-from qbench.spec.result import Outcome
+from qbench.spec.result import Result
 from qbench.spec.trial import Trial
 from qbench.train.checkpoint import load_weights
 from qbench.train.trial import Training
@@ -54,13 +54,13 @@ def double() -> None:
     Digits.to_input = lambda self, images: images.double()  # type: ignore[method-assign]
 
 
-def train(what: Trial) -> tuple[Outcome, dict[str, torch.Tensor]]:
+def train(what: Trial) -> tuple[Result, dict[str, torch.Tensor]]:
     training = Training(what)
     for _ in training.epochs():
         pass
-    assert training.outcome.status == "done", training.outcome.traceback
+    assert training.result.status == "done", training.result.traceback
     assert training.weights is not None
-    return training.outcome, load_weights(training.weights)
+    return training.result, load_weights(training.weights)
 
 
 # A value next to a threshold falls to either side by the last bit of a sum. So the widths are ones
@@ -84,8 +84,8 @@ def one_of_two(rank: int, folder: str) -> None:
     store = Path(folder, "store").as_uri()
     distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
     for number, case in enumerate(CASES):
-        outcome, weights = train(trial(*case))
-        content = {"weights": weights, "history": outcome.history, "metrics": outcome.metrics}
+        result, weights = train(trial(*case))
+        content = {"weights": weights, "history": result.history, "metrics": result.metrics}
         torch.save(content, Path(folder, f"{number}-{rank}.pt"))
     distributed.destroy_process_group()
 
@@ -100,16 +100,16 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("number", range(len(CASES)), ids=[" ".join(case) for case in CASES])
 def test_two_processes_end_where_one_does(together: Path, number: int) -> None:
-    outcome, weights = train(trial(*CASES[number]))
+    result, weights = train(trial(*CASES[number]))
     first, second = (
         torch.load(together / f"{number}-{rank}.pt", weights_only=True) for rank in (0, 1)
     )
     for name, alone in weights.items():
         torch.testing.assert_close(first["weights"][name], alone, rtol=1e-4, atol=1e-4)
         assert torch.equal(first["weights"][name], second["weights"][name])
-    for ours, theirs in zip(outcome.history, first["history"], strict=True):
+    for ours, theirs in zip(result.history, first["history"], strict=True):
         assert theirs == pytest.approx(ours, rel=1e-4, abs=1e-4)
-    assert first["metrics"] == second["metrics"] == pytest.approx(outcome.metrics, abs=1e-4)
+    assert first["metrics"] == second["metrics"] == pytest.approx(result.metrics, abs=1e-4)
 
 
 def each_gathers(rank: int, folder: str) -> None:

@@ -17,7 +17,7 @@ from qbench.data import Dataset
 from qbench.errors import QbenchError
 from qbench.registry import Plugin, load_plugin
 from qbench.report.trial_rows import TrialRows
-from qbench.spec.result import Outcome
+from qbench.spec.result import Result
 from qbench.store.mlflow import Store
 from qbench.store.spool import Spool
 from qbench.suite.grid import PlannedTrial, expand
@@ -293,24 +293,24 @@ class Benchmark:
             summary.unrecorded = summary.unrecorded or str(error)
         return summary
 
-    def record(self, outcome: Outcome) -> None:
+    def record(self, result: Result) -> None:
         """Move a result from the spool to the store.
 
         Args:
-            outcome: The result.
+            result: The result.
 
         Raises:
             QbenchError: The store refuses the result, which stays in the spool.
         """
-        key = outcome.trial.key
-        self.store.record(outcome, self.spool.folder(key))
+        key = result.trial.key
+        self.store.record(result, self.spool.folder(key))
         self.spool.discard(key)
 
     def _record_waiting(self) -> None:
         """Record all results in the spool. Those that the store refuses stay there."""
-        for outcome in self.spool.waiting():
+        for result in self.spool.waiting():
             try:
-                self.record(outcome)
+                self.record(result)
             except QbenchError as error:
                 self.unrecorded = str(error)
 

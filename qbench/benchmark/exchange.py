@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from qbench.errors import QbenchError
-from qbench.spec.result import Observed, Outcome
+from qbench.spec.result import Result, WeightObservations
 
 if TYPE_CHECKING:
     from qbench.benchmark.benchmark import Benchmark
     from qbench.store.mlflow import Store
 
 FORMAT = "qbench-result-1"
-_LEFT_OUT = {*Observed.model_fields, "examples", "traceback"}
+_LEFT_OUT = {*WeightObservations.model_fields, "examples", "traceback"}
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,12 @@ class Conflict:
     """One key with two numbers.
 
     Attributes:
-        outcome: what came later, and is not taken.
+        result: what came later, and is not taken.
         place: the file that it is in.
         text: the metrics that differ.
     """
 
-    outcome: Outcome
+    result: Result
     place: Path
     text: str
 
@@ -51,7 +51,7 @@ class Merged:
         conflicts: files of trials that are there with others; nothing was overwritten.
     """
 
-    added: list[Outcome] = field(default_factory=list)
+    added: list[Result] = field(default_factory=list)
     duplicates: list[Path] = field(default_factory=list)
     conflicts: list[Conflict] = field(default_factory=list)
 
@@ -79,7 +79,7 @@ def export(benchmark: Benchmark, folder: Path) -> tuple[list[Path], list[str]]:
         folder.mkdir(parents=True, exist_ok=True)
         for key in (trial.key for trial in done if trial.key not in edited):
             path, scratch = folder / f"{key}.json", folder / f".{key}.json.tmp"
-            scratch.write_text(as_text(benchmark.store.outcome(benchmark.runs[key])))
+            scratch.write_text(as_text(benchmark.store.result(benchmark.runs[key])))
             os.replace(scratch, path)
             written.append(path)
     except OSError as error:
@@ -87,13 +87,13 @@ def export(benchmark: Benchmark, folder: Path) -> tuple[list[Path], list[str]]:
     return written, [trial.name for trial in done if trial.key in edited]
 
 
-def as_text(outcome: Outcome) -> str:
+def as_text(result: Result) -> str:
     """A trial's file."""
-    content = outcome.model_dump(mode="json", exclude=_LEFT_OUT)
-    return json.dumps({"format": FORMAT, "key": outcome.trial.key, **content}, indent=2) + "\n"
+    content = result.model_dump(mode="json", exclude=_LEFT_OUT)
+    return json.dumps({"format": FORMAT, "key": result.trial.key, **content}, indent=2) + "\n"
 
 
-def read(paths: Sequence[Path]) -> Iterator[tuple[Path, Outcome]]:
+def read(paths: Sequence[Path]) -> Iterator[tuple[Path, Result]]:
     """Read exported files, and those in folders.
 
     Raises:
@@ -108,7 +108,7 @@ def read(paths: Sequence[Path]) -> Iterator[tuple[Path, Outcome]]:
             yield file, _read(file)
 
 
-def _read(file: Path) -> Outcome:
+def _read(file: Path) -> Result:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
@@ -120,19 +120,19 @@ def _read(file: Path) -> Outcome:
         raise QbenchError(f"{file}: format is {found!r}, not '{FORMAT}' as `qbench export` writes")
     key = content.pop("key", None)
     try:
-        outcome = Outcome.model_validate(content)
+        result = Result.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise QbenchError(f"{file}: {where}: {first['msg'].lower()}") from error
-    if key != outcome.trial.key:
+    if key != result.trial.key:
         raise QbenchError(
-            f"{file}: its key is '{key}', that of its trial '{outcome.trial.key}': one was changed"
+            f"{file}: its key is '{key}', that of its trial '{result.trial.key}': one was changed"
         )
-    return outcome
+    return result
 
 
-def merge(found: Iterable[tuple[Path, Outcome]], store: Store) -> Merged:
+def merge(found: Iterable[tuple[Path, Result]], store: Store) -> Merged:
     """Record trials that a store has not; leave what it has as it is.
 
     Args:
@@ -144,16 +144,16 @@ def merge(found: Iterable[tuple[Path, Outcome]], store: Store) -> Merged:
     """
     merged = Merged()
     files = list(found)
-    runs = store.runs(outcome.trial.key for _, outcome in files)
+    runs = store.runs(result.trial.key for _, result in files)
     known = {key: store.metrics(run) for key, run in runs.items() if run.info.status == "FINISHED"}
-    for path, outcome in files:
-        key = outcome.trial.key
+    for path, result in files:
+        key = result.trial.key
         if key not in known:
-            store.record(outcome, None)
-            known[key] = outcome.metrics
-            merged.added.append(outcome)
-        elif text := difference(known[key], outcome.metrics):
-            merged.conflicts.append(Conflict(outcome, path, text))
+            store.record(result, None)
+            known[key] = result.metrics
+            merged.added.append(result)
+        elif text := difference(known[key], result.metrics):
+            merged.conflicts.append(Conflict(result, path, text))
         else:
             merged.duplicates.append(path)
     return merged

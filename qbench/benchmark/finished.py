@@ -47,8 +47,8 @@ def load(path: Path, results: Path) -> pd.DataFrame:
     elif (path / "mlflow.db").exists():
         found = _from_store(path)
     elif path.is_dir() or path.suffix == ".json":
-        read = (outcome for _, outcome in exchange.read([path]) if outcome.status == "done")
-        found = _from_trials((outcome.trial, outcome.metrics) for outcome in read)
+        read = (result for _, result in exchange.read([path]) if result.status == "done")
+        found = _from_trials((result.trial, result.metrics) for result in read)
     else:
         raise QbenchError(f"{path}: compare suites (.yaml), results folders, .csv or .json files")
     if found.empty:

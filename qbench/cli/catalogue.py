@@ -110,14 +110,14 @@ def draw(prefix: str, results: Path, folder: Path) -> list[Path]:
     from qbench.benchmark.leaderboard import history_columns
     from qbench.report.figures import accuracy
     from qbench.report.figures import weights as weight_figures
-    from qbench.spec.result import Observed
+    from qbench.spec.result import WeightObservations
     from qbench.store.mlflow import trial_of
 
     store, key, run = _find(prefix, results)
     what = trial_of(run)
     with tempfile.TemporaryDirectory() as scratch:
         text = store.fetch(run, "weights.json", Path(scratch)).read_text()
-    observed = Observed.model_validate_json(text)
+    observed = WeightObservations.model_validate_json(text)
     row = what.model_dump() | {"key": key, "label": registry.method_class(what.method).title}
     row |= {"status": "done", "audit": run.data.tags["qbench.audit"]}
     trials = pd.DataFrame([row])

@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from qbench.spec.result import Outcome
+from qbench.spec.result import Result
 from qbench.spec.trial import Trial
 
 QUIET_SECONDS = 60.0
@@ -32,7 +32,7 @@ class Display:
         self._names = names
         self._total = total = len(names)
         self._running: dict[str, tuple[Trial, int]] = {}
-        self._best: dict[str, Outcome] = {}
+        self._best: dict[str, Result] = {}
         self._done = 0
         self._failed = 0
         self._start = self._spoke = time.monotonic()
@@ -88,27 +88,27 @@ class Display:
         name = escape(self._names[trial.key])
         self._console.print(f"{name}: [yellow]{escape(reason)}; trying again[/]", soft_wrap=True)
 
-    def ended(self, outcome: Outcome) -> None:
+    def ended(self, result: Result) -> None:
         """A trial is done or has failed: counted, and printed as a line."""
-        trial = outcome.trial
+        trial = result.trial
         self._running.pop(trial.key, None)
-        if outcome.status == "done":
+        if result.status == "done":
             self._done += 1
             best = self._best.get(trial.bits)
-            if best is None or _score(outcome)[1] > _score(best)[1]:
-                self._best[trial.bits] = outcome
-            metric, value = _score(outcome)
-            what = f"{metric} {value:.2f}  {outcome.seconds:.1f} s"
-            if outcome.unreadable:
-                what += f"  [yellow]{escape(outcome.unreadable_text)}[/]"
-            if outcome.audit_text:
-                what += f"  [yellow]not k-bit: {escape(outcome.audit_text)}[/]"
+            if best is None or _score(result)[1] > _score(best)[1]:
+                self._best[trial.bits] = result
+            metric, value = _score(result)
+            what = f"{metric} {value:.2f}  {result.seconds:.1f} s"
+            if result.unreadable:
+                what += f"  [yellow]{escape(result.unreadable_text)}[/]"
+            if result.audit_text:
+                what += f"  [yellow]not k-bit: {escape(result.audit_text)}[/]"
         else:
             self._failed += 1
-            what = f"[red]failed:[/] {escape(outcome.reason)}"
+            what = f"[red]failed:[/] {escape(result.reason)}"
         if self._live:
             self._bar.update(self._task, completed=self._done + self._failed)
-        if self._live is None or outcome.status == "failed":
+        if self._live is None or result.status == "failed":
             self._spoke = time.monotonic()
             count = self._done + self._failed
             width = len(str(self._total))
@@ -131,15 +131,15 @@ class Display:
         for trial, epoch in list(self._running.values()):
             name = escape(self._names[trial.key])
             now.add_row("  training", name, f"epoch {epoch}/{trial.recipe.epochs}")
-        for bits, outcome in sorted(dict(self._best).items()):
-            name = escape(self._names[outcome.trial.key])
-            now.add_row(f"  best {bits}", name, f"{_score(outcome)[1]:.2f}")
+        for bits, result in sorted(dict(self._best).items()):
+            name = escape(self._names[result.trial.key])
+            now.add_row(f"  best {bits}", name, f"{_score(result)[1]:.2f}")
         return Group(self._bar, f"{counts}; {self._left()}", now)
 
 
-def _score(outcome: Outcome) -> tuple[str, float]:
+def _score(result: Result) -> tuple[str, float]:
     """The first metric of a task, and its value."""
-    return next(iter(outcome.metrics.items()))
+    return next(iter(result.metrics.items()))
 
 
 def duration(seconds: float) -> str:

@@ -142,6 +142,6 @@ def import_(
         merged = exchange.merge(files, Store(results))
     print(f"{len(merged.added)} trials added, {len(merged.duplicates)} there already.")
     for conflict in merged.conflicts:
-        name, key = conflict.outcome.trial.name, conflict.outcome.trial.key
+        name, key = conflict.result.trial.name, conflict.result.trial.key
         print(f"{conflict.place}: not taken: {name} ({key}) is there with {conflict.text}")
     raise typer.Exit(int(bool(merged.conflicts)))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from qbench.method import Layer, Scope
-from qbench.spec.result import Count
+from qbench.spec.result import LevelCount
 
 
 def audit(
@@ -18,7 +18,7 @@ def audit(
     state: Mapping[str, Tensor],
     model: nn.Module,
     images: Tensor,
-) -> list[Count]:
+) -> list[LevelCount]:
     """Count the levels of a hardened model.
 
     Args:
@@ -32,7 +32,7 @@ def audit(
         One count for each quantized weight and each quantized input.
     """
     counts = [
-        Count(
+        LevelCount(
             layer=layer.name,
             tensor="weight",
             levels=count_levels(state[f"{layer.name}.weight"], weight_scope),
@@ -44,7 +44,7 @@ def audit(
     ]
     inputs = _inputs(model, [m for m in layers if not m.input_bits.is_float], images)
     counts += [
-        Count(
+        LevelCount(
             layer=layer.name,
             tensor="input",
             levels=count_levels(inputs[layer.name], "layer"),

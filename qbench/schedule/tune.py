@@ -27,7 +27,7 @@ from qbench.errors import QbenchError
 from qbench.registry import Plugin
 from qbench.schedule.capacity import Share, share_of_process, trials_at_once
 from qbench.schedule.worker import Desk, Job, TrialActor
-from qbench.spec.result import Outcome
+from qbench.spec.result import Result
 from qbench.spec.trial import FP32, Trial
 from qbench.store.spool import Spool
 from qbench.suite.suite import Resources
@@ -49,7 +49,7 @@ class Observer(Protocol):
     def retried(self, trial: Trial, reason: str) -> None:
         """A trial will be tried again."""
 
-    def ended(self, outcome: Outcome) -> None:
+    def ended(self, result: Result) -> None:
         """A trial is done or has failed."""
 
 
@@ -60,7 +60,7 @@ class Summary:
     Attributes:
         ended: how many trials did.
         seconds: that these took.
-        unrecorded: why outcomes that ended could not be recorded; they wait in the spool.
+        unrecorded: why results that ended could not be recorded; they wait in the spool.
         interrupted: whether Ctrl-C stopped it.
         stopped: why it ended before all trials had, if not by Ctrl-C.
     """
@@ -76,7 +76,7 @@ def run(
     suite: str,
     trials: Sequence[Trial],
     spool: Spool,
-    record: Callable[[Outcome], None],
+    record: Callable[[Result], None],
     observer: Observer,
     resources: Resources,
     address: str | None = None,
@@ -87,10 +87,10 @@ def run(
     """Train trials, each as soon as the one it starts from has finished.
 
     Args:
-        suite: the suite's name, under which outcomes are recorded.
+        suite: the suite's name, under which results are recorded.
         trials: what to train; a trial whose base is neither here nor in the spool fails.
         spool: where workers leave what they finish.
-        record: stores an outcome; called once for each, in a thread of its own.
+        record: stores a result; called once for each, in a thread of its own.
         observer: is told what happens.
         resources: what one trial takes.
         address: of a running Ray cluster; None: ``RAY_ADDRESS``, else this machine alone.
@@ -226,11 +226,11 @@ class _Backlog(Searcher):
         trial = self.running.pop(trial_id, None)
         if trial is None or (result is not None and not result.get("done") and not error):
             return
-        outcome = self._spool.get(trial.key) or self._ended_badly(trial_id, trial)
-        if outcome is None:
+        ended = self._spool.get(trial.key) or self._ended_badly(trial_id, trial)
+        if ended is None:
             self.waiting.insert(0, trial)
         else:
-            self._end(outcome)
+            self._end(ended)
 
     def take_back(self, error: BaseException) -> None:
         """Have what was being trained wait again, or end: Tune has fallen."""
@@ -247,8 +247,8 @@ class _Backlog(Searcher):
         """A trial has trained up to an epoch."""
         self._observer.progressed(self.running[trial_id], epoch)
 
-    def _ended_badly(self, trial_id: str, trial: Trial) -> Outcome | None:
-        """The outcome of a trial whose worker left none; None where it is worth another try."""
+    def _ended_badly(self, trial_id: str, trial: Trial) -> Result | None:
+        """The result of a trial whose worker left none; None where it is worth another try."""
         reason = _reason(self.errors.pop(trial_id, None))
         limit = self._limits.seconds
         took = time.monotonic() - self._began.pop(trial_id, time.monotonic())
@@ -260,28 +260,28 @@ class _Backlog(Searcher):
             return None
         return self._failed(trial, f"{reason}; tried {TRIES} times")
 
-    def _end(self, outcome: Outcome) -> None:
-        key = outcome.trial.key
+    def _end(self, result: Result) -> None:
+        key = result.trial.key
         weights = self._spool.folder(key) / "weights.pt"
-        if outcome.trial.method == FP32 and weights.exists():
+        if result.trial.method == FP32 and weights.exists():
             self._spool.keep_weights(key, weights)
         self._summary.ended += 1
-        self._summary.seconds += outcome.seconds
-        self._observer.ended(outcome)
+        self._summary.seconds += result.seconds
+        self._observer.ended(result)
         self._recorder.add(key)
-        if outcome.status == "failed":
+        if result.status == "failed":
             for trial in [t for t in self.waiting if t.base and t.base.key == key]:
                 self.waiting.remove(trial)
-                reason = f"the full-precision network it starts from failed: {outcome.reason}"
+                reason = f"the full-precision network it starts from failed: {result.reason}"
                 self._end(self._failed(trial, reason))
 
-    def _failed(self, trial: Trial, reason: str) -> Outcome:
-        outcome = Outcome(
+    def _failed(self, trial: Trial, reason: str) -> Result:
+        result = Result(
             trial=trial, suite=self._suite, status="failed", reason=reason, started=time.time()
         )
         with contextlib.suppress(OSError):  # the recorder finds that it is not there, and says so
-            self._spool.put(outcome, None)
-        return outcome
+            self._spool.put(result, None)
+        return result
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: what is done is known from the store."""
@@ -291,7 +291,7 @@ class _Backlog(Searcher):
 
 
 def _reason(error: BaseException | None) -> str:
-    """What a worker ended with, if not with an outcome."""
+    """What a worker ended with, if not with a result."""
     cause = getattr(error, "cause", error)
     if isinstance(cause, ray.exceptions.OutOfMemoryError):
         return "the machine ran out of memory"
@@ -329,14 +329,14 @@ class _Starts(tune.Callback):
 
 
 class _Recorder:
-    """Records outcomes in a thread, so that workers never wait for the store.
+    """Records results in a thread, so that workers never wait for the store.
 
     They wait in the spool, not in memory. What the store refuses, because its server is away or its
-    disk full, is tried again with every later outcome, and for a while at the end; what is left
+    disk full, is tried again with every later result, and for a while at the end; what is left
     then stays in the spool, for the next run.
     """
 
-    def __init__(self, record: Callable[[Outcome], None], spool: Spool, summary: Summary) -> None:
+    def __init__(self, record: Callable[[Result], None], spool: Spool, summary: Summary) -> None:
         self._record = record
         self._spool = spool
         self._summary = summary
@@ -346,7 +346,7 @@ class _Recorder:
         self._thread.start()
 
     def add(self, key: str) -> None:
-        """Queue the outcome that waits under a key."""
+        """Queue the result that waits under a key."""
         self._queue.put(key)
 
     def close(self) -> None:
@@ -364,14 +364,14 @@ class _Recorder:
             self._try(self._refused)
 
     def _try(self, keys: list[str]) -> None:
-        """Record outcomes up to the first that is refused, which then has its turn last."""
+        """Record results up to the first that is refused, which then has its turn last."""
         self._summary.unrecorded = ""
         for index, key in enumerate(keys):
             try:
-                outcome = self._spool.get(key)
-                if outcome is None:
+                result = self._spool.get(key)
+                if result is None:
                     raise QbenchError(f"{self._spool.folder(key)} cannot be read")
-                self._record(outcome)
+                self._record(result)
             except Exception as error:
                 self._summary.unrecorded = str(error)
                 self._refused = [*keys[index + 1 :], key]

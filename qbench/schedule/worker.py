@@ -24,7 +24,7 @@ from ray import tune
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from qbench.registry import Plugin, load_plugin
-from qbench.spec.result import Outcome
+from qbench.spec.result import Result
 from qbench.spec.trial import FP32, Trial
 from qbench.store.spool import Spool
 from qbench.train.limits import Guard, Limits
@@ -49,15 +49,15 @@ class Desk:
     node: str
     suite: str
 
-    def put(self, outcome: Outcome, weights: bytes | None) -> None:
-        """Hand in an outcome; returns once it is on the driver's disk.
+    def put(self, result: Result, weights: bytes | None) -> None:
+        """Hand in a result; returns once it is on the driver's disk.
 
         Of a rehearsal no weights are kept but those that other trials start from.
         """
-        outcome.suite = self.suite
-        if outcome.trial.rehearsal and outcome.trial.method != FP32:
+        result.suite = self.suite
+        if result.trial.rehearsal and result.trial.method != FP32:
             weights = None
-        self._do(_put, outcome.model_dump_json(), weights)
+        self._do(_put, result.model_dump_json(), weights)
 
     def weights(self, key: str) -> bytes:
         """The stored weights that a trial starts from."""
@@ -91,8 +91,8 @@ class Desk:
         return ray.get(task.remote(self.spool, *arguments))
 
 
-def _put(spool: Spool, outcome: str, weights: bytes | None) -> None:
-    spool.put(Outcome.model_validate_json(outcome), weights)
+def _put(spool: Spool, result: str, weights: bytes | None) -> None:
+    spool.put(Result.model_validate_json(result), weights)
 
 
 def _weights(spool: Spool, key: str) -> bytes:
@@ -120,7 +120,7 @@ class Job:
     """What every trial of a run is trained with.
 
     Attributes:
-        desk: where outcomes go.
+        desk: where results go.
         plugins: method files to load before the first trial.
         data: options of the dataset.
         cpus: CPU cores of each process of a trial.
@@ -179,10 +179,10 @@ class TrialActor(tune.Trainable):
         started, start = time.time(), time.monotonic()  # a clock may be set while it trains
 
         def give_up(reason: str, where: str) -> None:
-            outcome = Outcome(trial=trial, status="failed", reason=reason, started=started)
-            outcome.traceback = where
-            outcome.seconds = time.monotonic() - start
-            self.job.desk.put(outcome, None)
+            result = Result(trial=trial, status="failed", reason=reason, started=started)
+            result.traceback = where
+            result.seconds = time.monotonic() - start
+            self.job.desk.put(result, None)
 
         guard = Guard(self.job.limits, give_up)
         try:
@@ -200,12 +200,12 @@ class TrialActor(tune.Trainable):
             _end_copies(me)
             yield int(record["epoch"])
         _end_copies(me)
-        self.job.desk.put(training.outcome, training.weights)
+        self.job.desk.put(training.result, training.weights)
         del training
         _return_memory()
 
     def _together(self, trial: Trial) -> Iterator[int]:
-        """Have Ray Train train it; the first process puts the outcome on the desk."""
+        """Have Ray Train train it; the first process puts the result on the desk."""
         with tempfile.TemporaryDirectory(prefix="qbench-train-") as scratch:
             trainer = _trainer(self.job, trial, scratch)
             thread = threading.Thread(target=_fit, args=(trainer,), daemon=True)
@@ -230,7 +230,7 @@ def _return_memory() -> None:
 def _fit(trainer: Any) -> None:
     from ray.train import TrainingFailedError
 
-    # The process that failed has put its outcome on the desk, or has died.
+    # The process that failed has put its result on the desk, or has died.
     with contextlib.suppress(TrainingFailedError):
         trainer.fit()
 
@@ -268,10 +268,10 @@ def _train_share(config: dict[str, Any]) -> None:
     first = ray.train.get_context().get_world_rank() == 0
     for record in training.epochs():
         if first:
-            job.desk.keep_progress(training.outcome.trial.key, int(record["epoch"]))
-    outcome = training.outcome
-    if outcome.status == "failed":
-        job.desk.put(outcome, None)
-        raise RuntimeError(outcome.reason)  # so that the other processes do not wait for this one
+            job.desk.keep_progress(training.result.trial.key, int(record["epoch"]))
+    result = training.result
+    if result.status == "failed":
+        job.desk.put(result, None)
+        raise RuntimeError(result.reason)  # so that the other processes do not wait for this one
     if first:
-        job.desk.put(outcome, training.weights)
+        job.desk.put(result, training.weights)

@@ -13,7 +13,7 @@ from qbench.spec.trial import Trial
 Levels = tuple[int | None, int | None]
 
 
-class Count(BaseModel):
+class LevelCount(BaseModel):
     """The audit of one tensor.
 
     Attributes:
@@ -42,7 +42,7 @@ class Count(BaseModel):
         )
 
 
-def most_levels(counts: Sequence[Count], bits: Bits) -> Levels:
+def most_levels(counts: Sequence[LevelCount], bits: Bits) -> Levels:
     """The most levels that a weight and an input of the nominal widths have, of all layers.
 
     Layers with widths of their own, such as 8-bit ends, do not count; None where nothing does.
@@ -59,7 +59,7 @@ def most_levels(counts: Sequence[Count], bits: Bits) -> Levels:
     return most("weight", bits.weights), most("input", bits.activations)
 
 
-class Weights(BaseModel):
+class WeightDistribution(BaseModel):
     """How a layer's weights are distributed, and what quantization makes of them.
 
     Attributes:
@@ -82,7 +82,7 @@ class Weights(BaseModel):
     thresholds: list[float] = Field(default_factory=list)
 
 
-class Curve(BaseModel):
+class QuantizerCurve(BaseModel):
     """The function that quantizes a layer's weights, as training makes it harder.
 
     Attributes:
@@ -98,7 +98,7 @@ class Curve(BaseModel):
     hard: list[float]
 
 
-class Observed(BaseModel):
+class WeightObservations(BaseModel):
     """What was seen of the weights in training.
 
     Attributes:
@@ -106,11 +106,11 @@ class Observed(BaseModel):
         curve: the quantization function of the first layer, where the method has a soft one.
     """
 
-    weights: list[Weights] = Field(default_factory=list)
-    curve: Curve | None = None
+    weights: list[WeightDistribution] = Field(default_factory=list)
+    curve: QuantizerCurve | None = None
 
 
-class Code(BaseModel):
+class CodeFingerprint(BaseModel):
     """Fingerprint of the code that a result was computed with.
 
     The defaults stand for results that were recorded before code had fingerprints.
@@ -127,7 +127,7 @@ class Code(BaseModel):
     numerics: int = 1
 
 
-class Detected(BaseModel):
+class ImageDetections(BaseModel):
     """The objects that a detector finds in an image.
 
     Attributes:
@@ -141,7 +141,7 @@ class Detected(BaseModel):
     labels: list[int]
 
 
-class Outcome(Observed):
+class Result(WeightObservations):
     """The end of a trial, good or bad.
 
     Attributes:
@@ -171,14 +171,14 @@ class Outcome(Observed):
     traceback: str = ""
     metrics: dict[str, float] = Field(default_factory=dict)
     history: list[dict[str, float]] = Field(default_factory=list)
-    audit: list[Count] = Field(default_factory=list)
+    audit: list[LevelCount] = Field(default_factory=list)
     started: float
     seconds: float = 0.0
     train_seconds: float = 0.0
     environment: dict[str, str] = Field(default_factory=dict)
-    code: Code = Code()
+    code: CodeFingerprint = CodeFingerprint()
     unreadable: list[str] = Field(default_factory=list)
-    examples: list[Detected] = Field(default_factory=list)
+    examples: list[ImageDetections] = Field(default_factory=list)
 
     @property
     def unreadable_text(self) -> str:

@@ -32,7 +32,15 @@ from pydantic import TypeAdapter
 
 from qbench.errors import QbenchError
 from qbench.spec.bits import Bits
-from qbench.spec.result import Code, Count, Detected, Levels, Observed, Outcome, most_levels
+from qbench.spec.result import (
+    CodeFingerprint,
+    ImageDetections,
+    LevelCount,
+    Levels,
+    Result,
+    WeightObservations,
+    most_levels,
+)
 from qbench.spec.trial import Trial
 from qbench.store import lock
 from qbench.store.sqlite import ended_runs
@@ -95,11 +103,11 @@ class Store:
 
     # Record ----------------------------------------------------------------------------------
 
-    def record(self, outcome: Outcome, folder: Path | None) -> None:
+    def record(self, result: Result, folder: Path | None) -> None:
         """Record a trial as a run of the experiment named after its suite; once, if told twice.
 
         Args:
-            outcome: what it came to.
+            result: what it came to.
             folder: where its ``weights.pt`` is, if it has any. None: it was trained elsewhere, and
                 comes without.
 
@@ -107,45 +115,45 @@ class Store:
             QbenchError: MLflow refuses; nothing is half recorded under the trial's key.
         """
         try:
-            self._record(outcome, folder)
+            self._record(result, folder)
         except (MlflowException, OSError) as error:
             raise QbenchError(
                 f"cannot record a trial in {self.uri}: {_first_line(error)}"
             ) from error
 
-    def _record(self, outcome: Outcome, folder: Path | None) -> None:
-        trial = outcome.trial
-        if self._is_recorded(outcome):
+    def _record(self, result: Result, folder: Path | None) -> None:
+        trial = result.trial
+        if self._is_recorded(result):
             return
-        ended = int(1000 * (outcome.started + outcome.seconds))
+        ended = int(1000 * (result.started + result.seconds))
         run = self._client.create_run(
-            self._experiment(outcome.suite),
-            start_time=int(1000 * outcome.started),
+            self._experiment(result.suite),
+            start_time=int(1000 * result.started),
             run_name=trial.name,
             tags={"qbench.key": trial.key, "mlflow.source.name": "qbench"},
         )
         run_id = run.info.run_id
-        at = int(1000 * outcome.started)
+        at = int(1000 * result.started)
         metrics = [
             Metric(name, value, at, int(record["epoch"]))
-            for record in outcome.history
+            for record in result.history
             for name, value in record.items()
             if name != "epoch"
         ]
-        last = int(outcome.history[-1]["epoch"]) if outcome.history else 0
-        final = {f"{_FINAL}{name}": value for name, value in outcome.metrics.items()}
-        final |= {"seconds": outcome.seconds, "train_seconds": outcome.train_seconds}
+        last = int(result.history[-1]["epoch"]) if result.history else 0
+        final = {f"{_FINAL}{name}": value for name, value in result.metrics.items()}
+        final |= {"seconds": result.seconds, "train_seconds": result.train_seconds}
         metrics += [Metric(name, value, ended, last) for name, value in final.items()]
         params = [Param(name, value) for name, value in _params(trial).items()]
         tags = {
             "qbench.trial": trial.model_dump_json(),
-            "qbench.status": outcome.status,
-            "qbench.reason": outcome.reason[:_TAG_LENGTH],
-            "qbench.audit": outcome.audit_text[:_TAG_LENGTH],
-            "qbench.levels": json.dumps(outcome.levels),
-            **{tag: str(getattr(outcome.code, name)) for name, tag in _CODE.items()},
-            "qbench.unreadable": outcome.unreadable_text[:_TAG_LENGTH],
-            **{f"{ENVIRONMENT}{name}": value for name, value in outcome.environment.items()},
+            "qbench.status": result.status,
+            "qbench.reason": result.reason[:_TAG_LENGTH],
+            "qbench.audit": result.audit_text[:_TAG_LENGTH],
+            "qbench.levels": json.dumps(result.levels),
+            **{tag: str(getattr(result.code, name)) for name, tag in _CODE.items()},
+            "qbench.unreadable": result.unreadable_text[:_TAG_LENGTH],
+            **{f"{ENVIRONMENT}{name}": value for name, value in result.environment.items()},
         }
         if folder is None:
             tags[_IMPORTED] = "true"
@@ -155,9 +163,9 @@ class Store:
         for start in range(1000, len(metrics), 1000):
             self._client.log_batch(run_id, metrics[start : start + 1000])
         with tempfile.TemporaryDirectory() as scratch:
-            self._write_artifacts(outcome, folder, Path(scratch))
+            self._write_artifacts(result, folder, Path(scratch))
             self._client.log_artifacts(run_id, scratch)
-        status = "FINISHED" if outcome.status == "done" else "FAILED"
+        status = "FINISHED" if result.status == "done" else "FAILED"
         self._client.set_terminated(run_id, status, ended)
 
     @contextmanager
@@ -179,13 +187,13 @@ class Store:
                 raise QbenchError(f"cannot write to {self.uri}: {_first_line(error)}") from error
             yield
 
-    def _is_recorded(self, outcome: Outcome) -> bool:
-        """Whether a run has this outcome; half of one, left by a killed command, is deleted.
+    def _is_recorded(self, result: Result) -> bool:
+        """Whether a run has this result; half of one, left by a killed command, is deleted.
 
         Of a trial that another machine has finished in the meantime, its run counts.
         """
-        started = int(1000 * outcome.started)
-        of_trial = f"tags.`qbench.key` = '{outcome.trial.key}'"
+        started = int(1000 * result.started)
+        of_trial = f"tags.`qbench.key` = '{result.trial.key}'"
         for run in list(self._search(of_trial, "attributes.start_time ASC")):
             if run.info.status == "FINISHED":
                 return True
@@ -195,23 +203,23 @@ class Store:
                 self._client.delete_run(run.info.run_id)
         return False
 
-    def _write_artifacts(self, outcome: Outcome, source: Path | None, folder: Path) -> None:
+    def _write_artifacts(self, result: Result, source: Path | None, folder: Path) -> None:
         files = {
-            "trial.json": outcome.trial.model_dump(mode="json"),
-            _HISTORY: outcome.history,
-            "audit.json": [count.model_dump() for count in outcome.audit],
-            "environment.json": outcome.environment,
-            "unreadable.json": outcome.unreadable,
+            "trial.json": result.trial.model_dump(mode="json"),
+            _HISTORY: result.history,
+            "audit.json": [count.model_dump() for count in result.audit],
+            "environment.json": result.environment,
+            "unreadable.json": result.unreadable,
         }
         for name, content in files.items():
             (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        observed = outcome.model_dump_json(include=set(Observed.model_fields))
+        observed = result.model_dump_json(include=set(WeightObservations.model_fields))
         (folder / "weights.json").write_text(observed + "\n", encoding="utf-8")
-        if outcome.examples:
-            text = TypeAdapter(list[Detected]).dump_json(outcome.examples).decode()
+        if result.examples:
+            text = TypeAdapter(list[ImageDetections]).dump_json(result.examples).decode()
             (folder / EXAMPLES).write_text(text + "\n", encoding="utf-8")
-        if outcome.traceback:
-            (folder / "traceback.txt").write_text(outcome.traceback, encoding="utf-8")
+        if result.traceback:
+            (folder / "traceback.txt").write_text(result.traceback, encoding="utf-8")
         if source is not None and (source / "weights.pt").exists():
             shutil.copyfile(source / "weights.pt", folder / "weights.pt")
 
@@ -306,14 +314,14 @@ class Store:
             if name.startswith(_FINAL)
         }
 
-    def outcome(self, run: Run) -> Outcome:
+    def result(self, run: Run) -> Result:
         """What a run recorded, without weights.
 
         Raises:
             QbenchError: its artifacts cannot be fetched.
         """
         tags = run.data.tags
-        return Outcome(
+        return Result(
             trial=trial_of(run),
             suite=self._client.get_experiment(run.info.experiment_id).name,
             status="done" if run.info.status == "FINISHED" else "failed",
@@ -330,7 +338,7 @@ class Store:
         )
 
     def levels(self, run: Run) -> Levels:
-        """The most levels that the audit of a finished run counted, as `Outcome.levels`.
+        """The most levels that the audit of a finished run counted, as `Result.levels`.
 
         Runs of before levels were a tag have them in ``audit.json``; (None, None) where that is
         gone.
@@ -339,7 +347,7 @@ class Store:
             weights, inputs = json.loads(tag)
             return weights, inputs
         try:
-            counts = [Count.model_validate(count) for count in self.read(run, "audit.json")]
+            counts = [LevelCount.model_validate(count) for count in self.read(run, "audit.json")]
         except QbenchError:
             return None, None
         return most_levels(counts, Bits.parse(trial_of(run).bits))
@@ -359,7 +367,7 @@ class Store:
         with tempfile.TemporaryDirectory() as scratch:
             return self.fetch(run, artifact, Path(scratch)).read_text(encoding="utf-8")
 
-    def examples(self, run: Run) -> list[Detected]:
+    def examples(self, run: Run) -> list[ImageDetections]:
         """What a run's detector found in the first test images; nothing of other runs.
 
         Raises:
@@ -369,7 +377,7 @@ class Store:
             return []
         with tempfile.TemporaryDirectory() as scratch:
             text = self.fetch(run, EXAMPLES, Path(scratch)).read_bytes()
-        return TypeAdapter(list[Detected]).validate_json(text)
+        return TypeAdapter(list[ImageDetections]).validate_json(text)
 
     def fetch(self, run: Run, artifact: str, target: Path) -> Path:
         """Download an artifact of a run.
@@ -467,13 +475,15 @@ def trial_of(run: Run) -> Trial:
     return Trial.model_validate_json(run.data.tags["qbench.trial"])
 
 
-def code_of(run: Run) -> Code:
+def code_of(run: Run) -> CodeFingerprint:
     """Return the fingerprint of the code that a run was trained with.
 
     Runs that were recorded before code had fingerprints count as revision 1.
     """
     tags = run.data.tags
-    return Code.model_validate({name: tags[tag] for name, tag in _CODE.items() if tag in tags})
+    return CodeFingerprint.model_validate(
+        {name: tags[tag] for name, tag in _CODE.items() if tag in tags}
+    )
 
 
 def _params(trial: Trial) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Finished trials on disk, from the worker that ended them to the store that records them.
 
-A worker writes a trial's outcome here before it reports it, so that a driver that is killed, or a
+A worker writes a trial's result here before it reports it, so that a driver that is killed, or a
 tracking server that is away, loses nothing: the next run records what it finds. The weights of
 full-precision trials stay, for the trials that start from them.
 
@@ -25,7 +25,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from qbench.spec.result import Outcome
+from qbench.spec.result import Result
 
 
 @dataclass(frozen=True)
@@ -57,44 +57,44 @@ class Spool:
                 return
             yield True
 
-    def put(self, outcome: Outcome, weights: bytes | None) -> None:
-        """Write an outcome and its hardened weights: all of it or nothing."""
-        final = self.folder(outcome.trial.key)
+    def put(self, result: Result, weights: bytes | None) -> None:
+        """Write a result and its hardened weights: all of it or nothing."""
+        final = self.folder(result.trial.key)
         scratch = self.root / "spool" / f".{uuid.uuid4().hex}"
         scratch.mkdir(parents=True)
         try:
-            (scratch / "outcome.json").write_text(outcome.model_dump_json(), encoding="utf-8")
+            (scratch / "outcome.json").write_text(result.model_dump_json(), encoding="utf-8")
             if weights is not None:
                 (scratch / "weights.pt").write_bytes(weights)
             shutil.rmtree(final, ignore_errors=True)
             scratch.replace(final)
-            if outcome.status == "done":  # else a run that tries again goes on from it
-                self.checkpoint_path(outcome.trial.key).unlink(missing_ok=True)
-            self._progress_path(outcome.trial.key).unlink(missing_ok=True)
+            if result.status == "done":  # else a run that tries again goes on from it
+                self.checkpoint_path(result.trial.key).unlink(missing_ok=True)
+            self._progress_path(result.trial.key).unlink(missing_ok=True)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 
     def folder(self, key: str) -> Path:
-        """Where the outcome of a trial waits."""
+        """Where the result of a trial waits."""
         return self.root / "spool" / key
 
-    def get(self, key: str) -> Outcome | None:
-        """The outcome that waits under a key, or None."""
+    def get(self, key: str) -> Result | None:
+        """The result that waits under a key, or None."""
         try:
             text = (self.folder(key) / "outcome.json").read_text(encoding="utf-8")
-            return Outcome.model_validate_json(text)
+            return Result.model_validate_json(text)
         except (OSError, ValidationError):
             return None
 
-    def waiting(self) -> Iterator[Outcome]:
-        """Every outcome that waits, oldest first."""
+    def waiting(self) -> Iterator[Result]:
+        """Every result that waits, oldest first."""
         folder = self.root / "spool"
         keys = [p.name for p in folder.iterdir() if p.name[0] != "."] if folder.is_dir() else []
-        found = [outcome for outcome in map(self.get, keys) if outcome is not None]
-        yield from sorted(found, key=lambda outcome: outcome.started)
+        found = [result for result in map(self.get, keys) if result is not None]
+        yield from sorted(found, key=lambda result: result.started)
 
     def discard(self, key: str) -> None:
-        """Forget an outcome: it has been recorded."""
+        """Forget a result: it has been recorded."""
         shutil.rmtree(self.folder(key), ignore_errors=True)
 
     def weights_path(self, key: str) -> Path:

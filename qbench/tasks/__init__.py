@@ -12,7 +12,7 @@ from qbench.errors import QbenchError
 
 if TYPE_CHECKING:
     from qbench.data import Dataset
-    from qbench.spec.result import Detected
+    from qbench.spec.result import ImageDetections
 
 
 class Task(Protocol):
@@ -24,7 +24,7 @@ class Task(Protocol):
     def evaluate(self, model: nn.Module, batches: Iterable[Any]) -> dict[str, float]:
         """Metrics of a model, in the mode it is in, over the batches of all processes."""
 
-    def examples(self, model: nn.Module, dataset: Dataset) -> list[Detected]:
+    def examples(self, model: nn.Module, dataset: Dataset) -> list[ImageDetections]:
         """What a model, in the mode it is in, makes of the first test images, for a picture."""
 
     def inputs(self, batch: Any) -> Tensor:

@@ -11,7 +11,7 @@ from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from qbench.data import Dataset
-from qbench.spec.result import Detected
+from qbench.spec.result import ImageDetections
 
 Batch = tuple[Tensor, Tensor]
 
@@ -59,7 +59,7 @@ def evaluate(model: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
     return {name: 100 * v if name.startswith("top") else v for name, v in values.items()}
 
 
-def examples(model: nn.Module, dataset: Dataset) -> list[Detected]:
+def examples(model: nn.Module, dataset: Dataset) -> list[ImageDetections]:
     """None: a label needs no picture."""
     return []
 

@@ -14,7 +14,7 @@ from torchmetrics.detection import MeanAveragePrecision
 
 from qbench import distributed
 from qbench.data import Dataset
-from qbench.spec.result import Detected
+from qbench.spec.result import ImageDetections
 from qbench.tasks.voc_ap import mean_average_precision
 
 Image = dict[str, Tensor]
@@ -85,7 +85,7 @@ def evaluate(model: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
 
 
 @torch.inference_mode()
-def examples(model: nn.Module, dataset: Dataset) -> list[Detected]:
+def examples(model: nn.Module, dataset: Dataset) -> list[ImageDetections]:
     """What a detector, in the mode it is in, finds in the first test images.
 
     Returns:
@@ -96,10 +96,10 @@ def examples(model: nn.Module, dataset: Dataset) -> list[Detected]:
     return [_shown(_on_cpu(each)) for each in found]
 
 
-def _shown(found: Image) -> Detected:
+def _shown(found: Image) -> ImageDetections:
     order = found["scores"].argsort(descending=True, stable=True)
     order = order[found["scores"][order] >= LEAST_SCORE]
-    return Detected(**{name: value[order].tolist() for name, value in found.items()})
+    return ImageDetections(**{name: value[order].tolist() for name, value in found.items()})
 
 
 def _on_cpu(image: Image) -> Image:

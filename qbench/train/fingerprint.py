@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from qbench import registry
-from qbench.spec.result import Code
+from qbench.spec.result import CodeFingerprint
 
 NUMERICS = 1
 """Revision of the arithmetic that all methods share: the primitives, the attachment, the training
@@ -22,7 +22,7 @@ loop, the data. Raise it when a change there changes the numbers of methods that
 _LENGTH = 16
 
 
-def code_of(method: str) -> Code:
+def code_of(method: str) -> CodeFingerprint:
     """Return the fingerprint of the present code of a method.
 
     Args:
@@ -32,10 +32,10 @@ def code_of(method: str) -> Code:
         QbenchError: No method has the name.
     """
     cls = registry.method_class(method)
-    return Code(syntax=_syntax(cls.__module__), revision=cls.revision, numerics=NUMERICS)
+    return CodeFingerprint(syntax=_syntax(cls.__module__), revision=cls.revision, numerics=NUMERICS)
 
 
-def change(method: str, recorded: Code) -> str:
+def change(method: str, recorded: CodeFingerprint) -> str:
     """Return what has changed in the code since a result was recorded, or an empty string.
 
     Args:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from qbench.method import Layer
-from qbench.spec.result import Curve, Weights
+from qbench.spec.result import QuantizerCurve, WeightDistribution
 
 _BINS = 100
 _POINTS = 400
@@ -46,7 +46,7 @@ class Observer:
             self.curves[epoch] = self._values(training=True)
 
     @torch.no_grad()
-    def weights(self) -> list[Weights]:
+    def weights(self) -> list[WeightDistribution]:
         """How each layer's weights are distributed; before the model is hardened."""
         return [
             _distribution(layer, before)
@@ -54,12 +54,14 @@ class Observer:
         ]
 
     @torch.no_grad()
-    def curve(self) -> Curve | None:
+    def curve(self) -> QuantizerCurve | None:
         """The first layer's function; None where the method has no soft one."""
         if not self._epochs:
             return None
         hard = self._values(training=False)
-        return Curve(layer=self._layers[0].name, x=self._x.tolist(), soft=self.curves, hard=hard)
+        return QuantizerCurve(
+            layer=self._layers[0].name, x=self._x.tolist(), soft=self.curves, hard=hard
+        )
 
     def _values(self, training: bool) -> list[float]:
         quantizer, weight = self._layers[0].weight_quantizer, self._layers[0].latent_weight
@@ -87,7 +89,7 @@ def _spread(epochs: int) -> set[int]:
     return {round(epoch) for epoch in share}
 
 
-def _distribution(layer: Layer, before: Tensor) -> Weights:
+def _distribution(layer: Layer, before: Tensor) -> WeightDistribution:
     quantizer = layer.weight_quantizer
     assert quantizer is not None  # noqa: S101
     after = layer.latent_weight.detach()
@@ -101,7 +103,7 @@ def _distribution(layer: Layer, before: Tensor) -> Weights:
         low, high = low - 1.0, high + 1.0
     every = -(-len(after) // _LOOKED_AT)  # sorting all of a large layer takes longer than training
     levels, thresholds = _levels(after[::every], quantized[::every], layer.weight_bits.count)
-    return Weights(
+    return WeightDistribution(
         layer=layer.name,
         edges=torch.linspace(low, high, _BINS + 1).tolist(),
         before=before.histc(_BINS, low, high).int().tolist(),

@@ -25,7 +25,7 @@ from qbench.errors import QbenchError
 from qbench.quant.attach import Handle, attach
 from qbench.quant.audit import audit
 from qbench.spec.recipe import Recipe
-from qbench.spec.result import Code, Outcome
+from qbench.spec.result import CodeFingerprint, Result
 from qbench.spec.trial import Trial
 from qbench.train import fingerprint, weights
 from qbench.train.checkpoint import (
@@ -61,7 +61,7 @@ class Place:
 
 
 class Training:
-    """A trial under way. Nothing it raises leaves it: what goes wrong becomes the outcome.
+    """A trial under way. Nothing it raises leaves it: what goes wrong becomes the result.
 
     Args:
         trial: what to train.
@@ -69,12 +69,12 @@ class Training:
         place: where.
 
     Attributes:
-        outcome: what it has come to so far; final once `epochs` is exhausted.
+        result: what it has come to so far; final once `epochs` is exhausted.
         weights: the hardened weights, serialised, once it is done.
     """
 
     def __init__(self, trial: Trial, weights: bytes | None = None, place: Place = Place()) -> None:
-        self.outcome = Outcome(trial=trial, status="failed", started=time.time())
+        self.result = Result(trial=trial, status="failed", started=time.time())
         self.weights: bytes | None = None
         self._start = time.perf_counter()
         self._pretrained = weights
@@ -82,22 +82,22 @@ class Training:
 
     def epochs(self) -> Iterator[dict[str, float]]:
         """Train, yielding each epoch's record; then harden, audit and evaluate."""
-        outcome = self.outcome
+        result = self.result
         try:
-            outcome.environment = environment()
-            outcome.code = fingerprint.code_of(outcome.trial.method)
-            yield from self._epochs(outcome.trial)
-            outcome.status = "done"
+            result.environment = environment()
+            result.code = fingerprint.code_of(result.trial.method)
+            yield from self._epochs(result.trial)
+            result.status = "done"
         except Exception as error:  # a trial's failure is a result, never the grid's end
-            outcome.reason = _reason(error)
-            outcome.traceback = traceback.format_exc()
+            result.reason = _reason(error)
+            result.traceback = traceback.format_exc()
         except SystemExit as error:
-            outcome.reason = f"the method called sys.exit({error.code})"
-            outcome.traceback = traceback.format_exc()
+            result.reason = f"the method called sys.exit({error.code})"
+            result.traceback = traceback.format_exc()
         except KeyboardInterrupt:  # the driver's Ctrl-C reaches no worker
-            outcome.reason = "the method raised KeyboardInterrupt"
-            outcome.traceback = traceback.format_exc()
-        outcome.seconds = time.perf_counter() - self._start
+            result.reason = "the method raised KeyboardInterrupt"
+            result.traceback = traceback.format_exc()
+        result.seconds = time.perf_counter() - self._start
 
     def _epochs(self, trial: Trial) -> Iterator[dict[str, float]]:
         torch.set_num_threads(trial.threads)
@@ -106,7 +106,7 @@ class Training:
         recipe, handle, model = trial.recipe, run.handle, run.handle.model
         done = self._resume(run)
         start = saved = time.perf_counter()
-        before = self.outcome.train_seconds
+        before = self.result.train_seconds
         for epoch in range(done + 1, recipe.epochs + 1):
             lr = run.optimizer.param_groups[0]["lr"]
             handle.on_epoch_start(epoch, recipe.epochs)
@@ -122,35 +122,35 @@ class Training:
                     quantizer.train()
                 record |= {f"soft_{name}": value for name, value in run.measured().items()}
             run.observer.after_epoch(epoch)
-            self.outcome.history.append(record)
-            self.outcome.train_seconds = before + time.perf_counter() - start
+            self.result.history.append(record)
+            self.result.train_seconds = before + time.perf_counter() - start
             if time.perf_counter() - saved >= self._place.checkpoint_seconds:
                 self._checkpoint(run)
                 saved = time.perf_counter()
             yield record
 
         _check_finite(model)
-        self.outcome.weights, self.outcome.curve = run.observer.weights(), run.observer.curve()
+        self.result.weights, self.result.curve = run.observer.weights(), run.observer.curve()
         layers = list(handle.layers)
         handle.harden()
         self.weights = dump_weights(model)
         images = run.task.inputs(next(iter(run.evaluation)))
         scope = handle.method.weight_scope
-        self.outcome.audit = audit(layers, scope, load_weights(self.weights), model, images)
+        self.result.audit = audit(layers, scope, load_weights(self.weights), model, images)
         model.eval()
-        self.outcome.metrics = run.measured()
-        self.outcome.unreadable = run.unreadable()
-        self.outcome.examples = run.task.examples(model, run.dataset)
+        self.result.metrics = run.measured()
+        self.result.unreadable = run.unreadable()
+        self.result.examples = run.task.examples(model, run.dataset)
 
     def _checkpoint(self, run: _Run) -> None:
         """Keep the trial as it is after an epoch."""
         if self._place.checkpoints is None or distributed.rank() > 0:
             return
-        outcome = self.outcome
+        result = self.result
         content = {
-            "code": outcome.code.model_dump(),
-            "history": outcome.history,
-            "train_seconds": outcome.train_seconds,
+            "code": result.code.model_dump(),
+            "history": result.history,
+            "train_seconds": result.train_seconds,
             **run.state(),
         }
         self._place.checkpoints.save(pack(content))
@@ -163,18 +163,18 @@ class Training:
         try:
             content = unpack(data)
         except RefusedError as error:
-            key = self.outcome.trial.key
+            key = self.result.trial.key
             raise TrainingError(
                 f"its checkpoint, checkpoints/{key}.pt, is refused: the file {error}; without it "
                 "the trial starts anew"
             ) from error
-        recorded = Code.model_validate(content.get("code", {}))
-        if fingerprint.change(self.outcome.trial.method, recorded):
+        recorded = CodeFingerprint.model_validate(content.get("code", {}))
+        if fingerprint.change(self.result.trial.method, recorded):
             return 0  # epochs of two different codes are not mixed
-        self.outcome.history = content["history"]
-        self.outcome.train_seconds = content["train_seconds"]
+        self.result.history = content["history"]
+        self.result.train_seconds = content["train_seconds"]
         run.restore(content)
-        return len(self.outcome.history)
+        return len(self.result.history)
 
 
 def _prepared(trial: Trial, place: Place, pretrained: bytes | None) -> _Run:

@@ -19,7 +19,7 @@ from qbench.report.columns import TRIAL_COLUMNS
 from qbench.report.comparison import Difference, compare
 from qbench.store.mlflow import Store, was_imported
 from tests.helpers.exchanged import BEFORE, SUITE, filled, results
-from tests.helpers.outcomes import outcome
+from tests.helpers.results import result
 
 
 @pytest.fixture(autouse=True)
@@ -99,7 +99,7 @@ def test_results_combine_by_putting_files_together(
 
 def test_a_conflict_is_told_and_nothing_is_overwritten(there: Path) -> None:
     store = Store(there)
-    ours, theirs = outcome(top1=90.0), outcome(top1=80.0)
+    ours, theirs = result(top1=90.0), result(top1=80.0)
     store.record(ours, None)
     merged = exchange.merge([(Path("theirs.json"), theirs)], store)
     (conflict,) = merged.conflicts
@@ -109,7 +109,7 @@ def test_a_conflict_is_told_and_nothing_is_overwritten(there: Path) -> None:
 
 
 def test_files_among_themselves_can_conflict(there: Path) -> None:
-    found = [(Path(f"{i}.json"), outcome(top1=top1)) for i, top1 in enumerate((90.0, 90.0, 80.0))]
+    found = [(Path(f"{i}.json"), result(top1=top1)) for i, top1 in enumerate((90.0, 90.0, 80.0))]
     merged = exchange.merge(found, Store(there))
     assert len(merged.added) == 1
     assert merged.duplicates == [Path("1.json")]
@@ -144,7 +144,7 @@ def test_full_precision_from_elsewhere_is_trained_where_its_weights_are_wanted(
 def test_a_file_that_is_none_is_told(
     tmp_path: Path, change: Callable[[Any], Any], message: str
 ) -> None:
-    content = json.loads(exchange.as_text(outcome()))
+    content = json.loads(exchange.as_text(result()))
     change(content)
     (tmp_path / "x.json").write_text(json.dumps(content))
     with pytest.raises(QbenchError, match=r"x.json: ") as told:

@@ -22,7 +22,7 @@ from torch.multiprocessing.spawn import spawn
 
 from qbench import registry
 from qbench.spec.recipe import Recipe
-from qbench.spec.result import Outcome
+from qbench.spec.result import Result
 from qbench.spec.trial import Trial
 from qbench.train.checkpoint import load_weights
 from qbench.train.trial import Place, Training
@@ -87,24 +87,24 @@ def trial(method: str, bits: str, epochs: int, **changes: Any) -> Trial:
     )
 
 
-def train(what: Trial, kept: Kept | None = None, until: int = 0) -> tuple[Outcome, bytes | None]:
+def train(what: Trial, kept: Kept | None = None, until: int = 0) -> tuple[Result, bytes | None]:
     """Train a trial, and stop without a word after an epoch if one is given."""
     training = Training(what, None, Place(checkpoints=kept, checkpoint_seconds=0))
     for record in training.epochs():
         if record["epoch"] == until:
-            return training.outcome, None
-    if training.outcome.status != "done":
-        raise RuntimeError(training.outcome.traceback.strip().splitlines()[-1])
-    return training.outcome, training.weights
+            return training.result, None
+    if training.result.status != "done":
+        raise RuntimeError(training.result.traceback.strip().splitlines()[-1])
+    return training.result, training.weights
 
 
 def end_to_end(what: Trial, options: Options) -> Iterator[Row]:
     """Train a trial, and check that its accuracy is that of a trained network."""
-    outcome, _ = train(what)
+    result, _ = train(what)
     row = described("end to end", what)
-    row |= {"top1": outcome.metrics["top1"], "seconds": outcome.seconds}
-    good = options.tiny or outcome.metrics["top1"] >= LEAST_TOP1
-    audited = all(count.holds for count in outcome.audit)
+    row |= {"top1": result.metrics["top1"], "seconds": result.seconds}
+    good = options.tiny or result.metrics["top1"] >= LEAST_TOP1
+    audited = all(count.holds for count in result.audit)
     yield row | {"audit": audited, "verdict": "ok" if good and audited else "FAIL"}
 
 
@@ -115,7 +115,7 @@ def described(check: str, what: Trial) -> Row:
 
 def resumed(what: Trial) -> Iterator[Row]:
     """Compare a trial that is resumed, and one that is repeated, with an uninterrupted one."""
-    outcome, weights = train(what)
+    result, weights = train(what)
     _, again = train(what)
     kept = Kept()
     train(what, kept, until=2)
@@ -126,7 +126,7 @@ def resumed(what: Trial) -> Iterator[Row]:
     row = described("resumed", what)
     row |= {"repeated": difference(weights, again), "resumed": difference(weights, after)}
     row["top1"] = second.metrics["top1"]
-    good = row["resumed"] == 0 and second.metrics == outcome.metrics
+    good = row["resumed"] == 0 and second.metrics == result.metrics
     yield row | {"verdict": "ok" if good else "FAIL"}
 
 
@@ -156,7 +156,7 @@ def two_processes(backend: str, shared: list[Trial]) -> Iterator[Row]:
             yield {"check": "two processes, nccl", "method": f"refused: {message}"}
             return
         for number, what in enumerate(shared):
-            outcome, weights = train(what)
+            result, weights = train(what)
             first, second = (
                 torch.load(Path(folder, f"{number}-{rank}.pt"), weights_only=True)
                 for rank in (0, 1)
@@ -164,7 +164,7 @@ def two_processes(backend: str, shared: list[Trial]) -> Iterator[Row]:
             row = described(f"two processes, {backend}", what)
             row |= {"between": apart(first["weights"], second["weights"])}
             row |= {"to one": apart(first["weights"], stored(weights))}
-            row |= {"top1": first["top1"], "top1 of one": outcome.metrics["top1"]}
+            row |= {"top1": first["top1"], "top1 of one": result.metrics["top1"]}
             good = row["between"] == 0 and first["top1"] == second["top1"]
             yield row | {"verdict": "ok" if good else "FAIL"}
 
@@ -195,7 +195,7 @@ def _one_of_two(rank: int, folder: str, backend: str, shared: list[Trial]) -> No
     store = Path(folder, "store").as_uri()
     distributed.init_process_group(backend, init_method=store, rank=rank, world_size=2)
     for number, what in enumerate(shared):
-        outcome, weights = train(what)
-        content = {"weights": stored(weights), "top1": outcome.metrics["top1"]}
+        result, weights = train(what)
+        content = {"weights": stored(weights), "top1": result.metrics["top1"]}
         torch.save(content, Path(folder, f"{number}-{rank}.pt"))
     distributed.destroy_process_group()

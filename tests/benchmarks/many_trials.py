@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from qbench.benchmark.benchmark import Benchmark
-from qbench.spec.result import Outcome
+from qbench.spec.result import Result
 from qbench.spec.trial import Trial
 from qbench.store.mlflow import Store, digest
 from qbench.train.limits import GIB, resident_bytes
@@ -52,7 +52,7 @@ class Watch:
     def retried(self, trial: Trial, reason: str) -> None:
         print(f"{trial.name}: {reason}")
 
-    def ended(self, outcome: Outcome) -> None:
+    def ended(self, result: Result) -> None:
         self.ends.append(time.monotonic())
         self.memory.append(resident_bytes())
         if len(self.ends) % 100 == 0:
@@ -100,9 +100,9 @@ def _fill(suite: Path, results: Path) -> None:
     draw = np.random.default_rng(0)
     metrics = {"top1": 97.0, "top5": 99.0, "test_loss": 0.1}
     history = [{"epoch": 1, "train_loss": 0.1, "lr": 0.1, **metrics}]
-    outcome = Outcome(trial=first, suite="many", status="done", started=time.time())
-    outcome.metrics, outcome.history = metrics, history
-    Store(results).record(outcome, results)
+    result = Result(trial=first, suite="many", status="done", started=time.time())
+    result.metrics, result.history = metrics, history
+    Store(results).record(result, results)
     with closing(sqlite3.connect(results / "mlflow.db")) as database, database:
         (one,) = database.execute("SELECT run_uuid FROM runs").fetchone()
         tags = dict(database.execute("SELECT key, value FROM tags"))

@@ -133,11 +133,11 @@ def test_a_trial_tells_what_it_could_not_read(tree: Path) -> None:
     )
     training = Training(trial, None, Place(data, cpus=2))
     assert len(list(training.epochs())) == 1
-    assert training.outcome.status == "done", training.outcome.reason
-    assert training.outcome.unreadable_text.startswith("1 item could not be read and left out: ")
+    assert training.result.status == "done", training.result.reason
+    assert training.result.unreadable_text.startswith("1 item could not be read and left out: ")
     elsewhere = Training(trial, None, Place({**data, "image_size": 40}))
     assert not list(elsewhere.epochs())
-    assert "the data here are {'image_size': 40" in elsewhere.outcome.reason
+    assert "the data here are {'image_size': 40" in elsewhere.result.reason
 
 
 def test_a_batch_of_nothing_but_broken_images_is_an_error(tmp_path: Path) -> None:

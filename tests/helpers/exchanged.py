@@ -10,7 +10,7 @@ import pandas as pd
 from qbench.benchmark.benchmark import Benchmark
 from qbench.train import fingerprint
 from tests.helpers.frames import trials
-from tests.helpers.outcomes import outcome
+from tests.helpers.results import result
 
 SUITE = """\
 name: small
@@ -29,7 +29,7 @@ def filled(suite: Path, results: Path, top1: dict[str, float]) -> Benchmark:
         value = top1[planned.trial.method] + 0.1 * planned.trial.seed**2
         code = fingerprint.code_of(planned.trial.method)
         own = {"trial": planned.trial, "suite": "small", "code": code}
-        benchmark.store.record(outcome(top1=value).model_copy(update=own), None)
+        benchmark.store.record(result(top1=value).model_copy(update=own), None)
     benchmark.refresh()
     return benchmark
 

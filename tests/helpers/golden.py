@@ -67,12 +67,12 @@ def train(method: str, bits: str) -> dict[str, Any]:
     trial = _trial(method, bits)
     training = Training(trial, _full_precision() if trial.full_precision else None)
     list(training.epochs())
-    assert training.weights is not None, training.outcome.reason
+    assert training.weights is not None, training.result.reason
     state = load_weights(training.weights)
     return {
         "state": _digest(state.values()),
         "norms": {name: float(f"{t.double().norm():.4g}") for name, t in sorted(state.items())},
-        "losses": [record["train_loss"] for record in training.outcome.history],
+        "losses": [record["train_loss"] for record in training.result.history],
     }
 
 

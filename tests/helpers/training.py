@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from qbench import registry
 from qbench.spec.recipe import Recipe
-from qbench.spec.result import Outcome
+from qbench.spec.result import Result
 from qbench.spec.trial import Trial
 from qbench.train.trial import Training
 
@@ -26,8 +26,8 @@ def trial(method: str = "quantization_networks", **changes: object) -> Trial:
     return Trial.model_validate({**values, **changes})
 
 
-def train(what: Trial, weights: bytes | None = None) -> tuple[Outcome, bytes | None]:
+def train(what: Trial, weights: bytes | None = None) -> tuple[Result, bytes | None]:
     training = Training(what, weights)
     for _ in training.epochs():
         pass
-    return training.outcome, training.weights
+    return training.result, training.weights

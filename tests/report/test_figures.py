@@ -20,7 +20,7 @@ from matplotlib.text import Text
 from qbench.report.figures import accuracy
 from qbench.report.figures import style as figure_style
 from qbench.report.figures import weights as weight_figures
-from qbench.spec.result import Curve, Weights
+from qbench.spec.result import QuantizerCurve, WeightDistribution
 
 Suite = tuple[pd.DataFrame, pd.DataFrame]
 LABELS = ("STE", "TWN", "DoReFa-Net", "LQ-Nets")
@@ -221,11 +221,11 @@ def with_soft(histories: pd.DataFrame, label: str = "STE", gap: float = 2.0) -> 
 
 def weights(
     layer: str = "conv", levels: tuple[float, ...] = (-0.5, 0.0, 0.5), bins: int = 100
-) -> Weights:
+) -> WeightDistribution:
     """A layer of 10,000 weights in a bell, which training makes narrower."""
     edges = np.linspace(-1, 1, bins + 1)
     normal = np.random.default_rng(0).normal(size=10_000)
-    return Weights(
+    return WeightDistribution(
         layer=layer,
         edges=edges.tolist(),
         before=np.histogram(normal * 0.25, edges)[0].tolist(),
@@ -235,13 +235,13 @@ def weights(
     )
 
 
-def curve(epochs: tuple[int, ...] = (1, 3, 10, 20)) -> Curve:
+def curve(epochs: tuple[int, ...] = (1, 3, 10, 20)) -> QuantizerCurve:
     """A ternary staircase that gets harder."""
     x = np.linspace(-1, 1, 401)
     soft = {t: (np.tanh(4 * t * (x - 0.25)) + np.tanh(4 * t * (x + 0.25))) / 4 for t in epochs}
     hard = ((x > 0.25) * 1.0 - (x < -0.25)) / 2
     values = {epoch: y.tolist() for epoch, y in soft.items()}
-    return Curve(layer="conv", x=x.tolist(), soft=values, hard=hard.tolist())
+    return QuantizerCurve(layer="conv", x=x.tolist(), soft=values, hard=hard.tolist())
 
 
 def draw_trial(folder: Path, name: str = "a trial") -> list[Path]:
@@ -447,7 +447,9 @@ def test_each_layer_has_a_panel_at_most_four_across(saved: list[Figure], count: 
 
 
 def test_distributions_are_percentages_before_and_after(saved: list[Figure]) -> None:
-    layer = Weights(layer="fc", edges=[0, 1, 2, 3, 4], before=[1, 1, 1, 1], after=[0, 0, 2, 6])
+    layer = WeightDistribution(
+        layer="fc", edges=[0, 1, 2, 3, 4], before=[1, 1, 1, 1], after=[0, 0, 2, 6]
+    )
     weight_figures.weight_distributions([layer], "a trial", Path())
     (filled, before, _), (steps, after, edges) = histograms(saved[0].axes[0])
     assert filled.get_fill()

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from qbench.errors import QbenchError
-from qbench.spec.result import Count
+from qbench.spec.result import LevelCount
 from qbench.store.mlflow import Store, trial_of, was_changed
 from qbench.store.spool import Spool
 from qbench.store.sqlite import ended_runs
-from tests.helpers.outcomes import outcome
+from tests.helpers.results import result
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
 
 
 def test_what_is_recorded_is_found_by_key(store: Store, tmp_path: Path) -> None:
-    done = outcome()
+    done = result()
     (tmp_path / "weights.pt").write_bytes(b"weights")
     store.record(done, tmp_path)
     run = store.runs([done.trial.key])[done.trial.key]
@@ -36,16 +36,16 @@ def test_what_is_recorded_is_found_by_key(store: Store, tmp_path: Path) -> None:
 
 
 def test_a_finished_run_counts_over_a_failed_one(store: Store, tmp_path: Path) -> None:
-    for each in (outcome("failed"), outcome(top1=80.0), outcome("failed")):
+    for each in (result("failed"), result(top1=80.0), result("failed")):
         store.record(each, tmp_path)
-    run = store.runs([outcome().trial.key])[outcome().trial.key]
+    run = store.runs([result().trial.key])[result().trial.key]
     assert run.info.status == "FINISHED"
 
 
 def test_the_first_finished_run_counts(store: Store, tmp_path: Path) -> None:
     for top1 in (80.0, 70.0):
-        store.record(outcome(top1=top1), tmp_path)
-    (run,) = store.runs([outcome().trial.key]).values()
+        store.record(result(top1=top1), tmp_path)
+    (run,) = store.runs([result().trial.key]).values()
     assert run.data.metrics["final_top1"] == 80.0
 
 
@@ -57,8 +57,8 @@ def test_a_half_written_run_is_not_listed(
 
     monkeypatch.setattr(store._client, "log_artifacts", fail)
     with pytest.raises(QbenchError, match="disk full"):
-        store.record(outcome(), tmp_path)
-    assert store.runs([outcome().trial.key]) == {}
+        store.record(result(), tmp_path)
+    assert store.runs([result().trial.key]) == {}
 
 
 def test_a_store_that_cannot_be_opened_is_named(
@@ -71,7 +71,7 @@ def test_a_store_that_cannot_be_opened_is_named(
 
 def test_the_spool_gives_back_what_it_was_given(tmp_path: Path) -> None:
     spool = Spool(tmp_path)
-    late, early = outcome(seed=1), outcome(seed=0).model_copy(update={"started": 1.0})
+    late, early = result(seed=1), result(seed=0).model_copy(update={"started": 1.0})
     spool.put(late, b"weights")
     spool.put(early, None)
     assert list(spool.waiting()) == [early, late]
@@ -82,13 +82,13 @@ def test_the_spool_gives_back_what_it_was_given(tmp_path: Path) -> None:
 
 def test_the_spool_ignores_what_is_half_written(tmp_path: Path) -> None:
     spool = Spool(tmp_path)
-    spool.put(outcome(), None)
-    (spool.folder(outcome().trial.key) / "outcome.json").write_text('{"trial": {')
+    spool.put(result(), None)
+    (spool.folder(result().trial.key) / "outcome.json").write_text('{"trial": {')
     assert list(spool.waiting()) == []
 
 
-def test_an_outcome_told_twice_is_recorded_once(store: Store, tmp_path: Path) -> None:
-    done = outcome()
+def test_a_result_told_twice_is_recorded_once(store: Store, tmp_path: Path) -> None:
+    done = result()
     store.record(done, tmp_path)
     store.record(done, tmp_path)  # the command was killed before it had forgotten it
     assert len(list(store.finished())) == 1
@@ -97,7 +97,7 @@ def test_an_outcome_told_twice_is_recorded_once(store: Store, tmp_path: Path) ->
 def test_half_of_a_run_gives_way_to_the_whole(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    done = outcome()
+    done = result()
     with monkeypatch.context() as broken:
         broken.setattr(store._client, "set_terminated", interrupted)
         with pytest.raises(KeyboardInterrupt):
@@ -121,8 +121,8 @@ def interrupted(*arguments: object) -> None:
     ],
 )
 def test_what_was_edited_in_the_database_is_known(store: Store, tmp_path: Path, edit: str) -> None:
-    done = outcome()
-    done.audit = [Count(layer="3", tensor="weight", levels=5, promised=4, scope="layer")]
+    done = result()
+    done.audit = [LevelCount(layer="3", tensor="weight", levels=5, promised=4, scope="layer")]
     store.record(done, tmp_path)
     (run,) = store.finished()
     assert not was_changed(run)
@@ -136,7 +136,7 @@ def test_what_was_edited_in_the_database_is_known(store: Store, tmp_path: Path, 
 def test_no_number_looks_edited_because_of_how_it_is_stored(
     store: Store, tmp_path: Path, value: float
 ) -> None:
-    done = outcome()
+    done = result()
     done.metrics["test_loss"] = value
     store.record(done, tmp_path)
     (run,) = store.finished()
@@ -144,11 +144,11 @@ def test_no_number_looks_edited_because_of_how_it_is_stored(
 
 
 def test_a_run_set_aside_counts_no_longer_and_stays(store: Store, tmp_path: Path) -> None:
-    key = outcome().trial.key
-    store.record(outcome(top1=80.0), tmp_path)
+    key = result().trial.key
+    store.record(result(top1=80.0), tmp_path)
     store.set_aside(store.runs([key]).values())
     assert store.runs([key]) == {}
-    store.record(outcome(top1=70.0), tmp_path)
+    store.record(result(top1=70.0), tmp_path)
     assert store.runs([key])[key].data.metrics["final_top1"] == 70.0
     with sqlite3.connect(store.uri.removeprefix("sqlite:///")) as database:
         ended = database.execute("SELECT * FROM runs WHERE status = 'FINISHED'").fetchall()
@@ -159,7 +159,7 @@ def test_the_database_is_read_as_mlflow_reads_it(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for seed, status in enumerate(("done", "failed", "done")):
-        each = outcome(status, seed=seed)
+        each = result(status, seed=seed)
         each.metrics["test_loss"] = float("nan")
         store.record(each, tmp_path)
     store.set_aside(store.finished()[:1])

@@ -22,7 +22,7 @@ from qbench.errors import QbenchError
 from qbench.registry import Plugin
 from qbench.schedule import tune
 from qbench.schedule.tune import Summary
-from qbench.spec.result import Outcome
+from qbench.spec.result import Result
 from qbench.spec.trial import Trial
 from qbench.store.spool import Spool
 from qbench.suite.suite import Resources
@@ -89,7 +89,7 @@ class Heard:
 
     def __init__(self) -> None:
         self.said: list[str] = []
-        self.outcomes: list[Outcome] = []
+        self.results: list[Result] = []
 
     def started(self, trial: Trial) -> None:
         self.said.append(f"started {trial.seed}")
@@ -100,9 +100,9 @@ class Heard:
     def retried(self, trial: Trial, reason: str) -> None:
         self.said.append(f"retried {trial.seed}: {reason}")
 
-    def ended(self, outcome: Outcome) -> None:
-        self.outcomes.append(outcome)
-        self.said.append(f"{outcome.status} {outcome.trial.seed}: {outcome.reason}")
+    def ended(self, result: Result) -> None:
+        self.results.append(result)
+        self.said.append(f"{result.status} {result.trial.seed}: {result.reason}")
 
 
 class Grid:
@@ -119,10 +119,10 @@ class Grid:
         self.close = recorder.close
         self._names = iter("abcdefghij")
 
-    def record(self, outcome: Outcome) -> None:
+    def record(self, result: Result) -> None:
         if self.refusing:
             raise OSError(self.refusing)
-        self.recorded.append(outcome.trial.key)
+        self.recorded.append(result.trial.key)
 
     def start(self) -> str:
         name = next(self._names)
@@ -143,8 +143,8 @@ class Grid:
         assert key not in {trial.key for trial in self.backlog.waiting}
 
 
-def done(what: Trial) -> Outcome:
-    return Outcome(trial=what, status="done", metrics={"top1": 90.0}, started=time.time())
+def done(what: Trial) -> Result:
+    return Result(trial=what, status="done", metrics={"top1": 90.0}, started=time.time())
 
 
 @pytest.fixture
@@ -175,7 +175,7 @@ def test_a_trial_that_died_once_may_still_be_done(tmp_path: Path, short_trial: T
     grid.die()
     grid.finish()
     grid.close()
-    assert [outcome.status for outcome in grid.heard.outcomes] == ["done"]
+    assert [result.status for result in grid.heard.results] == ["done"]
     assert grid.recorded == [short_trial.key]
 
 
@@ -185,7 +185,7 @@ def test_what_a_worker_left_before_it_died_counts(tmp_path: Path, short_trial: T
     grid.spool.put(done(short_trial), None)
     grid.backlog.on_trial_complete(name, error=True)
     grid.close()
-    assert [outcome.status for outcome in grid.heard.outcomes] == ["done"]
+    assert [result.status for result in grid.heard.results] == ["done"]
 
 
 def test_an_old_failure_does_not_end_a_new_try(tmp_path: Path, short_trial: Trial) -> None:
@@ -195,7 +195,7 @@ def test_an_old_failure_does_not_end_a_new_try(tmp_path: Path, short_trial: Tria
     grid.die()
     grid.finish()
     grid.close()
-    assert [outcome.status for outcome in grid.heard.outcomes] == ["done"]
+    assert [result.status for result in grid.heard.results] == ["done"]
 
 
 def test_memory_that_ran_out_is_called_so(tmp_path: Path, short_trial: Trial) -> None:
@@ -213,8 +213,8 @@ def test_a_hang_that_no_guard_could_end_is_not_tried_again(
     time.sleep(0.02)
     grid.backlog.on_trial_complete(name, error=True)
     grid.close()
-    (outcome,) = grid.heard.outcomes
-    assert outcome.reason == "it took longer than its time limit of 0.01 s"
+    (result,) = grid.heard.results
+    assert result.reason == "it took longer than its time limit of 0.01 s"
 
 
 def test_when_tune_falls_what_was_running_waits_again(tmp_path: Path) -> None:
@@ -249,14 +249,14 @@ def test_a_grid_goes_on_after_tune_has_fallen(
     monkeypatch.setattr(tune, "_train", fallible)
     resources = Resources()
     summary = tune.run("suite", trials, spool, lambda _: None, heard, resources)
-    assert [outcome.status for outcome in heard.outcomes] == ["done", "done"]
+    assert [result.status for result in heard.results] == ["done", "done"]
     assert summary.ended == 2
     assert (summary.stopped, summary.interrupted) == ("", False)
     falls[:] = [True] * 9
     again = [trial("ste", seed=seed) for seed in range(5, 15)]
     summary = tune.run("suite", again, spool, lambda _: None, heard, resources)
     assert summary.stopped == "the machine ran out of memory"
-    assert {outcome.status for outcome in heard.outcomes[2:]} <= {"failed"}
+    assert {result.status for result in heard.results[2:]} <= {"failed"}
 
 
 def test_another_version_of_ray_is_told_whole(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -281,7 +281,7 @@ def test_what_the_store_refuses_is_delivered_when_it_is_back(tmp_path: Path) -> 
     grid.refusing = ""
     grid.finish()
     grid.close()
-    assert sorted(grid.recorded) == sorted(o.trial.key for o in grid.heard.outcomes)
+    assert sorted(grid.recorded) == sorted(o.trial.key for o in grid.heard.results)
     assert grid.summary.unrecorded == ""
 
 
@@ -307,7 +307,7 @@ def test_a_failure_that_cannot_be_written_down_is_told(
     for _ in range(3):
         grid.die()
     grid.close()
-    assert [outcome.status for outcome in grid.heard.outcomes] == ["failed"]
+    assert [result.status for result in grid.heard.results] == ["failed"]
     assert f"{short_trial.key} cannot be read" in grid.summary.unrecorded
 
 
@@ -328,9 +328,9 @@ def poison(folder: Path) -> bytes:
 def test_poisoned_or_damaged_weights_are_refused_by_name(tmp_path: Path, damage: Any) -> None:
     start = trial("ste").recipe.model_copy(update={"initialization": "pretrained"})
     what = trial("ste", recipe=start, full_precision=start)
-    outcome, _ = train(what, damage(poison(tmp_path)))
-    assert outcome.status == "failed"
-    assert f"weights/{what.source}.pt, are refused" in outcome.reason
+    result, _ = train(what, damage(poison(tmp_path)))
+    assert result.status == "failed"
+    assert f"weights/{what.source}.pt, are refused" in result.reason
     assert not (tmp_path / "owned").exists()
 
 
@@ -338,7 +338,7 @@ def test_a_poisoned_checkpoint_is_refused_by_name(tmp_path: Path) -> None:
     what = trial("ste")
     training = Training(what, None, Place(checkpoints=Kept(poison(tmp_path))))
     assert list(training.epochs()) == []
-    assert f"checkpoints/{what.key}.pt, is refused" in training.outcome.reason
+    assert f"checkpoints/{what.key}.pt, is refused" in training.result.reason
     assert not (tmp_path / "owned").exists()
 
 
@@ -359,9 +359,9 @@ resources: {time_limit: 60 s, memory: 1.5}
 def test_every_hook_that_raises_fails_its_trial_with_its_reason() -> None:
     registry.load_plugin(Plugin("wrong.py", WRONG))
     for hook in HOOKS:
-        outcome, _ = train(trial(f"in_{hook}", bits="1/32", options={}))
-        assert (outcome.status, outcome.reason) == ("failed", f"RuntimeError: wrong in {hook}")
-        assert 'raise RuntimeError(f"wrong in {hook}")' in outcome.traceback
+        result, _ = train(trial(f"in_{hook}", bits="1/32", options={}))
+        assert (result.status, result.reason) == ("failed", f"RuntimeError: wrong in {hook}")
+        assert 'raise RuntimeError(f"wrong in {hook}")' in result.traceback
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ from qbench.models.ssd import ssd_tiny
 from qbench.quant.attach import attach
 from qbench.report.figures import detections as detection_figure
 from qbench.spec.recipe import Recipe
-from qbench.spec.result import Detected
+from qbench.spec.result import ImageDetections
 from qbench.tasks import detection
 from qbench.train.loading import Loader, evaluation_loader, training_loader
 from tests.helpers.boxes import FAR, A, B, Image, found, objects
@@ -244,8 +244,10 @@ def drawn(folder: Path, images: int = 3) -> list[Path]:
     pixels = torch.rand(images, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     targets = [objects(A, B, FAR, difficult=(2,))] * images
     found_by = {
-        "Full precision": [Detected(boxes=[A, B, FAR], scores=[0.99, 0.9, 0.1], labels=[1, 1, 1])],
-        "STE 2/32": [Detected(boxes=[A], scores=[0.6], labels=[2])],
+        "Full precision": [
+            ImageDetections(boxes=[A, B, FAR], scores=[0.99, 0.9, 0.1], labels=[1, 1, 1])
+        ],
+        "STE 2/32": [ImageDetections(boxes=[A], scores=[0.6], labels=[2])],
     }
     found_by = {name: each * images for name, each in found_by.items()}
     return detection_figure.detections(pixels, targets, found_by, ("$cat$", "dog"), folder)

@@ -11,7 +11,7 @@ import pytest
 
 from qbench import registry
 from qbench.registry import Plugin, load_plugin
-from qbench.spec.result import Code
+from qbench.spec.result import CodeFingerprint
 from qbench.train import fingerprint
 
 METHOD = '''
@@ -110,8 +110,8 @@ def test_torch_and_qbench_are_no_part_of_a_methods_code() -> None:
 
 
 def test_what_was_recorded_before_there_were_fingerprints_is_current() -> None:
-    assert fingerprint.change("lsq", Code()) == ""
-    assert fingerprint.change("lsq", Code.model_validate({})) == ""
+    assert fingerprint.change("lsq", CodeFingerprint()) == ""
+    assert fingerprint.change("lsq", CodeFingerprint.model_validate({})) == ""
 
 
 def test_a_change_says_what_changed() -> None:

@@ -11,7 +11,7 @@ import torch
 
 from qbench import registry
 from qbench.spec.recipe import Recipe
-from qbench.spec.result import Outcome
+from qbench.spec.result import Result
 from qbench.spec.trial import Trial
 from qbench.train.checkpoint import (
     RefusedError,
@@ -45,12 +45,12 @@ def trial(method: str, options: dict[str, Any], **changes: object) -> Trial:
     )
 
 
-def train(what: Trial, kept: Kept | None = None, until: int = 99) -> tuple[Outcome, bytes | None]:
+def train(what: Trial, kept: Kept | None = None, until: int = 99) -> tuple[Result, bytes | None]:
     training = Training(what, None, Place(checkpoints=kept, checkpoint_seconds=0))
     for record in training.epochs():
         if record["epoch"] == until:
             break  # killed here: nothing after it runs
-    return training.outcome, training.weights
+    return training.result, training.weights
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_what_was_trained_before_the_kill_is_not_trained_again() -> None:
     train(trial("ste", {}), kept, until=3)
     training = Training(trial("ste", {}), None, Place(checkpoints=kept, checkpoint_seconds=0))
     assert [record["epoch"] for record in training.epochs()] == [4]
-    assert [record["epoch"] for record in training.outcome.history] == [1, 2, 3, 4]
+    assert [record["epoch"] for record in training.result.history] == [1, 2, 3, 4]
 
 
 def test_a_checkpoint_of_another_version_of_the_method_is_not_used() -> None:

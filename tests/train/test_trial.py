@@ -44,8 +44,8 @@ def test_a_trial_starts_from_its_full_precision_weights() -> None:
     start = trial(
         "twn", bits="2/32", full_precision=RECIPE, recipe=RECIPE.model_copy(update=frozen)
     )
-    outcome, hardened = train(start, weights)
-    assert outcome.status == "done"
+    result, hardened = train(start, weights)
+    assert result.status == "done"
     assert weights is not None
     assert hardened is not None
     # The first convolution is not quantized, and with a rate of zero it does not move.
@@ -55,44 +55,44 @@ def test_a_trial_starts_from_its_full_precision_weights() -> None:
 
 
 def test_missing_weights_fail_the_trial_with_that_reason() -> None:
-    outcome, _ = train(trial(full_precision=RECIPE))
-    assert outcome.status == "failed"
-    assert "full-precision weights" in outcome.reason
+    result, _ = train(trial(full_precision=RECIPE))
+    assert result.status == "failed"
+    assert "full-precision weights" in result.reason
 
 
 def test_every_epoch_is_recorded() -> None:
-    outcome, _ = train(trial())
-    assert [record["epoch"] for record in outcome.history] == [1, 2]
-    assert {"train_loss", "top1", "top5", "lr"} <= outcome.history[0].keys()
-    assert outcome.metrics["top1"] == outcome.history[-1]["top1"]
-    assert torch.__version__.startswith(outcome.environment["torch"])
+    result, _ = train(trial())
+    assert [record["epoch"] for record in result.history] == [1, 2]
+    assert {"train_loss", "top1", "top5", "lr"} <= result.history[0].keys()
+    assert result.metrics["top1"] == result.history[-1]["top1"]
+    assert torch.__version__.startswith(result.environment["torch"])
 
 
 def test_soft_and_hard_accuracy_are_recorded_where_a_method_has_both() -> None:
-    outcome, _ = train(trial(recipe=RECIPE.model_copy(update={"epochs": 3})))
-    for record in outcome.history:
+    result, _ = train(trial(recipe=RECIPE.model_copy(update={"epochs": 3})))
+    for record in result.history:
         assert {"soft_top1", "soft_test_loss"} <= record.keys()
         assert record["soft_test_loss"] != record["test_loss"]
-    outcome, _ = train(trial("ste"))
-    assert "soft_top1" not in outcome.history[0]
+    result, _ = train(trial("ste"))
+    assert "soft_top1" not in result.history[0]
 
 
 def test_the_gap_between_soft_and_hard_closes_as_the_temperature_grows() -> None:
     gaps = []
     for rate in (1.0, 10_000.0):
         options = registry.method_options("quantization_networks", {"temperature_rate": rate})
-        outcome, _ = train(trial(options=options, bits="2/32"))
-        last = outcome.history[-1]
+        result, _ = train(trial(options=options, bits="2/32"))
+        last = result.history[-1]
         gaps.append(abs(last["soft_test_loss"] - last["test_loss"]))
     assert gaps[1] < 0.1 * gaps[0]
 
 
 def test_the_distribution_of_every_quantized_weight_is_recorded() -> None:
-    outcome, hardened = train(trial(bits="3(±4)/2"))
+    result, hardened = train(trial(bits="3(±4)/2"))
     assert hardened is not None
     state = load_weights(hardened)
-    assert [weights.layer for weights in outcome.weights] == ["3", "7", "10"]
-    for weights in outcome.weights:
+    assert [weights.layer for weights in result.weights] == ["3", "7", "10"]
+    for weights in result.weights:
         count = state[f"{weights.layer}.weight"].numel()
         assert sum(weights.before) == sum(weights.after) == count
         assert len(weights.edges) == len(weights.before) + 1
@@ -103,16 +103,16 @@ def test_the_distribution_of_every_quantized_weight_is_recorded() -> None:
 
 
 def test_weights_quantized_filter_by_filter_have_no_levels_of_the_layer() -> None:
-    outcome, _ = train(trial("bwn", bits="1/32"))
-    assert outcome.weights[0].levels == outcome.weights[0].thresholds == []
-    assert sum(outcome.weights[0].after) > 0
-    assert outcome.curve is None
+    result, _ = train(trial("bwn", bits="1/32"))
+    assert result.weights[0].levels == result.weights[0].thresholds == []
+    assert sum(result.weights[0].after) > 0
+    assert result.curve is None
 
 
 def test_the_function_that_quantizes_is_recorded_as_it_hardens() -> None:
     recipe = RECIPE.model_copy(update={"epochs": 6})
-    outcome, _ = train(trial(bits="2/32", recipe=recipe))
-    curve = outcome.curve
+    result, _ = train(trial(bits="2/32", recipe=recipe))
+    curve = result.curve
     assert curve is not None
     assert curve.layer == "3"
     assert {1, 6} <= curve.soft.keys() <= set(range(1, 7))
@@ -125,11 +125,11 @@ def test_the_function_that_quantizes_is_recorded_as_it_hardens() -> None:
 
 
 def test_every_quantized_tensor_is_audited() -> None:
-    outcome, _ = train(trial())
-    assert [(count.layer, count.tensor) for count in outcome.audit] == [
+    result, _ = train(trial())
+    assert [(count.layer, count.tensor) for count in result.audit] == [
         (layer, tensor) for tensor in ("weight", "input") for layer in ("3", "7", "10")
     ]
-    assert outcome.audit_text == ""
+    assert result.audit_text == ""
 
 
 @pytest.mark.parametrize(
@@ -144,17 +144,17 @@ def test_every_quantized_tensor_is_audited() -> None:
 def test_a_bad_method_fails_its_trial_with_a_reason(
     bad_methods: None, method: str, reason: str
 ) -> None:
-    outcome, weights = train(trial(method, bits="2/32"))
-    assert outcome.status == "failed"
-    assert reason in outcome.reason
+    result, weights = train(trial(method, bits="2/32"))
+    assert result.status == "failed"
+    assert reason in result.reason
     assert weights is None
 
 
 def test_more_levels_than_promised_are_found(bad_methods: None) -> None:
-    outcome, _ = train(trial("too_many_levels", bits="2/32"))
-    assert outcome.status == "done"
-    assert outcome.audit_text.startswith("3.weight has ")
-    assert outcome.audit_text.endswith("4 promised (and 2 more)")
+    result, _ = train(trial("too_many_levels", bits="2/32"))
+    assert result.status == "done"
+    assert result.audit_text.startswith("3.weight has ")
+    assert result.audit_text.endswith("4 promised (and 2 more)")
 
 
 @pytest.mark.parametrize(
@@ -174,20 +174,20 @@ def test_the_learning_rate_follows_its_schedule(
     recipe = Recipe.model_validate(
         {"epochs": 4, "batch_size": 500, "optimizer": "sgd", "lr": 1.0, **schedule}
     )
-    outcome, _ = train(trial("fp32", bits="32/32", recipe=recipe))
-    assert [record["lr"] for record in outcome.history] == pytest.approx(rates)
+    result, _ = train(trial("fp32", bits="32/32", recipe=recipe))
+    assert [record["lr"] for record in result.history] == pytest.approx(rates)
 
 
 def test_without_epochs_a_network_is_quantized_and_evaluated() -> None:
     none = RECIPE.model_copy(update={"epochs": 0})
-    outcome, weights = train(trial("ptq_mse", bits="4/4", recipe=none))
-    assert outcome.status == "done", outcome.reason
-    assert outcome.history == []
-    assert not outcome.audit_text
+    result, weights = train(trial("ptq_mse", bits="4/4", recipe=none))
+    assert result.status == "done", result.reason
+    assert result.history == []
+    assert not result.audit_text
     assert weights is not None
 
 
 def test_any_torchvision_classifier_can_be_trained() -> None:
     one = RECIPE.model_copy(update={"epochs": 1, "batch_size": 500})
-    outcome, _ = train(trial("ste", model="resnet18", bits="2/2", recipe=one))
-    assert outcome.status == "done", outcome.reason
+    result, _ = train(trial("ste", model="resnet18", bits="2/2", recipe=one))
+    assert result.status == "done", result.reason

@@ -17,7 +17,7 @@ from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from qbench.report.figures.style import ACROSS, COLORS, PANEL, STYLE, legend, save
-from qbench.spec.result import Detected
+from qbench.spec.result import ImageDetections
 
 TRUTH: dict[str, Any] = {"color": "white", "linestyle": "--", "linewidth": 1.1}
 DIFFICULT: dict[str, Any] = TRUTH | {"linestyle": ":"}
@@ -25,7 +25,7 @@ UNDER: dict[str, Any] = {"color": "black", "linewidth": 2.0, "alpha": 0.55}
 WORDS: dict[str, Any] = {"fontsize": 6.5, "color": "white", "clip_on": True}
 _NAMES = 0.3  # inches, for the names of networks
 
-Detections = Sequence[Detected]
+Detections = Sequence[ImageDetections]
 
 
 def detections(
@@ -83,7 +83,7 @@ def _objects(axes: Axes, target: dict[str, Tensor]) -> None:
             _rectangle(axes, box, **look)
 
 
-def _found(axes: Axes, found: Detected, classes: Sequence[str], least_score: float) -> None:
+def _found(axes: Axes, found: ImageDetections, classes: Sequence[str], least_score: float) -> None:
     """Draw detections, the most certain on top."""
     width, height = axes.get_xlim()[1], axes.get_ylim()[0]
     objects = sorted(zip(found.scores, found.labels, found.boxes, strict=True), key=itemgetter(0))

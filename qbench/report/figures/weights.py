@@ -29,7 +29,7 @@ from qbench.report.figures.style import (
 )
 
 if TYPE_CHECKING:
-    from qbench.spec.result import Curve, Weights
+    from qbench.spec.result import QuantizerCurve, WeightDistribution
 
 HARD_STEPS: dict[str, Any] = {"color": "0.1", "linewidth": 1.6}
 BEFORE: dict[str, Any] = {"color": "0.8", "linewidth": 7, "solid_capstyle": "butt"}  # a patch
@@ -42,7 +42,7 @@ FAR = 4  # times as wide as its weights, a panel does not become
 
 
 def quantization_function(
-    curve: Curve, weights: Weights | None, title: str, folder: Path
+    curve: QuantizerCurve, weights: WeightDistribution | None, title: str, folder: Path
 ) -> list[Path]:
     """Draw a layer's quantization function: soft ones, darker by epoch, and the hard one on top.
 
@@ -83,7 +83,7 @@ def quantization_function(
         return save(figure, "quantization_function", folder)
 
 
-def weight_distributions(weights: list[Weights], title: str, folder: Path) -> list[Path]:
+def weight_distributions(weights: list[WeightDistribution], title: str, folder: Path) -> list[Path]:
     """Draw how latent weights are distributed before and after training: a panel for each layer.
 
     Levels are solid lines, thresholds dotted ones, unless there are very many. Levels far outside a
@@ -118,7 +118,7 @@ def weight_distributions(weights: list[Weights], title: str, folder: Path) -> li
         return save(figure, "weight_distributions", folder)
 
 
-def _weights_panel(axes: Axes, weights: Weights) -> None:
+def _weights_panel(axes: Axes, weights: WeightDistribution) -> None:
     edges, before, after = _histograms(weights)
     axes.stairs(before, edges, fill=True, color=BEFORE["color"])
     _lines(axes.axvline, weights.thresholds, THRESHOLD)
@@ -132,7 +132,7 @@ def _weights_panel(axes: Axes, weights: Weights) -> None:
     axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 4, 5, 10]))
 
 
-def _histograms(weights: Weights) -> tuple[Any, Any, Any]:
+def _histograms(weights: WeightDistribution) -> tuple[Any, Any, Any]:
     """Edges of bins, and percent in each before and after: fewer bins where weights are few."""
     count, bins = sum(weights.before), len(weights.before)
     wanted = min(MOST_BINS, 3 * max(1, count) ** (1 / 3))
@@ -146,7 +146,7 @@ def _histograms(weights: Weights) -> tuple[Any, Any, Any]:
     return weights.edges[::each], before, after
 
 
-def _without_far_levels(weights: Weights) -> Weights:
+def _without_far_levels(weights: WeightDistribution) -> WeightDistribution:
     """The layer, without levels off the axis if an axis for them would squash the weights."""
     low, high = weights.edges[0], weights.edges[-1]
     levels = weights.levels
@@ -162,7 +162,7 @@ def _lines(draw: Callable[..., Any], places: list[float], look: dict[str, Any]) 
             draw(place, zorder=1.5, **look)
 
 
-def _marks(weights: list[Weights]) -> Looks:
+def _marks(weights: list[WeightDistribution]) -> Looks:
     """What the legend says of levels and thresholds, where any are drawn."""
     named: Looks = {}
     if any(0 < len(layer.levels) <= MOST_LINES for layer in weights):

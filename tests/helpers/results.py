@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 
-from qbench.spec.result import Outcome
+from qbench.spec.result import Result
 from tests.helpers.training import trial
 
 
-def outcome(status: str = "done", top1: float = 90.0, seed: int = 0) -> Outcome:
-    return Outcome.model_validate(
+def result(status: str = "done", top1: float = 90.0, seed: int = 0) -> Result:
+    return Result.model_validate(
         {
             "trial": trial(seed=seed),
             "suite": "suite",
