@@ -1,8 +1,13 @@
-"""How long will trials take? From finished ones where there are any, else from a timed step."""
+"""Estimate the time and the disk space that trials take on this machine.
+
+Times come from finished trials where there are any, otherwise from a timed training step.
+"""
 
 from __future__ import annotations
 
+import functools
 import logging
+import os
 import statistics
 import time
 from collections import defaultdict
@@ -13,21 +18,24 @@ import torch
 from qbench import registry, tasks
 from qbench.benchmark.benchmark import Benchmark
 from qbench.data import Dataset
+from qbench.schedule.capacity import Share, trials_at_once
 from qbench.spec.trial import FP32, Trial
+from qbench.suite.grid import without_storage
 
-# A quantized step over a full-precision one, before any has been measured.
 QUANTIZED_FACTOR = 1.6
-_STEPS = 3
+"""Time of a quantized step over that of a full-precision one, before any has been measured."""
+
+_TIMED_STEPS = 3
 _CPU_BATCH = 8
 _GPU_BATCH = 64
 _LOGGER = logging.getLogger(__name__)
 
 
 class Estimator:
-    """Seconds that a trial may take on this machine.
+    """Estimates of what trials of a benchmark take on this machine.
 
     Args:
-        benchmark: whose finished trials are learnt from.
+        benchmark: The benchmark, whose finished trials estimates are based on.
     """
 
     def __init__(self, benchmark: Benchmark) -> None:
@@ -38,50 +46,88 @@ class Estimator:
                 per_epoch = metrics["seconds"] / max(1, planned.trial.recipe.epochs)
                 for kind in _kinds(planned.trial):
                     measured[kind].append(per_epoch)
-        self._benchmark = benchmark
+        self._resources = benchmark.suite.resources
+        self._dataset = benchmark.dataset
         self._timed: dict[tuple[str, int], float] = {}
-        self._items = benchmark.dataset.sizes()[0]
-        self._measured = {kind: statistics.median(times) for kind, times in measured.items()}
+        self._epoch_seconds = {kind: statistics.median(times) for kind, times in measured.items()}
+
+    @functools.cached_property
+    def at_once(self) -> int:
+        """Number of trials that this machine trains at once, at least 1."""
+        machine = Share(os.cpu_count() or 1, torch.cuda.device_count())
+        process = Share(*self._resources.process(*machine, self._dataset.feeding))
+        return max(1, trials_at_once(process, self._resources.processes, [machine]))
 
     def seconds(self, trial: Trial) -> float:
-        """Seconds for one trial."""
+        """Return the seconds that one trial takes.
+
+        Times a training step of the model if no finished trial resembles this one.
+
+        Args:
+            trial: The trial.
+        """
         for kind in _kinds(trial):
-            if kind in self._measured:
-                return self._measured[kind] * max(1, trial.recipe.epochs)
+            if kind in self._epoch_seconds:
+                return self._epoch_seconds[kind] * max(1, trial.recipe.epochs)
         factor = 1.0 if trial.method == FP32 else QUANTIZED_FACTOR
-        images = self._items * max(1, trial.recipe.epochs)
+        images = self._dataset.sizes()[0] * max(1, trial.recipe.epochs)
         if trial.recipe.steps is not None:
             images = min(images, trial.recipe.steps * trial.recipe.batch_size * trial.recipe.epochs)
         return factor * images * self._image_seconds(trial)
 
-    def total(self, trials: Sequence[Trial], at_once: int) -> float:
-        """Seconds for all of them, so many at once."""
-        return sum(self.seconds(trial) for trial in trials) / max(1, at_once)
+    def total_seconds(self, trials: Sequence[Trial]) -> float:
+        """Return the seconds that trials take when as many as fit are trained at once.
+
+        Args:
+            trials: The trials.
+        """
+        return sum(map(self.seconds, trials)) / self.at_once
+
+    def disk_bytes(self, trials: Sequence[Trial]) -> int:
+        """Return the bytes on disk that trials take.
+
+        These are the hardened weights of all, and the checkpoints of those that are trained at
+        once.
+
+        Args:
+            trials: The trials.
+        """
+        sizes = {model: self._weight_bytes(model) for model in {t.model for t in trials}}
+        stored = sum(sizes[trial.model] for trial in trials)
+        checkpoints = self.at_once * max(sizes.values(), default=0)
+        return stored + 2 * checkpoints  # a checkpoint also holds the optimizer's momentum
+
+    def _weight_bytes(self, model: str) -> int:
+        net = without_storage(model, self._dataset)
+        return sum(t.numel() * t.element_size() for t in net.state_dict().values())
 
     def _image_seconds(self, trial: Trial) -> float:
-        """Time of a full-precision training step, by the image."""
+        """Return the seconds of a full-precision training step, per image."""
         kind = (trial.model, trial.threads)
         if kind not in self._timed:
             _LOGGER.info("timing a step of %s", trial.model)
-            dataset = self._benchmark.dataset
-            self._timed[kind] = image_seconds(trial.model, dataset, trial.threads)
+            self._timed[kind] = image_seconds(trial.model, self._dataset, trial.threads)
         return self._timed[kind]
 
 
 def _kinds(trial: Trial) -> list[tuple[str, ...]]:
-    """What a trial's time may be learnt from, closest first."""
+    """Return the kinds of trials that a trial belongs to, the narrowest first."""
     where = (trial.model, trial.dataset)
     quantized = FP32 if trial.method == FP32 else "quantized"
     return [(*where, trial.method, trial.bits), (*where, trial.method), (*where, quantized)]
 
 
 def image_seconds(model: str, dataset: Dataset, threads: int) -> float:
-    """Time full-precision training steps on random images, by the image.
+    """Time full-precision training steps on random images.
 
     Args:
-        model: the network.
-        dataset: whose classes and images it is for; its data need not be there.
-        threads: torch's threads on a CPU.
+        model: Name of the model.
+        dataset: The dataset whose classes and image shape the model is built for. Its data may be
+            missing.
+        threads: Number of threads of torch on a CPU.
+
+    Returns:
+        Seconds per image.
     """
     torch.set_num_threads(threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -90,12 +136,12 @@ def image_seconds(model: str, dataset: Dataset, threads: int) -> float:
     net = registry.build_model(model, dataset.num_classes, dataset.image_shape[0])
     net.to(device).train()
     batch = task.random_batch(size, dataset.image_shape, dataset.num_classes, device)
-    for step in range(_STEPS + 1):
+    for step in range(_TIMED_STEPS + 1):
         if step == 1:  # the first one warms up
             start = _now(device)
         net.zero_grad()
         task.loss(net, batch).backward()
-    return (_now(device) - start) / _STEPS / size
+    return (_now(device) - start) / _TIMED_STEPS / size
 
 
 def _now(device: torch.device) -> float:

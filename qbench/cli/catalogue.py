@@ -1,4 +1,4 @@
-"""What there is: methods, models, datasets, suites, and recorded trials."""
+"""Look up methods, models, datasets, suites and recorded trials, and print them."""
 
 from __future__ import annotations
 
@@ -24,10 +24,17 @@ if TYPE_CHECKING:
 
 
 def rows(kind: str, method_files: Sequence[Path] = ()) -> list[dict[str, Any]]:
-    """One entry for each thing of a kind: ``methods``, ``models``, ``datasets`` or ``suites``.
+    """Return one entry for each item of a kind.
+
+    Args:
+        kind: ``methods``, ``models``, ``datasets`` or ``suites``.
+        method_files: Python files whose methods are added.
+
+    Returns:
+        The entries, all with the same keys.
 
     Raises:
-        QbenchError: a method file, or something installed, cannot be loaded.
+        QbenchError: A method file or an installed plugin cannot be loaded.
     """
     for file in method_files:
         load_plugin(Plugin.read(file))
@@ -50,7 +57,11 @@ def rows(kind: str, method_files: Sequence[Path] = ()) -> list[dict[str, Any]]:
 
 
 def show(entries: Sequence[dict[str, Any]]) -> None:
-    """Print entries as a table; list-valued columns are left to ``--json``."""
+    """Print entries as a table.
+
+    Args:
+        entries: Entries as `rows` returns them. Values that are dictionaries are left out.
+    """
     if not entries:
         Console().print("None here.")
         return
@@ -62,14 +73,17 @@ def show(entries: Sequence[dict[str, Any]]) -> None:
 
 
 def trial(prefix: str, results: Path) -> dict[str, Any]:
-    """Everything recorded of one trial.
+    """Return everything that is recorded of one trial.
 
     Args:
-        prefix: its key, or the start of it.
-        results: the results folder.
+        prefix: Key of the trial, or its first digits.
+        results: The results folder.
+
+    Returns:
+        Sections by name, as plain values.
 
     Raises:
-        QbenchError: no recorded trial has the key, or several have.
+        QbenchError: No recorded trial has the key, or several have.
     """
     from qbench.store.mlflow import trial_of
 
@@ -92,18 +106,18 @@ def trial(prefix: str, results: Path) -> dict[str, Any]:
 
 
 def draw(prefix: str, results: Path, folder: Path) -> list[Path]:
-    """Draw one trial: its training, its weights, and the function that quantizes them.
+    """Draw figures of one trial: its training, its weights, and its quantization function.
 
     Args:
-        prefix: its key, or the start of it.
-        results: the results folder.
-        folder: where to; made if needed.
+        prefix: Key of the trial, or its first digits.
+        results: The results folder.
+        folder: Folder to write to; it is made if needed.
 
     Returns:
-        The figures written: those that its method gives occasion for.
+        The figures written. Which there are depends on the method.
 
     Raises:
-        QbenchError: no recorded trial has the key, or several have, or it cannot be drawn.
+        QbenchError: No recorded trial has the key, several have, or it cannot be drawn.
     """
     import pandas as pd
 
@@ -149,7 +163,11 @@ def _find(prefix: str, results: Path) -> tuple[Store, str, Run]:
 
 
 def show_trial(record: dict[str, Any]) -> None:
-    """Print what `trial` returns."""
+    """Print everything that is recorded of one trial.
+
+    Args:
+        record: What `trial` returns.
+    """
     console = Console(highlight=False)
     for section, content in record.items():
         if isinstance(content, dict):

@@ -12,7 +12,7 @@ import typer
 from qbench.cli.options import AsJson, MethodFiles, Results
 
 
-class Kind(StrEnum):
+class Listed(StrEnum):
     """What `qbench list` can list."""
 
     METHODS = "methods"
@@ -22,7 +22,7 @@ class Kind(StrEnum):
 
 
 def list_(
-    kind: Annotated[Kind, typer.Argument(help="What to list.")],
+    kind: Annotated[Listed, typer.Argument(help="What to list.")],
     as_json: AsJson = False,
     methods: MethodFiles = None,
 ) -> None:
