@@ -1,4 +1,4 @@
-"""Finished trials from wherever they are: a suite, a store, exported files, or a CSV."""
+"""Read finished trials from a suite, a store, exported files or a CSV, in one form."""
 
 from __future__ import annotations
 
@@ -16,31 +16,32 @@ from qbench.report.summary import RESULT
 from qbench.spec.metrics import MEASURED
 from qbench.spec.trial import Trial
 
-SUITES = (".yaml", ".yml")
-_COLUMNS = ("key", "method", "label", "options", "training", *RESULT, "seed")
-_NEEDED = tuple(dict.fromkeys((*_COLUMNS, "status")))
-_METRICS = tuple(names[0] for names in MEASURED.values())
+_SUITES = (".yaml", ".yml")
+_OWN = ("key", "method", "label", "options", "training", *RESULT, "seed", "status")
+_REQUIRED_COLUMNS = tuple(dict.fromkeys(_OWN))  # of a trials.csv
+_MAIN_METRICS = tuple(names[0] for names in MEASURED.values())  # the first of each task
 
 
 def load(path: Path, results: Path) -> pd.DataFrame:
     """Read the finished trials of a suite, a results folder, a ``trials.csv`` or exported files.
 
     Args:
-        path: a suite's YAML, a folder with a store or with exported JSON, a CSV, or one such JSON.
-        results: the results folder that a suite's trials are looked up in.
+        path: YAML file of a suite, folder with a store or with exported files, CSV file, or
+            exported file.
+        results: The results folder in which the trials of a suite are looked up.
 
     Returns:
-        A row for each, with the columns ``key``, ``method``, ``label``, ``options``, ``dataset``,
-        ``model``, ``bits``, ``seed``, ``training``, ``stale``, why the number is not to be trusted
-        any more, and ``value``, the metric that counts, in %.
+        A frame with one row for each trial and the columns ``key``, ``method``, ``label``,
+        ``options``, ``dataset``, ``model``, ``bits``, ``seed``, ``training``, ``stale`` (why the
+        result is stale, or an empty string) and ``value`` (the first metric of the task, in %).
 
     Raises:
-        QbenchError: it is none of these, or cannot be read, or nothing in it is finished.
+        QbenchError: The path is none of these, cannot be read, or holds no finished trial.
     """
     if not path.exists():
         near = nearest(path.name, (p.name for p in path.parent.glob("*")))
         raise QbenchError(f"{path}: no such file or folder{near}")
-    if path.suffix in SUITES:
+    if path.suffix in _SUITES:
         found = _from_suite(path, results)
     elif path.suffix == ".csv":
         found = _from_csv(path)
@@ -68,12 +69,12 @@ def _from_csv(path: Path) -> pd.DataFrame:
         frame = pd.read_csv(path, dtype=str, keep_default_na=False)
     except (OSError, ValueError) as error:
         raise QbenchError(f"{path}: not CSV: {error}") from error
-    for name in _NEEDED:
+    for name in _REQUIRED_COLUMNS:
         if name not in frame:
             raise QbenchError(f"{path}: has no column '{name}'; give a trials.csv")
-    metric = next((name for name in _METRICS if name in frame), None)
+    metric = next((name for name in _MAIN_METRICS if name in frame), None)
     if metric is None:
-        raise QbenchError(f"{path}: has no column of {' or '.join(_METRICS)}")
+        raise QbenchError(f"{path}: has no column of {' or '.join(_MAIN_METRICS)}")
     return _done(frame, metric)
 
 
@@ -94,7 +95,10 @@ def _from_store(path: Path) -> pd.DataFrame:
 
 
 def _from_trials(found: Iterable[tuple[Trial, dict[str, float]]]) -> pd.DataFrame:
-    """Trials that no suite names: a row's label is the method's title and what sets it apart."""
+    """Return rows of trials without a suite.
+
+    A row's label is the method's title and those options that differ from their defaults.
+    """
     return pd.DataFrame(
         [
             {
@@ -115,8 +119,8 @@ def _from_trials(found: Iterable[tuple[Trial, dict[str, float]]]) -> pd.DataFram
 
 def _label(method: str, options: dict[str, Any]) -> str:
     try:
-        title, usual = registry.method_class(method).title, registry.method_options(method, {})
-    except (QbenchError, ValueError):  # a method that is not here, or whose options have no default
-        title, usual = method, {}
-    apart = [f"{k}={v}" for k, v in options.items() if k not in usual or usual[k] != v]
-    return f"{title} ({', '.join(apart)})" if apart else title
+        title, defaults = registry.method_class(method).title, registry.method_options(method, {})
+    except (QbenchError, ValueError):  # an unknown method, or options without a default
+        title, defaults = method, {}
+    changed = [f"{k}={v}" for k, v in options.items() if k not in defaults or defaults[k] != v]
+    return f"{title} ({', '.join(changed)})" if changed else title

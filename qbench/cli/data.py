@@ -31,13 +31,19 @@ Folder = Annotated[
 @app.command("imagenet-like")
 def imagenet_like(
     folder: Folder,
-    classes: Annotated[int, typer.Option(help="Number of classes, 2 to 1000.")] = 10,
+    classes: Annotated[int, typer.Option(metavar="N", help="Number of classes, 2 to 1000.")] = 10,
     per_class: Annotated[
-        int, typer.Option(help="Training images of each class; a fifth as many are for validation.")
+        int,
+        typer.Option(
+            metavar="N", help="Training images of each class; a fifth as many are for validation."
+        ),
     ] = 50,
     size: Annotated[
         int,
-        typer.Option(help="Typical shorter side in pixels; it varies from 0.3 to 1.7 times this."),
+        typer.Option(
+            metavar="N",
+            help="Typical shorter side in pixels; it varies from 0.3 to 1.7 times this.",
+        ),
     ] = 160,
 ) -> None:
     """Write drawn images in the folders of ImageNet.
@@ -69,11 +75,14 @@ def imagenet_like(
 def voc_like(
     folder: Folder,
     train: Annotated[
-        int, typer.Option(help="Training images, one half each in VOC2007 and VOC2012.")
+        int,
+        typer.Option(metavar="N", help="Training images, one half each in VOC2007 and VOC2012."),
     ] = 400,
-    test: Annotated[int, typer.Option(help="Test images, in VOC2007.")] = 100,
-    classes: Annotated[int, typer.Option(help="How many of VOC's classes, 2 to 20.")] = 5,
-    size: Annotated[int, typer.Option(help="Longer side of an image in pixels.")] = 96,
+    test: Annotated[int, typer.Option(metavar="N", help="Test images, in VOC2007.")] = 100,
+    classes: Annotated[
+        int, typer.Option(metavar="N", help="How many of VOC's classes, 2 to 20.")
+    ] = 5,
+    size: Annotated[int, typer.Option(metavar="N", help="Longer side of an image in pixels.")] = 96,
 ) -> None:
     """Write drawn images and boxes in the folders of Pascal VOC.
 

@@ -22,7 +22,9 @@ class Listed(StrEnum):
 
 
 def list_(
-    kind: Annotated[Listed, typer.Argument(help="What to list.")],
+    kind: Annotated[
+        Listed, typer.Argument(metavar="KIND", help="methods, models, datasets or suites.")
+    ],
     as_json: AsJson = False,
     methods: MethodFiles = None,
 ) -> None:
@@ -38,7 +40,10 @@ def list_(
 
 def show(
     key: Annotated[
-        str, typer.Argument(help="Key of a trial as `plan --json` prints it, or its first digits.")
+        str,
+        typer.Argument(
+            metavar="KEY", help="Key of a trial as `plan --json` prints it, or its first digits."
+        ),
     ],
     results: Results = Path("results"),
     figures: Annotated[

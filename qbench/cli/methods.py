@@ -14,9 +14,11 @@ from qbench.cli.options import AsJson, MethodFiles
 
 
 def profile(
-    method: Annotated[str, typer.Argument(help="Name of a method; see `qbench list methods`.")],
+    method: Annotated[
+        str, typer.Argument(metavar="METHOD", help="Name of a method; see `qbench list methods`.")
+    ],
     model: Annotated[
-        str, typer.Option(help="Name of a model; see `qbench list models`.")
+        str, typer.Option(metavar="MODEL", help="Name of a model; see `qbench list models`.")
     ] = "resnet18",
     bits: Annotated[
         str,
@@ -31,13 +33,18 @@ def profile(
         ),
     ] = None,
     methods: MethodFiles = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images in a training step.")] = 32,
+    batch_size: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Images in a training step.")
+    ] = 32,
     image_size: Annotated[
-        int, typer.Option(min=1, help="Height and width of an image in pixels.")
+        int, typer.Option(metavar="N", min=1, help="Height and width of an image in pixels.")
     ] = 224,
-    steps: Annotated[int, typer.Option(min=1, help="Training steps to time, of each kind.")] = 10,
+    steps: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Training steps to time, of each kind.")
+    ] = 10,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads of torch; by default one for each core.")
+        int | None,
+        typer.Option(metavar="N", min=1, help="Threads of torch; by default one for each core."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -135,7 +142,9 @@ def check(
 
 
 def new_method(
-    name: Annotated[str, typer.Argument(help="Name of the new method, in snake_case.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="Name of the new method, in snake_case.")
+    ],
     folder: Annotated[
         Path, typer.Option("--in", metavar="DIR", help="Folder to write the files to.")
     ] = Path(),

@@ -14,18 +14,13 @@ from qbench.cli.options import AsJson, Assignments, MethodFiles, Results, SuiteF
 if TYPE_CHECKING:
     from qbench.report.comparison import Difference
 
-Side = Annotated[
-    Path,
-    typer.Argument(
-        help="A suite (.yaml), a results folder, a trials.csv, or exported .json files."
-    ),
-]
-STYLES = {"worse": "red", "better": "green"}
+_SIDE = "A suite (.yaml), a results folder, a trials.csv, or exported .json files."
+_STYLES = {"worse": "red", "better": "green"}
 
 
 def compare(
-    a: Side,
-    b: Side,
+    a: Annotated[Path, typer.Argument(metavar="A", help=_SIDE)],
+    b: Annotated[Path, typer.Argument(metavar="B", help=_SIDE)],
     results: Results = Path("results"),
     as_json: AsJson = False,
 ) -> None:
@@ -75,7 +70,7 @@ def _show(found: Sequence[Difference], a: Path, b: Path) -> None:
             _number(each.p, ".2g"),
             each.verdict,
             escape("; ".join(filter(None, (each.settings, twice, *each.stale)))),
-            style=STYLES.get(each.verdict),
+            style=_STYLES.get(each.verdict),
         )
     console = Console(highlight=False)
     if table.rows:
@@ -120,7 +115,7 @@ def export(
 def import_(
     paths: Annotated[
         list[Path],
-        typer.Argument(metavar="PATH...", help="Exported files, or folders that hold them."),
+        typer.Argument(metavar="PATH", help="Exported files, or folders that hold them."),
     ],
     results: Results = Path("results"),
 ) -> None:
