@@ -12,6 +12,7 @@ from qbench import registry
 from qbench.data import Dataset
 from qbench.errors import QbenchError
 from qbench.spec.trial import given_weights_key
+from qbench.spec.weights import identify
 from qbench.store.mlflow import Store, was_imported
 from qbench.store.spool import Spool
 from qbench.suite.suite import Suite
@@ -96,6 +97,6 @@ def _wanted(suite: Suite, spool: Spool) -> Iterator[tuple[str, str, str]]:
     """Yield model, choice and identity of given weights that the spool does not have yet."""
     for model, choice in suite.weights.items():
         if model in suite.models:
-            identity = weights.identify(model, choice)
+            identity = identify(model, choice)
             if not spool.weights_path(given_weights_key(model, identity)).exists():
                 yield model, choice, identity

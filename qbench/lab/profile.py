@@ -18,10 +18,11 @@ from torch.nn import functional as F  # noqa: N812
 
 from qbench import registry
 from qbench.errors import QbenchError
-from qbench.quant.attach import LayerPolicy, attach
+from qbench.quant.attach import attach
 from qbench.quant.staircase import kernels
 from qbench.registry import Plugin, load_plugin
 from qbench.spec.bits import FULL_PRECISION
+from qbench.spec.policies import LayerPolicy
 from qbench.spec.trial import FP32
 from qbench.train.provenance import environment
 

@@ -21,12 +21,16 @@ from torch.utils.hooks import RemovableHandle
 from qbench import distributed, registry
 from qbench.errors import QbenchError, nearest
 from qbench.method import Layer, Method, Quantizer
-from qbench.spec.bits import Bits, Width
+from qbench.spec.bits import Bits
+from qbench.spec.policies import (
+    DEFAULT_LAYERS,
+    POLICIES,
+    LayerPolicy,
+    eight_bits,
+    policy_widths,
+)
 
 QUANTIZABLE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
-POLICIES = ("skip_first_last", "all", "first_last_8bit")
-DEFAULT_LAYERS = "skip_first_last"
-LayerPolicy = str | Sequence[str] | Mapping[str, str]
 _SAMPLE_VALUES = 2**22
 
 
@@ -319,7 +323,7 @@ def select_layers(model: nn.Module, policy: LayerPolicy, bits: Bits) -> list[Lay
             raise QbenchError(f"'{policy}' is no layer policy{nearest(policy, POLICIES)}")
         widths = {name: bits for name in names if policy != "skip_first_last" or name not in ends}
         if policy == "first_last_8bit":
-            widths |= {name: _eight_bits(bits) for name in ends}
+            widths |= {name: eight_bits(bits) for name in ends}
     elif isinstance(policy, Mapping):
         widths = {name: Bits.parse(text) for name, text in policy.items()}
     else:
@@ -351,29 +355,6 @@ def _followed(
     if isinstance(policy, Mapping):
         return {name_of(name): widths for name, widths in policy.items()}
     return [name_of(name) for name in policy]
-
-
-def policy_widths(policy: LayerPolicy, bits: Bits) -> list[Bits]:
-    """Every pair of widths that a policy asks of a method.
-
-    Raises:
-        ValueError: a width in a mapping is none.
-    """
-    if isinstance(policy, Mapping):
-        widths = [Bits.parse(text) for text in policy.values()]
-    elif policy == "first_last_8bit":
-        widths = [bits, _eight_bits(bits)]
-    else:
-        widths = [bits]
-    return list(dict.fromkeys(widths))
-
-
-def _eight_bits(bits: Bits) -> Bits:
-    eight = Width(8)
-    return Bits(
-        bits.weights if bits.weights.is_float else eight,
-        bits.activations if bits.activations.is_float else eight,
-    )
 
 
 def _sample_inputs(

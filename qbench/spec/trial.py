@@ -11,10 +11,10 @@ from pydantic import Field
 
 from qbench.spec.bits import FULL_PRECISION
 from qbench.spec.recipe import Determining, Recipe
+from qbench.spec.weights import is_backbone
 
 KEY_LENGTH = 16
 FP32 = "fp32"  # the method that trains the full-precision networks
-BACKBONE = "backbone:"  # begins the choice of weights of a detector's backbone alone
 
 
 class Trial(Determining):
@@ -93,7 +93,7 @@ class Trial(Determining):
     @property
     def starts_from_backbone(self) -> bool:
         """Whether the weights that it starts from are of a detector's backbone alone."""
-        return self.full_precision is None and self.weights.startswith(BACKBONE)
+        return self.full_precision is None and is_backbone(self.weights)
 
     @property
     def name(self) -> str:

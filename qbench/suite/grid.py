@@ -13,12 +13,13 @@ from qbench import registry
 from qbench.data import Dataset
 from qbench.errors import QbenchError
 from qbench.method import Method
-from qbench.quant.attach import DEFAULT_LAYERS, policy_widths, select_layers
+from qbench.quant.attach import select_layers
 from qbench.spec.bits import FULL_PRECISION, Bits
+from qbench.spec.policies import DEFAULT_LAYERS, policy_widths
 from qbench.spec.recipe import Recipe
 from qbench.spec.trial import FP32, Trial, full_precision_trial
+from qbench.spec.weights import identify, is_backbone
 from qbench.suite.suite import Row, Suite
-from qbench.train import weights
 
 _ANY = Bits.parse("1/1")
 # Of networks whose weights are given. What would train them is no part of their trials' keys.
@@ -105,7 +106,7 @@ class _Grid:
             seed=seed,
             threads=suite.threads,
             data=dataset.identity(),
-            weights=weights.identify(model, given) if given else "",
+            weights=identify(model, given) if given else "",
             processes=suite.resources.processes,
             rehearsal=self._rehearsal,
         )
@@ -113,7 +114,7 @@ class _Grid:
     def _recipe_of(self, model: str) -> Recipe:
         """How a model's full-precision network is trained."""
         given = self._suite.weights.get(model)
-        return self._pretraining if given is None or weights.is_backbone(given) else _UNTRAINED
+        return self._pretraining if given is None or is_backbone(given) else _UNTRAINED
 
     def _row(self, model: str, row: Row, label: str, problem: str) -> Iterator[PlannedTrial]:
         suite = self._suite
@@ -136,7 +137,7 @@ class _Grid:
             "recipe": recipe,
             "full_precision": self._recipe_of(model) if pretrained else None,
         }
-        if not pretrained and not weights.is_backbone(suite.weights.get(model, "")):
+        if not pretrained and not is_backbone(suite.weights.get(model, "")):
             own["weights"] = ""
         for bits in map(Bits.parse, row.widths(model, suite.bits)):
             task = self._dataset.task

@@ -15,8 +15,8 @@ from typing import Any
 from pydantic import BaseModel, TypeAdapter
 
 from qbench import registry
-from qbench.quant.attach import POLICIES
 from qbench.spec.layout import Arrangement
+from qbench.spec.policies import POLICIES
 from qbench.spec.recipe import Recipe
 from qbench.suite.suite import Published, Resources, Row, Suite
 

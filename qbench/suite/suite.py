@@ -18,13 +18,13 @@ from pydantic import (
 
 from qbench import registry
 from qbench.errors import QbenchError, nearest
-from qbench.quant.attach import POLICIES
 from qbench.spec.bits import Bits
 from qbench.spec.layout import Arrangement, unknown_metrics
+from qbench.spec.policies import POLICIES
 from qbench.spec.recipe import Recipe
+from qbench.spec.weights import identify
 from qbench.suite.bundled import suite_file
 from qbench.suite.yaml import Document, Location
-from qbench.train import weights
 from qbench.train.limits import Limits
 
 _ROW_KEYS = ("label", "recipe", "published", "bits")
@@ -399,7 +399,7 @@ def _weights_problems(choices: dict[Any, Any]) -> Iterator[tuple[Location, str]]
     yield from _model_problems(choices, ("weights",))
     for model, choice in choices.items():
         try:
-            weights.identify(str(model), str(choice))
+            identify(str(model), str(choice))
         except QbenchError as error:
             yield ("weights", str(model)), str(error)
 

@@ -1,0 +1,106 @@
+"""Names of full-precision weights that are not trained here.
+
+A suite chooses the weights of a model by a text: ``torchvision``, ``torchvision:NAME``, or the path
+of a file. With ``backbone:`` before it, the weights are those of the classification network that a
+detector is built on, and the detector itself is trained here. `qbench.train.weights` loads them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from qbench.errors import QbenchError, nearest
+
+_BACKBONE = "backbone:"
+_TORCHVISION = "torchvision"
+# Detectors that start from a backbone: torchvision's name of it, and its default weights.
+_BACKBONES = {"ssd300_vgg16": ("vgg16", "IMAGENET1K_FEATURES")}
+
+
+def identify(model: str, choice: str) -> str:
+    """Return the identity of weights, which is part of a trial's key.
+
+    It depends on the content of a file and not on its path.
+
+    Args:
+        model: Name of the model that they are for.
+        choice: Choice of a suite, as described in this module.
+
+    Returns:
+        ``torchvision:NAME``; or ``sha256:`` and 16 hexadecimal digits, the hash of the file; or
+        ``missing:FILE`` if there is no such file. With ``backbone:`` before it if the choice has
+        that.
+
+    Raises:
+        QbenchError: torchvision has no such weights, or the model has no backbone.
+    """
+    prefix = ""
+    if is_backbone(choice):
+        if model not in _BACKBONES:
+            known = ", ".join(_BACKBONES)
+            raise QbenchError(f"{model} starts from no backbone's weights; those that do: {known}")
+        prefix = _BACKBONE
+    if is_torchvision(choice):
+        return f"{prefix}{_TORCHVISION}:{torchvision_weights(model, choice).name}"
+    path = weights_file(choice)
+    if not path.is_file():
+        return f"{prefix}missing:{path}"
+    return f"{prefix}sha256:{_hash_of(path, path.stat().st_mtime_ns)}"
+
+
+def is_backbone(choice: str) -> bool:
+    """Return whether a choice or an identity is of the weights of a detector's backbone alone."""
+    return choice.startswith(_BACKBONE)
+
+
+def is_torchvision(choice: str) -> bool:
+    """Return whether a choice is of torchvision's weights, and not of a file."""
+    return choice.removeprefix(_BACKBONE).partition(":")[0] == _TORCHVISION
+
+
+def weights_file(choice: str) -> Path:
+    """Return the path of the file that a choice names."""
+    return Path(choice.removeprefix(_BACKBONE))
+
+
+def torchvision_weights(model: str, choice: str) -> Any:
+    """Return torchvision's description of weights. This imports torch.
+
+    Args:
+        model: Name of the model that they are for.
+        choice: ``torchvision`` or ``torchvision:NAME``, for a detector's backbone with
+            ``backbone:`` before it. Without a name: torchvision's default for the model.
+
+    Returns:
+        Member of an enumeration of `torchvision.models`, with ``name``, ``url`` and ``meta``.
+
+    Raises:
+        QbenchError: torchvision has no such weights.
+    """
+    from torchvision.models import get_model_weights
+
+    default = "DEFAULT"
+    if is_backbone(choice):
+        model, default = _BACKBONES[model]
+        choice = choice.removeprefix(_BACKBONE)
+    try:
+        known = get_model_weights(model)
+    except ValueError as error:
+        raise QbenchError(
+            f"torchvision has no weights for {model}; name a file, or leave it out of `weights` to "
+            "train it here"
+        ) from error
+    name = choice.partition(":")[2] or default
+    if name not in known.__members__:
+        raise QbenchError(f"{model} has no weights '{name}'{nearest(name, known.__members__)}")
+    return known[name]
+
+
+@cache
+def _hash_of(path: Path, modified: int) -> str:
+    """Return the hash of a file. The time of its last change is part of the cache's key."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
