@@ -25,7 +25,8 @@ import torch
 from torch import Tensor, nn
 
 from qbench.functional import sign, straight_through
-from qbench.method import RELU, Bits, Layer, Method, Recipe, replace_modules
+from qbench.method import Bits, Layer, Method, Recipe
+from qbench.quant.surgery import RELU, replace_modules
 
 
 class ABCNet(Method):

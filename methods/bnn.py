@@ -28,7 +28,8 @@ import torch
 from torch import Tensor, nn
 
 from qbench.functional import sign, straight_through
-from qbench.method import RELU, Bits, Layer, Method, Recipe, pool_before_norm, replace_modules
+from qbench.method import Bits, Layer, Method, Recipe
+from qbench.quant.surgery import RELU, pool_before_norm, replace_modules
 
 from .binary_connect import BinaryWeight
 

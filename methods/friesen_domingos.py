@@ -24,7 +24,8 @@ from typing import Literal
 from torch import Tensor, nn
 
 from qbench.functional import sign, straight_through
-from qbench.method import RELU, Bits, Layer, Method, Recipe, replace_modules
+from qbench.method import Bits, Layer, Method, Recipe
+from qbench.quant.surgery import RELU, replace_modules
 
 Loss = Literal["soft_hinge", "saturated"]
 

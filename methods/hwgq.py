@@ -34,7 +34,8 @@ import torch
 from torch import Tensor, nn
 
 from qbench.functional import filter_dims, sign, straight_through
-from qbench.method import Bits, Layer, Method, Recipe, Scope, pool_before_norm
+from qbench.method import Bits, Layer, Method, Recipe, Scope
+from qbench.quant.surgery import pool_before_norm
 
 STEPS = {1: 0.799, 2: 0.538, 3: 0.3217, 4: 0.185}
 Backward = Literal["clipped", "vanilla", "log_tailed"]

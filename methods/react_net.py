@@ -18,9 +18,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from qbench.method import Bits, Layer, Method, Recipe, Scope, pool_before_norm
+from qbench.method import Bits, Layer, Method, Recipe, Scope
+from qbench.quant.surgery import add_shortcuts, pool_before_norm
 
-from .bireal import BinaryFilters, PolynomialSign, add_shortcuts
+from .bireal import BinaryFilters, PolynomialSign
 
 
 class ReActNet(Method):

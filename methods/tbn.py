@@ -20,18 +20,8 @@ from typing import Annotated
 from torch import Tensor, nn
 
 from qbench.functional import straight_through
-from qbench.method import (
-    RELU,
-    Bits,
-    Field,
-    Layer,
-    Method,
-    Recipe,
-    Scope,
-    Width,
-    pool_before_norm,
-    replace_modules,
-)
+from qbench.method import Bits, Field, Layer, Method, Recipe, Scope, Width
+from qbench.quant.surgery import RELU, pool_before_norm, replace_modules
 
 from .hwgq import BinaryFilters
 

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from qbench.functional import quantize_unit, round_ste
 from qbench.method import Bits, Field, Layer, Method, Recipe, Scope
+from qbench.quant.surgery import widen
 
 from .hwgq import BinaryFilters
 
@@ -107,38 +108,3 @@ class ClippedInput(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Quantize ``x``, any shape."""
         return quantize_unit(x.clamp(0, 1), self.bits)
-
-
-def widen(model: nn.Module, factor: int) -> nn.Module:
-    """Multiply the channels of every layer, in place; all of it starts from random weights.
-
-    Args:
-        model: a network of conv, linear and batch-norm layers.
-        factor: what to multiply with; the first layer's inputs and the last one's outputs stay.
-    """
-    layers = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
-    for layer in layers:
-        inputs = 1 if layer is layers[0] else factor
-        outputs = 1 if layer is layers[-1] else factor
-        if isinstance(layer, nn.Conv2d):
-            if layer.groups > 1:
-                layer.groups *= factor
-            layer.in_channels *= inputs
-            layer.out_channels *= outputs
-            shape = (layer.out_channels, layer.in_channels // layer.groups, *layer.kernel_size)
-        else:
-            layer.in_features *= inputs
-            layer.out_features *= outputs
-            shape = (layer.out_features, layer.in_features)
-        layer.weight = nn.Parameter(layer.weight.new_empty(shape))
-        if layer.bias is not None:
-            layer.bias = nn.Parameter(layer.bias.new_empty(shape[0]))
-        layer.reset_parameters()
-    for norm in [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]:
-        norm.num_features *= factor
-        for name in ("weight", "bias"):
-            setattr(norm, name, nn.Parameter(norm.get_parameter(name).repeat(factor)))
-        for name in ("running_mean", "running_var"):
-            setattr(norm, name, norm.get_buffer(name).repeat(factor))
-        norm.reset_parameters()
-    return model

@@ -30,16 +30,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from qbench.functional import sign, straight_through
-from qbench.method import (
-    RELU,
-    Bits,
-    Layer,
-    Method,
-    Recipe,
-    Scope,
-    pool_before_norm,
-    replace_modules,
-)
+from qbench.method import Bits, Layer, Method, Recipe, Scope
+from qbench.quant.surgery import RELU, pool_before_norm, replace_modules
 
 from .bwn import BinaryFilters, Gradient, centre
 

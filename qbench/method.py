@@ -39,7 +39,6 @@ Scope = Literal["layer", "filter"]
 _OPTIONS = ConfigDict(
     extra="forbid", validate_default=True, allow_inf_nan=False, arbitrary_types_allowed=True
 )
-RELU = (nn.ReLU, nn.ReLU6)  # what leaves no negative value for a sign to see
 
 
 @dataclass(eq=False)
@@ -273,60 +272,6 @@ class Method:
         return [{"params": parameters, "weight_decay": 0.0}]
 
 
-def replace_modules(
-    model: nn.Module,
-    kind: type[nn.Module] | tuple[type[nn.Module], ...],
-    new: type[nn.Module],
-    **options: Any,
-) -> nn.Module:
-    """Replace every submodule of a class, in place: for `Method.prepare`.
-
-    Args:
-        model: the model to change.
-        kind: the class to replace, or several, subclasses included; `RELU` are ReLU and ReLU6.
-        new: the class to put there.
-        options: keyword arguments for ``new``.
-
-    Returns:
-        The same model.
-    """
-    for parent in list(model.modules()):
-        for name, child in list(parent.named_children()):
-            if isinstance(child, kind):
-                setattr(parent, name, new(**options))
-    return model
-
-
-def pool_before_norm(model: nn.Module) -> nn.Module:
-    """Have every max-pooling before the normalisation that it follows: for `Method.prepare`.
-
-    Normalisation, ReLU, max-pooling become max-pooling, normalisation, ReLU, so that what the next
-    layer is given has just been normalised. A sign needs that: the maximum of normalised values is
-    nearly always above 0, and its sign says little (Rastegari et al., ECCV 2016, Section 3.2).
-
-    Args:
-        model: the model to change, in place; the order of layers is known, and changed, in
-            ``nn.Sequential``. Names stay with their modules.
-
-    Returns:
-        The same model.
-    """
-    for block in model.modules():
-        if isinstance(block, nn.Sequential):
-            parts = list(block._modules.items())
-            for i in range(len(parts) - 2):
-                norm, activation, pool = (part for _, part in parts[i : i + 3])
-                if (
-                    isinstance(norm, nn.BatchNorm2d)
-                    and isinstance(activation, RELU)
-                    and isinstance(pool, nn.MaxPool2d)
-                ):
-                    parts[i : i + 3] = [parts[i + 2], parts[i], parts[i + 1]]
-            block._modules.clear()
-            block._modules.update(parts)
-    return model
-
-
 def _snake_case(name: str) -> str:
     out = [name[0].lower()]
     for before, letter in itertools.pairwise(name):
@@ -337,7 +282,6 @@ def _snake_case(name: str) -> str:
 
 
 __all__ = [
-    "RELU",
     "Bits",
     "Field",
     "Layer",
@@ -346,6 +290,4 @@ __all__ = [
     "Recipe",
     "Scope",
     "Width",
-    "pool_before_norm",
-    "replace_modules",
 ]

@@ -30,7 +30,7 @@ def test_every_method_says_what_it_is(name: str) -> None:
 def test_methods_import_the_plugin_interface_and_nothing_else_of_qbench(file: Path) -> None:
     imports = [line for line in file.read_text().splitlines() if line.startswith("from qbench")]
     modules = {line.split()[1] for line in imports}
-    assert modules <= {"qbench.method", "qbench.functional"}
+    assert modules <= {"qbench.method", "qbench.functional", "qbench.quant.surgery"}
 
 
 def test_an_unknown_option_names_the_nearest() -> None:

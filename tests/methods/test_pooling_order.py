@@ -11,73 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from qbench.method import pool_before_norm
 from qbench.quant.attach import attach
-
-
-def network(*, norm_first: bool = True, relu: type[nn.Module] = nn.ReLU) -> nn.Sequential:
-    """Return two convolutions, the first pooled over windows of nine, and a linear layer."""
-    torch.manual_seed(0)
-    pooled = [nn.BatchNorm2d(8), relu(), nn.MaxPool2d(3, 2)]
-    if not norm_first:
-        pooled = [pooled[2], pooled[0], pooled[1]]
-    return nn.Sequential(
-        nn.Conv2d(3, 8, 3, padding=1, bias=False),
-        *pooled,
-        nn.Conv2d(8, 8, 3, padding=1, bias=False),
-        nn.BatchNorm2d(8),
-        nn.ReLU(),
-        nn.Flatten(),
-        nn.Linear(8 * 7 * 7, 4),
-    )
-
-
-def images() -> Tensor:
-    return torch.randn(16, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-
-
-def kinds(model: nn.Module) -> list[str]:
-    assert isinstance(model, nn.Sequential)
-    return [type(module).__name__ for module in model]
-
-
-def test_pooling_comes_before_normalisation_and_names_stay_with_their_modules() -> None:
-    model = network()
-    before = dict(model.named_modules())
-    weights = model.state_dict()
-    assert pool_before_norm(model) is model
-    assert kinds(model)[:5] == ["Conv2d", "MaxPool2d", "BatchNorm2d", "ReLU", "Conv2d"]
-    assert dict(model.named_modules()) == before
-    assert model.state_dict().keys() == weights.keys()
-
-
-def test_a_scale_above_zero_makes_the_order_of_pooling_and_normalisation_no_difference() -> None:
-    model = network()
-    model(images())  # statistics to evaluate with
-    model.eval()
-    with torch.no_grad():
-        expected = model(images())
-        torch.testing.assert_close(pool_before_norm(model)(images()), expected)
-
-
-@pytest.mark.parametrize(
-    "model",
-    [
-        network(norm_first=False),
-        nn.Sequential(nn.BatchNorm2d(3), nn.ReLU(), nn.AvgPool2d(2)),
-        nn.Sequential(nn.ReLU(), nn.MaxPool2d(2)),
-    ],
-    ids=["pooled already", "average pooling", "no normalisation"],
-)
-def test_any_other_order_is_left_alone(model: nn.Sequential) -> None:
-    before = kinds(model)
-    assert kinds(pool_before_norm(model)) == before
-
-
-def test_one_module_in_two_places_stays_in_both() -> None:
-    relu = nn.ReLU()
-    model = nn.Sequential(relu, nn.BatchNorm2d(3), relu, nn.MaxPool2d(2))
-    assert kinds(pool_before_norm(model)) == ["ReLU", "MaxPool2d", "BatchNorm2d", "ReLU"]
+from tests.helpers.pooled_network import images, kinds, network
 
 
 def positive_share(x: Tensor) -> float:

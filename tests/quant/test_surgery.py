@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from qbench.quant.surgery import pool_before_norm
+from tests.helpers.pooled_network import images, kinds, network
+
+
+def test_pooling_comes_before_normalisation_and_names_stay_with_their_modules() -> None:
+    model = network()
+    before = dict(model.named_modules())
+    weights = model.state_dict()
+    assert pool_before_norm(model) is model
+    assert kinds(model)[:5] == ["Conv2d", "MaxPool2d", "BatchNorm2d", "ReLU", "Conv2d"]
+    assert dict(model.named_modules()) == before
+    assert model.state_dict().keys() == weights.keys()
+
+
+def test_a_scale_above_zero_makes_the_order_of_pooling_and_normalisation_no_difference() -> None:
+    model = network()
+    model(images())  # statistics to evaluate with
+    model.eval()
+    with torch.no_grad():
+        expected = model(images())
+        torch.testing.assert_close(pool_before_norm(model)(images()), expected)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        network(norm_first=False),
+        nn.Sequential(nn.BatchNorm2d(3), nn.ReLU(), nn.AvgPool2d(2)),
+        nn.Sequential(nn.ReLU(), nn.MaxPool2d(2)),
+    ],
+    ids=["pooled already", "average pooling", "no normalisation"],
+)
+def test_any_other_order_is_left_alone(model: nn.Sequential) -> None:
+    before = kinds(model)
+    assert kinds(pool_before_norm(model)) == before
+
+
+def test_one_module_in_two_places_stays_in_both() -> None:
+    relu = nn.ReLU()
+    model = nn.Sequential(relu, nn.BatchNorm2d(3), relu, nn.MaxPool2d(2))
+    assert kinds(pool_before_norm(model)) == ["ReLU", "MaxPool2d", "BatchNorm2d", "ReLU"]
