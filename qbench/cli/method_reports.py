@@ -9,7 +9,7 @@ from rich.table import Table
 
 from qbench import registry
 from qbench.lab.check import Report
-from qbench.lab.profile import Job, Profile, machine
+from qbench.lab.profile import Profile, ProfileSettings, machine
 
 
 def show_check(report: Report) -> None:
@@ -38,30 +38,30 @@ def show_check(report: Report) -> None:
             console.print(f"  {finding.traceback.strip()}".replace("\n", "\n  "), markup=False)
 
 
-def show_profile(job: Job, profile: Profile) -> None:
+def show_profile(settings: ProfileSettings, profile: Profile) -> None:
     """Print a profile as a table.
 
     Args:
-        job: What was profiled.
+        settings: What was profiled.
         profile: Its measurements.
     """
     table = Table("", box=None, pad_edge=False)
     for column in ("step, ms", "ratio", "peak memory, MiB", "ratio"):
         table.add_column(column, justify="right")
     low, high = profile.quartiles
-    title = registry.method_class(job.method).title
+    title = registry.method_class(settings.method).title
     table.add_row("full precision", *_numbers(profile.seconds, profile.bytes, "1", "1"))
     time_ratio = f"{profile.ratio:.3f} ({low:.3f}–{high:.3f})"
     memory_ratio = f"{profile.quantized_bytes / profile.bytes:.3f}"
     table.add_row(
-        f"{title} {job.bits}",
+        f"{title} {settings.bits}",
         *_numbers(profile.quantized_seconds, profile.quantized_bytes, time_ratio, memory_ratio),
     )
     console = Console(highlight=False)
     console.print(table)
-    shape = f"{job.batch_size} × 3 × {job.image_size} × {job.image_size}"
+    shape = f"{settings.batch_size} × 3 × {settings.image_size} × {settings.image_size}"
     console.print(
-        f"{job.model}, {shape}, {len(profile.seconds)} steps each; {machine(job)}",
+        f"{settings.model}, {shape}, {len(profile.seconds)} steps each; {machine(settings)}",
         soft_wrap=True,
         markup=False,
     )

@@ -62,7 +62,7 @@ def profile(
     from qbench.registry import Plugin
     from qbench.suite.yaml import parse_assignment
 
-    job = profiles.Job(
+    settings = profiles.ProfileSettings(
         method=method,
         options=dict(parse_assignment(text) for text in options or ()),
         model=model,
@@ -73,11 +73,11 @@ def profile(
         plugins=[Plugin.read(file) for file in methods or ()],
     )
     with messages.status(Console(stderr=True), "Profiling …", "Profiling: "):
-        found = profiles.measure(job, steps)
+        found = profiles.measure(settings, steps)
     if as_json:
-        print(json.dumps(profiles.as_json(job, found), indent=2, ensure_ascii=False))
+        print(json.dumps(profiles.as_json(settings, found), indent=2, ensure_ascii=False))
     else:
-        show_profile(job, found)
+        show_profile(settings, found)
 
 
 def check(

@@ -1,4 +1,4 @@
-"""What a method adds to a training step: time and peak memory, beside full precision."""
+"""Measure the time and the peak memory that a method adds to a training step."""
 
 from __future__ import annotations
 
@@ -26,28 +26,28 @@ from qbench.spec.policies import LayerPolicy
 from qbench.spec.trial import FP32
 from qbench.train.provenance import environment
 
-CLASSES = 1000
-_CALIBRATION = 4
-_WARM_UP = 3
+_NUM_CLASSES = 1000
+_CALIBRATION_IMAGES = 4
+_WARM_UP_STEPS = 3
 _MEMORY_STEPS = 3
-_EPOCHS = 20
+_LAST_EPOCH = 20
 _LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Job:
-    """What to profile.
+class ProfileSettings:
+    """Method, network and batch to profile.
 
     Attributes:
-        method: its name.
-        options: its options.
-        model: the model's name.
-        bits: widths as ``W/A``.
-        layers: which layers are quantized, as in `qbench.quant.attach.attach`.
-        batch_size: images in a step.
-        image_size: height and width of an image, of three channels.
-        threads: torch's threads.
-        plugins: method files to load first.
+        method: Name of the method.
+        options: Options of the method that differ from the defaults.
+        model: Name of the model.
+        bits: Bit-widths as ``W/A``.
+        layers: Layers that are quantized, as in `qbench.quant.attach.attach`.
+        batch_size: Number of images in a step.
+        image_size: Height and width of the images in pixels. They have three channels.
+        threads: Number of CPU threads of torch.
+        plugins: Method files to load first.
     """
 
     method: str
@@ -64,25 +64,27 @@ class Job:
         """Register the methods of `plugins`.
 
         Raises:
-            QbenchError: a file cannot be loaded.
+            QbenchError: A file cannot be loaded.
         """
         for plugin in self.plugins:
             load_plugin(plugin)
 
     def device(self) -> torch.device:
-        """Where it runs: a GPU where there is one."""
+        """Return the current GPU if there is one, otherwise the CPU."""
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @dataclass(frozen=True)
 class Profile:
-    """What was measured.
+    """Time and memory of training steps at full precision and with the method.
 
     Attributes:
-        seconds: of every step at full precision.
-        quantized_seconds: of every quantized step; each was run after the one at full precision.
-        bytes: peak memory at full precision: of tensors on a GPU, else of the whole process.
-        quantized_bytes: likewise with the method.
+        seconds: Duration of each step at full precision, in seconds.
+        quantized_seconds: Duration of each step with the method, in seconds. Step i follows step i
+            at full precision.
+        bytes: Peak memory of training at full precision, in bytes: of all tensors on a GPU,
+            otherwise of the whole process.
+        quantized_bytes: Peak memory of training with the method, in bytes.
     """
 
     seconds: list[float]
@@ -92,66 +94,81 @@ class Profile:
 
     @property
     def ratios(self) -> list[float]:
-        """Quantized over full precision, of each pair of steps."""
+        """Time with the method divided by time at full precision, for each pair of steps."""
         return [q / f for q, f in zip(self.quantized_seconds, self.seconds, strict=True)]
 
     @property
     def ratio(self) -> float:
-        """The median of `ratios`."""
+        """Median of `ratios`."""
         return statistics.median(self.ratios)
 
     @property
     def quartiles(self) -> tuple[float, float]:
-        """Between these lies the middle half of `ratios`."""
+        """First and third quartile of `ratios`."""
         if len(self.ratios) < 2:
             return self.ratio, self.ratio
         low, _, high = statistics.quantiles(self.ratios, n=4, method="inclusive")
         return low, high
 
 
-def measure(job: Job, steps: int) -> Profile:
-    """Train a network on random images, at full precision and quantized, in turn.
+def measure(settings: ProfileSettings, steps: int) -> Profile:
+    """Time training steps on random images, alternately at full precision and with the method.
 
-    The method is in its last epoch, when everything that it does is at work. Memory is measured in
-    a fresh process for each of the two, where no GPU keeps count.
+    The method is in its last epoch, in which everything that it does is active. Without a GPU, a
+    fresh process measures the peak memory of each of the two.
 
     Args:
-        job: what to profile.
-        steps: how many of each to time.
+        settings: What to profile.
+        steps: Number of steps of each kind to time, at least 1.
+
+    Returns:
+        The measurements.
 
     Raises:
-        QbenchError: a name, an option or the widths are wrong, or a step fails.
+        QbenchError: A name, an option or the bit-widths are invalid, or a step fails.
     """
-    job.load_plugins()
-    torch.set_num_threads(job.threads)
+    settings.load_plugins()
+    torch.set_num_threads(settings.threads)
     _LOGGER.info("building the networks")
-    plain, quantized = _step(job, quantize=False), _step(job, quantize=True)
+    plain, quantized = _step(settings, quantize=False), _step(settings, quantize=True)
     _LOGGER.info("warming up")
-    for _ in range(_WARM_UP):
+    for _ in range(_WARM_UP_STEPS):
         plain()
         quantized()
     seconds, quantized_seconds = [], []
-    for i in range(steps):  # in turn, so that what else the machine does hits both
+    for i in range(steps):  # alternately, so that other load on the machine affects both
         _LOGGER.info("step %d of %d", i + 1, steps)
         seconds.append(_timed(plain))
         quantized_seconds.append(_timed(quantized))
     del plain, quantized
     _LOGGER.info("memory at full precision")
-    plain_bytes = _peak_memory(job, quantize=False)
+    plain_bytes = _peak_memory(settings, quantize=False)
     _LOGGER.info("memory with the method")
-    return Profile(seconds, quantized_seconds, plain_bytes, _peak_memory(job, quantize=True))
+    return Profile(seconds, quantized_seconds, plain_bytes, _peak_memory(settings, quantize=True))
 
 
-def as_json(job: Job, profile: Profile) -> dict[str, Any]:
-    """A profile for programs."""
+def as_json(settings: ProfileSettings, profile: Profile) -> dict[str, Any]:
+    """Convert a profile into plain values for `qbench profile --json`.
+
+    Args:
+        settings: What was profiled.
+        profile: Its measurements.
+
+    Returns:
+        Settings, medians in seconds and bytes, and ratios.
+
+    Raises:
+        QbenchError: No method has the name.
+        pydantic.ValidationError: An option of the method is invalid.
+    """
     return {
-        "method": job.method,
-        "options": registry.method_options(job.method, job.options),
-        "model": job.model,
-        "bits": job.bits,
-        "batch_size": job.batch_size,
-        "image_size": job.image_size,
-        "machine": machine(job),
+        "method": settings.method,
+        "options": registry.method_options(settings.method, settings.options),
+        "model": settings.model,
+        "bits": settings.bits,
+        "batch_size": settings.batch_size,
+        "image_size": settings.image_size,
+        "machine": machine(settings),
         "full_precision": {
             "step_seconds": statistics.median(profile.seconds),
             "peak_bytes": profile.bytes,
@@ -166,37 +183,63 @@ def as_json(job: Job, profile: Profile) -> dict[str, Any]:
     }
 
 
-def machine(job: Job) -> str:
-    """What it was measured on, in a line."""
+def machine(settings: ProfileSettings) -> str:
+    """Describe the hardware and the versions of software that a profile was measured with.
+
+    Args:
+        settings: What was profiled.
+
+    Returns:
+        One line of text.
+    """
     found = environment()
-    if job.device().type == "cuda":
+    if settings.device().type == "cuda":
         return f"{found['gpu']}, torch {found['torch']}"
     processor = found["cpu"] or platform.machine()
     kernel = "C kernels" if kernels.load() is not None else "no C kernels, for lack of a compiler"
-    return f"{processor}, {job.threads} threads, torch {found['torch']}, {kernel}"
+    return f"{processor}, {settings.threads} threads, torch {found['torch']}, {kernel}"
 
 
-def _step(job: Job, quantize: bool) -> Callable[[], None]:
-    """A training step of a network, to be called again and again."""
-    device = job.device()
+def _step(settings: ProfileSettings, quantize: bool) -> Callable[[], None]:
+    """Build a network and return a function that trains it for one step.
+
+    Args:
+        settings: What to profile.
+        quantize: Whether to attach the method; otherwise the network has full precision.
+
+    Returns:
+        A function that takes one training step each time it is called. Every step has the same
+        batch. It raises QbenchError if the method fails.
+
+    Raises:
+        QbenchError: A name, an option or the bit-widths are invalid, or the method cannot be
+            attached.
+    """
+    device = settings.device()
     torch.manual_seed(0)
-    images = torch.randn(job.batch_size, 3, job.image_size, job.image_size, device=device)
-    labels = torch.randint(CLASSES, (job.batch_size,), device=device)
-    registry.check_model_name(job.model)
-    model = registry.build_model(job.model, CLASSES, 3).to(device)
+    images = torch.randn(
+        settings.batch_size, 3, settings.image_size, settings.image_size, device=device
+    )
+    labels = torch.randint(_NUM_CLASSES, (settings.batch_size,), device=device)
+    registry.check_model_name(settings.model)
+    model = registry.build_model(settings.model, _NUM_CLASSES, 3).to(device)
     if quantize:
-        method, bits = registry.build_method(job.method, job.options), job.bits
+        method, bits = registry.build_method(settings.method, settings.options), settings.bits
     else:
         method, bits = registry.build_method(FP32, {}), str(FULL_PRECISION)
     try:
         handle = attach(
-            model, method, bits=bits, layers=job.layers, calibration=[images[:_CALIBRATION]]
+            model,
+            method,
+            bits=bits,
+            layers=settings.layers,
+            calibration=[images[:_CALIBRATION_IMAGES]],
         )
-        handle.on_epoch_start(_EPOCHS, _EPOCHS)
+        handle.on_epoch_start(_LAST_EPOCH, _LAST_EPOCH)
     except QbenchError:
         raise
     except Exception as error:
-        raise QbenchError(_failure(job, "attaching", error)) from error
+        raise QbenchError(_failure(settings, "attaching", error)) from error
     handle.model.train()
     optimizer = torch.optim.SGD(
         handle.parameter_groups(lr=1e-3, weight_decay=1e-4), lr=1e-3, momentum=0.9
@@ -215,17 +258,19 @@ def _step(job: Job, quantize: bool) -> Callable[[], None]:
         try:
             step()
         except Exception as error:
-            raise QbenchError(_failure(job, "a training step", error)) from error
+            raise QbenchError(_failure(settings, "a training step", error)) from error
 
     return checked_step
 
 
-def _failure(job: Job, where: str, error: Exception) -> str:
+def _failure(settings: ProfileSettings, where: str, error: Exception) -> str:
+    """Return one line that says where a method failed, and how."""
     what = (str(error).strip() or "no message").splitlines()[0]
-    return f"{job.method} on {job.model}: {where} failed: {type(error).__name__}: {what}"
+    return f"{settings.method} on {settings.model}: {where} failed: {type(error).__name__}: {what}"
 
 
 def _timed(step: Callable[[], None]) -> float:
+    """Take a step and return its duration in seconds."""
     start = time.perf_counter()
     step()
     if torch.cuda.is_available():
@@ -233,39 +278,40 @@ def _timed(step: Callable[[], None]) -> float:
     return time.perf_counter() - start
 
 
-def _peak_memory(job: Job, quantize: bool) -> int:
-    """Bytes that training takes at most."""
-    if job.device().type == "cuda":
+def _peak_memory(settings: ProfileSettings, quantize: bool) -> int:
+    """Return the peak memory of training in bytes."""
+    if settings.device().type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-        _run(job, quantize)
+        _run(settings, quantize)
         return torch.cuda.max_memory_allocated()
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_report_memory, args=(job, quantize, sender), daemon=True)
+    process = context.Process(target=_report_memory, args=(settings, quantize, sender), daemon=True)
     process.start()
     sender.close()
     try:
         found: int = receiver.recv()
     except EOFError:
         raise QbenchError(
-            f"{job.method} on {job.model}: the process that measures memory died"
+            f"{settings.method} on {settings.model}: the process that measures memory died"
         ) from None
     finally:
         process.join()
     return found
 
 
-def _report_memory(job: Job, quantize: bool, sender: Any) -> None:
-    torch.set_num_threads(job.threads)
-    job.load_plugins()
-    _run(job, quantize)
+def _report_memory(settings: ProfileSettings, quantize: bool, sender: Any) -> None:
+    """Train in a process of its own and send its peak memory in bytes through a pipe."""
+    torch.set_num_threads(settings.threads)
+    settings.load_plugins()
+    _run(settings, quantize)
     sender.send(_peak_resident())
 
 
 def _peak_resident() -> int:
-    """The most memory that this process has had, in bytes."""
-    try:  # Linux's getrusage starts a process from the peak of the one that started it
+    """Return this process's peak resident memory in bytes."""
+    try:  # on Linux, getrusage includes the peak of the parent process
         status = Path("/proc/self/status").read_text()
         return 1024 * int(status.split("VmHWM:")[1].split()[0])
     except (OSError, IndexError):
@@ -273,7 +319,8 @@ def _peak_resident() -> int:
         return peak if platform.system() == "Darwin" else 1024 * peak
 
 
-def _run(job: Job, quantize: bool) -> None:
-    step = _step(job, quantize)
+def _run(settings: ProfileSettings, quantize: bool) -> None:
+    """Train for a few steps, enough to reach the peak of memory."""
+    step = _step(settings, quantize)
     for _ in range(_MEMORY_STEPS):
         step()

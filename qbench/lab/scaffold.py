@@ -1,4 +1,4 @@
-"""Write the file of a new method, and its test, from templates that work as they are."""
+"""Write the file of a new method and its test from working templates."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from qbench import registry
 from qbench.errors import QbenchError
 
-_TEMPLATES = Path(__file__).parent / "templates"
+_METHOD_TEMPLATES = Path(__file__).parent / "templates"
 
 
 def new_method(name: str, folder: Path) -> list[Path]:
@@ -25,7 +25,8 @@ def new_method(name: str, folder: Path) -> list[Path]:
         The two files.
 
     Raises:
-        QbenchError: A method cannot have the name, or one has it; or a file is there already.
+        QbenchError: The name is invalid or taken, a file exists already, or the folder cannot be
+            written to.
     """
     if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", name):
         parts = re.findall(r"[A-Z]?[a-z0-9]+|[A-Z]+(?![a-z])", name)
@@ -53,7 +54,7 @@ def new_method(name: str, folder: Path) -> list[Path]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for path, template in zip(files, ("my_method.py", "test_my_method.py"), strict=True):
-            text = (_TEMPLATES / template).read_text(encoding="utf-8")
+            text = (_METHOD_TEMPLATES / template).read_text(encoding="utf-8")
             for old, new in words.items():
                 text = text.replace(old, new)
             path.write_text(text, encoding="utf-8")

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from qbench.errors import QbenchError
-from qbench.lab.profile import Job, Profile, measure
+from qbench.lab.profile import Profile, ProfileSettings, measure
 from tests.conftest import Qbench
 
 SMALL = ["--model", "convnet_tiny", "--image-size", "8", "--batch-size", "4", "--steps", "2"]
@@ -70,17 +70,17 @@ def test_a_mistake_ends_in_a_message(qbench: Qbench, arguments: list[str], messa
 
 
 @pytest.mark.parametrize(
-    ("job", "message"),
+    ("settings", "message"),
     [
-        (Job("ste", {}, "resnet1", "2/2"), "did you mean 'resnet18'"),
-        (Job("ste", {"scop": "layer"}, "convnet_tiny", "2/2"), "did you mean 'scope'"),
-        (Job("ste", {}, "convnet_tiny", "2"), "no bit-width pair"),
-        (Job("twn", {}, "convnet_tiny", "2/2"), "twn cannot do 2/2"),
+        (ProfileSettings("ste", {}, "resnet1", "2/2"), "did you mean 'resnet18'"),
+        (ProfileSettings("ste", {"scop": "layer"}, "convnet_tiny", "2/2"), "did you mean 'scope'"),
+        (ProfileSettings("ste", {}, "convnet_tiny", "2"), "no bit-width pair"),
+        (ProfileSettings("twn", {}, "convnet_tiny", "2/2"), "twn cannot do 2/2"),
     ],
 )
-def test_what_is_wrong_is_named(job: Job, message: str) -> None:
+def test_what_is_wrong_is_named(settings: ProfileSettings, message: str) -> None:
     with pytest.raises(QbenchError, match=message):
-        measure(replace(job, image_size=8, batch_size=2), 1)
+        measure(replace(settings, image_size=8, batch_size=2), 1)
 
 
 def test_a_method_that_fails_in_training_is_told_without_a_traceback(
@@ -102,17 +102,17 @@ def test_the_ratio_is_of_neighbouring_steps() -> None:
 
 def test_peak_memory_is_that_of_the_step_and_not_of_who_asks() -> None:
     ballast = torch.ones(2**28)  # 1 GiB
-    job = Job("ste", {}, "convnet_tiny", "2/2", batch_size=2, image_size=8)
-    found = measure(job, 1)
+    settings = ProfileSettings("ste", {}, "convnet_tiny", "2/2", batch_size=2, image_size=8)
+    found = measure(settings, 1)
     assert found.bytes < ballast.nbytes
-    large = measure(replace(job, batch_size=64, image_size=64), 1)
+    large = measure(replace(settings, batch_size=64, image_size=64), 1)
     assert large.bytes > found.bytes + 2**26
 
 
 def test_what_is_being_done_is_told(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "qbench")
-    job = Job("ste", {}, "convnet_tiny", "2/2", batch_size=2, image_size=8)
-    found = measure(job, 2)
+    settings = ProfileSettings("ste", {}, "convnet_tiny", "2/2", batch_size=2, image_size=8)
+    found = measure(settings, 2)
     heard = [record.getMessage() for record in caplog.records]
     assert len(found.seconds) == len(found.quantized_seconds) == 2
     assert "step 2 of 2" in heard

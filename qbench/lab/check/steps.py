@@ -1,4 +1,4 @@
-"""What the checks do with a model: train it for some steps, read its state, record its tensors."""
+"""Helpers of the checks: train a model for some steps, read its state, record its tensors."""
 
 from __future__ import annotations
 
