@@ -15,7 +15,7 @@ Dimension = Literal["method", "bits", "model"]
 DIMENSIONS: dict[Dimension, str] = {"method": "label", "bits": "bits", "model": "model"}
 
 
-class Arrangement(BaseModel):
+class TableLayout(BaseModel):
     """How results are arranged in a table; by default as papers do, a table for each model.
 
     Attributes:
@@ -35,7 +35,7 @@ class Arrangement(BaseModel):
     third: Literal["tables", "blocks"] = "tables"
 
     @model_validator(mode="after")
-    def _rows_are_not_columns(self) -> Arrangement:
+    def _rows_are_not_columns(self) -> TableLayout:
         if self.rows == self.columns:
             raise ValueError(f"rows and columns are both '{self.rows}'; one has to be another")
         return self

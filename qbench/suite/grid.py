@@ -19,7 +19,7 @@ from qbench.spec.policies import DEFAULT_LAYERS, policy_widths
 from qbench.spec.recipe import Recipe
 from qbench.spec.trial import FP32, Trial, full_precision_trial
 from qbench.spec.weights import identify, is_backbone
-from qbench.suite.suite import Row, Suite
+from qbench.suite.suite import MethodRow, Suite
 
 _ANY = Bits.parse("1/1")
 # Of networks whose weights are given. What would train them is no part of their trials' keys.
@@ -39,7 +39,7 @@ class PlannedTrial:
     """
 
     trial: Trial
-    row: Row
+    row: MethodRow
     label: str
     recipe: str
     unsupported: str = ""
@@ -89,7 +89,9 @@ class _Grid:
                 title = registry.method_class(FP32).title
                 for seed in suite.seeds:
                     base = full_precision_trial(self._start(model, seed), self._recipe_of(model))
-                    yield PlannedTrial(base, Row(method=FP32), title, suite.recipe.name, problem)
+                    yield PlannedTrial(
+                        base, MethodRow(method=FP32), title, suite.recipe.name, problem
+                    )
             yield from quantized
 
     def _start(self, model: str, seed: int) -> Trial:
@@ -116,7 +118,7 @@ class _Grid:
         given = self._suite.weights.get(model)
         return self._pretraining if given is None or is_backbone(given) else _UNTRAINED
 
-    def _row(self, model: str, row: Row, label: str, problem: str) -> Iterator[PlannedTrial]:
+    def _row(self, model: str, row: MethodRow, label: str, problem: str) -> Iterator[PlannedTrial]:
         suite = self._suite
         method = registry.build_method(row.method, row.options)
         recipe = self._dataset.aligned_recipe

@@ -10,7 +10,7 @@ import pandas as pd
 from qbench.errors import QbenchError
 from qbench.spec.bits import Bits, Width
 from qbench.suite.bundled import bundled_folder
-from qbench.suite.suite import Published, Row
+from qbench.suite.suite import MethodRow, Published
 
 FILE = "published.csv"
 _VALUES = {"top1": "top1", "top5": "top5", "map50_voc07": "map"}
@@ -56,7 +56,7 @@ class PublishedNumbers:
         self._rows = frame
         self._wanted = wanted
 
-    def find(self, row: Row, bits: Bits) -> Number | None:
+    def find(self, row: MethodRow, bits: Bits) -> Number | None:
         """The number of a row of a suite at some widths; None where there is not exactly one."""
         rows = self._rows
         rows = rows[

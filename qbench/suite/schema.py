@@ -15,10 +15,10 @@ from typing import Any
 from pydantic import BaseModel, TypeAdapter
 
 from qbench import registry
-from qbench.spec.layout import Arrangement
+from qbench.spec.layout import TableLayout
 from qbench.spec.policies import POLICIES
 from qbench.spec.recipe import Recipe
-from qbench.suite.suite import Published, Resources, Row, Suite
+from qbench.suite.suite import MethodRow, Published, Resources, Suite
 
 Schema = dict[str, Any]
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -50,7 +50,7 @@ def suite_schema() -> Schema:
         "layers": {"anyOf": [{"enum": list(POLICIES)}, *layers]},
         "resources": resources,
         "published": _one_or_more(_object(published, required=list(published))),
-        "tables": _one_or_more(_any_of(Arrangement)),
+        "tables": _one_or_more(_any_of(TableLayout)),
         "weights": {"anyOf": [_TEXT, {"type": "object", "additionalProperties": _TEXT}]},
     }
     for name, form in forms.items():
@@ -71,7 +71,7 @@ def suite_schema() -> Schema:
 
 def _row() -> Schema:
     """A row of a suite: a method's name, or its options and what else the row has."""
-    beside = _described(Row, Row.model_json_schema()["properties"])
+    beside = _described(MethodRow, MethodRow.model_json_schema()["properties"])
     widths = _one_or_more(_reference("width"))
     of_models = {"type": "object", "additionalProperties": widths}
     forms = {

@@ -1,9 +1,9 @@
-"""Suites: YAML files that name a grid of methods × models × bit-widths × seeds."""
+"""Suites: YAML files that describe a grid of methods × models × bit-widths × seeds."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,43 +17,41 @@ from pydantic import (
 )
 
 from qbench import registry
-from qbench.errors import QbenchError, nearest
-from qbench.spec.bits import Bits
-from qbench.spec.layout import Arrangement, unknown_metrics
-from qbench.spec.policies import POLICIES
-from qbench.spec.recipe import Recipe
-from qbench.spec.weights import identify
+from qbench.errors import QbenchError
+from qbench.spec.layout import TableLayout
 from qbench.suite.bundled import suite_file
+from qbench.suite.short_forms import row_fields, spelled_out
+from qbench.suite.validate import (
+    describe,
+    problems_of_content,
+    problems_of_schema,
+    problems_of_suite,
+)
 from qbench.suite.yaml import Document, Location
 from qbench.train.limits import Limits
 
-_ROW_KEYS = ("label", "recipe", "published", "bits")
-_UNITS = {"s": 1, "min": 60, "h": 3600, "d": 86400}
-_LONGEST = 300  # characters of a title or a label
-_LONGEST_LINE = 1000
-_MOST_TOLD = 30
-_MOST_TRIALS = 100_000
-_OWN_FOLDERS = ("artifacts", "rehearsal")  # of the results, beside those of suites
+_SECONDS = {"s": 1, "min": 60, "h": 3600, "d": 86400}
+_MAX_TITLE_LENGTH = 300
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 
 
 def _seconds(value: Any) -> Any:
-    """A time in seconds, of which ``20 min`` is another way to write 1200."""
+    """Convert a time with a unit, such as ``20 min``, to seconds. Other values stay as they are."""
     if isinstance(value, str):
         match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?(s|min|h|d)", value, re.ASCII)
         if match is None:
             raise ValueError(f"'{value}' is no time; write 90 s, 20 min, 12 h or 2 d")
-        return float(match[1]) * _UNITS[match[2]]
+        return float(match[1]) * _SECONDS[match[2]]
     return value
 
 
 class RecipeChoice(BaseModel):
-    """Which recipes a suite trains by.
+    """Recipes that a suite trains with.
 
     Attributes:
-        name: ``aligned``: one recipe for every method, the dataset's; ``paper``: each method's
-            published one.
-        changes: values that replace a recipe's own, for every method.
+        name: ``aligned`` (default): the same recipe for every method, that of the dataset;
+            ``paper``: the recipe that each method's paper publishes.
+        changes: Values that replace those of the recipe, for every method.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -63,17 +61,19 @@ class RecipeChoice(BaseModel):
 
 
 class Resources(BaseModel):
-    """What one trial takes of the machine.
+    """Resources of the machine that one trial takes.
 
     Attributes:
-        cpus: CPU cores. None: one, or for data on disk as many as feed its GPU.
-        gpus: GPUs; a fraction shares one. None: all trials that fit share the GPUs there are.
-        processes: how many train it together, each with its share of every batch and of the CPUs
-            and GPUs. Part of a trial's key.
-        time_limit: how long it may take, in seconds or as ``90 s``, ``20 min``, ``12 h``, ``2 d``;
-            then it has failed. None: as long as it takes.
-        memory: GiB that its process may take beyond what it has before; then it has failed. None:
-            what the machine has.
+        cpus: CPU cores of a trial. By default one; on a GPU with data on disk, as many as load the
+            data fast enough.
+        gpus: GPUs of a trial. A fraction shares a GPU. By default, all trials that run at the same
+            time share the GPUs that there are.
+        processes: Number of processes that train a trial together. Each has its share of every
+            batch and of the CPUs and GPUs. It is part of a trial's key. Default: 1.
+        time_limit: Longest duration of a trial, in seconds or as ``90 s``, ``20 min``, ``12 h`` or
+            ``2 d``. A trial that takes longer fails. By default there is no limit.
+        memory: Memory in GiB that the process of a trial may take in addition to what it has at
+            the start. A trial that takes more fails. By default there is no limit.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -86,19 +86,19 @@ class Resources(BaseModel):
 
     @property
     def limits(self) -> Limits:
-        """What one trial may take."""
+        """Limits of time and memory of one trial."""
         return Limits(self.time_limit, self.memory)
 
     def process(self, cpus: float, gpus: float, feeding: float) -> tuple[float, float]:
-        """What one process takes of the machine.
+        """Return the resources that one process of a trial takes.
 
         Args:
-            cpus: of the machine.
-            gpus: of the machine.
-            feeding: cores that feed a GPU with the suite's data.
+            cpus: CPU cores of the machine.
+            gpus: GPUs of the machine.
+            feeding: CPU cores that it takes to load a GPU's data.
 
         Returns:
-            Its CPUs and its GPUs.
+            CPU cores and GPUs of the process; fractions of a GPU are possible.
         """
         own_cpus = self.cpus / self.processes if self.cpus else 1.0
         if self.cpus is None and gpus:
@@ -107,46 +107,56 @@ class Resources(BaseModel):
             return own_cpus, self.gpus / self.processes
         if not gpus or self.processes > 1:
             return own_cpus, 1.0 if gpus else 0.0
-        # Every trial gets a GPU's slice; as many share one as have CPUs to feed it.
+        # Every trial gets a share of a GPU; as many share one as have CPUs to load its data.
         return own_cpus, min(1.0, max(0.1, own_cpus * gpus / cpus))
 
 
-class Row(BaseModel):
-    """A method as a suite lists it: a row of the table.
+class MethodRow(BaseModel):
+    """A method as a suite lists it, which is a row of the table.
 
     Attributes:
-        method: its name.
-        options: its options, where they are not the defaults.
-        label: the row's name; by default the method's title, with what sets the row apart.
-        recipe: changes to the recipe, for this row.
-        published: words of the notes of `suites/published.csv` by which to find the row's
-            published numbers, where its method has several.
-        bits: the widths of this row, or those of each model that it is for; None: the suite's.
+        method: Name of the method.
+        options: Options of the method that differ from their defaults.
+        label: Name of the row. By default, the method's title, with the options and the changes to
+            the recipe if the method has several rows.
+        recipe: Changes to the recipe for this row.
+        published: Words in the notes of ``suites/published.csv`` that select the published numbers
+            of this row if the method has several.
+        bits: Bit-widths of this row, or those of each model that the row is for. Only widths that
+            the suite has count. By default, all widths of the suite.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     method: str
     options: dict[str, Any] = Field(default_factory=dict)
-    label: str = Field(default="", max_length=_LONGEST)
+    label: str = Field(default="", max_length=_MAX_TITLE_LENGTH)
     recipe: dict[str, Any] = Field(default_factory=dict)
     published: str = ""
     bits: list[str] | dict[str, list[str]] | None = None
 
     def widths(self, model: str, suite: list[str]) -> list[str]:
-        """The row's widths for a model, among the suite's; none where it is not for the model."""
+        """Return the widths of the row for a model.
+
+        Args:
+            model: Name of the model.
+            suite: Widths ``W/A`` of the suite.
+
+        Returns:
+            Those widths of the suite that the row has; none if the row is not for the model.
+        """
         own = self.bits.get(model, []) if isinstance(self.bits, dict) else self.bits
         return suite if own is None else [width for width in suite if width in own]
 
 
 class Published(BaseModel):
-    """Which published numbers stand beside the measured ones.
+    """Table of a paper whose numbers the leaderboard shows next to the measured ones.
 
     Attributes:
-        paper: as `suites/published.csv` names it.
-        table: of the paper.
-        dataset: what the numbers were measured on.
-        model: likewise.
+        paper: Paper as ``suites/published.csv`` names it.
+        table: Number of the table in the paper.
+        dataset: Dataset that the numbers were measured on.
+        model: Model that the numbers were measured with.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
@@ -158,39 +168,42 @@ class Published(BaseModel):
 
 
 class Suite(BaseModel):
-    """A grid of trials, as its file describes it.
+    """A grid of trials, as a suite's file describes it.
 
     Attributes:
-        name: names the results folder and the MLflow experiment.
-        title: heading of the tables.
-        dataset: the dataset.
-        models: the models.
-        bits: widths, columns of the table.
-        methods: the methods, rows of the table.
-        seeds: one trial for each.
-        recipe: ``aligned`` or ``paper``, with changes.
-        full_precision: changes to the recipe of the full-precision networks.
-        layers: which layers are quantized; None: all but the first and the last, or what each
-            method's paper says where recipes are the papers'.
-        threads: torch's threads in a trial on a CPU.
-        resources: what a trial takes of the machine.
-        published: numbers of papers to show beside, for each model those that name it; a single
-            entry is for every model.
-        tables: how the tables are arranged.
-        data: options of the dataset; ``root`` is where its files are.
-        weights: for each model whose full-precision weights are not trained here, where they are
-            from: ``torchvision``, ``torchvision:NAME``, or a file; for a detector that starts from
-            those of its backbone, the same with ``backbone:`` before it.
+        name: Name of the suite, which is also the name of the results folder and of the MLflow
+            experiment. Letters, digits, ``-`` and ``_``; 64 characters at most.
+        title: Heading of the tables.
+        dataset: Name of the dataset.
+        models: Names of the models.
+        bits: Bit-widths of weights and activations as ``W/A``, such as ``3(±4)/32`` or ``2/2``.
+            They are the columns of the table.
+        methods: Methods, which are the rows of the table.
+        seeds: Random seeds. There is one trial for each.
+        recipe: ``aligned`` (default) or ``paper``, with changes.
+        full_precision: Changes to the recipe of the full-precision networks.
+        layers: Which layers are quantized: a policy, names of layers, or widths by layer. By
+            default, all but the first and the last layer; where recipes are the papers', what the
+            paper of each method says.
+        threads: Threads of torch in a trial on a CPU, 1 to 256. Default: 1.
+        resources: Resources of the machine that a trial takes.
+        published: Tables of papers whose numbers are shown next to the measured ones, for each
+            model those that name it. A single entry is for every model.
+        tables: How the tables are arranged.
+        data: Options of the dataset. ``root`` is the folder of its files.
+        weights: Origin of the full-precision weights of each model that is not trained here:
+            ``torchvision``, ``torchvision:NAME`` or a file. With ``backbone:`` before it, a
+            detector starts from these weights of its backbone.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: Name
-    title: str = Field(default="", max_length=_LONGEST)
+    title: str = Field(default="", max_length=_MAX_TITLE_LENGTH)
     dataset: str
     models: list[str] = Field(min_length=1)
     bits: list[str] = Field(min_length=1)
-    methods: list[Row] = Field(min_length=1)
+    methods: list[MethodRow] = Field(min_length=1)
     seeds: list[Annotated[int, Field(ge=0, lt=2**31, strict=True)]] = Field(min_length=1)
     recipe: RecipeChoice = RecipeChoice()
     full_precision: dict[str, Any] = Field(default_factory=dict)
@@ -198,22 +211,25 @@ class Suite(BaseModel):
     threads: int = Field(default=1, ge=1, le=256)
     resources: Resources = Resources()
     published: list[Published] = Field(default_factory=list)
-    tables: list[Arrangement] = Field(default_factory=lambda: [Arrangement()], min_length=1)
+    tables: list[TableLayout] = Field(default_factory=lambda: [TableLayout()], min_length=1)
     data: dict[str, Any] = Field(default_factory=dict)
     weights: dict[str, str] = Field(default_factory=dict)
 
     def published_for(self, model: str) -> Published | None:
-        """Which published numbers stand beside a model's, if any."""
+        """Return the published table that a model's numbers are shown next to, or None."""
         named = [each for each in self.published if each.model == model]
         return next(iter(named or (self.published if len(self.published) == 1 else [])), None)
 
-    def most_trials(self) -> int:
-        """Trials, full-precision ones and those that no method can do among them."""
+    def max_trials(self) -> int:
+        """Return an upper bound of the number of trials.
+
+        It counts full-precision trials, and trials that their method does not support.
+        """
         quantized = sum(len(row.widths(m, self.bits)) for row in self.methods for m in self.models)
         return len(self.seeds) * (quantized + len(self.models))
 
     def labels(self) -> list[str]:
-        """A name for each of `methods`: its own, or its title with what sets it apart."""
+        """Return the name of each of `methods`: its label, or its title and what sets it apart."""
         names = [row.method for row in self.methods]
         labels = []
         for row in self.methods:
@@ -226,270 +242,57 @@ class Suite(BaseModel):
 
 
 def load_suite(path: Path, assignments: Sequence[str] = (), plugins: Sequence[str] = ()) -> Suite:
-    """Read and check a suite file.
+    """Read and check a suite's file.
 
     Args:
         path: Path of the file, or name of a suite that is installed with qbench.
-        assignments: ``key=value`` overrides, as of ``--set``.
-        plugins: names of methods to add, from method files.
+        assignments: Changes ``key=value``, as those of the option ``--set``.
+        plugins: Names of methods, from method files, that are added unless the suite lists them.
+
+    Returns:
+        The suite.
 
     Raises:
-        QbenchError: with every mistake in the file, a line for each: the place, the key, the value
-            and the nearest valid one.
+        QbenchError: The file has mistakes. The message has a line for each: the place, the keys,
+            the value and the nearest valid one.
     """
     document = Document.read(suite_file(path))
     for assignment in assignments:
         document.set(assignment)
-    data = _normalised(document.data)
+    data = spelled_out(document.data)
     if isinstance(data.get("methods"), list):
-        present = {(_row(entry) or {}).get("method") for entry in data["methods"]}
+        present = {(row_fields(entry) or {}).get("method") for entry in data["methods"]}
         data["methods"] += [name for name in plugins if name not in present]
-    problems = dict(reversed(list(_meaning(data))))
+    problems = dict(reversed(list(problems_of_content(data))))  # the first one of each location
     if isinstance(data.get("methods"), list):
-        data["methods"] = [_row(entry) or entry for entry in data["methods"]]
+        data["methods"] = [row_fields(entry) or entry for entry in data["methods"]]
     try:
         suite = Suite.model_validate(data)
     except ValidationError as error:
-        for location, message in _schema(error):
-            if location[0] in ("published", "tables") and isinstance(
-                document.data[location[0]], dict
-            ):
-                location = (location[0], *location[2:])  # as it is written: not in a list
-            if not any(_one_within_the_other(location, known) for known in problems):
+        keys, nested = list(Suite.model_fields), _nested_keys()
+        for location, message in problems_of_schema(error, keys, nested):
+            key = str(location[0])
+            if key in ("published", "tables") and isinstance(document.data[key], dict):
+                location = (key, *location[2:])  # the file has no list there
+            if not any(_overlap(location, known) for known in problems):
                 problems[location] = message
     if not problems:
-        problems = dict(_label_problems(suite))
-    if not problems and (trials := suite.most_trials()) > _MOST_TRIALS:
-        problems = {("seeds",): f"{trials:,} trials; a suite has {_MOST_TRIALS:,} at most"}
+        problems = problems_of_suite(suite)
     if problems:
-        raise QbenchError("\n".join(_told(problems, document)))
+        raise QbenchError(describe(problems, document))
     return suite
 
 
-def _one_within_the_other(first: Location, second: Location) -> bool:
+def _nested_keys() -> dict[str, list[str]]:
+    """Return the valid keys inside those keys of a suite whose own keys are fixed."""
+    parts: dict[str, type[BaseModel]] = {
+        "resources": Resources,
+        "published": Published,
+        "tables": TableLayout,
+    }
+    return {key: list(part.model_fields) for key, part in parts.items()}
+
+
+def _overlap(first: Location, second: Location) -> bool:
+    """Return whether one of two locations is within the other."""
     return all(a == b for a, b in zip(first, second, strict=False))
-
-
-def _label_problems(suite: Suite) -> Iterator[tuple[Location, str]]:
-    """Rows of one name with the same cell."""
-    seen: set[tuple[str, str, str]] = set()
-    for index, (row, label) in enumerate(zip(suite.methods, suite.labels(), strict=True)):
-        cells = {(label, m, bits) for m in suite.models for bits in row.widths(m, suite.bits)}
-        if cells & seen:
-            yield (
-                ("methods", index),
-                f"a second row is named '{label}'; give one of them another `label`",
-            )
-        seen |= cells
-
-
-def _normalised(data: dict[str, Any]) -> dict[str, Any]:
-    """Spell out the short forms: ``models: m``, ``recipe: aligned``, ``bits: 2/2``."""
-    data = dict(data)
-    for key in ("models", "bits", "methods"):
-        if isinstance(data.get(key), str | dict):
-            data[key] = [data[key]]
-    if isinstance(data.get("methods"), list):
-        data["methods"] = list(data["methods"])
-    if isinstance(data.get("seeds"), int):
-        data["seeds"] = [data["seeds"]]
-    for key in ("published", "tables"):
-        if isinstance(data.get(key), dict):
-            data[key] = [data[key]]
-    if isinstance(data.get("weights"), str) and isinstance(data.get("models"), list):
-        data["weights"] = dict.fromkeys(map(str, data["models"]), data["weights"])
-    recipe = data.get("recipe")
-    if isinstance(recipe, str):
-        data["recipe"] = {"name": recipe}
-    elif isinstance(recipe, dict):
-        changes = {key: value for key, value in recipe.items() if key != "name"}
-        data["recipe"] = {"name": recipe.get("name", "aligned"), "changes": changes}
-    return data
-
-
-def _row(entry: Any) -> dict[str, Any] | None:
-    """The fields of a `Row` from ``name`` or ``{name: options, label: …}``; None of others."""
-    if isinstance(entry, str):
-        return {"method": entry}
-    if not isinstance(entry, dict):
-        return None
-    rest = {key: value for key, value in entry.items() if key in _ROW_KEYS}
-    names = [key for key in entry if key not in rest]
-    if len(names) != 1:
-        return None
-    return {"method": names[0], "options": entry[names[0]] or {}, **rest}
-
-
-def _meaning(data: dict[str, Any]) -> Iterator[tuple[Location, str]]:
-    """Mistakes that the schema cannot see: names, widths, options and recipes."""
-    bits, models, methods = data.get("bits"), data.get("models"), data.get("methods")
-    if str(data.get("name")) in _OWN_FOLDERS:
-        yield ("name",), f"'{data['name']}' is a folder of the results that is not a suite's"
-    yield from _bits_problems(bits, ("bits",))
-    for index, entry in enumerate(methods if isinstance(methods, list) else []):
-        yield from _method_problems(entry, ("methods", index))
-        yield from _row_bits_problems(entry, ("methods", index))
-    yield from _model_problems(models, ("models",))
-    yield from _data_problems(data.get("dataset"), data.get("data"))
-    if isinstance(data.get("tables"), list) and data.get("dataset") in registry.names("datasets"):
-        task = registry.build_dataset(data["dataset"]).task
-        for index, entry in enumerate(data["tables"]):
-            for message in unknown_metrics(entry, task):
-                yield ("tables", index, "cell"), message
-    if isinstance(data.get("weights"), dict):
-        yield from _weights_problems(data["weights"])
-    for key, repeats in (("bits", bits), ("models", models), ("seeds", data.get("seeds"))):
-        if isinstance(repeats, list):
-            seen = set()
-            for index, value in enumerate(map(repr, repeats)):
-                if value in seen:
-                    yield (key, index), f"{repeats[index]} is there twice"
-                seen.add(value)
-    layers = data.get("layers", "all")
-    if isinstance(layers, str) and layers not in POLICIES:
-        yield ("layers",), f"'{layers}' is no layer policy{nearest(layers, POLICIES)}"
-    if isinstance(layers, dict):
-        for name, text in layers.items():
-            try:
-                Bits.parse(str(text))
-            except ValueError as error:
-                yield ("layers", str(name)), str(error)
-    recipe = data.get("recipe")
-    if isinstance(recipe, dict) and isinstance(recipe.get("changes"), dict):
-        yield from _recipe_problems(recipe["changes"], ("recipe",))
-    if isinstance(data.get("full_precision"), dict):
-        yield from _recipe_problems(data["full_precision"], ("full_precision",))
-
-
-def _data_problems(dataset: Any, options: Any) -> Iterator[tuple[Location, str]]:
-    if not isinstance(dataset, str):
-        return
-    if dataset not in registry.names("datasets"):
-        yield (
-            ("dataset",),
-            f"no dataset is named '{dataset}'" + nearest(dataset, registry.names("datasets")),
-        )
-    elif isinstance(options, dict):
-        try:
-            registry.build_dataset(dataset, options)
-        except QbenchError as error:
-            yield ("data",), str(error)
-
-
-def _bits_problems(bits: Any, location: Location) -> Iterator[tuple[Location, str]]:
-    for index, text in enumerate(bits if isinstance(bits, list) else []):
-        try:
-            Bits.parse(str(text))
-        except ValueError as error:
-            yield (*location, index), str(error)
-
-
-def _row_bits_problems(entry: Any, location: Location) -> Iterator[tuple[Location, str]]:
-    """Mistakes in the widths of a row. Models and widths that the suite leaves out are none."""
-    own = entry.get("bits") if isinstance(entry, dict) else None
-    if isinstance(own, dict):
-        yield from _model_problems(own, (*location, "bits"))
-        for model, widths in own.items():
-            yield from _bits_problems(widths, (*location, "bits", str(model)))
-    else:
-        yield from _bits_problems(own, (*location, "bits"))
-
-
-def _weights_problems(choices: dict[Any, Any]) -> Iterator[tuple[Location, str]]:
-    yield from _model_problems(choices, ("weights",))
-    for model, choice in choices.items():
-        try:
-            identify(str(model), str(choice))
-        except QbenchError as error:
-            yield ("weights", str(model)), str(error)
-
-
-def _model_problems(names: Any, location: Location) -> Iterator[tuple[Location, str]]:
-    """Names that no model has: the items of a list, or the keys of a mapping."""
-    for index, name in enumerate(names if isinstance(names, list | dict) else []):
-        try:
-            registry.check_model_name(str(name))
-        except QbenchError as error:
-            yield (*location, index if isinstance(names, list) else str(name)), str(error)
-
-
-def _method_problems(entry: Any, location: Location) -> Iterator[tuple[Location, str]]:
-    row = _row(entry)
-    name, options = (row["method"], row.get("options", {})) if row else (None, None)
-    if row is None or not isinstance(name, str) or not isinstance(options, dict):
-        if isinstance(entry, dict) and len(entry) > 1:
-            for key in list(entry)[1:]:
-                if key not in _ROW_KEYS:
-                    yield (*location, key), f"no such key beside a method{nearest(key, _ROW_KEYS)}"
-            return
-        yield location, f"write a method as `name` or `name: {{option: value}}`, not {entry!r}"
-        return
-    if isinstance(row.get("recipe"), dict):
-        yield from _recipe_problems(row["recipe"], (*location, "recipe"))
-    try:
-        registry.method_options(name, options)
-    except QbenchError as error:
-        yield location, str(error)
-    except ValidationError as error:
-        for found, message in _schema(error, list(registry.option_fields(name))):
-            yield (*location, name, *found), message
-
-
-def _recipe_problems(changes: dict[str, Any], location: Location) -> Iterator[tuple[Location, str]]:
-    """Check changes on a recipe that has everything else."""
-    schedule = {"milestones": [1], "final_lr": 1e-9}
-    neutral = {"epochs": 1, "batch_size": 1, "optimizer": "sgd", "lr": 1.0, **schedule}
-    try:
-        Recipe.model_validate({**neutral, **changes})
-    except ValidationError as error:
-        for found, message in _schema(error, list(Recipe.model_fields)):
-            yield (*location, *found), message
-
-
-def _schema(
-    error: ValidationError, known: Sequence[str] | None = None
-) -> Iterator[tuple[Location, str]]:
-    """Pydantic's findings in plain words."""
-    for found in error.errors():
-        location = found["loc"]
-        if location[:1] == ("layers",):
-            yield ("layers",), "write a policy, a list of layers, or widths by layer"
-        elif found["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-            parts: dict[str, type[BaseModel]] = {
-                "resources": Resources,
-                "published": Published,
-                "tables": Arrangement,
-            }
-            words = known or list(parts.get(str(location[0]), Suite).model_fields)
-            yield location, f"no such key{nearest(str(location[-1]), words)}"
-        elif found["type"] == "missing":
-            yield location, "is missing, and a suite needs it"
-        elif found["type"] == "value_error":
-            yield location, str(found["ctx"]["error"])
-        elif found["type"] == "literal_error":
-            words = re.findall(r"'([^']*)'", found["ctx"]["expected"])
-            yield location, f"{found['input']!r} is not one{nearest(str(found['input']), words)}"
-        elif found["type"] == "string_pattern_mismatch":
-            yield location, f"{found['input']!r}: letters, digits, - and _ only"
-        else:
-            message = found["msg"][0].lower() + found["msg"][1:]
-            yield location, f"{message}, not {found['input']!r}"
-
-
-def _told(problems: dict[Location, str], document: Document) -> list[str]:
-    """A line for each problem: place, key, message; in the file's order."""
-
-    def order(location: Location) -> tuple[int, str]:
-        line = document.where(location).rpartition(":")[2]
-        return (int(line) if line.isdigit() else 0, str(location))
-
-    lines = [
-        f"{document.where(location)}: {'.'.join(map(str, location))}: {problems[location]}"
-        for location in sorted(problems, key=order)
-    ]
-    more = [f"and {len(lines) - _MOST_TOLD} more mistakes"] if len(lines) > _MOST_TOLD else []
-    return [_clipped(line) for line in lines[:_MOST_TOLD]] + more
-
-
-def _clipped(line: str) -> str:
-    return line if len(line) <= _LONGEST_LINE else f"{line[:_LONGEST_LINE]} …"

@@ -15,12 +15,12 @@ from qbench.report.tables.layout import Layout
 from qbench.report.tables.markdown import to_markdown
 from qbench.report.tables.table import Table
 from qbench.report.tables.table import tables as tables_of
-from qbench.spec.layout import Arrangement
+from qbench.spec.layout import TableLayout
 from tests.helpers.frames import full, texts, trials
 
 
 def arranged(*cells: pd.DataFrame, shown: tuple[str, ...] = ("top1",), **how: str) -> list[Table]:
-    arrangement = Arrangement.model_validate(how)
+    arrangement = TableLayout.model_validate(how)
     layout = Layout("suite", "Title", shown=shown, tables=[arrangement])
     frame = pd.concat(cells, ignore_index=True)
     return tables_of(layout, frame, summarise(frame, shown[0]))

@@ -7,9 +7,9 @@ import pytest
 from qbench.errors import QbenchError
 from qbench.spec.bits import Bits
 from qbench.suite.published import PublishedNumbers
-from qbench.suite.suite import Published, Row
+from qbench.suite.suite import MethodRow, Published
 
-QN = Row(method="quantization_networks")
+QN = MethodRow(method="quantization_networks")
 
 
 def table(number: str, model: str, results: Path = Path("nowhere")) -> PublishedNumbers:

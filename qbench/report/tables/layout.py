@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from qbench.spec.layout import Arrangement
+from qbench.spec.layout import TableLayout
 
 REHEARSAL = "Rehearsal, no results"
 
@@ -28,7 +28,7 @@ class Layout:
     bits: Sequence[str] = ()
     shown: Sequence[str] = ("top1",)
     rehearsal: bool = False
-    tables: Sequence[Arrangement] = (Arrangement(),)
+    tables: Sequence[TableLayout] = (TableLayout(),)
 
     @property
     def heading(self) -> str:

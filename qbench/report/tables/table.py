@@ -15,7 +15,7 @@ from qbench.report.tables.layout import Layout
 from qbench.report.tables.settings import settings
 from qbench.report.tables.text import DASH, WAITING, mean_and_deviation, one_line
 from qbench.spec.bits import FULL_PRECISION
-from qbench.spec.layout import DIMENSIONS, Arrangement, Dimension
+from qbench.spec.layout import DIMENSIONS, Dimension, TableLayout
 from qbench.spec.trial import FP32
 
 Standings = dict[tuple[Any, ...], Row]
@@ -96,7 +96,7 @@ def tables(layout: Layout, trials: pd.DataFrame, summary: pd.DataFrame) -> list[
     return found
 
 
-def _parts(arrangement: Arrangement, trials: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+def _parts(arrangement: TableLayout, trials: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     """What each table is about, and its trials; full precision stands in every one."""
     if arrangement.third == "blocks":
         yield "", trials
@@ -117,7 +117,7 @@ class _Builder:
     def __init__(
         self,
         layout: Layout,
-        arrangement: Arrangement,
+        arrangement: TableLayout,
         shown: Sequence[str],
         standings: Standings,
     ) -> None:
