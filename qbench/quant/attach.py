@@ -1,4 +1,4 @@
-"""Put a method's quantizers on a model, harden them, take them off.
+"""Attach, harden and remove the quantizers of a method.
 
 A weight quantizer is a ``torch.nn.utils.parametrize`` parametrization of ``layer.weight``; an input
 quantizer is a submodule ``layer.input_quantizer`` that a forward pre-hook runs; what a method does
@@ -8,30 +8,21 @@ module it was: ``state_dict``, ``deepcopy``, DDP, ``torch.compile`` and autocast
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 from torch.utils.hooks import RemovableHandle
 
 from qbench import distributed, registry
-from qbench.errors import QbenchError, nearest
+from qbench.errors import QbenchError
 from qbench.method import Layer, Method, Quantizer
+from qbench.quant.calibration import evaluation_mode, sample_inputs
+from qbench.quant.layers import rename_layers, select_layers
 from qbench.spec.bits import Bits
-from qbench.spec.policies import (
-    DEFAULT_LAYERS,
-    POLICIES,
-    LayerPolicy,
-    eight_bits,
-    policy_widths,
-)
-
-QUANTIZABLE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
-_SAMPLE_VALUES = 2**22
+from qbench.spec.policies import DEFAULT_LAYERS, LayerPolicy, policy_widths
 
 
 def attach(
@@ -81,7 +72,7 @@ def attach(
     batches = (batch[0] if isinstance(batch, list | tuple) else batch for batch in calibration)
     calibrates = type(method).calibrate is not Method.calibrate
     kept = list(batches) if calibrates else batches
-    samples = _sample_inputs(model, method.layers, kept)
+    samples = sample_inputs(model, method.layers, kept)
     try:
         for layer in method.layers:
             handle._attach_weight(layer)
@@ -89,7 +80,7 @@ def attach(
                 handle._attach_input(layer, samples[layer.name])
             handle._attach_output(layer)
         if isinstance(kept, list):
-            with _evaluating(model):
+            with evaluation_mode(model):
                 method.calibrate(model, kept)
     except BaseException:
         handle.detach()
@@ -114,12 +105,12 @@ def prepare(model: nn.Module, method: Method, bits: Bits, layers: LayerPolicy) -
     """
     modules = dict(model.named_modules())
     prepared = method.prepare(model, bits)
-    method.layers = select_layers(prepared, _followed(layers, modules, prepared), bits)
+    method.layers = select_layers(prepared, rename_layers(layers, modules, prepared), bits)
     return prepared
 
 
 class Handle:
-    """What `attach` returns: drives a method during training and hardens it afterwards.
+    """Attached method: drives it during training and hardens the model afterwards.
 
     Attributes:
         model: the model with quantizers; the one given to `attach` unless the method replaced it.
@@ -173,14 +164,14 @@ class Handle:
             self.method.after_step()
 
     def penalty(self) -> Tensor:
-        """The scalar that the method adds to the loss; zero for most."""
+        """Return the scalar that the method adds to the loss, zero for most methods."""
         penalty = self.method.penalty()
         return torch.zeros(()) if penalty is None else penalty
 
     def parameter_groups(
         self, lr: float, weight_decay: float, other_lr: float | None = None
     ) -> list[dict[str, Any]]:
-        """Parameters for a ``torch.optim`` optimiser: the network's, then the quantizers'.
+        """Group the parameters for a ``torch.optim`` optimizer: the network, then the quantizers.
 
         Args:
             lr: learning rate of the network, which quantizers share unless the method says other.
@@ -228,7 +219,7 @@ class Handle:
         return self.model
 
     def detach(self) -> nn.Module:
-        """Take the quantizers off again and leave the latent float weights.
+        """Remove the quantizers and restore the latent weights.
 
         Returns:
             The model.
@@ -301,132 +292,6 @@ class Hardened(nn.Module):
     def train(self, mode: bool = True) -> Hardened:
         """Stay in evaluation mode, whatever ``mode`` is."""
         return super().train(False)
-
-
-def select_layers(model: nn.Module, policy: LayerPolicy, bits: Bits) -> list[Layer]:
-    """The layers that a policy quantizes, each with its widths.
-
-    Args:
-        model: any module.
-        policy: as in `attach`.
-        bits: the widths where the policy names no other.
-
-    Raises:
-        QbenchError: a name in the policy is no layer of the model, or no policy.
-    """
-    found = {name: m for name, m in model.named_modules() if isinstance(m, QUANTIZABLE)}
-    names = list(found)
-    ends = {names[0], names[-1]} if names else set()
-    widths: dict[str, Bits]
-    if isinstance(policy, str):
-        if policy not in POLICIES:
-            raise QbenchError(f"'{policy}' is no layer policy{nearest(policy, POLICIES)}")
-        widths = {name: bits for name in names if policy != "skip_first_last" or name not in ends}
-        if policy == "first_last_8bit":
-            widths |= {name: eight_bits(bits) for name in ends}
-    elif isinstance(policy, Mapping):
-        widths = {name: Bits.parse(text) for name, text in policy.items()}
-    else:
-        widths = dict.fromkeys(policy, bits)
-    for name in widths:
-        if name not in found:
-            raise QbenchError(
-                f"the model has no conv or linear layer '{name}'{nearest(name, names)}"
-            )
-    return [
-        Layer(name, found[name], widths[name].weights, widths[name].activations)
-        for name in names
-        if name in widths and not widths[name].is_float
-    ]
-
-
-def _followed(
-    policy: LayerPolicy, modules: Mapping[str, nn.Module], prepared: nn.Module
-) -> LayerPolicy:
-    """A policy's names of layers as they are in a model that a method has rearranged."""
-    now = {module: name for name, module in prepared.named_modules()}
-
-    def name_of(layer: str) -> str:
-        module = modules.get(layer)
-        return layer if module is None else now.get(module, layer)
-
-    if isinstance(policy, str):
-        return policy
-    if isinstance(policy, Mapping):
-        return {name_of(name): widths for name, widths in policy.items()}
-    return [name_of(name) for name in policy]
-
-
-def _sample_inputs(
-    model: nn.Module, layers: Sequence[Layer], batches: Iterable[Tensor]
-) -> dict[str, Tensor]:
-    """Inputs of every layer whose input is to be quantized, on the full-precision model."""
-    wanted = [layer for layer in layers if not layer.input_bits.is_float]
-    if not wanted:
-        return {}
-    seen: dict[str, list[Tensor]] = {layer.name: [] for layer in wanted}
-
-    def keep(name: str) -> Any:
-        def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
-            room = _SAMPLE_VALUES - sum(t.numel() for t in seen[name])
-            x = args[0].detach()
-            images = min(len(x), max(0, room) // x[0].numel())
-            if images or not seen[name]:
-                seen[name].append(x[: max(1, images)].clone())
-
-        return hook
-
-    hooks = [m.module.register_forward_pre_hook(keep(m.name)) for m in wanted]
-    try:
-        with torch.no_grad(), _evaluating(model):
-            for batch in batches:
-                model(batch)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    for name, inputs in seen.items():
-        if not inputs:
-            raise QbenchError(
-                f"'{name}' saw no calibration data, and quantizing its input needs some: pass "
-                "calibration=batches of training images"
-            )
-    return {name: torch.cat(inputs) for name, inputs in seen.items()}
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Have a model in evaluation mode for a while.
-
-    Batch normalisation that has learned from no data yet, as in a network to be trained from
-    scratch, takes each batch's own statistics, as it will in training: 0 and 1, from which running
-    ones start, let activations grow or shrink from layer to layer.
-    """
-    modes = [(module, module.training) for module in model.modules()]
-    fresh = [(norm, norm.running_mean, norm.running_var) for norm in _without_statistics(model)]
-    model.eval()
-    for norm, _, _ in fresh:
-        norm.running_mean = norm.running_var = None
-    try:
-        yield
-    finally:
-        for norm, mean, variance in fresh:
-            norm.running_mean, norm.running_var = mean, variance
-        for module, training in modes:
-            module.training = training
-
-
-def _without_statistics(model: nn.Module) -> list[_BatchNorm]:
-    """Normalisations whose running statistics are what they start from."""
-
-    def starts(mean: Tensor | None, variance: Tensor | None) -> bool:
-        if mean is None or variance is None:
-            return False
-        return torch.equal(mean, torch.zeros_like(mean)) and torch.equal(
-            variance, torch.ones_like(variance)
-        )
-
-    norms = (module for module in model.modules() if isinstance(module, _BatchNorm))
-    return [norm for norm in norms if starts(norm.running_mean, norm.running_var)]
 
 
 def _check_output(quantizer: nn.Module, x: Tensor, what: str, layer: Layer) -> None:

@@ -1,14 +1,14 @@
-"""Is it really k bits? Counts the distinct values of every tensor that was to be quantized."""
+"""Verify bit-widths: count the distinct values of every quantized tensor."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from qbench.method import Layer, Scope
+from qbench.quant.hooks import observed_inputs
 from qbench.spec.result import LevelCount
 
 
@@ -22,11 +22,11 @@ def audit(
     """Count the levels of a hardened model.
 
     Args:
-        layers: the layers that were to be quantized, with their widths.
-        weight_scope: whether a weight's levels are the layer's or each filter's.
-        state: the ``state_dict`` that is stored, as it was read back: weights are counted in it.
-        model: the hardened model, through which `images` are run to count its layers' inputs.
-        images: a batch of test images.
+        layers: Quantized layers, with their bit-widths.
+        weight_scope: Whether a weight's levels are shared by a layer or by each filter.
+        state: ``state_dict`` that was stored, read back; weights are counted in it.
+        model: Hardened model. `images` are passed through it to count the inputs of its layers.
+        images: Batch of test images.
 
     Returns:
         One count for each quantized weight and each quantized input.
@@ -58,7 +58,16 @@ def audit(
 
 
 def count_levels(x: Tensor, scope: Scope) -> int:
-    """Distinct values of a tensor, or the most that any of its filters (first dimension) has."""
+    """Count the distinct values of a tensor.
+
+    Args:
+        x: Tensor, (filters, …) if counted by filter.
+        scope: ``'layer'`` counts over the whole tensor, ``'filter'`` over each entry of the first
+            dimension.
+
+    Returns:
+        The count; for ``'filter'``, the largest count of any filter.
+    """
     if scope == "layer":
         return int(x.unique().numel())
     ordered = x.flatten(1).sort(1).values
@@ -66,22 +75,10 @@ def count_levels(x: Tensor, scope: Scope) -> int:
 
 
 def _inputs(model: nn.Module, layers: Sequence[Layer], images: Tensor) -> dict[str, Tensor]:
-    """What each layer is really given. Hooks run in order, so these see the quantized input."""
+    """Return the quantized input of each layer, by the layer's name."""
     seen: dict[str, Tensor] = {}
-
-    def keep(name: str) -> Any:
-        def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
-            seen[name] = args[0]
-
-        return hook
-
-    hooks = [m.module.register_forward_pre_hook(keep(m.name)) for m in layers]
-    try:
-        if layers:
-            model.eval()
-            with torch.inference_mode():
-                model(images)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    if layers:
+        model.eval()
+        with observed_inputs(layers, seen.__setitem__), torch.inference_mode():
+            model(images)
     return seen

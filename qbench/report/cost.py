@@ -26,7 +26,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from qbench import registry
 from qbench.data import Dataset
 from qbench.method import Layer, Method, Scope
-from qbench.quant.attach import QUANTIZABLE, prepare
+from qbench.quant.attach import prepare
+from qbench.quant.layers import QUANTIZABLE
 from qbench.spec.bits import FLOAT_BITS, Bits
 from qbench.spec.trial import Trial
 

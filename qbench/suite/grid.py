@@ -13,7 +13,7 @@ from qbench import registry
 from qbench.data import Dataset
 from qbench.errors import QbenchError
 from qbench.method import Method
-from qbench.quant.attach import select_layers
+from qbench.quant.layers import select_layers
 from qbench.spec.bits import FULL_PRECISION, Bits
 from qbench.spec.policies import DEFAULT_LAYERS, policy_widths
 from qbench.spec.recipe import Recipe

@@ -15,7 +15,7 @@ from qbench import registry
 from qbench.models.cifar_resnet import PaddedShortcut
 from qbench.models.network import ImageSizeError, Network
 from qbench.models.preact_resnet import PreActBlock
-from qbench.quant.attach import select_layers
+from qbench.quant.layers import select_layers
 from qbench.spec.bits import Bits
 from qbench.suite.grid import expand
 from qbench.suite.suite import load_suite

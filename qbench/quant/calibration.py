@@ -1,0 +1,92 @@
+"""Run a model on calibration data: sample the inputs of layers, in evaluation mode."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from qbench.errors import QbenchError
+from qbench.method import Layer
+from qbench.quant.hooks import observed_inputs
+
+_MAX_VALUES = 2**22  # of one layer's inputs
+
+
+def sample_inputs(
+    model: nn.Module, layers: Sequence[Layer], batches: Iterable[Tensor]
+) -> dict[str, Tensor]:
+    """Record inputs of every layer whose input is quantized, on the full-precision model.
+
+    Args:
+        model: Model without quantizers.
+        layers: Its quantized layers.
+        batches: Inputs of the model.
+
+    Returns:
+        Inputs of each layer, (images, …), by the layer's name: at most 2²² values, but at
+        least one image.
+
+    Raises:
+        QbenchError: A layer saw no data.
+    """
+    wanted = [layer for layer in layers if not layer.input_bits.is_float]
+    if not wanted:
+        return {}
+    seen: dict[str, list[Tensor]] = {layer.name: [] for layer in wanted}
+
+    def keep(name: str, x: Tensor) -> None:
+        room = _MAX_VALUES - sum(t.numel() for t in seen[name])
+        images = min(len(x), max(0, room) // x[0].numel())
+        if images or not seen[name]:
+            seen[name].append(x[: max(1, images)].detach().clone())
+
+    with observed_inputs(wanted, keep), torch.no_grad(), evaluation_mode(model):
+        for batch in batches:
+            model(batch)
+    for name, inputs in seen.items():
+        if not inputs:
+            raise QbenchError(
+                f"'{name}' saw no calibration data, and quantizing its input needs some: pass "
+                "calibration=batches of training images"
+            )
+    return {name: torch.cat(inputs) for name, inputs in seen.items()}
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Context manager that puts a model into evaluation mode and restores each submodule's mode.
+
+    Batch normalization that has not seen any data yet, as in a network to be trained from scratch,
+    uses the statistics of each batch, as it does in training. With its initial running statistics,
+    0 and 1, activations would grow or shrink from layer to layer.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    fresh = [(norm, norm.running_mean, norm.running_var) for norm in _without_statistics(model)]
+    model.eval()
+    for norm, _, _ in fresh:
+        norm.running_mean = norm.running_var = None
+    try:
+        yield
+    finally:
+        for norm, mean, variance in fresh:
+            norm.running_mean, norm.running_var = mean, variance
+        for module, training in modes:
+            module.training = training
+
+
+def _without_statistics(model: nn.Module) -> list[_BatchNorm]:
+    """Return the batch normalizations whose running statistics have their initial values."""
+
+    def starts(mean: Tensor | None, variance: Tensor | None) -> bool:
+        if mean is None or variance is None:
+            return False
+        return torch.equal(mean, torch.zeros_like(mean)) and torch.equal(
+            variance, torch.ones_like(variance)
+        )
+
+    norms = (module for module in model.modules() if isinstance(module, _BatchNorm))
+    return [norm for norm in norms if starts(norm.running_mean, norm.running_var)]

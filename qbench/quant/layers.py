@@ -1,0 +1,81 @@
+"""Select the layers of a model that a layer policy quantizes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import nn
+
+from qbench.errors import QbenchError, nearest
+from qbench.method import Layer
+from qbench.spec.bits import Bits
+from qbench.spec.policies import POLICIES, LayerPolicy, eight_bits
+
+QUANTIZABLE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+
+
+def select_layers(model: nn.Module, policy: LayerPolicy, bits: Bits) -> list[Layer]:
+    """Select the layers that a policy quantizes, each with its bit-widths.
+
+    Args:
+        model: Any module.
+        policy: Layer policy, as in `attach`.
+        bits: Bit-widths of the layers for which the policy names no other.
+
+    Returns:
+        The selected layers in the model's order, without those that stay at full precision.
+
+    Raises:
+        QbenchError: The policy is unknown, or names a layer that the model does not have.
+    """
+    found = {name: m for name, m in model.named_modules() if isinstance(m, QUANTIZABLE)}
+    names = list(found)
+    ends = {names[0], names[-1]} if names else set()
+    widths: dict[str, Bits]
+    if isinstance(policy, str):
+        if policy not in POLICIES:
+            raise QbenchError(f"'{policy}' is no layer policy{nearest(policy, POLICIES)}")
+        widths = {name: bits for name in names if policy != "skip_first_last" or name not in ends}
+        if policy == "first_last_8bit":
+            widths |= {name: eight_bits(bits) for name in ends}
+    elif isinstance(policy, Mapping):
+        widths = {name: Bits.parse(text) for name, text in policy.items()}
+    else:
+        widths = dict.fromkeys(policy, bits)
+    for name in widths:
+        if name not in found:
+            raise QbenchError(
+                f"the model has no conv or linear layer '{name}'{nearest(name, names)}"
+            )
+    return [
+        Layer(name, found[name], widths[name].weights, widths[name].activations)
+        for name in names
+        if name in widths and not widths[name].is_float
+    ]
+
+
+def rename_layers(
+    policy: LayerPolicy, modules: Mapping[str, nn.Module], prepared: nn.Module
+) -> LayerPolicy:
+    """Rename the layers of a policy to their names in a model that a method has rearranged.
+
+    Args:
+        policy: Layer policy, with the names of the original model.
+        modules: Modules of the original model, by name.
+        prepared: The rearranged model.
+
+    Returns:
+        The policy with the new names. Names that are not found stay, so that `select_layers`
+        reports them.
+    """
+    now = {module: name for name, module in prepared.named_modules()}
+
+    def name_of(layer: str) -> str:
+        module = modules.get(layer)
+        return layer if module is None else now.get(module, layer)
+
+    if isinstance(policy, str):
+        return policy
+    if isinstance(policy, Mapping):
+        return {name_of(name): widths for name, widths in policy.items()}
+    return [name_of(name) for name in policy]
