@@ -1,7 +1,7 @@
-"""Results as plain files: one JSON for each trial, which others merge into their store.
+"""Exchange results as plain files: one JSON file for each trial.
 
-A file says everything of a trial but its weights: what was trained (which gives its key), metrics,
-history, audit, environment. Two people's results combine by putting their files together.
+A file holds everything about a trial but its weights: the configuration (which gives its key),
+metrics, history, audit and environment. Others merge such files into their store.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ _LEFT_OUT = {*WeightObservations.model_fields, "examples", "traceback"}
 
 @dataclass(frozen=True)
 class Conflict:
-    """One key with two numbers.
+    """A result that differs from the one that the store has under the same key.
 
     Attributes:
-        result: what came later, and is not taken.
-        place: the file that it is in.
-        text: the metrics that differ.
+        result: The result that was not added.
+        place: The file of the result.
+        text: The metrics that differ.
     """
 
     result: Result
@@ -43,12 +43,12 @@ class Conflict:
 
 @dataclass
 class Merged:
-    """What became of files that were merged into a store.
+    """Report of merging files into a store.
 
     Attributes:
-        added: trials that were not there.
-        duplicates: files of trials that are there already, with the same numbers.
-        conflicts: files of trials that are there with others; nothing was overwritten.
+        added: Results that were added.
+        duplicates: Files of results that the store already had, with the same metrics.
+        conflicts: Results that the store already had with other metrics. Nothing was overwritten.
     """
 
     added: list[Result] = field(default_factory=list)
@@ -57,20 +57,20 @@ class Merged:
 
 
 def export(benchmark: Benchmark, folder: Path) -> tuple[list[Path], list[str]]:
-    """Write a file for each trial of a suite that is done, named after its key.
+    """Write one file for each finished trial of a suite, named after the trial's key.
 
     Args:
-        benchmark: the suite.
-        folder: where to; made if needed. Files that are there are replaced.
+        benchmark: The benchmark of the suite.
+        folder: Folder to write to; it is made if needed. Files of the same name are replaced.
 
     Returns:
-        The files; and the names of trials that were left out, because what is stored of them was
-        changed by hand, which a file could not tell.
+        The files written, and the names of trials that were left out because their stored result
+        was edited by hand, which a file could not show.
 
     Raises:
-        QbenchError: the folder cannot be written, or the store cannot be read.
+        QbenchError: The folder cannot be written, or the store cannot be read.
     """
-    from qbench.store.mlflow import was_changed  # MLflow, which `compare` of files needs not
+    from qbench.store.mlflow import was_changed  # MLflow: `compare` needs none
 
     done = [planned.trial for planned in benchmark.planned if benchmark.status(planned) == "done"]
     edited = {trial.key for trial in done if was_changed(benchmark.runs[trial.key])}
@@ -88,17 +88,23 @@ def export(benchmark: Benchmark, folder: Path) -> tuple[list[Path], list[str]]:
 
 
 def as_text(result: Result) -> str:
-    """A trial's file."""
+    """Return the text of the file of a result."""
     content = result.model_dump(mode="json", exclude=_LEFT_OUT)
     return json.dumps({"format": FORMAT, "key": result.trial.key, **content}, indent=2) + "\n"
 
 
 def read(paths: Sequence[Path]) -> Iterator[tuple[Path, Result]]:
-    """Read exported files, and those in folders.
+    """Read exported files.
+
+    Args:
+        paths: Exported files, or folders that hold some.
+
+    Yields:
+        Each file and its result.
 
     Raises:
-        QbenchError: a file cannot be read, is none of these, or its key is not that of its trial;
-            a folder has none.
+        QbenchError: A file cannot be read, is not an exported file, or its key is not that of its
+            trial, or a folder holds no JSON file.
     """
     for path in paths:
         files = sorted(path.glob("*.json")) if path.is_dir() else [path]
@@ -133,14 +139,17 @@ def _read(file: Path) -> Result:
 
 
 def merge(found: Iterable[tuple[Path, Result]], store: Store) -> Merged:
-    """Record trials that a store has not; leave what it has as it is.
+    """Add results to a store, except those that it already has.
 
     Args:
-        found: files and what they hold, as `read` gives them.
-        store: where to.
+        found: Files and their results, as `read` yields them.
+        store: The store.
+
+    Returns:
+        What was added and what was not.
 
     Raises:
-        QbenchError: the store refuses.
+        QbenchError: The store cannot be written.
     """
     merged = Merged()
     files = list(found)
@@ -160,7 +169,12 @@ def merge(found: Iterable[tuple[Path, Result]], store: Store) -> Merged:
 
 
 def difference(ours: dict[str, float], theirs: dict[str, float]) -> str:
-    """Which metrics of one trial differ, as ``top1 99.44, not 99.17``, or ''."""
+    """Return which metrics differ, as in ``top1 99.44, not 99.17``, or an empty string.
+
+    Args:
+        ours: Metrics by name.
+        theirs: Metrics of the same trial from elsewhere.
+    """
     return ", ".join(
         f"{name} {ours.get(name, float('nan')):.6g}, not {theirs.get(name, float('nan')):.6g}"
         for name in sorted(ours.keys() | theirs.keys())

@@ -1,4 +1,4 @@
-"""What a user sees while a grid trains: a live display on a terminal, plain lines in a pipe."""
+"""Progress of a run: a live display on a terminal, plain lines in a pipe."""
 
 from __future__ import annotations
 
@@ -16,15 +16,17 @@ from rich.table import Table
 from qbench.spec.result import Result
 from qbench.spec.trial import Trial
 
-QUIET_SECONDS = 60.0
+_QUIET_SECONDS = 60.0
 
 
 class Display:
-    """Shows a grid being trained: trials done, running and failed, time left, best so far.
+    """Display of a run: trials done, running and failed, the time left, the best results so far.
+
+    It is a context manager, and an observer of `qbench.schedule.tune.run`.
 
     Args:
-        console: where to show it.
-        names: what to call each trial that will be trained, by its key.
+        console: The console.
+        names: Name of each trial that will be trained, by key.
     """
 
     def __init__(self, console: Console, names: Mapping[str, str]) -> None:
@@ -68,13 +70,13 @@ class Display:
             self._live.__exit__(kind, error, trace)
 
     def started(self, trial: Trial) -> None:
-        """A trial has been given to a worker."""
+        """Show a trial as running."""
         self._running[trial.key] = (trial, 0)
 
     def progressed(self, trial: Trial, epoch: int) -> None:
-        """A trial has trained up to an epoch."""
+        """Show the epoch that a trial has reached; in a pipe, at most once a minute."""
         self._running[trial.key] = (trial, epoch)
-        if self._live is None and time.monotonic() - self._spoke > QUIET_SECONDS:
+        if self._live is None and time.monotonic() - self._spoke > _QUIET_SECONDS:
             self._spoke = time.monotonic()
             self._console.print(
                 f"{self._names[trial.key]}: epoch {epoch}/{trial.recipe.epochs}; {self._left()}",
@@ -83,13 +85,13 @@ class Display:
             )
 
     def retried(self, trial: Trial, reason: str) -> None:
-        """A trial will be tried again: printed, because it may point at the machine."""
+        """Print that a trial is tried again: the cause may lie in the machine."""
         self._running.pop(trial.key, None)
         name = escape(self._names[trial.key])
         self._console.print(f"{name}: [yellow]{escape(reason)}; trying again[/]", soft_wrap=True)
 
     def ended(self, result: Result) -> None:
-        """A trial is done or has failed: counted, and printed as a line."""
+        """Count a trial as done or failed. Print a line if it failed, and always in a pipe."""
         trial = result.trial
         self._running.pop(trial.key, None)
         if result.status == "done":
@@ -138,12 +140,16 @@ class Display:
 
 
 def _score(result: Result) -> tuple[str, float]:
-    """The first metric of a task, and its value."""
+    """Return the name and the value of a task's first metric."""
     return next(iter(result.metrics.items()))
 
 
 def duration(seconds: float) -> str:
-    """A time in words: ``40 s``, ``3 min``, ``2.5 h``, ``4.1 days``."""
+    """Return a time in words: ``40 s``, ``3 min``, ``2.5 h`` or ``4.1 days``.
+
+    Args:
+        seconds: The time.
+    """
     if seconds < 90:
         return f"{seconds:.0f} s"
     if seconds < 5400:

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
-import json
 import os
 import shutil
 import signal
@@ -70,33 +69,6 @@ def test_leaderboard_rebuilds_the_same_bytes(tiny_run: TinyRun) -> None:
     assert everything(tiny_run.folder) == before
 
 
-def test_changing_one_option_touches_only_its_trials(tiny_run: TinyRun) -> None:
-    trials = tiny_run.qbench.plan(tiny_run.suite, "--set", "methods.twn.threshold=0.5")
-    missing = {(t["method"], t["bits"]) for t in trials if t["status"] == "missing"}
-    assert missing == {("twn", "2/32")}
-
-
-def test_plan_tells_what_is_done_and_what_cannot_be(tiny_run: TinyRun) -> None:
-    trials = tiny_run.qbench.plan(tiny_run.suite)
-    statuses = {(t["method"], t["bits"], t["seed"]): t["status"] for t in trials}
-    assert statuses["ste", "2/2", 1] == "done"
-    assert statuses["twn", "1/32", 0] == "unsupported"
-    assert {"key", "method", "model", "dataset", "bits", "seed", "status"} <= trials[0].keys()
-    shown = tiny_run.qbench("plan", tiny_run.suite, "--set", "seeds=[0, 1, 2]")
-    assert "8 trials to train, about" in shown
-    assert "its weights are ternary" in shown
-
-
-def test_show_tells_everything_of_a_trial(tiny_run: TinyRun) -> None:
-    key = next(t["key"] for t in tiny_run.qbench.plan(tiny_run.suite) if t["bits"] == "2/2")
-    record = json.loads(tiny_run.qbench("show", key[:10], "--json"))
-    assert record["key"] == key
-    assert record["trial"]["bits"] == "2/2"
-    assert record["environment"]["torch"]
-    assert all(count["levels"] <= count["promised"] for count in record["audit"])
-    assert "3.weight" in tiny_run.qbench("show", key)
-
-
 def test_published_numbers_stand_beside_those_of_the_run(tiny_run: TinyRun) -> None:
     wanted = "published={paper: 'arXiv:1911.09464', table: 2, dataset: imagenet, model: resnet18}"
     arguments: list[str | Path] = ["leaderboard", tiny_run.suite, "--set", "name=beside", "--set"]
@@ -107,30 +79,6 @@ def test_published_numbers_stand_beside_those_of_the_run(tiny_run: TinyRun) -> N
     assert "arXiv:1911.09464, Table 2" in table
     found = tiny_run.qbench(*arguments, wanted.replace("table: 2", "table: 99"), code=2)
     assert "has nothing of published.table '99'" in found
-
-
-def test_show_draws_a_trial(tiny_run: TinyRun, tmp_path: Path) -> None:
-    trials = tiny_run.qbench.plan(tiny_run.suite)
-    keys = {t["method"]: t["key"] for t in trials if t["bits"] == "2/32" and t["seed"] == 0}
-    folder = tmp_path / "figures"
-    told = tiny_run.qbench("show", keys["quantization_networks"], "--figures", folder)
-    drawn = {"training_curves", "soft_and_hard", "weight_distributions", "quantization_function"}
-    assert {path.stem for path in folder.iterdir()} == drawn
-    assert all(str(path) in told for path in folder.iterdir())
-    tiny_run.qbench("show", keys["twn"], "--figures", tmp_path / "twn")
-    drawn = {"training_curves", "weight_distributions"}
-    assert {path.stem for path in (tmp_path / "twn").iterdir()} == drawn
-
-
-@pytest.mark.parametrize("kind", ["methods", "models", "datasets"])
-def test_list_names_what_there_is(tiny_run: TinyRun, kind: str) -> None:
-    entries = json.loads(tiny_run.qbench("list", kind, "--json"))
-    names = [entry["name"] for entry in entries]
-    expected = {"methods": "dorefa", "models": "resnet18", "datasets": "digits"}[kind]
-    assert expected in names
-    if kind == "methods":
-        assert {"name", "title", "paper", "quantizes"} <= entries[0].keys()
-    assert expected in tiny_run.qbench("list", kind)
 
 
 @pytest.mark.parametrize(
