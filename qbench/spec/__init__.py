@@ -1,1 +1,1 @@
-"""Plain values: bit-widths, recipes, trials, results. Imports no torch."""
+"""Plain values: bit-widths, layer policies, recipes, trials, results. No module needs torch."""

@@ -1,9 +1,9 @@
 """Bit-widths in the papers' notation: ``W/A``, as in ``1/32``, ``3(±4)/32``, ``2/2``.
 
-A width names how many bits one number takes. ``k`` alone leaves the levels to the method (most use
-2^k of them). ``k(±m)`` fixes them to integers (Yang et al., CVPR 2019, Section 4): all of −m…m
-where 2^k codes can hold them, else zero and the signed powers of two up to m. So ``3(±2)`` is
-{−2, −1, 0, 1, 2} and ``3(±4)`` is {−4, −2, −1, 0, 1, 2, 4}.
+A width is the number of bits of one value. ``k`` alone leaves the levels to the method; most
+methods use 2^k levels. ``k(±m)`` fixes the levels to integers (Yang et al., CVPR 2019, Section 4):
+all of −m…m if 2^k codes can hold them, otherwise zero and the signed powers of two up to m. So
+``3(±2)`` is {−2, −1, 0, 1, 2} and ``3(±4)`` is {−4, −2, −1, 0, 1, 2, 4}.
 """
 
 from __future__ import annotations
@@ -18,11 +18,18 @@ _WIDTH = re.compile(r"(?P<bits>\d+)(?:\((?:±|\+-|\+/-)(?P<top>\d+)\))?", re.ASC
 
 @dataclass(frozen=True)
 class Width:
-    """The bit-width of one kind of number.
+    """Bit-width of weights or of activations.
 
     Attributes:
-        bits: bits per number, 1 to 8, or 32 for full precision.
-        top: the largest integer level m of ``k(±m)``; None where the method chooses its levels.
+        bits: Bits per value, 1 to 8, or 32 for full precision.
+        top: Largest integer level m of ``k(±m)``. None if the method chooses its levels.
+
+    Raises:
+        ValueError: The bits are out of range, or ±m does not fit into them.
+
+    Example:
+        >>> Width.parse("3(±4)").levels
+        (-4, -2, -1, 0, 1, 2, 4)
     """
 
     bits: int
@@ -42,13 +49,13 @@ class Width:
 
     @classmethod
     def parse(cls, text: str) -> Width:
-        """Read one side of ``W/A``.
+        """Parse one side of ``W/A``.
 
         Args:
-            text: ``'2'``, ``'3(±4)'`` or, without a ± at hand, ``'3(+-4)'``.
+            text: ``'2'``, ``'3(±4)'`` or, on a keyboard without ±, ``'3(+-4)'``.
 
         Raises:
-            ValueError: the text is no bit-width; the message says what is.
+            ValueError: The text is not a bit-width. The message says what is valid.
         """
         match = _WIDTH.fullmatch(text.strip())
         if match is None:
@@ -58,17 +65,17 @@ class Width:
 
     @property
     def is_float(self) -> bool:
-        """Whether numbers of this width stay full precision."""
+        """Whether values of this width keep full precision."""
         return self.bits == FLOAT_BITS
 
     @property
     def levels(self) -> tuple[int, ...] | None:
-        """The integer levels that ``k(±m)`` fixes, ascending, or None where it fixes none."""
+        """Integer levels that ``k(±m)`` fixes, ascending. None for a width ``k``."""
         return None if self.top is None else _levels(self.bits, self.top)
 
     @property
     def count(self) -> int:
-        """How many distinct values the width allows: 2^k, or the number of fixed levels."""
+        """Number of distinct values that the width allows: 2^k, or the number of fixed levels."""
         return len(self.levels) if self.levels is not None else 2**self.bits
 
     def __str__(self) -> str:
@@ -76,7 +83,7 @@ class Width:
 
 
 def _levels(bits: int, top: int) -> tuple[int, ...] | None:
-    """The levels of ``bits(±top)``, or None where they do not fit."""
+    """Return the levels of ``bits(±top)``, or None if they do not fit."""
     if top < 1 or bits == FLOAT_BITS:
         return None
     if 2 * top + 1 <= 2**bits:
@@ -90,20 +97,31 @@ def _levels(bits: int, top: int) -> tuple[int, ...] | None:
 
 @dataclass(frozen=True)
 class Bits:
-    """A pair ``W/A``: the widths of weights and of activations."""
+    """Pair ``W/A`` of the bit-widths of weights and activations.
+
+    Attributes:
+        weights: Bit-width of weights.
+        activations: Bit-width of activations. It has no fixed levels (``top`` is None).
+
+    Example:
+        >>> Bits.parse("1/32").activations.is_float
+        True
+        >>> str(Bits.parse("3(+-4)/2"))
+        '3(±4)/2'
+    """
 
     weights: Width
     activations: Width
 
     @classmethod
     def parse(cls, text: str) -> Bits:
-        """Read ``W/A``.
+        """Parse ``W/A``.
 
         Args:
-            text: for example ``'1/32'``, ``'3(±4)/2'``.
+            text: Widths such as ``'1/32'`` or ``'3(±4)/2'``.
 
         Raises:
-            ValueError: the text is no such pair; the message says what is.
+            ValueError: The text is not such a pair. The message says what is valid.
         """
         weights, slash, activations = str(text).partition("/")
         if not slash:

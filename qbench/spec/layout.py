@@ -1,4 +1,4 @@
-"""How a suite arranges results in tables."""
+"""Layout of a table of results, as the key ``tables`` of a suite gives it."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from qbench.errors import nearest
 from qbench.spec.metrics import shown_by
 
 Dimension = Literal["method", "bits", "model"]
-# The column of trials that says each.
+# The column of the frame of trials that holds each dimension.
 DIMENSIONS: dict[Dimension, str] = {"method": "label", "bits": "bits", "model": "model"}
 
 
 class TableLayout(BaseModel):
-    """How results are arranged in a table; by default as papers do, a table for each model.
+    """Layout of a table. By default it is that of most papers: methods × widths for each model.
 
     Attributes:
-        rows: what goes down: ``method``, ``bits`` or ``model``.
-        columns: what goes across: another of these.
-        cell: the metrics that a cell shows, as ``top1/top5``, of which the first decides what is
-            best; by default the dataset's.
-        third: what the one that is left makes: ``tables`` of its own, or ``blocks`` of rows in one
-            table.
+        rows: Dimension of the rows: ``method`` (default), ``bits`` or ``model``.
+        columns: Dimension of the columns: ``bits`` (default) or another one than the rows.
+        cell: Metrics that a cell shows, such as ``top1/top5``. The first one decides which result
+            is best. By default, the metrics of the dataset.
+        third: What the values of the third dimension become: ``tables`` of their own (default), or
+            ``blocks`` of rows in one table.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -42,17 +42,22 @@ class TableLayout(BaseModel):
 
     @property
     def shown(self) -> tuple[str, ...]:
-        """The metrics of a cell; empty: the dataset's."""
+        """Metrics of a cell. Empty if they are those of the dataset."""
         return tuple(_words(self.cell))
 
     @property
     def left(self) -> Dimension:
-        """What goes neither down nor across."""
+        """The third dimension, which is neither that of the rows nor that of the columns."""
         return next(name for name in DIMENSIONS if name not in (self.rows, self.columns))
 
 
 def unknown_metrics(entry: Any, task: str) -> Iterator[str]:
-    """What is wrong with the cell of an arrangement as it is written, for a dataset's task."""
+    """Yield a message for each metric of a layout's ``cell`` that the task does not have.
+
+    Args:
+        entry: Entry of ``tables`` as the suite's file has it, of any type.
+        task: Task of the dataset, ``classification`` or ``detection``.
+    """
     known = shown_by(task)
     for word in _words(str(entry.get("cell") or "")) if isinstance(entry, dict) else []:
         if word not in known:

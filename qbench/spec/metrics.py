@@ -1,8 +1,8 @@
-"""What trials are measured by: names in files, and what people call them. All are percent."""
+"""Metrics of trials: their names in files and in text. All but the loss are in percent."""
 
 from __future__ import annotations
 
-# What each task measures, in the order of the columns of `trials.csv`.
+# Metrics of each task, in the order of the columns of `trials.csv`.
 MEASURED = {
     "classification": ("top1", "top5", "test_loss"),
     "detection": ("map50_voc07", "map50", "map"),
@@ -24,5 +24,9 @@ SHORT = {
 
 
 def shown_by(task: str) -> list[str]:
-    """The metrics that a cell of a table can show, of those that a task measures."""
+    """Return the metrics of a task that a cell of a table can show.
+
+    Args:
+        task: ``classification`` or ``detection``.
+    """
     return [name for name in MEASURED[task] if name in TITLES]

@@ -15,11 +15,15 @@ from pydantic import (
 )
 
 
-class Determining(BaseModel):
-    """What a trial's key is made of.
+class KeyContent(BaseModel):
+    """Base class of what a trial's key is computed from.
 
-    Fields that came after the first keys were given are left out when they have their defaults, so
-    that results recorded before stay known.
+    The key is a hash of the fields in JSON. A field that a later version of qbench adds must not
+    change the keys of trials that are already recorded. Such a field is named in `later`, and JSON
+    leaves it out while it has its default.
+
+    Attributes:
+        later: Names of the fields that were added after the first keys were computed.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -33,38 +37,46 @@ class Determining(BaseModel):
 
 
 @functools.cache
-def _later_defaults(kind: type[Determining]) -> dict[str, Any]:
+def _later_defaults(kind: type[KeyContent]) -> dict[str, Any]:
     fields = kind.model_fields
     return {name: fields[name].get_default(call_default_factory=True) for name in kind.later}
 
 
-class Recipe(Determining):
-    """Everything about training that is not the method: it is part of a trial's key.
+class Recipe(KeyContent):
+    """Settings of training that are independent of the method. They are part of a trial's key.
 
     Attributes:
-        epochs: passes over the training data; 0 only quantizes and evaluates.
-        batch_size: images per step.
+        epochs: Passes over the training data. With 0, a trial only quantizes and evaluates.
+        batch_size: Images per step, 1 or more.
         optimizer: ``sgd`` or ``adam``.
-        lr: learning rate at the start.
-        momentum: of SGD.
-        nesterov: Nesterov's momentum, of SGD.
-        weight_decay: L2 penalty on the network's parameters; a method's own are exempt.
-        schedule: ``cosine``, ``linear`` or ``exponential`` to `final_lr`; ``cosine_restarts``,
-            begun again at each of `milestones`; ``step`` (× `gamma` at each of `milestones`); or
-            ``constant``. Steps once an epoch.
-        milestones: epochs after which ``step`` lowers the rate, or ``cosine_restarts`` restarts it.
-        gamma: the factor of ``step``.
-        final_lr: the rate at the end, of ``cosine``, ``linear`` and ``exponential``.
-        gradient_clip: largest L2 norm of the gradient of all parameters; None: not clipped.
-        initialization: ``pretrained`` starts from the full-precision trial's weights of the same
-            model, dataset and seed; ``scratch`` from random ones.
-        calibration_images: training images from which input quantizers are initialised.
-        precision: ``float32``, or ``bfloat16``: autocast in training. Evaluation is in float32.
-        channels_last: images and convolutions in channels-last memory format.
-        compile: train through ``torch.compile``.
-        steps: batches of an epoch at most, as for a rehearsal; None: all.
-        other_lr: learning rate of all but quantized layers and quantizers; None: `lr`. `schedule`
-            lowers both alike.
+        lr: Learning rate at the start, above 0.
+        momentum: Momentum of SGD, in [0, 1). Default: 0.9.
+        nesterov: Whether SGD uses Nesterov's momentum. Default: false.
+        weight_decay: L2 penalty on the parameters of the network; parameters of the method are
+            exempt. Default: 0.
+        schedule: Schedule of the learning rate, which changes once an epoch. ``cosine`` (default),
+            ``linear`` and ``exponential`` end at `final_lr`; ``cosine_restarts`` starts again at
+            each of `milestones`; ``step`` multiplies the rate by `gamma` at each of `milestones`;
+            ``constant`` keeps it.
+        milestones: Epochs after which ``step`` lowers the rate or ``cosine_restarts`` restarts it,
+            each 1 or more.
+        gamma: Factor of ``step``, in (0, 1]. Default: 0.1.
+        final_lr: Learning rate at the end of ``cosine``, ``linear`` and ``exponential``; for
+            ``exponential`` it must be above 0. Default: 0.
+        gradient_clip: Largest L2 norm of the gradient of all parameters, above 0. By default, the
+            gradient is not clipped.
+        initialization: ``pretrained`` starts from the weights of the full-precision trial of the
+            same model, dataset and seed; ``scratch`` (default) from random weights.
+        calibration_images: Number of training images that initialise activation quantizers.
+            Default: 1000.
+        precision: ``float32`` (default), or ``bfloat16`` for autocast in training. Evaluation is in
+            float32.
+        channels_last: Whether images and convolutions are in channels-last memory format. Default:
+            false.
+        compile: Whether training uses ``torch.compile``. Default: false.
+        steps: Largest number of batches in an epoch, as in a rehearsal. By default, all.
+        other_lr: Learning rate at the start of all parameters but those of quantized layers and
+            quantizers. By default `lr`. `schedule` lowers both by the same factor.
     """
 
     later = frozenset({"precision", "channels_last", "compile", "steps", "other_lr"})
@@ -101,5 +113,5 @@ class Recipe(Determining):
 
     @property
     def calibration_batches(self) -> int:
-        """How many batches hold `calibration_images`."""
+        """Number of batches that hold `calibration_images`."""
         return -(-self.calibration_images // self.batch_size)

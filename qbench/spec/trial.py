@@ -1,4 +1,4 @@
-"""A trial: everything that determines one number, and its key."""
+"""Trials: everything that determines the result of one training run, and its key."""
 
 from __future__ import annotations
 
@@ -10,37 +10,39 @@ from typing import Any
 from pydantic import Field
 
 from qbench.spec.bits import FULL_PRECISION
-from qbench.spec.recipe import Determining, Recipe
+from qbench.spec.recipe import KeyContent, Recipe
 from qbench.spec.weights import is_backbone
 
 KEY_LENGTH = 16
 FP32 = "fp32"  # the method that trains the full-precision networks
 
 
-class Trial(Determining):
-    """One training: what to train, how, and from what.
+class Trial(KeyContent):
+    """One training run of one configuration.
 
     Attributes:
-        method: the method's name.
-        options: all its options, defaults included.
-        model: the model's name.
-        dataset: the dataset's name.
-        task: what the dataset asks of the model.
-        bits: widths as ``W/A``.
-        layers: which layers are quantized: a policy, names, or widths by name.
-        recipe: how it is trained.
-        full_precision: how the weights it starts from were trained; None where it starts from
-            random ones.
-        seed: of everything random.
-        threads: torch's threads on a CPU. They decide in which order sums are taken, and that
-            changes low-bit results.
-        data: what of the data decides numbers and is not said by the dataset's name.
-        weights: of a full-precision trial that is not trained here: where its weights are from, as
-            ``torchvision:IMAGENET1K_V1``, or ``sha256:…`` of a file; or those of its backbone, as
-            ``backbone:torchvision:IMAGENET1K_FEATURES``. Of another, those of the trial that it
-            starts from.
-        processes: that train it together, each with its share of a batch.
-        rehearsal: whether it only tries out what a real trial would do.
+        method: Name of the method.
+        options: Options of the method, defaults included.
+        model: Name of the model.
+        dataset: Name of the dataset.
+        task: Task of the dataset, ``classification`` or ``detection``.
+        bits: Bit-widths ``W/A``.
+        layers: Which layers are quantized: a policy, names, or widths by name.
+        recipe: Recipe of the training.
+        full_precision: Recipe of the full-precision trial whose weights it starts from. None if it
+            starts from random or given weights.
+        seed: Seed of all random number generators.
+        threads: Threads of torch on a CPU. They determine the order of summation, and that changes
+            low-bit results.
+        data: Properties of the data that affect results and that the name of the dataset does not
+            determine.
+        weights: Identity of the given weights of a full-precision trial that is not trained here
+            (`qbench.spec.weights.identify`), such as ``torchvision:IMAGENET1K_V1`` or
+            ``sha256:…`` of a file, or of those of its backbone, such as
+            ``backbone:torchvision:IMAGENET1K_FEATURES``. Another trial has the identity of the
+            full-precision trial that it starts from. Empty if no weights are given.
+        processes: Number of processes that train it together, each with its share of a batch.
+        rehearsal: Whether it belongs to a rehearsal, which tries a suite out.
     """
 
     later = frozenset({"data", "weights", "processes", "rehearsal"})
@@ -63,10 +65,10 @@ class Trial(Determining):
 
     @cached_property
     def key(self) -> str:
-        """A hash of exactly what determines the trial's number.
+        """Hash of everything that determines the trial's result: 16 hexadecimal digits.
 
-        The same for every order in which options, names or milestones are written; not of where or
-        when the trial runs.
+        It does not depend on the order in which options, names or milestones are written, nor on
+        where and when the trial runs.
         """
         content = self.model_dump(mode="json")
         recipes = [content["recipe"], content["full_precision"] or {}]
@@ -78,31 +80,36 @@ class Trial(Determining):
 
     @property
     def base(self) -> Trial | None:
-        """The full-precision trial whose weights this one starts from, or None."""
+        """Full-precision trial whose weights this one starts from, or None."""
         if self.full_precision is None:
             return None
         return full_precision_trial(self, self.full_precision)
 
     @cached_property
     def source(self) -> str | None:
-        """The key under which the weights that it starts from are kept; None: it starts anew."""
+        """Key of the weights that it starts from. None if it starts from random weights."""
         if self.full_precision is not None:
             return full_precision_trial(self, self.full_precision).key
         return given_weights_key(self.model, self.weights) if self.weights else None
 
     @property
     def starts_from_backbone(self) -> bool:
-        """Whether the weights that it starts from are of a detector's backbone alone."""
+        """Whether it starts from the weights of a detector's backbone alone."""
         return self.full_precision is None and is_backbone(self.weights)
 
     @property
     def name(self) -> str:
-        """A readable name, as for a run in MLflow."""
+        """Readable name, which is also that of its run in MLflow."""
         return f"{self.method} {self.bits} {self.model} {self.dataset} seed {self.seed}"
 
 
 def full_precision_trial(trial: Trial, recipe: Recipe) -> Trial:
-    """The trial that trains the network of another one before it is quantized."""
+    """Return the trial that trains the full-precision network of another trial.
+
+    Args:
+        trial: Trial of any method.
+        recipe: Recipe of the full-precision network.
+    """
     same = ("model", "dataset", "task", "seed", "threads", "data", "weights", "processes")
     return Trial(
         method=FP32,
@@ -114,5 +121,10 @@ def full_precision_trial(trial: Trial, recipe: Recipe) -> Trial:
 
 
 def given_weights_key(model: str, weights: str) -> str:
-    """The key under which weights that were not trained here are kept."""
+    """Return the key under which given weights are kept in the spool.
+
+    Args:
+        model: Name of the model.
+        weights: Identity of the weights.
+    """
     return hashlib.sha256(f"{model} {weights}".encode()).hexdigest()[:KEY_LENGTH]

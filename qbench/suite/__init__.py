@@ -1,1 +1,1 @@
-"""A suite's YAML as a checked `Suite` and its trials."""
+"""Read a suite's YAML file, check it and expand it into trials."""

@@ -1,4 +1,4 @@
-"""From a suite to its trials, each with its verdict: can it be trained at all?"""
+"""Expand a suite into trials, and find out which of them cannot be trained."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from qbench.spec.weights import identify, is_backbone
 from qbench.suite.suite import MethodRow, Suite
 
 _ANY = Bits.parse("1/1")
-# Of networks whose weights are given. What would train them is no part of their trials' keys.
+# Recipe of networks whose weights are given: their trials' keys must not depend on any other.
 _UNTRAINED = Recipe(epochs=0, batch_size=1, optimizer="sgd", lr=1.0)
 
 
 @dataclass(frozen=True)
 class PlannedTrial:
-    """One trial of a suite.
+    """A trial of a suite, and its place in the table.
 
     Attributes:
-        trial: what would be trained.
-        row: the row of the suite that it is from.
-        label: that row's name in the table.
+        trial: The trial.
+        row: Row of the suite that it belongs to.
+        label: Name of that row in the table.
         recipe: ``aligned`` or ``paper``.
-        unsupported: why it cannot be trained; empty where it can.
+        unsupported: Reason why it cannot be trained, or an empty string if it can.
     """
 
     trial: Trial
@@ -46,26 +46,31 @@ class PlannedTrial:
 
     @property
     def name(self) -> str:
-        """What a user knows it by."""
+        """Readable name, with the label of its row."""
         trial = self.trial
         return f"{self.label} {trial.bits} {trial.model} {trial.dataset} seed {trial.seed}"
 
 
 def expand(suite: Suite, rehearsal: bool = False) -> list[PlannedTrial]:
-    """The suite's trials in its own order, full-precision ones first.
+    """Return the trials of a suite, those of full precision first, each once.
 
     Args:
-        suite: the suite.
-        rehearsal: whether its trials are to be marked as trying things out.
+        suite: The suite.
+        rehearsal: Whether the trials are marked as a rehearsal.
+
+    Returns:
+        The trials in the order of models, methods, widths and seeds.
 
     Raises:
-        QbenchError: the changes to a recipe contradict it, or there are no such weights.
+        QbenchError: Changes contradict their recipe, or given weights do not exist.
     """
-    return list({planned.trial.key: planned for planned in _Grid(suite, rehearsal).grid()}.values())
+    return list(
+        {planned.trial.key: planned for planned in _Grid(suite, rehearsal).trials()}.values()
+    )
 
 
 class _Grid:
-    """A suite being expanded."""
+    """Expand a suite into trials."""
 
     def __init__(self, suite: Suite, rehearsal: bool) -> None:
         self._suite = suite
@@ -73,7 +78,7 @@ class _Grid:
         self._dataset = registry.build_dataset(suite.dataset, suite.data)
         self._pretraining = _changed(self._dataset.full_precision_recipe, suite.full_precision)
 
-    def grid(self) -> Iterator[PlannedTrial]:
+    def trials(self) -> Iterator[PlannedTrial]:
         suite = self._suite
         rows = list(zip(suite.methods, suite.labels(), strict=True))
         for model in suite.models:
@@ -95,7 +100,7 @@ class _Grid:
             yield from quantized
 
     def _start(self, model: str, seed: int) -> Trial:
-        """What all trials of a model and a seed have in common."""
+        """Return the full-precision trial of a model and a seed, which others are changes of."""
         suite, dataset = self._suite, self._dataset
         given = suite.weights.get(model)
         return Trial(
@@ -114,7 +119,7 @@ class _Grid:
         )
 
     def _recipe_of(self, model: str) -> Recipe:
-        """How a model's full-precision network is trained."""
+        """Return the recipe of a model's full-precision network."""
         given = self._suite.weights.get(model)
         return self._pretraining if given is None or is_backbone(given) else _UNTRAINED
 
@@ -149,7 +154,7 @@ class _Grid:
                 yield PlannedTrial(trial, row, label, suite.recipe.name, reason)
 
     def _model_problem(self, model: str) -> str:
-        """Why the model cannot take the dataset's images or the suite's layers, or ''."""
+        """Return why a model does not fit the dataset or the suite's layers, or an empty string."""
         layers = self._suite.layers
         if problem := self._shape_problem(model):
             return problem
@@ -187,11 +192,22 @@ def _refusal(method: Method, widths: list[Bits], task: str) -> str:
     try:
         reasons = (method.supports(bits, task) for bits in widths if not bits.is_float)
         return next((str(reason) for reason in reasons if reason), "")
-    except Exception as error:  # a plugin's mistake costs its own row only
+    except Exception as error:  # a mistake in a plugin must affect its own row only
         return f"its supports() raised {type(error).__name__}: {error}"
 
 
 def without_storage(model: str, dataset: Dataset) -> nn.Module:
-    """A model for a dataset on the meta device: shapes and names, and no memory."""
+    """Build a model on the meta device, where it has shapes and names but takes no memory.
+
+    Args:
+        model: Name of the model.
+        dataset: Dataset that determines the number of classes and channels.
+
+    Returns:
+        The model in evaluation mode.
+
+    Raises:
+        QbenchError: No model has the name.
+    """
     with torch.device("meta"):
         return registry.build_model(model, dataset.num_classes, dataset.image_shape[0]).eval()

@@ -1,4 +1,4 @@
-"""Numbers that papers print, to stand beside measured ones: ``suites/published.csv``."""
+"""Numbers that papers publish (``suites/published.csv``), shown next to measured ones."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ from qbench.spec.bits import Bits, Width
 from qbench.suite.bundled import bundled_folder
 from qbench.suite.suite import MethodRow, Published
 
-FILE = "published.csv"
+PUBLISHED_FILE = "published.csv"
 _VALUES = {"top1": "top1", "top5": "top5", "map50_voc07": "map"}
-_NEEDED = ("paper", "table", "dataset", "model", "method", "w_bits", "w_levels", "a_bits", "note")
-_COLUMNS = (*_NEEDED, *_VALUES.values(), *(f"fp_{name}" for name in _VALUES.values()))
+_REQUIRED_COLUMNS = (
+    *("paper", "table", "dataset", "model", "method", "w_bits", "w_levels", "a_bits", "note"),
+    *_VALUES.values(),
+    *(f"fp_{name}" for name in _VALUES.values()),
+)
 
 
 @dataclass(frozen=True)
@@ -23,8 +26,8 @@ class Number:
     """A published result.
 
     Attributes:
-        values: in percent, by the metrics' names.
-        source: where it is from, and what of; a sentence's end.
+        values: Values in percent, by names of metrics.
+        source: Model, dataset, paper and table, to end a sentence with.
     """
 
     values: dict[str, float]
@@ -32,22 +35,23 @@ class Number:
 
 
 class PublishedNumbers:
-    """The numbers of one table of a paper.
+    """Numbers of one table of a paper.
 
     Args:
-        results: Results folder. A file of that name there takes precedence over the installed one.
-        wanted: the table.
+        results: Results folder. A file ``published.csv`` there takes precedence over the installed
+            one.
+        wanted: The table.
 
     Raises:
-        QbenchError: the file lacks a column, or has nothing of that table.
+        QbenchError: The file lacks a column, or has no numbers of that table.
     """
 
     def __init__(self, results: Path, wanted: Published) -> None:
-        path = results / FILE
+        path = results / PUBLISHED_FILE
         if not path.exists():
-            path = bundled_folder() / FILE
+            path = bundled_folder() / PUBLISHED_FILE
         frame = pd.read_csv(path, dtype=str, keep_default_na=False)
-        if missing := [name for name in _COLUMNS if name not in frame]:
+        if missing := [name for name in _REQUIRED_COLUMNS if name not in frame]:
             raise QbenchError(f"{path}: has no column '{missing[0]}'")
         for name, value in wanted.model_dump().items():
             frame = frame[frame[name] == value]
@@ -57,7 +61,15 @@ class PublishedNumbers:
         self._wanted = wanted
 
     def find(self, row: MethodRow, bits: Bits) -> Number | None:
-        """The number of a row of a suite at some widths; None where there is not exactly one."""
+        """Return the published number of a row of a suite.
+
+        Args:
+            row: Row of the suite.
+            bits: Bit-widths.
+
+        Returns:
+            The number, or None if the table has none or several that match.
+        """
         rows = self._rows
         rows = rows[
             (rows["method"] == row.method)
@@ -78,13 +90,13 @@ class PublishedNumbers:
 
 
 def _values(row: pd.Series[str], prefix: str) -> dict[str, float]:
-    """What a row says of each metric."""
+    """Return the values of a row in percent, by names of metrics."""
     found = {name: row[prefix + column] for name, column in _VALUES.items()}
     return {name: float(text) for name, text in found.items() if text}
 
 
 def _fits(published: str, width: Width) -> bool:
-    """Whether published levels, as ``-1 0 1`` or ``-15..15``, are those that a width means."""
+    """Return whether published levels, such as ``-1 0 1`` or ``-15..15``, are those of a width."""
     if not published:
         return width.levels is None
     first, dots, last = published.partition("..")
@@ -94,5 +106,5 @@ def _fits(published: str, width: Width) -> bool:
     if width.levels is not None:
         return tuple(levels) == width.levels
     spread = levels[-1] - levels[0] + 1
-    # With fewer than fit, or with gaps, it is a set that ± names.
+    # Fewer levels than fit, or levels with gaps, are a set that only ± can name.
     return len(levels) in (2, spread) and len(levels) >= 2**width.bits - 1

@@ -1,4 +1,4 @@
-"""Rehearsals: a suite's whole grid, a few steps of each trial, on a small stand-in for its data."""
+"""Rehearsals: every trial of a suite for a few steps, on a small stand-in for its data."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ from qbench.suite.suite import Resources, Suite
 
 _LOGGER = logging.getLogger(__name__)
 
-# Three epochs, so that what methods do at the start, in the middle and at the end is tried.
-SHORT = {
+# Three epochs try what methods do at the start, in the middle and at the end.
+SHORT_RECIPE = {
     "epochs": 3,
     "steps": 2,
     "batch_size": 8,
     "calibration_images": 16,
-    "lr": 1e-3,  # that of a long training may blow up a network that has just begun
+    "lr": 1e-3,  # the rate of a long training may make a network diverge at the start
     "compile": False,
 }
-SHORT_DETECTION = SHORT | {"batch_size": 2, "calibration_images": 4}
+SHORT_RECIPE_OF_DETECTION = SHORT_RECIPE | {"batch_size": 2, "calibration_images": 4}
 
 
 def rehearsed(suite: Suite, folder: Path) -> Suite:
-    """A suite whose every trial takes seconds.
+    """Return a suite whose trials take seconds each, and write a stand-in for its data.
 
     Args:
-        suite: what is to be rehearsed.
-        folder: where stand-ins for data are written.
+        suite: Suite to rehearse.
+        folder: Folder that stand-ins for data are written to.
 
     Returns:
-        The same rows, models and widths, on the first seed, by a short recipe; full-precision
-        networks are trained as shortly in place of given weights.
+        A suite of the same rows, models and widths, with the first seed and a short recipe. It
+        trains full-precision networks with a short recipe too, in place of given weights.
     """
     _LOGGER.info("writing a stand-in for %s", suite.dataset)
     dataset = registry.build_dataset(suite.dataset, suite.data)
     options = dataset.stand_in(folder / suite.dataset)
-    short = SHORT_DETECTION if dataset.task == "detection" else SHORT
+    short = SHORT_RECIPE_OF_DETECTION if dataset.task == "detection" else SHORT_RECIPE
     recipe = suite.recipe.model_copy(update={"changes": {**suite.recipe.changes, **short}})
     rows = [
         row.model_copy(update={"recipe": {**row.recipe, **short}, "label": label})

@@ -1,8 +1,8 @@
-"""The JSON schema of a suite's file, by which editors complete and check it as it is written.
+"""JSON schema of a suite's file, with which editors complete and check the file.
 
-It describes what stands in files, short forms included, where `qbench.suite.suite.Suite` is what
-they come to. What it cannot say (which widths a method has, rows that need a label) is checked when
-a suite is loaded.
+It describes files with their short forms, whereas `qbench.suite.suite.Suite` describes what they
+mean. What a schema cannot express (which widths a method has, which rows need a label) is checked
+when a suite is loaded.
 """
 
 from __future__ import annotations
@@ -22,23 +22,24 @@ from qbench.suite.suite import MethodRow, Published, Resources, Suite
 
 Schema = dict[str, Any]
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
-_WIDTH = r"\d+(\((±|\+-|\+/-)\d+\))?"
-_TIME = r"^[0-9]+(\.[0-9]+)? ?(s|min|h|d)$"
-_TEXT = {"type": "string"}  # also a name that an editor cannot know: of a plugin, of torchvision
+_WIDTH_PATTERN = r"\d+(\((±|\+-|\+/-)\d+\))?"
+_TIME = {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)? ?(s|min|h|d)$"}
+# Editors cannot know all names: there are plugins, and the models of torchvision.
+_ANY_TEXT = {"type": "string"}
 _RECIPES = {"enum": ["aligned", "paper"]}
 
 
 def suite_schema() -> Schema:
-    """Return the schema, with the methods, models and datasets that are installed."""
+    """Return the JSON schema, with the names of installed methods, models and datasets."""
     found = Suite.model_json_schema()
     properties = _described(Suite, found["properties"])
     properties["title"].pop("default")
     published = _described(Published, Published.model_json_schema()["properties"])
     for value in published.values():
         value["type"] = ["string", "number"]
-    layers = [form for form in properties["layers"]["anyOf"] if form != _TEXT]
+    layers = [form for form in properties["layers"]["anyOf"] if form != _ANY_TEXT]
     resources = _any_of(Resources)
-    resources["properties"]["time_limit"]["anyOf"].append({"type": "string", "pattern": _TIME})
+    resources["properties"]["time_limit"]["anyOf"].append(_TIME)
     forms: dict[str, Schema] = {
         "dataset": _name("datasets"),
         "models": _one_or_more(_name("models")),
@@ -51,7 +52,7 @@ def suite_schema() -> Schema:
         "resources": resources,
         "published": _one_or_more(_object(published, required=list(published))),
         "tables": _one_or_more(_any_of(TableLayout)),
-        "weights": {"anyOf": [_TEXT, {"type": "object", "additionalProperties": _TEXT}]},
+        "weights": {"anyOf": [_ANY_TEXT, {"type": "object", "additionalProperties": _ANY_TEXT}]},
     }
     for name, form in forms.items():
         properties[name] = {"description": properties[name]["description"]} | form
@@ -62,7 +63,7 @@ def suite_schema() -> Schema:
         "description": "A grid of methods × models × bit-widths × seeds.",
         **_object(properties, required=found["required"]),
         "$defs": {
-            "width": {"type": "string", "pattern": f"^ *{_WIDTH} */ *{_WIDTH} *$"},
+            "width": {"type": "string", "pattern": f"^ *{_WIDTH_PATTERN} */ *{_WIDTH_PATTERN} *$"},
             "recipe": _object({"name": _RECIPES} | values),
             "row": _row(),
         },
@@ -70,7 +71,7 @@ def suite_schema() -> Schema:
 
 
 def _row() -> Schema:
-    """A row of a suite: a method's name, or its options and what else the row has."""
+    """Return the schema of an entry of ``methods``: a name, or a mapping with options and more."""
     beside = _described(MethodRow, MethodRow.model_json_schema()["properties"])
     widths = _one_or_more(_reference("width"))
     of_models = {"type": "object", "additionalProperties": widths}
@@ -90,7 +91,7 @@ def _row() -> Schema:
 
 
 def _options(name: str) -> Schema:
-    """A method's options, or nothing at all."""
+    """Return the schema of a method's options, which may be null."""
     cls = registry.method_class(name)
     found = TypeAdapter(cls).json_schema()
     known = _described(cls, found.get("properties", {}))
@@ -100,7 +101,7 @@ def _options(name: str) -> Schema:
 
 
 def _name(kind: registry.Kind) -> Schema:
-    return {"anyOf": [{"enum": registry.names(kind)}, _TEXT]}
+    return {"anyOf": [{"enum": registry.names(kind)}, _ANY_TEXT]}
 
 
 def _one_or_more(item: Schema) -> Schema:
@@ -112,7 +113,7 @@ def _reference(name: str) -> Schema:
 
 
 def _any_of(model: type[BaseModel]) -> Schema:
-    """A mapping with any of a model's fields, of which none is needed."""
+    """Return the schema of a mapping with fields of a class, none of which is required."""
     return _object(_described(model, model.model_json_schema()["properties"]))
 
 
@@ -127,7 +128,7 @@ def _object(properties: Schema, required: Iterable[str] = ()) -> Schema:
 
 
 def _described(cls: type, properties: Schema) -> Schema:
-    """Properties with what the docstring of their class says of them, without made-up titles."""
+    """Describe properties with the docstring of their class, and drop pydantic's titles."""
     told = _attributes(cls)
     described = {}
     for name, schema in properties.items():
@@ -137,7 +138,7 @@ def _described(cls: type, properties: Schema) -> Schema:
 
 
 def _attributes(cls: type) -> dict[str, str]:
-    """The attributes that a Google-style docstring describes."""
+    """Return the descriptions of a Google-style docstring's attributes, by name."""
     text = inspect.getdoc(cls) or ""
     section = re.search(r"^Attributes:\n((?:[ ]{4}.*\n?|\n)+)", text, re.MULTILINE)
     if section is None:

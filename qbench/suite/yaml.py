@@ -1,4 +1,4 @@
-"""YAML files whose every value knows the line it stands on."""
+"""Read YAML files and remember the line of every value, for error messages."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ import yaml
 
 from qbench.errors import QbenchError, nearest
 
+# Keys and indices that lead to a value.
 Location = tuple[str | int, ...]
 _MAX_BYTES = 1_000_000
-_DEEPEST = 20
+_MAX_DEPTH = 20
 _OPENING = (
     yaml.BlockMappingStartToken,
     yaml.BlockSequenceStartToken,
@@ -26,12 +27,12 @@ _CLOSING = (yaml.BlockEndToken, yaml.FlowMappingEndToken, yaml.FlowSequenceEndTo
 
 @dataclass
 class Document:
-    """A YAML mapping, and where each of its values comes from.
+    """Content of a YAML file, with the place where each value was written.
 
     Attributes:
-        data: the mapping.
-        path: the file.
-        places: for a location in ``data``, where it was written: ``'digits.yaml:3'``, or
+        data: The content, a mapping.
+        path: Path of the file.
+        places: Where the value at a location was written: ``'digits.yaml:3'`` or
             ``'--set epochs=3'``.
     """
 
@@ -41,11 +42,14 @@ class Document:
 
     @classmethod
     def read(cls, path: Path) -> Document:
-        """Read a YAML file as data: nothing in it is ever executed.
+        """Read a YAML file as data. Nothing in it is executed.
+
+        Args:
+            path: Path of the file, which has 1 MB at most and is nested 20 deep at most.
 
         Raises:
-            QbenchError: the file cannot be read, is not YAML, is no mapping, has a key twice, or
-                uses anchors or tags.
+            QbenchError: The file cannot be read, is not YAML, is not a mapping, has a key twice, or
+                uses anchors, aliases or tags.
         """
         try:
             if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe, a device
@@ -61,9 +65,9 @@ class Document:
             depth = 0
             for token in yaml.scan(text, Loader=yaml.SafeLoader):
                 depth += isinstance(token, _OPENING) - isinstance(token, _CLOSING)
-                if depth > _DEEPEST:
+                if depth > _MAX_DEPTH:
                     line = token.start_mark.line + 1
-                    raise QbenchError(f"{path}:{line}: nested more than {_DEEPEST} deep")
+                    raise QbenchError(f"{path}:{line}: nested more than {_MAX_DEPTH} deep")
                 if isinstance(token, yaml.AnchorToken | yaml.AliasToken | yaml.TagToken):
                     line = token.start_mark.line + 1
                     raise QbenchError(f"{path}:{line}: anchors, aliases and tags are not allowed")
@@ -84,14 +88,14 @@ class Document:
         return document
 
     def set(self, assignment: str) -> None:
-        """Override a value, as ``--set`` does.
+        """Replace a value, as the option ``--set`` does.
 
         Args:
-                assignment: ``key=value`` or ``outer.inner=value``; the value is YAML. In a list of
-                names, such as ``methods``, a name selects its options, in every entry of it.
+            assignment: ``key=value`` or ``outer.inner=value``, where the value is YAML. In a list
+                of names, such as ``methods``, a name selects the options of all its entries.
 
         Raises:
-            QbenchError: there is no ``=``, the value is not YAML, or the key leads nowhere.
+            QbenchError: There is no ``=``, the value is not YAML, or the key leads nowhere.
         """
         key, value = parse_assignment(assignment)
         *outer, last = key.split(".")
@@ -114,7 +118,14 @@ class Document:
             self.places[*location, last] = f"--set {assignment}"
 
     def where(self, location: Sequence[str | int]) -> str:
-        """The place of a value, or of the nearest value around it."""
+        """Return where a value was written, or the nearest value around it.
+
+        Args:
+            location: Keys and indices that lead to the value.
+
+        Returns:
+            ``'FILE:LINE'``, ``'--set …'``, or the file alone if no value around it is known.
+        """
         for length in range(len(location), 0, -1):
             place = self.places.get(tuple(location[:length]))
             if place is not None:
@@ -122,7 +133,7 @@ class Document:
         return str(self.path)
 
     def _index(self, node: yaml.Node, location: Location) -> Iterable[str]:
-        """Note the line of every value; yield a message for every key written twice."""
+        """Record the line of every value, and yield a message for every key written twice."""
         if location:
             self.places[location] = f"{self.path}:{node.start_mark.line + 1}"
         if isinstance(node, yaml.MappingNode):
@@ -141,10 +152,16 @@ class Document:
 
 
 def parse_assignment(text: str) -> tuple[str, Any]:
-    """The key and the value of ``key=value``, whose value is YAML.
+    """Parse ``key=value``, where the value is YAML.
+
+    Args:
+        text: The assignment.
+
+    Returns:
+        The key and the value.
 
     Raises:
-        QbenchError: there is no ``=``, or the value is not YAML.
+        QbenchError: There is no ``=``, or the value is not YAML.
     """
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
@@ -158,12 +175,11 @@ def parse_assignment(text: str) -> tuple[str, Any]:
 def _descend(
     target: Any, location: Location, part: str, assignment: str
 ) -> list[tuple[Any, Location]]:
-    """What a part of a key leads to: of a list of names, every entry of that name."""
+    """Return what one part of a key leads to: in a list of names, all entries of that name."""
     if isinstance(target, dict):
         inner = target.setdefault(part, {})
-        if (
-            isinstance(inner, str) and part == "recipe"
-        ):  # `recipe: aligned` is short for `recipe: {name: aligned}`
+        # `recipe: aligned` is short for `recipe: {name: aligned}`.
+        if isinstance(inner, str) and part == "recipe":
             inner = target[part] = {"name": inner}
         return [(inner, (*location, part))]
     if isinstance(target, list):
