@@ -299,12 +299,14 @@ def _load(kind: Kind, name: str) -> Any:
 def _reason(error: Exception) -> str:
     """Say what an exception is, in a line for each mistake."""
     if isinstance(error, ValidationError):  # of a recipe, as a rule
-        places = [(".".join(map(str, found["loc"])), found) for found in error.errors()]
-        return "\n".join(
-            f"{error.title}: {place}: {found['msg'].lower()}"
-            + (nearest(place, Recipe.model_fields) if found["type"] == "extra_forbidden" else "")
-            for place, found in places
-        )
+        found = error.errors()
+        unknown = [each for each in found if each["type"] == "extra_forbidden"]
+        lines = []
+        for each in unknown or found:  # a misspelt key is also missing; one mistake, one line
+            place = ".".join(map(str, each["loc"]))
+            hint = nearest(place, Recipe.model_fields) if unknown else ""
+            lines.append(f"{error.title}: {place}: {each['msg'].lower()}{hint}")
+        return "\n".join(lines)
     return f"{type(error).__name__}: {error}"
 
 
