@@ -16,9 +16,8 @@ from qbench.report.page.details import value
 from qbench.report.summary import records
 from qbench.spec.trial import FP32
 
-ROOT = Path(__file__).parents[2]
-README = ROOT / "README.md"
-RESULTS = ROOT / "results" / "digits_start" / "leaderboard.csv"
+README = Path(__file__).parents[2] / "README.md"
+RESULTS = README.parent / "results" / "digits_start" / "leaderboard.csv"
 _BETWEEN = re.compile(
     r"(?<=<!-- leaderboard: docs/tools/readme_table.py writes it -->\n).*?(?=<!-- end -->)",
     re.DOTALL,

@@ -1,8 +1,8 @@
-"""What the documentation's site has beside the pages of this folder: a hook of MkDocs.
+"""MkDocs hook that adds pages to the documentation's site.
 
-The README is the first page; suites' tables are pages, so that links to them hold; commands,
-methods and the schema of suites describe themselves. Links that leave this folder are led to these
-pages, or to a copy of the file.
+The README is the first page. The tables of suites are pages, so that links to them work. The pages
+of commands, methods and the suite schema are generated from the code. Links out of `docs/` are
+rewritten to these pages, or to a copy of the linked file.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _LINK = re.compile(r"(?<=\]\()(?!\w+:|#)[^)\s]+")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the pages that are made, and what others link to."""
+    """Add the generated pages and the files that pages link to."""
     pages = {
         "index.md": (ROOT / "README.md").read_text(encoding="utf-8"),
         "reference/commands.md": _commands(),
@@ -58,27 +58,27 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
-    """Lead a page's links to where the site has what they name."""
+    """Rewrite the links of a page to the places of their targets on the site."""
     source = _source(page.file.src_uri)
     here = Path(page.file.src_uri).parent
 
-    def led(match: re.Match[str]) -> str:
+    def rewritten(match: re.Match[str]) -> str:
         link, fragment = urldefrag(match[0])
         uri = _uri((source.parent / link).resolve())
         path, _, anchor = uri.partition("#")
         anchor = fragment or anchor
         return os.path.relpath(path, here) + (f"#{anchor}" if anchor else "")
 
-    return _LINK.sub(led, markdown) if source.exists() else markdown
+    return _LINK.sub(rewritten, markdown) if source.exists() else markdown
 
 
 def on_page_content(html: str, **_: Any) -> str:
-    """Take away the second colon that docstrings have before a block of equations."""
+    """Remove the second colon that docstrings have before a block of equations."""
     return html.replace("::</p>", ":</p>")
 
 
 def _source(uri: str) -> Path:
-    """The file that a page of the site is made from; one that does not exist, of a made page."""
+    """Return the source file of a page; for a generated page, the file does not exist."""
     if uri == "index.md":
         return ROOT / "README.md"
     if uri.startswith("source/"):
@@ -87,7 +87,7 @@ def _source(uri: str) -> Path:
 
 
 def _uri(path: Path) -> str:
-    """Where the site has a file of the repository."""
+    """Return the place on the site of a file of the repository."""
     if path.is_relative_to(DOCS):
         return path.relative_to(DOCS).as_posix()
     inside = path.relative_to(ROOT)
@@ -100,7 +100,7 @@ def _uri(path: Path) -> str:
 
 
 def _linked() -> Iterator[Path]:
-    """Files outside this folder that its pages and the README link to, and what these show."""
+    """Yield the files outside `docs/` that its pages, the README and the tables link to."""
     pages = [ROOT / "README.md", *DOCS.rglob("*.md")]
     tables = sorted(ROOT.glob("results/*/leaderboard.md"))
     for page in [*pages, *tables]:
@@ -113,6 +113,7 @@ def _linked() -> Iterator[Path]:
 
 
 def _commands() -> str:
+    """Write the page of commands from their help texts."""
     command = typer.main.get_command(app)
     with typer.Context(command) as context:
         text = get_docs_for_click(obj=command, ctx=context, name="qbench")
@@ -120,7 +121,7 @@ def _commands() -> str:
 
 
 def _methods() -> str:
-    """A section for each module of methods, in the order of their names."""
+    """Write the page of methods, with one section for each module, sorted by name."""
     names = {registry.method_class(name).__module__ for name in registry.names("methods")}
     sections = [
         f"::: {name}\n    options: {{heading_level: 2, show_root_full_path: false}}"
@@ -130,7 +131,7 @@ def _methods() -> str:
 
 
 def _suite() -> str:
-    """Tables of what a suite may say, from its schema."""
+    """Write the page of the keys of suites from the suite schema."""
     schema = suite_schema()
     rows = schema["$defs"]["row"]["anyOf"][1]["properties"]
     methods = {name: rows[name] for name in registry.names("methods")}
@@ -152,6 +153,7 @@ def _suite() -> str:
 
 
 def _table(properties: dict[str, Any]) -> str:
+    """Write a Markdown table of the properties of a schema."""
     lines = ["| key | default | values | |", "|---|---|---|---|"]
     for name, schema in properties.items():
         default = f"`{schema['default']}`" if "default" in schema else ""
@@ -162,7 +164,7 @@ def _table(properties: dict[str, Any]) -> str:
 
 
 def _values(schema: dict[str, Any]) -> str:
-    """What a value may be, in a few words."""
+    """Describe the valid values of a schema in a few words."""
     if "enum" in schema:
         return ", ".join(f"`{value}`" for value in schema["enum"])
     if "$ref" in schema:
