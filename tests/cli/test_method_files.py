@@ -61,7 +61,8 @@ def test_a_misspelt_key_of_a_paper_recipe_ends_in_one_line(
     text = file.read_text(encoding="utf-8")
     file.write_text(text.replace("epochs=9", "epoch=9"), encoding="utf-8")
     place = 1 + text[: text.index("paper_recipe")].count("\n")
-    for command in (["check", file], ["plan", suite, "--methods", file]):
+    commands: list[list[str | Path]] = [["check", file], ["plan", suite, "--methods", file]]
+    for command in commands:
         found = line(qbench(*command, code=2))
         assert f"{file}:{place}: Recipe: epoch: " in found
         assert "did you mean 'epochs'" in found
@@ -83,10 +84,10 @@ def test_an_option_out_of_bounds_given_by_set_ends_in_one_line(
     qbench: Qbench, file: Path, suite: Path
 ) -> None:
     change = ["--set", "methods.bounded.momentum=7"]
-    commands = (
+    commands: list[list[str | Path]] = [
         ["plan", suite, "--methods", file, *change],
         ["check", file, "--set", "momentum=7"],
-    )
+    ]
     for command in commands:
         found = line(qbench(*command, code=2))
         assert "momentum" in found
