@@ -7,7 +7,6 @@ metrics, history, audit and environment. Others merge such files into their stor
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from qbench.errors import QbenchError
+from qbench.files import write_atomic
 from qbench.spec.result import Result, WeightObservations
 
 if TYPE_CHECKING:
@@ -78,9 +78,9 @@ def export(benchmark: Benchmark, folder: Path) -> tuple[list[Path], list[str]]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for key in (trial.key for trial in done if trial.key not in edited):
-            path, scratch = folder / f"{key}.json", folder / f".{key}.json.tmp"
-            scratch.write_text(as_text(benchmark.store.result(benchmark.runs[key])))
-            os.replace(scratch, path)
+            path = folder / f"{key}.json"
+            with write_atomic(path) as scratch:
+                scratch.write_text(as_text(benchmark.store.result(benchmark.runs[key])))
             written.append(path)
     except OSError as error:
         raise QbenchError(f"{folder}: {error.strerror}") from error

@@ -7,7 +7,6 @@ written last: a half-written run is never listed.
 
 from __future__ import annotations
 
-import fcntl
 import functools
 import hashlib
 import json
@@ -30,6 +29,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from pydantic import TypeAdapter
 
+from qbench import files
 from qbench.errors import QbenchError
 from qbench.spec.bits import Bits
 from qbench.spec.result import (
@@ -435,8 +435,7 @@ def _holding(folder: Path) -> Iterator[None]:
     with ExitStack() as stack:
         with suppress(OSError):
             (folder / ".state").mkdir(exist_ok=True)
-            file = stack.enter_context((folder / ".state" / "store").open("w"))
-            fcntl.flock(file, fcntl.LOCK_EX)
+            stack.enter_context(files.lock(folder / ".state" / "store", wait=True))
         yield
 
 

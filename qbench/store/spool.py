@@ -14,8 +14,6 @@ full-precision trials stay, for the trials that start from them.
 
 from __future__ import annotations
 
-import fcntl
-import os
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -25,6 +23,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from qbench.files import lock, write_atomic
 from qbench.spec.result import Result
 
 
@@ -49,13 +48,8 @@ class Spool:
             Whether it is held.
         """
         self.root.mkdir(parents=True, exist_ok=True)
-        with (self.root / "lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            except BlockingIOError:
-                yield False
-                return
-            yield True
+        with lock(self.root / "lock", wait) as held:
+            yield held
 
     def put(self, result: Result, weights: bytes | None) -> None:
         """Write a result and its hardened weights: all of it or nothing."""
@@ -141,9 +135,5 @@ class Spool:
     def _replacing(self, target: Path) -> Iterator[Path]:
         """A file to write to, which then takes the place of another as a whole."""
         target.parent.mkdir(parents=True, exist_ok=True)
-        scratch = target.with_name(f".{uuid.uuid4().hex}")
-        try:
+        with write_atomic(target) as scratch:
             yield scratch
-            os.replace(scratch, target)
-        finally:
-            scratch.unlink(missing_ok=True)

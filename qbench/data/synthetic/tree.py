@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qbench.errors import QbenchError
+from qbench.files import write_atomic
 
 MARK = "MADE_BY_QBENCH.txt"
 Track = Callable[[Sequence[str]], Iterable[str]]
@@ -82,6 +83,5 @@ def require(option: str, value: int, least: int, most: int, why: str) -> None:
 
 def _write(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.part")
-    part.write_bytes(content)
-    part.replace(path)  # so that a file which is there is whole, whatever interrupts
+    with write_atomic(path) as scratch:  # so that a file which is there is whole
+        scratch.write_bytes(content)

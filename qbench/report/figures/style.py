@@ -6,7 +6,6 @@ the audit found not to be k-bit.
 
 from __future__ import annotations
 
-import os
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from qbench.files import write_atomic
 from qbench.spec.trial import FP32
 
 STYLE: Any = {
@@ -125,8 +125,8 @@ def save(figure: Figure, stem: str, folder: Path) -> list[Path]:
     """Write a figure as PNG and SVG, each replaced as a whole, without dates or versions."""
     paths = []
     for suffix, metadata in {"png": {"Software": None}, "svg": {"Date": None}}.items():
-        path, scratch = folder / f"{stem}.{suffix}", folder / f".{stem}.{suffix}.tmp"
-        figure.savefig(scratch, format=suffix, dpi=150, metadata=metadata)
-        os.replace(scratch, path)
+        path = folder / f"{stem}.{suffix}"
+        with write_atomic(path) as scratch:
+            figure.savefig(scratch, format=suffix, dpi=150, metadata=metadata)
         paths.append(path)
     return paths

@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from typing import Any
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from qbench.files import write_atomic
 from qbench.report.columns import BY_NAME, Column
 from qbench.report.page.details import Details, kind, tip, value
 from qbench.report.summary import columns_of, records, summarise
@@ -65,9 +65,9 @@ def write(
     captions = list(dict.fromkeys(table.caption for table in tables))
     pictures = {path.name: path.read_bytes() for path in beside if path.suffix in _MIME}
     text = render(layout, captions, summary, trials, histories, evidence, pictures)
-    path, scratch = folder / FILE, folder / f".{FILE}.tmp"
-    scratch.write_bytes(text.encode(errors="backslashreplace"))
-    os.replace(scratch, path)
+    path = folder / FILE
+    with write_atomic(path) as scratch:
+        scratch.write_bytes(text.encode(errors="backslashreplace"))
     return path
 
 

@@ -8,13 +8,13 @@ and what each result costs.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
+from qbench.files import write_atomic
 from qbench.report.summary import summarise
 from qbench.report.tables.details import Details, claims, protocol_and_cost
 from qbench.report.tables.latex import details_to_latex, document, to_latex
@@ -62,9 +62,8 @@ def write(
     pictures = [path.name for path in drawn if path.suffix == ".png"]
     texts = _texts(layout, trials, summary, pictures)
     for file, text in texts.items():
-        scratch = folder / f".{file}.tmp"
-        scratch.write_bytes(text.encode(errors="backslashreplace"))
-        os.replace(scratch, folder / file)
+        with write_atomic(folder / file) as scratch:
+            scratch.write_bytes(text.encode(errors="backslashreplace"))
     return [folder / file for file in texts] + drawn
 
 
