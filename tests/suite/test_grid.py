@@ -1,0 +1,148 @@
+"""Suites as trials, and the keys of these."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from qbench.suite.grid import expand
+from tests.helpers.suites import BY_MODEL, GOOD, grid, load
+
+
+def test_full_precision_comes_first_and_is_shared(tmp_path: Path) -> None:
+    found = grid(tmp_path)
+    assert [c.trial.method for c in found][:2] == ["fp32", "fp32"]
+    bases = {c.trial.base.key for c in found if c.trial.base}
+    assert bases == {c.trial.key for c in found[:2]}
+
+
+def test_what_a_method_cannot_do_is_known_before_anything_trains(tmp_path: Path) -> None:
+    reasons = {(c.trial.method, c.trial.bits): c.unsupported for c in grid(tmp_path)}
+    assert reasons["bwn", "2/2"] == "its weights have 1 bit"
+    assert reasons["bwn", "1/32"] == ""
+
+
+def test_a_model_that_cannot_take_the_images_is_refused(tmp_path: Path) -> None:
+    found = grid(tmp_path, "models=alexnet")
+    assert all(c.unsupported.startswith("alexnet cannot take images of 1×8×8") for c in found)
+
+
+def test_an_unknown_layer_is_refused_with_the_nearest(tmp_path: Path) -> None:
+    found = grid(tmp_path, "layers=['3', '99']")
+    assert all("no conv or linear layer '99'" in c.unsupported for c in found)
+
+
+def key(tmp_path: Path, *assignments: str) -> str:
+    return next(c.trial.key for c in grid(tmp_path, *assignments) if c.trial.method == "ste")
+
+
+@pytest.mark.parametrize(
+    "assignment",
+    [
+        "methods.ste.scope=filter",  # its default
+        "recipe.lr=0.02",  # the dataset's own
+        "recipe.milestones=[]",
+        "published={paper: p, table: 1, dataset: d, model: m}",
+        "title=Other",
+        "name=other",
+        "resources={cpus: 2}",
+        "seeds=[0]",
+        "bits=[1/32]",
+    ],
+)
+def test_a_key_stays_where_the_number_does(tmp_path: Path, assignment: str) -> None:
+    assert key(tmp_path, assignment) == key(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "assignment",
+    [
+        "methods.ste.scope=layer",
+        "recipe.lr=0.5",
+        "full_precision.epochs=1",
+        "threads=2",
+        "layers=all",
+        "seeds=[5]",
+        "bits=[2/32]",
+        "models=resnet_tiny",
+    ],
+)
+def test_a_key_changes_where_the_number_may(tmp_path: Path, assignment: str) -> None:
+    assert key(tmp_path, assignment) != key(tmp_path)
+
+
+def test_a_key_does_not_depend_on_the_order_of_writing(tmp_path: Path) -> None:
+    there = key(tmp_path, "layers=['3', '7']", "recipe={epochs: 3, lr: 0.5}")
+    back = key(tmp_path, "layers=['7', '3']", "recipe={lr: 0.5, epochs: 3}")
+    assert there == back
+
+
+def test_from_scratch_needs_no_full_precision_trial(tmp_path: Path) -> None:
+    found = grid(tmp_path, "recipe.initialization=scratch")
+    assert {c.trial.method for c in found} == {"ste", "bwn"}
+
+
+def test_paper_recipes_are_each_method_s_own(tmp_path: Path) -> None:
+    found = grid(tmp_path, "recipe=paper", "methods=[bwn, twn]")
+    epochs = {c.trial.method: c.trial.recipe.epochs for c in found}
+    assert epochs["bwn"] == 55
+    assert epochs["twn"] == 60
+
+
+def test_paper_recipes_quantize_the_layers_that_the_papers_do(tmp_path: Path) -> None:
+    found = grid(tmp_path, "recipe=paper", "methods=[bwn, inq, lsq]")
+    layers = {c.trial.method: c.trial.layers for c in found}
+    assert layers["bwn"] == "skip_first_last"
+    assert layers["inq"] == "all"
+    assert layers["lsq"] == "first_last_8bit"
+    found = grid(tmp_path, "recipe=paper", "methods=[lsq]", "layers=all")
+    assert {c.trial.layers for c in found if c.trial.method == "lsq"} == {"all"}
+    found = grid(tmp_path, "methods=[lsq]")
+    assert {c.trial.layers for c in found if c.trial.method == "lsq"} == {"skip_first_last"}
+
+
+def test_a_method_that_does_not_train_has_no_epochs_whatever_the_recipe(tmp_path: Path) -> None:
+    found = grid(tmp_path, "methods=[ptq_minmax]", "recipe.initialization=scratch")
+    (recipe,) = {c.trial.recipe for c in found if c.trial.method == "ptq_minmax"}
+    assert recipe.epochs == 0
+    assert recipe.initialization == "pretrained"
+    assert "fp32" in {c.trial.method for c in found}
+
+
+def test_a_default_written_out_makes_no_other_trial_and_an_order_does(tmp_path: Path) -> None:
+    def key(phases: str) -> str:
+        methods = f"methods=[{{quantization_networks: {phases}}}]"
+        return expand(load(tmp_path, GOOD, methods))[-1].trial.key
+
+    assert key("{}") == key("{phases: [1, 1, 1]}") == key("{phases: [1.0, 1, 1]}")
+    assert key("{phases: [1, 2, 3]}") != key("{phases: [2, 1, 3]}")
+
+
+def test_given_weights_are_a_trial_without_training(tmp_path: Path) -> None:
+    grid = expand(load(tmp_path, BY_MODEL))
+    given, trained = (c.trial for c in grid if c.trial.method == "fp32")
+    assert (given.weights, given.recipe.epochs) == ("torchvision:IMAGENET1K_V1", 0)
+    assert (trained.weights, trained.recipe.epochs) == ("", 90)
+    quantized = next(c.trial for c in grid if c.label == "QN")
+    assert quantized.base == given
+    assert quantized.source == given.key
+    assert given.source is not None
+    assert trained.source is None
+
+
+def test_the_file_of_given_weights_is_part_of_a_key_and_its_path_is_not(tmp_path: Path) -> None:
+    keys = []
+    for name, content in (("a.pt", b"one"), ("b.pt", b"one"), ("c.pt", b"another")):
+        (tmp_path / name).write_bytes(content)
+        grid = expand(load(tmp_path, BY_MODEL, f"weights.resnet18={tmp_path / name}"))
+        keys.append(grid[0].trial.key)
+    assert keys[0] == keys[1] != keys[2]
+
+
+def test_what_came_later_changes_no_key_by_its_default(tmp_path: Path) -> None:
+    """Keys as they were before data, weights, precision and processes were part of them."""
+    base, _, first, *_ = grid(tmp_path)
+    assert (base.trial.key, first.trial.key) == ("7d8efa4b1ce70d1f", "6628a17233d68ec5")
+    for change in ("recipe.precision=bfloat16", "recipe.steps=3", "resources.processes=2"):
+        assert grid(tmp_path, change)[2].trial.key != first.trial.key
