@@ -64,9 +64,8 @@ def expand(suite: Suite, rehearsal: bool = False) -> list[PlannedTrial]:
     Raises:
         QbenchError: Changes contradict their recipe, or given weights do not exist.
     """
-    return list(
-        {planned.trial.key: planned for planned in _Grid(suite, rehearsal).trials()}.values()
-    )
+    trials = _Grid(suite, rehearsal).trials()
+    return list({planned.trial.key: planned for planned in trials}.values())
 
 
 class _Grid:

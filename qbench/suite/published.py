@@ -14,7 +14,7 @@ from qbench.suite.suite import MethodRow, Published
 
 PUBLISHED_FILE = "published.csv"
 _VALUES = {"top1": "top1", "top5": "top5", "map50_voc07": "map"}
-_REQUIRED_COLUMNS = (
+_PUBLISHED_COLUMNS = (
     *("paper", "table", "dataset", "model", "method", "w_bits", "w_levels", "a_bits", "note"),
     *_VALUES.values(),
     *(f"fp_{name}" for name in _VALUES.values()),
@@ -51,7 +51,7 @@ class PublishedNumbers:
         if not path.exists():
             path = bundled_folder() / PUBLISHED_FILE
         frame = pd.read_csv(path, dtype=str, keep_default_na=False)
-        if missing := [name for name in _REQUIRED_COLUMNS if name not in frame]:
+        if missing := [name for name in _PUBLISHED_COLUMNS if name not in frame]:
             raise QbenchError(f"{path}: has no column '{missing[0]}'")
         for name, value in wanted.model_dump().items():
             frame = frame[frame[name] == value]
