@@ -92,9 +92,9 @@ class APoT(Method):
             normalization_gradient=self.normalization_gradient,
         )
 
-    def input_quantizer(self, layer: Layer, sample: Tensor) -> ClippedInput:
+    def input_quantizer(self, layer: Layer, sample: Tensor) -> PowersOfTwoInput:
         """x̂."""
-        return ClippedInput(magnitudes(layer.input_bits.bits, self.additive), self.input_clip)
+        return PowersOfTwoInput(magnitudes(layer.input_bits.bits, self.additive), self.input_clip)
 
 
 def ternary_or(bits: int, additive: bool) -> Tensor:
@@ -150,7 +150,7 @@ class NormalisedWeight(nn.Module):
         return quantized if self.clip_gradient else add_gradient(quantized, normal)
 
 
-class ClippedInput(nn.Module):
+class PowersOfTwoInput(nn.Module):
     """x̂ = α Π(clip(x/α, 0, 1)).
 
     Args:

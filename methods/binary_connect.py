@@ -66,13 +66,13 @@ class BinaryConnect(Method):
             return replace_modules(pool_before_norm(model), RELU, nn.Hardtanh)
         return model
 
-    def weight_quantizer(self, layer: Layer, weight: Tensor) -> BinaryWeight:
+    def weight_quantizer(self, layer: Layer, weight: Tensor) -> SignWeight:
         """sign(w), or drawn."""
-        return BinaryWeight(self.stochastic)
+        return SignWeight(self.stochastic)
 
-    def input_quantizer(self, layer: Layer, sample: Tensor) -> BinaryInput:
+    def input_quantizer(self, layer: Layer, sample: Tensor) -> SignInput:
         """sign(x)."""
-        return BinaryInput()
+        return SignInput()
 
     def after_step(self) -> None:
         """Clip the latent weights: w ← clip(w, −1, 1)."""
@@ -80,7 +80,7 @@ class BinaryConnect(Method):
             layer.latent_weight.clamp_(-1, 1)
 
 
-class BinaryWeight(nn.Module):
+class SignWeight(nn.Module):
     """w_b = sign(w), or drawn with P(+1) = clip((w + 1)/2, 0, 1) in training.
 
     Args:
@@ -99,7 +99,7 @@ class BinaryWeight(nn.Module):
         return straight_through(w, sign(w))
 
 
-class BinaryInput(nn.Module):
+class SignInput(nn.Module):
     """x_b = sign(x), gradient where |x| ≤ 1."""
 
     def forward(self, x: Tensor) -> Tensor:

@@ -69,16 +69,16 @@ class BiReal(Method):
         """Shortcuts, no ReLU, pooling before normalisation."""
         return add_shortcuts(pool_before_norm(model), lambda channels: nn.Identity())
 
-    def weight_quantizer(self, layer: Layer, weight: Tensor) -> BinaryFilters:
+    def weight_quantizer(self, layer: Layer, weight: Tensor) -> MagnitudeAwareFilters:
         """w_b."""
-        return BinaryFilters(magnitude_aware=self.gradient == "paper")
+        return MagnitudeAwareFilters(magnitude_aware=self.gradient == "paper")
 
     def input_quantizer(self, layer: Layer, sample: Tensor) -> nn.Module:
         """x_b."""
         return PolynomialSign()
 
 
-class BinaryFilters(nn.Module):
+class MagnitudeAwareFilters(nn.Module):
     """w_b = mean|w| · sign(w), the mean over each filter and without gradient.
 
     Args:

@@ -31,7 +31,7 @@ from qbench.functional import sign, straight_through
 from qbench.method import Bits, Layer, Method, Recipe
 from qbench.quant.surgery import RELU, pool_before_norm, replace_modules
 
-from .binary_connect import BinaryWeight
+from .binary_connect import SignWeight
 
 
 class BNN(Method):
@@ -70,9 +70,9 @@ class BNN(Method):
         """Let negative values reach the signs, past ReLUs and pooling."""
         return replace_modules(pool_before_norm(model), RELU, nn.Hardtanh)
 
-    def weight_quantizer(self, layer: Layer, weight: Tensor) -> BinaryWeight:
+    def weight_quantizer(self, layer: Layer, weight: Tensor) -> SignWeight:
         """sign(w)."""
-        return BinaryWeight(stochastic=False)
+        return SignWeight(stochastic=False)
 
     def input_quantizer(self, layer: Layer, sample: Tensor) -> BinaryActivation:
         """sign(x), or drawn."""

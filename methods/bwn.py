@@ -72,9 +72,9 @@ class BWN(Method):
             return "it quantizes weights only (with 1-bit activations it is XNOR-Net)"
         return None
 
-    def weight_quantizer(self, layer: Layer, weight: Tensor) -> BinaryFilters:
+    def weight_quantizer(self, layer: Layer, weight: Tensor) -> ScaledBinaryFilters:
         """α · sign(w)."""
-        return BinaryFilters(self.gradient)
+        return ScaledBinaryFilters(self.gradient)
 
     def on_epoch_start(self, epoch: int, epochs: int) -> None:
         """Centre the weights, so that the first forward pass sees them so."""
@@ -98,7 +98,7 @@ def centre(weight: Tensor) -> None:
     weight.sub_(weight.mean(1, keepdim=True)).clamp_(-1, 1)
 
 
-class BinaryFilters(nn.Module):
+class ScaledBinaryFilters(nn.Module):
     """w_q = mean|w| · sign(w), the mean over each filter.
 
     Args:

@@ -68,7 +68,7 @@ class DoReFa(Method):
     def weight_quantizer(self, layer: Layer, weight: Tensor) -> nn.Module:
         """Eq. 8 at 1 bit, Eq. 9–10 above."""
         bits = layer.weight_bits.bits
-        return BinaryWeight() if bits == 1 else TanhWeight(bits)
+        return LayerBinaryWeight() if bits == 1 else TanhWeight(bits)
 
     def input_quantizer(self, layer: Layer, sample: Tensor) -> UnitInput:
         """Eq. 11."""
@@ -79,7 +79,7 @@ class DoReFa(Method):
         return None if self.gradient_bits == 32 else QuantizedGradient(self.gradient_bits)
 
 
-class BinaryWeight(nn.Module):
+class LayerBinaryWeight(nn.Module):
     """w_q = mean|w| · sign(w), the mean over the layer and without gradient."""
 
     def forward(self, w: Tensor) -> Tensor:

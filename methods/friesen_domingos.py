@@ -68,7 +68,7 @@ class FriesenDomingos(Method):
     def input_quantizer(self, layer: Layer, sample: Tensor) -> nn.Module:
         """Return the sign, or the staircase."""
         bits = layer.input_bits.bits
-        return Sign(self.loss) if bits == 1 else Staircase(2**bits - 1, self.loss)
+        return Sign(self.loss) if bits == 1 else HardStaircase(2**bits - 1, self.loss)
 
 
 class Sign(nn.Module):
@@ -87,7 +87,7 @@ class Sign(nn.Module):
         return straight_through(x.tanh() if self.loss == "soft_hinge" else x.clamp(-1, 1), sign(x))
 
 
-class Staircase(nn.Module):
+class HardStaircase(nn.Module):
     """x_q = clip(⌈(n − 1) x⌉, 0, n) / n.
 
     Args:

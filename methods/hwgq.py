@@ -98,9 +98,9 @@ class HWGQ(Method):
                     nn.init.zeros_(module.bias).requires_grad_(False)
         return pool_before_norm(model)
 
-    def weight_quantizer(self, layer: Layer, weight: Tensor) -> BinaryFilters:
+    def weight_quantizer(self, layer: Layer, weight: Tensor) -> WindowedBinaryFilters:
         """α · sign(w)."""
-        return BinaryFilters()
+        return WindowedBinaryFilters()
 
     def input_quantizer(self, layer: Layer, sample: Tensor) -> HalfWave:
         """Q(x)."""
@@ -112,7 +112,7 @@ class HWGQ(Method):
         return HalfWave(levels, self.backward, self.dead_zone)
 
 
-class BinaryFilters(nn.Module):
+class WindowedBinaryFilters(nn.Module):
     """w_q = mean|w| · sign(w), the mean over each filter; ∂w_q/∂w = 1."""
 
     def forward(self, w: Tensor) -> Tensor:

@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from qbench.functional import quantize_unit, straight_through
 from qbench.method import Bits, Field, Layer, Method, Recipe
 
-from .dorefa import BinaryWeight, TanhWeight
+from .dorefa import LayerBinaryWeight, TanhWeight
 
 SAWB = {
     2: (3.12, -2.064),
@@ -87,12 +87,12 @@ class PACT(Method):
         bits = layer.weight_bits.bits
         if self.weights == "sawb":
             return StatisticsAwareWeight(bits)
-        return BinaryWeight() if bits == 1 else TanhWeight(bits)
+        return LayerBinaryWeight() if bits == 1 else TanhWeight(bits)
 
-    def input_quantizer(self, layer: Layer, sample: Tensor) -> ClippedInput:
+    def input_quantizer(self, layer: Layer, sample: Tensor) -> LearnedClipInput:
         """Eq. 1–3."""
         alpha = self.initial or float(sample.max())
-        return ClippedInput(layer.input_bits.bits, max(alpha, 1e-3))
+        return LearnedClipInput(layer.input_bits.bits, max(alpha, 1e-3))
 
     def parameter_groups(
         self, parameters: list[nn.Parameter], lr: float
@@ -101,7 +101,7 @@ class PACT(Method):
         return [{"params": parameters, "weight_decay": self.decay}]
 
 
-class ClippedInput(nn.Module):
+class LearnedClipInput(nn.Module):
     """x_q over [0, α].
 
     Args:

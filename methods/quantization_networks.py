@@ -88,7 +88,7 @@ class QuantizationNetworks(Method):
         levels = self.weight_levels
         if levels is not None and (len(levels) < 2 or sorted(set(levels)) != list(levels)):
             raise ValueError(f"weight_levels: two levels or more, ascending, not {list(levels)}")
-        self._shared: dict[tuple[float, ...], tuple[Staircase, list[Tensor]]] = {}
+        self._shared: dict[tuple[float, ...], tuple[SigmoidStaircase, list[Tensor]]] = {}
 
     def supports(self, bits: Bits, task: str) -> str | None:
         """Any width, as long as ``weight_levels`` fit into it."""
@@ -100,15 +100,19 @@ class QuantizationNetworks(Method):
             return f"weight_levels are {len(self.weight_levels)}, too many for {bits.weights} bits"
         return None
 
-    def weight_quantizer(self, layer: Layer, weight: Tensor) -> Staircase:
+    def weight_quantizer(self, layer: Layer, weight: Tensor) -> SigmoidStaircase:
         """Staircase onto levels around zero."""
         levels = self.weight_levels or levels_of(layer.weight_bits)
-        return self._quantizer(OfficialWeights if self._official else Staircase, levels, weight)
+        return self._quantizer(
+            OfficialWeights if self._official else SigmoidStaircase, levels, weight
+        )
 
-    def input_quantizer(self, layer: Layer, sample: Tensor) -> Staircase:
+    def input_quantizer(self, layer: Layer, sample: Tensor) -> SigmoidStaircase:
         """Staircase from zero."""
         levels = range(2**layer.input_bits.bits)
-        return self._quantizer(OfficialInputs if self._official else Staircase, levels, sample)
+        return self._quantizer(
+            OfficialInputs if self._official else SigmoidStaircase, levels, sample
+        )
 
     def on_epoch_start(self, epoch: int, epochs: int) -> None:
         """Which of the phases it is, and T = rate · epoch."""
@@ -147,15 +151,17 @@ class QuantizationNetworks(Method):
     def _official(self) -> bool:
         return self.compat == "official"
 
-    def _weight_quantizers(self) -> list[Staircase]:
+    def _weight_quantizers(self) -> list[SigmoidStaircase]:
         found = (layer.weight_quantizer for layer in self.layers)
-        return list({id(q): q for q in found if isinstance(q, Staircase)}.values())
+        return list({id(q): q for q in found if isinstance(q, SigmoidStaircase)}.values())
 
-    def _input_quantizers(self) -> list[Staircase]:
+    def _input_quantizers(self) -> list[SigmoidStaircase]:
         found = (layer.input_quantizer for layer in self.layers)
-        return list({id(q): q for q in found if isinstance(q, Staircase)}.values())
+        return list({id(q): q for q in found if isinstance(q, SigmoidStaircase)}.values())
 
-    def _quantizer(self, kind: type[Staircase], levels: Sequence[float], x: Tensor) -> Staircase:
+    def _quantizer(
+        self, kind: type[SigmoidStaircase], levels: Sequence[float], x: Tensor
+    ) -> SigmoidStaircase:
         if self.share == "layer":
             quantizer = kind(levels, self)
             quantizer.initialise(x)
@@ -166,7 +172,7 @@ class QuantizationNetworks(Method):
         return quantizer
 
 
-class Staircase(nn.Module):
+class SigmoidStaircase(nn.Module):
     """The quantization function: Eq. 7 in training, Eq. 5 in evaluation.
 
     Args:
@@ -273,7 +279,7 @@ def _sample(x: Tensor, count: int = 2**16) -> Tensor:
 # github.com/aliyun/alibabacloud-quantization-networks departs from the paper as follows.
 
 
-class OfficialStaircase(Staircase):
+class OfficialStaircase(SigmoidStaircase):
     """What both of the released functions share: arguments kept within ±10, and A(0) = 0."""
 
     def hard(self, x: Tensor) -> Tensor:

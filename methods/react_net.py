@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from qbench.method import Bits, Layer, Method, Recipe, Scope
 from qbench.quant.surgery import add_shortcuts, pool_before_norm
 
-from .bireal import BinaryFilters, PolynomialSign
+from .bireal import MagnitudeAwareFilters, PolynomialSign
 
 
 class ReActNet(Method):
@@ -56,9 +56,9 @@ class ReActNet(Method):
         """Shortcuts, each followed by an RPReLU, and pooling before normalisation."""
         return add_shortcuts(pool_before_norm(model), RPReLU)
 
-    def weight_quantizer(self, layer: Layer, weight: Tensor) -> BinaryFilters:
+    def weight_quantizer(self, layer: Layer, weight: Tensor) -> MagnitudeAwareFilters:
         """Bi-Real's, with the released code's gradient."""
-        return BinaryFilters(magnitude_aware=False)
+        return MagnitudeAwareFilters(magnitude_aware=False)
 
     def input_quantizer(self, layer: Layer, sample: Tensor) -> RSign:
         """Build a sign with a learned threshold for each channel."""

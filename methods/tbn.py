@@ -23,7 +23,7 @@ from qbench.functional import straight_through
 from qbench.method import Bits, Field, Layer, Method, Recipe, Scope, Width
 from qbench.quant.surgery import RELU, pool_before_norm, replace_modules
 
-from .hwgq import BinaryFilters
+from .hwgq import WindowedBinaryFilters
 
 
 class TBN(Method):
@@ -65,9 +65,9 @@ class TBN(Method):
         """Let negative values reach the ternary activations, past ReLUs and pooling."""
         return replace_modules(pool_before_norm(model), RELU, nn.Hardtanh)
 
-    def weight_quantizer(self, layer: Layer, weight: Tensor) -> BinaryFilters:
+    def weight_quantizer(self, layer: Layer, weight: Tensor) -> WindowedBinaryFilters:
         """α · sign(w)."""
-        return BinaryFilters()
+        return WindowedBinaryFilters()
 
     def input_quantizer(self, layer: Layer, sample: Tensor) -> TernaryInput:
         """x_t."""

@@ -25,7 +25,7 @@ from qbench.functional import quantize_unit, round_ste
 from qbench.method import Bits, Field, Layer, Method, Recipe, Scope
 from qbench.quant.surgery import widen
 
-from .hwgq import BinaryFilters
+from .hwgq import WindowedBinaryFilters
 
 
 class WRPN(Method):
@@ -71,11 +71,11 @@ class WRPN(Method):
     def weight_quantizer(self, layer: Layer, weight: Tensor) -> nn.Module:
         """Signed, or binary."""
         bits = layer.weight_bits.bits
-        return BinaryFilters() if bits == 1 else ClippedWeight(bits)
+        return WindowedBinaryFilters() if bits == 1 else ClippedWeight(bits)
 
-    def input_quantizer(self, layer: Layer, sample: Tensor) -> ClippedInput:
+    def input_quantizer(self, layer: Layer, sample: Tensor) -> UnitClippedInput:
         """Unsigned."""
-        return ClippedInput(layer.input_bits.bits)
+        return UnitClippedInput(layer.input_bits.bits)
 
 
 class ClippedWeight(nn.Module):
@@ -94,7 +94,7 @@ class ClippedWeight(nn.Module):
         return round_ste(self.n * w.clamp(-1, 1)) / self.n
 
 
-class ClippedInput(nn.Module):
+class UnitClippedInput(nn.Module):
     """x_q = q_k( clip(x, 0, 1) ).
 
     Args:

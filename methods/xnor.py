@@ -33,7 +33,7 @@ from qbench.functional import sign, straight_through
 from qbench.method import Bits, Layer, Method, Recipe, Scope
 from qbench.quant.surgery import RELU, pool_before_norm, replace_modules
 
-from .bwn import BinaryFilters, Gradient, centre
+from .bwn import Gradient, ScaledBinaryFilters, centre
 
 
 class XNOR(Method):
@@ -87,13 +87,13 @@ class XNOR(Method):
                         setattr(parent, name, ScaledByInput(child))
         return model
 
-    def weight_quantizer(self, layer: Layer, weight: Tensor) -> BinaryFilters:
+    def weight_quantizer(self, layer: Layer, weight: Tensor) -> ScaledBinaryFilters:
         """α · sign(w)."""
-        return BinaryFilters(self.gradient)
+        return ScaledBinaryFilters(self.gradient)
 
-    def input_quantizer(self, layer: Layer, sample: Tensor) -> BinaryInput:
+    def input_quantizer(self, layer: Layer, sample: Tensor) -> ScaledBinaryInput:
         """sign(x)."""
-        return BinaryInput()
+        return ScaledBinaryInput()
 
     def on_epoch_start(self, epoch: int, epochs: int) -> None:
         """Centre the weights, so that the first forward pass sees them so."""
@@ -108,7 +108,7 @@ class XNOR(Method):
                 centre(layer.latent_weight)
 
 
-class BinaryInput(nn.Module):
+class ScaledBinaryInput(nn.Module):
     """x_b = sign(x), gradient where |x| < 1."""
 
     def forward(self, x: Tensor) -> Tensor:

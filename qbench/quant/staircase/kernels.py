@@ -58,7 +58,7 @@ def load() -> ctypes.CDLL | None:
         return None
 
 
-class Table(ctypes.Structure):
+class CTable(ctypes.Structure):
     """A table, as the loops take it.
 
     Args:
@@ -78,7 +78,7 @@ class Table(ctypes.Structure):
         super().__init__(slope, shift, rows.data_ptr(), len(rows) - 1)
 
 
-def call(function: str, tensors: Sequence[Tensor], table: Table, *numbers: float) -> None:
+def call(function: str, tensors: Sequence[Tensor], table: CTable, *numbers: float) -> None:
     """Run one of the loops, on as many threads as torch uses.
 
     Args:

@@ -412,7 +412,7 @@ class _Kernel(_Reader):
         super().__init__(alpha, beta, _CHUNK)
         self.table = table
         a, b = float(alpha.detach()), float(beta.detach())
-        self._rows = kernels.Table(b * table.per_unit, 1 - table.low * table.per_unit, table.rows)
+        self._rows = kernels.CTable(b * table.per_unit, 1 - table.low * table.per_unit, table.rows)
         self._numbers: tuple[float, ...]
         if table.sparse:
             self._name, self._numbers, self._per_unit = (
