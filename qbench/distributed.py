@@ -1,4 +1,4 @@
-"""One trial on several processes: who is who, and what they must share beside gradients."""
+"""Training of one trial on several processes: their ranks, and what they share."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from torch import Tensor, distributed, nn
 
 
 def world() -> int:
-    """How many processes train this trial."""
+    """Return the number of processes that train this trial."""
     return distributed.get_world_size() if distributed.is_initialized() else 1
 
 
 def rank() -> int:
-    """Which of them this is, from 0."""
+    """Return the rank of this process, from 0."""
     return distributed.get_rank() if distributed.is_initialized() else 0
 
 
 def total(x: Tensor) -> Tensor:
-    """The sum of a tensor over all processes, in place."""
+    """Sum a tensor over all processes, in place."""
     if world() > 1:
         distributed.all_reduce(x)
     return x
@@ -27,7 +27,7 @@ def total(x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def gather(x: Tensor) -> Tensor:
-    """The tensors of all processes, which may differ in their first dimension, as one."""
+    """Concatenate the tensors of all processes, which may differ in their first dimension."""
     if world() == 1:
         return x
     counts = [torch.zeros(1, dtype=torch.int64, device=x.device) for _ in range(world())]
@@ -41,7 +41,7 @@ def gather(x: Tensor) -> Tensor:
 
 
 def interleave(items: list[Any]) -> list[Any]:
-    """The items of all processes, of which each has had every ``world``-th, in order.
+    """Merge the items of all processes, each of which has every ``world``-th, in order.
 
     Args:
         items: of this process; whatever can be pickled.

@@ -1,4 +1,4 @@
-"""Mistakes a user can make, told without a traceback."""
+"""Errors that are reported to the user without a traceback."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from collections.abc import Iterable
 
 
 class QbenchError(Exception):
-    """A mistake in what the user gave; the message says what, where, and what would be valid."""
+    """Raised for invalid user input.
+
+    The message states the location, the offending value and the valid alternatives.
+    """
 
 
 _FEW = 30

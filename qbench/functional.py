@@ -37,7 +37,7 @@ def round_ste(x: Tensor) -> Tensor:
 
 
 def sign(x: Tensor) -> Tensor:
-    """The sign of x, that of 0 being +1: a 1-bit code has no zero. No gradient.
+    """Return the sign of x; the sign of 0 is +1, as a 1-bit code has no zero. No gradient.
 
     Args:
         x: any shape, floating point.
@@ -119,7 +119,7 @@ def scale_gradient(x: Tensor, factor: float) -> Tensor:
 
 
 def nearest_level(x: Tensor, levels: Tensor) -> Tensor:
-    """The nearest level of every value; halfway between two, the upper one. No gradient.
+    """Round to the nearest level; halfway between two, to the upper one. No gradient.
 
     Args:
         x: any shape, floating point.

@@ -108,7 +108,7 @@ def load_plugin(plugin: Plugin) -> list[str]:
 
 
 def plugins() -> list[Plugin]:
-    """The method files that were loaded, for other processes to load."""
+    """Return the method files that were loaded, for other processes to load."""
     return list(_plugins.values())
 
 
@@ -119,13 +119,13 @@ def names(kind: Kind) -> list[str]:
 
 
 def package(kind: Kind, name: str) -> str:
-    """The installed package that something comes with."""
+    """Return the name of the installed package that provides an object."""
     distribution = _entry_points(kind)[name].dist
     return distribution.name if distribution is not None else "unknown"
 
 
 def method_class(name: str) -> type[Method]:
-    """The method of that name.
+    """Return the method class of a name.
 
     Raises:
         QbenchError: no method has it; the message names the nearest.
@@ -246,7 +246,7 @@ def build_dataset(name: str, options: Mapping[str, Any] | None = None) -> Datase
 
 
 def dataset_options(name: str) -> list[str]:
-    """The options that a dataset takes."""
+    """Return the options that a dataset takes."""
     return list(inspect.signature(_load("datasets", name)).parameters)
 
 

@@ -39,7 +39,7 @@ _log = logging.getLogger(__name__)
 
 @functools.lru_cache(maxsize=1)
 def load() -> ctypes.CDLL | None:
-    """The compiled loops, or None where no compiler can build them.
+    """Return the compiled loops, or None if no compiler can build them.
 
     The library is kept in the user's cache folder under a name made of everything it depends on:
     the source, the compiler and the processor.
@@ -114,7 +114,7 @@ def _fingerprint(compiler: Sequence[str]) -> str:
 
 
 def _cache_folder() -> Path:
-    """The user's cache folder, or a temporary one where that cannot be written."""
+    """Return the user's cache folder, or a temporary one if that cannot be written."""
     with contextlib.suppress(OSError, RuntimeError):  # it cannot be made, there is no home
         root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         folder = Path(root) / "qbench"

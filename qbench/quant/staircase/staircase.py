@@ -127,7 +127,7 @@ class Table:
     def build(
         cls, biases: Tensor, scales: Tensor, offset: float, temperature: float
     ) -> Table | None:
-        """The table of a staircase, on the CPU; None where none of reasonable size exists.
+        """Build the table of a staircase on the CPU; None if none of reasonable size exists.
 
         Args:
             biases: b, (n,), in any order.
@@ -161,7 +161,7 @@ class Table:
         return self.rows.shape[1] == 2
 
     def to(self, device: torch.device) -> Table:
-        """The table on a device."""
+        """Copy the table to a device."""
         return dataclasses.replace(self, rows=self.rows.to(device), numbers=self.numbers.to(device))
 
 
@@ -175,7 +175,7 @@ class _Steps:
     temperature: float
 
     def _near(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Steps not saturated somewhere in [low, high]: first, past the last, height before."""
+        """Find steps not saturated in [low, high]: first, past the last, height before."""
         margin = SATURATED / self.temperature
         first = torch.searchsorted(self.biases, low - margin)
         last = torch.searchsorted(self.biases, high + margin)
@@ -205,7 +205,7 @@ class _Steps:
         return torch.cat([around[:1], torch.stack(rows, dim=1), around[1:]])
 
     def sparse_rows(self, edges: Tensor) -> Tensor | None:
-        """The step nearest to each cell, and the height below: (cells + 2, 2).
+        """Return the step nearest to each cell, and the height below: (cells + 2, 2).
 
         None where two are not saturated near the same cell.
         """
@@ -235,7 +235,7 @@ _tables: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
 
 def _table(biases: Tensor, scales: Tensor, offset: float, temperature: Tensor) -> Table | None:
-    """The table of these tensors' present values, kept as long as ``biases`` lives."""
+    """Return the table of the tensors' present values, kept as long as ``biases`` lives."""
     snapshot = [offset, *map(_identity, (biases, scales, temperature))]
     cached: _Cached | None = _tables.get(biases)
     if cached is None or cached.snapshot != snapshot:
@@ -246,7 +246,7 @@ def _table(biases: Tensor, scales: Tensor, offset: float, temperature: Tensor) -
 
 
 def _identity(x: Tensor) -> object:
-    """What is equal as long as a tensor has the same values, and does not wait for a device."""
+    """Return a value that is equal while a tensor is unchanged, without waiting for a device."""
     if x.device.type == "cpu":
         return x.tolist()
     if x.requires_grad or x.is_inference():
@@ -301,7 +301,7 @@ def _reader(
     offset: float,
     temperature: Tensor,
 ) -> _Reader:
-    """The cheapest way to compute the staircase of ``x``."""
+    """Choose the cheapest way to compute the staircase of ``x``."""
     exact = _Sum(alpha, beta, biases, scales, offset, temperature)
     sigmoids = x.numel() * len(biases)
     if torch.float64 in (x.dtype, alpha.dtype):
@@ -492,7 +492,7 @@ def _is_dense(x: Tensor) -> bool:
 
 
 def _flat(x: Tensor) -> Tensor:
-    """A view of a dense tensor's values in the order in which they lie in memory."""
+    """View a dense tensor's values in the order in which they lie in memory."""
     return x.as_strided((x.numel(),), (1,))
 
 
