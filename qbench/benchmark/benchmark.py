@@ -285,7 +285,7 @@ class Benchmark:
             address,
             self.plugins,
             self.suite.data,
-            self.dataset.feeding,
+            self.dataset.loader_workers,
         )
         try:
             self.refresh()

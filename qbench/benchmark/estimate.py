@@ -55,7 +55,7 @@ class Estimator:
     def at_once(self) -> int:
         """Number of trials that this machine trains at once, at least 1."""
         machine = Share(os.cpu_count() or 1, torch.cuda.device_count())
-        process = Share(*self._resources.process(*machine, self._dataset.feeding))
+        process = Share(*self._resources.process(*machine, self._dataset.loader_workers))
         return max(1, trials_at_once(process, self._resources.processes, [machine]))
 
     def seconds(self, trial: Trial) -> float:

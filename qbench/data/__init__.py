@@ -31,7 +31,7 @@ class Dataset(ABC):
         title: its name in tables.
         source: where its data come from.
         task: what is asked of a model: ``'classification'`` or ``'detection'``.
-        feeding: CPU cores that load what a GPU trains on; more than one for data on disk.
+        loader_workers: CPU cores that load what a GPU trains on; more than one for data on disk.
         shown: the metrics that a table's cell shows, of those that the task measures.
         augmented: what is drawn anew for each training image, in a few words.
         published_as: what papers' numbers on it are filed under in `suites/published.csv`, beside
@@ -46,7 +46,7 @@ class Dataset(ABC):
     title: ClassVar[str]
     source: ClassVar[str]
     task: ClassVar[str] = "classification"
-    feeding: ClassVar[float] = 1
+    loader_workers: ClassVar[float] = 1
     shown: ClassVar[tuple[str, ...]] = ("top1",)
     augmented: ClassVar[str] = "none"
     published_as: ClassVar[tuple[str, ...]] = ()

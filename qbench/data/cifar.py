@@ -35,7 +35,7 @@ class CIFAR10(Dataset):
     title = "CIFAR-10"
     augmented = "crop of 32 after padding by 4, flip"
     source = "cs.toronto.edu/~kriz/cifar.html"
-    feeding = 2
+    loader_workers = 2
     image_shape = (3, 32, 32)
     num_classes = 10
     folder: ClassVar[str] = "cifar10"

@@ -45,7 +45,7 @@ class ImageNet(Dataset):
     title = "ImageNet"
     augmented = "crop of the resized image, flip"
     source = "image-net.org, ILSVRC 2012"
-    feeding = 8
+    loader_workers = 8
     shown = ("top1", "top5")
     full_precision_recipe = Recipe(
         epochs=90,

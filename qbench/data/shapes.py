@@ -22,7 +22,7 @@ class Shapes(VOC):
     title = "Shapes"
     augmented = "flip"
     source = "drawn by `qbench data voc-like`"
-    feeding = 2
+    loader_workers = 2
     folder = "shapes"
     classes = CLASSES[:5]
     size = 96

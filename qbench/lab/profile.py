@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from qbench import registry
@@ -24,6 +25,7 @@ from qbench.registry import Plugin, load_plugin
 from qbench.spec.bits import FULL_PRECISION
 from qbench.spec.policies import LayerPolicy
 from qbench.spec.trial import FP32
+from qbench.train.loop import training_step
 from qbench.train.provenance import environment
 
 _NUM_CLASSES = 1000
@@ -245,18 +247,12 @@ def _step(settings: ProfileSettings, quantize: bool) -> Callable[[], None]:
         handle.parameter_groups(lr=1e-3, weight_decay=1e-4), lr=1e-3, momentum=0.9
     )
 
-    def step() -> None:
-        handle.on_step_start(1, 1)
-        loss = F.cross_entropy(handle.model(images), labels) + handle.penalty().to(device)
-        optimizer.zero_grad()
-        loss.backward()
-        handle.before_step()
-        optimizer.step()
-        handle.after_step()
+    def loss() -> Tensor:
+        return F.cross_entropy(handle.model(images), labels)
 
     def checked_step() -> None:
         try:
-            step()
+            training_step(handle, optimizer, loss, 1, 1)
         except Exception as error:
             raise QbenchError(_failure(settings, "a training step", error)) from error
 

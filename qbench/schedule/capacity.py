@@ -18,19 +18,19 @@ class Share(NamedTuple):
     gpus: float
 
 
-def share_of_process(resources: Resources, nodes: Sequence[Share], feeding: float) -> Share:
+def share_of_process(resources: Resources, nodes: Sequence[Share], loader_workers: float) -> Share:
     """Return what one process of a trial takes of the largest node.
 
     Args:
         resources: What the suite says one trial takes.
         nodes: CPU cores and GPUs of each node.
-        feeding: CPU cores that feed a GPU with the suite's data.
+        loader_workers: Loader workers (CPU cores) of each GPU that the dataset asks for.
 
     Raises:
         QbenchError: The nodes cannot hold a single trial.
     """
     largest = Share(max(node.cpus for node in nodes), max(node.gpus for node in nodes))
-    process = Share(*resources.process(*largest, feeding))
+    process = Share(*resources.process(*largest, loader_workers))
     if trials_at_once(process, resources.processes, nodes) < 1:
         each = f" for each of {resources.processes} processes" if resources.processes > 1 else ""
         raise QbenchError(

@@ -82,7 +82,7 @@ def run(
     address: str | None = None,
     plugins: Sequence[Plugin] = (),
     data: Mapping[str, Any] | None = None,
-    feeding: float = 1,
+    loader_workers: float = 1,
 ) -> Summary:
     """Train trials, each as soon as the one it starts from has finished.
 
@@ -96,7 +96,7 @@ def run(
         address: of a running Ray cluster; None: ``RAY_ADDRESS``, else this machine alone.
         plugins: method files that the trials need.
         data: options of their dataset.
-        feeding: CPU cores that feed a GPU with its data.
+        loader_workers: Loader workers (CPU cores) of each GPU that the dataset asks for.
 
     Raises:
         QbenchError: there is no cluster at the address, or no node can hold a trial.
@@ -111,7 +111,15 @@ def run(
         while backlog.waiting and falls < TRIES:
             ended = summary.ended
             try:
-                _train(backlog, Desk(spool, "", suite), resources, address, plugins, data, feeding)
+                _train(
+                    backlog,
+                    Desk(spool, "", suite),
+                    resources,
+                    address,
+                    plugins,
+                    data,
+                    loader_workers,
+                )
             except QbenchError as error:
                 if falls == 0:
                     raise
@@ -140,7 +148,7 @@ def _train(
     address: str | None,
     plugins: Sequence[Plugin],
     data: Mapping[str, Any] | None,
-    feeding: float,
+    loader_workers: float,
 ) -> None:
     """Have Tune train what waits, until nothing does."""
     _disconnect()
@@ -148,7 +156,7 @@ def _train(
     scratch = tempfile.mkdtemp(prefix="qbench-tune-")
     try:
         nodes = _nodes()
-        process = share_of_process(resources, nodes, feeding)
+        process = share_of_process(resources, nodes, loader_workers)
         desk = dataclasses.replace(desk, node=ray.get_runtime_context().get_node_id())
         job = Job(desk, list(plugins), dict(data or {}), *process, resources.limits)
         together = resources.processes > 1

@@ -137,10 +137,10 @@ class Job:
 
     def training(self, trial: Trial) -> Training:
         """A trial, ready to be trained in this process."""
-        from qbench.train.trial import Place, Training
+        from qbench.train.trial import ExecutionEnvironment, Training
 
         weights = self.desk.weights(trial.source) if trial.source else None
-        place = Place(self.data, self.cpus, TrialCheckpoints(self.desk, trial.key))
+        place = ExecutionEnvironment(self.data, self.cpus, TrialCheckpoints(self.desk, trial.key))
         return Training(trial, weights, place)
 
 

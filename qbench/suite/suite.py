@@ -89,20 +89,20 @@ class Resources(BaseModel):
         """Limits of time and memory of one trial."""
         return Limits(self.time_limit, self.memory)
 
-    def process(self, cpus: float, gpus: float, feeding: float) -> tuple[float, float]:
+    def process(self, cpus: float, gpus: float, loader_workers: float) -> tuple[float, float]:
         """Return the resources that one process of a trial takes.
 
         Args:
             cpus: CPU cores of the machine.
             gpus: GPUs of the machine.
-            feeding: CPU cores that it takes to load a GPU's data.
+            loader_workers: CPU cores that it takes to load a GPU's data.
 
         Returns:
             CPU cores and GPUs of the process; fractions of a GPU are possible.
         """
         own_cpus = self.cpus / self.processes if self.cpus else 1.0
         if self.cpus is None and gpus:
-            own_cpus = max(1.0, min(feeding, cpus // gpus))
+            own_cpus = max(1.0, min(loader_workers, cpus // gpus))
         if self.gpus is not None:
             return own_cpus, self.gpus / self.processes
         if not gpus or self.processes > 1:

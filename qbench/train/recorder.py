@@ -17,8 +17,8 @@ _CURVES = 6
 _LOOKED_AT = 2**21
 
 
-class Observer:
-    """Watches the weights of a network while it is trained.
+class WeightRecorder:
+    """Recorder of the weights of a network in training.
 
     Args:
         layers: its quantized layers, with quantizers attached and nothing trained yet.

@@ -25,7 +25,7 @@ from qbench.spec.recipe import Recipe
 from qbench.spec.result import Result
 from qbench.spec.trial import Trial
 from qbench.train.checkpoint import load_weights
-from qbench.train.trial import Place, Training
+from qbench.train.trial import ExecutionEnvironment, Training
 from tests.benchmarks.gpu_report import Options, Row, told
 
 LEAST_TOP1 = 90.0
@@ -89,7 +89,7 @@ def trial(method: str, bits: str, epochs: int, **changes: Any) -> Trial:
 
 def train(what: Trial, kept: Kept | None = None, until: int = 0) -> tuple[Result, bytes | None]:
     """Train a trial, and stop without a word after an epoch if one is given."""
-    training = Training(what, None, Place(checkpoints=kept, checkpoint_seconds=0))
+    training = Training(what, None, ExecutionEnvironment(checkpoints=kept, checkpoint_seconds=0))
     for record in training.epochs():
         if record["epoch"] == until:
             return training.result, None

@@ -17,7 +17,7 @@ from qbench.spec.trial import Trial
 from qbench.suite.grid import expand
 from qbench.suite.suite import load_suite
 from qbench.train.loading import Batches, evaluation_loader, training_loader, worker_count
-from qbench.train.trial import Place, Training
+from qbench.train.trial import ExecutionEnvironment, Training
 
 SUITES = Path(__file__).parents[2] / "suites"
 CPU = torch.device("cpu")
@@ -131,11 +131,11 @@ def test_a_trial_tells_what_it_could_not_read(tree: Path) -> None:
         seed=0,
         data=imagenet(tree).identity(),
     )
-    training = Training(trial, None, Place(data, cpus=2))
+    training = Training(trial, None, ExecutionEnvironment(data, cpus=2))
     assert len(list(training.epochs())) == 1
     assert training.result.status == "done", training.result.reason
     assert training.result.unreadable_text.startswith("1 item could not be read and left out: ")
-    elsewhere = Training(trial, None, Place({**data, "image_size": 40}))
+    elsewhere = Training(trial, None, ExecutionEnvironment({**data, "image_size": 40}))
     assert not list(elsewhere.epochs())
     assert "the data here are {'image_size': 40" in elsewhere.result.reason
 

@@ -27,7 +27,7 @@ from qbench.spec.trial import Trial
 from qbench.store.spool import Spool
 from qbench.suite.suite import Resources
 from qbench.train.limits import Limits
-from qbench.train.trial import Place, Training
+from qbench.train.trial import ExecutionEnvironment, Training
 from tests.conftest import MakeQbench, TinyRun
 from tests.helpers.checkpoints import Kept
 from tests.helpers.commands import tables
@@ -336,7 +336,7 @@ def test_poisoned_or_damaged_weights_are_refused_by_name(tmp_path: Path, damage:
 
 def test_a_poisoned_checkpoint_is_refused_by_name(tmp_path: Path) -> None:
     what = trial("ste")
-    training = Training(what, None, Place(checkpoints=Kept(poison(tmp_path))))
+    training = Training(what, None, ExecutionEnvironment(checkpoints=Kept(poison(tmp_path))))
     assert list(training.epochs()) == []
     assert f"checkpoints/{what.key}.pt, is refused" in training.result.reason
     assert not (tmp_path / "owned").exists()

@@ -21,7 +21,7 @@ from qbench.train.checkpoint import (
     set_random_state,
     unpack,
 )
-from qbench.train.trial import Place, Training
+from qbench.train.trial import ExecutionEnvironment, Training
 from tests.helpers.checkpoints import Kept
 
 RECIPE = Recipe(
@@ -46,7 +46,7 @@ def trial(method: str, options: dict[str, Any], **changes: object) -> Trial:
 
 
 def train(what: Trial, kept: Kept | None = None, until: int = 99) -> tuple[Result, bytes | None]:
-    training = Training(what, None, Place(checkpoints=kept, checkpoint_seconds=0))
+    training = Training(what, None, ExecutionEnvironment(checkpoints=kept, checkpoint_seconds=0))
     for record in training.epochs():
         if record["epoch"] == until:
             break  # killed here: nothing after it runs
@@ -91,7 +91,9 @@ def test_a_killed_trial_goes_on_to_the_same_bits(
 def test_what_was_trained_before_the_kill_is_not_trained_again() -> None:
     kept = Kept()
     train(trial("ste", {}), kept, until=3)
-    training = Training(trial("ste", {}), None, Place(checkpoints=kept, checkpoint_seconds=0))
+    training = Training(
+        trial("ste", {}), None, ExecutionEnvironment(checkpoints=kept, checkpoint_seconds=0)
+    )
     assert [record["epoch"] for record in training.epochs()] == [4]
     assert [record["epoch"] for record in training.result.history] == [1, 2, 3, 4]
 
@@ -102,7 +104,7 @@ def test_a_checkpoint_of_another_version_of_the_method_is_not_used() -> None:
     assert kept.data is not None
     for code in ({"syntax": "of another day"}, {"revision": 2}, {"numerics": 2}):
         kept.data = pack({**unpack(kept.data), "code": code})
-        training = Training(trial("ste", {}), None, Place(checkpoints=kept))
+        training = Training(trial("ste", {}), None, ExecutionEnvironment(checkpoints=kept))
         assert [record["epoch"] for record in training.epochs()] == [1, 2, 3, 4]
 
 
@@ -113,13 +115,13 @@ def test_a_checkpoint_of_before_code_had_fingerprints_is_used() -> None:
     content = unpack(kept.data)
     del content["code"]
     kept.data = pack({**content, "method_source": "the hash of a file's text"})
-    training = Training(trial("ste", {}), None, Place(checkpoints=kept))
+    training = Training(trial("ste", {}), None, ExecutionEnvironment(checkpoints=kept))
     assert [record["epoch"] for record in training.epochs()] == [4]
 
 
 def test_a_short_trial_leaves_no_checkpoint() -> None:
     kept = Kept()
-    training = Training(trial("ste", {}), None, Place(checkpoints=kept))
+    training = Training(trial("ste", {}), None, ExecutionEnvironment(checkpoints=kept))
     assert len(list(training.epochs())) == 4
     assert kept.data is None
 

@@ -52,7 +52,7 @@ class VOC(Dataset):
     published_as = ("voc07",)
     source = "host.robots.ox.ac.uk/pascal/VOC, 2007 and 2012"
     task = "detection"
-    feeding = 8
+    loader_workers = 8
     shown = ("map50_voc07",)
     folder: ClassVar[str] = "voc"
     classes: ClassVar[tuple[str, ...]] = CLASSES

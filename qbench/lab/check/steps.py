@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 
 import torch
@@ -11,6 +12,7 @@ from torch.nn import functional as F  # noqa: N812
 from qbench.lab.check.networks import OUTPUTS, images
 from qbench.method import Layer
 from qbench.quant.attach import Handle
+from qbench.train.loop import training_step
 
 
 def train(handle: Handle, steps: int = 2, first: int = 0) -> torch.optim.Optimizer:
@@ -53,16 +55,10 @@ def take_steps(
         return
     model = handle.model if model is None else model
     model.train()
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for step in steps:
         torch.manual_seed(step)
-        handle.on_step_start(step + 1, 100)
-        optimizer.zero_grad()
-        backward(handle, images(step), model)
-        nn.utils.clip_grad_norm_(parameters, 5.0)
-        handle.before_step()
-        optimizer.step()
-        handle.after_step()
+        loss = functools.partial(_loss, model, images(step))
+        training_step(handle, optimizer, loss, step + 1, 100, gradient_clip=5.0)
 
 
 def untouched(handle: Handle, x: Tensor) -> str | None:
@@ -99,11 +95,9 @@ def untouched(handle: Handle, x: Tensor) -> str | None:
     return None
 
 
-def backward(handle: Handle, x: Tensor, model: nn.Module | None = None) -> None:
-    """Compute the gradients of a loss on a batch ``x``, (n, 3, 6, 6)."""
-    target = torch.arange(len(x)) % OUTPUTS
-    output = (handle.model if model is None else model)(x)
-    (F.cross_entropy(output, target) + handle.penalty()).backward()
+def _loss(model: nn.Module, x: Tensor) -> Tensor:
+    """Return the cross-entropy of a batch ``x``, (n, 3, 6, 6), with fixed labels."""
+    return F.cross_entropy(model(x), torch.arange(len(x)) % OUTPUTS)
 
 
 def state_of(module: nn.Module) -> dict[str, Tensor]:

@@ -1,0 +1,160 @@
+"""The training loop: one optimization step, one epoch, and the state between epochs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import parametrize
+
+from qbench import distributed, tasks
+from qbench.data import Dataset
+from qbench.quant.attach import Handle
+from qbench.spec.recipe import Recipe
+from qbench.train.checkpoint import random_state, set_random_state
+from qbench.train.loading import Loader
+from qbench.train.recorder import WeightRecorder
+
+
+def training_step(
+    handle: Handle,
+    optimizer: torch.optim.Optimizer,
+    loss: Callable[[], Tensor],
+    step: int,
+    steps: int,
+    gradient_clip: float | None = None,
+) -> Tensor:
+    """Take one step of training, with all hooks of the method in their order.
+
+    Args:
+        handle: The attached method.
+        optimizer: Optimizer over the groups of `Handle.parameter_groups`.
+        loss: Runs the model on a batch and returns its loss, a scalar. The penalty of the method
+            is added to it.
+        step: Number of this step in its epoch, from 1.
+        steps: Number of steps of the epoch.
+        gradient_clip: Largest L2 norm of all gradients together; None does not clip.
+
+    Returns:
+        The loss with the penalty, a detached scalar.
+    """
+    handle.on_step_start(step, steps)
+    total = loss()
+    total = total + handle.penalty().to(total.device)
+    optimizer.zero_grad()
+    total.backward()
+    if gradient_clip is not None:
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        nn.utils.clip_grad_norm_(parameters, gradient_clip)
+    handle.before_step()
+    optimizer.step()
+    handle.after_step()
+    return total.detach()
+
+
+@dataclass
+class TrainingLoop:
+    """A trial that is ready to train, and the state that training changes.
+
+    Attributes:
+        task: Loss and metrics.
+        dataset: The dataset of the trial.
+        handle: The attached method and its model.
+        network: The model as training calls it: compiled if the recipe asks for it.
+        optimizer: The optimizer.
+        schedule: The learning-rate schedule, stepped once per epoch.
+        recorder: Records the distribution of the weights.
+        loader: Training batches; each process has its share of every batch.
+        evaluation: Test batches; each process has its share of the test set.
+        calibration: Training batches for calibration; each process has all of every batch.
+        order: Generator that draws the order of the training items.
+    """
+
+    task: tasks.Task
+    dataset: Dataset
+    handle: Handle
+    network: nn.Module
+    optimizer: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LRScheduler
+    recorder: WeightRecorder
+    loader: Loader
+    evaluation: Loader
+    calibration: Loader
+    order: torch.Generator
+
+    def run_epoch(self, recipe: Recipe) -> float:
+        """Train for one pass over the training data.
+
+        Args:
+            recipe: Names the precision and the limit of the gradient norm.
+
+        Returns:
+            Mean loss of the steps over all processes, with the penalty of the method.
+        """
+        steps, device = len(self.loader), self.loader.device
+        network = self._distributed_network()
+        total = torch.zeros((), device=device)
+        autocast = torch.autocast(
+            device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"
+        )
+        for step, batch in enumerate(self.loader, 1):
+            share = self._share(step, batch)
+
+            def loss(batch: Any = batch, share: float = share) -> Tensor:
+                with autocast:
+                    return self.task.loss(network, batch) * share
+
+            total += training_step(
+                self.handle, self.optimizer, loss, step, steps, recipe.gradient_clip
+            )
+        self.schedule.step()
+        return float(distributed.total(total) / (steps * distributed.world()))
+
+    def evaluate(self) -> dict[str, float]:
+        """Return the metrics of the model on the test data, in the mode the model is in."""
+        with parametrize.cached():  # quantizes the weights once, not for every batch
+            return self.task.evaluate(self.handle.model, self.evaluation)
+
+    def unreadable(self) -> list[str]:
+        """Return descriptions of the items that could not be read, sorted."""
+        loaders = (self.calibration, self.loader, self.evaluation)
+        return sorted({text for loader in loaders for text in loader.unreadable()})
+
+    def state(self) -> dict[str, Any]:
+        """Return everything that training changes, for `restore`."""
+        return {
+            "model": self.handle.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "epochs": self.loader.batches.epoch,
+            "order": self.order.get_state(),
+            "curves": self.recorder.curves,
+            "random": random_state(),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state` returned; training then continues with the same bits."""
+        self.handle.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.last_epoch = self.loader.batches.epoch = state["epochs"]
+        self.order.set_state(state["order"])
+        self.recorder.curves = state["curves"]
+        set_random_state(state["random"])
+
+    def _distributed_network(self) -> nn.Module:
+        """Return the network, wrapped to average gradients if there are several processes."""
+        if distributed.world() == 1:
+            return self.network
+        # Wrapped again in each epoch, because a method may have frozen or unfrozen parameters.
+        # Unused parameters are those of quantizers that are not active yet.
+        return DistributedDataParallel(self.network, find_unused_parameters=True)
+
+    def _share(self, step: int, batch: Any) -> float:
+        """Return the factor that turns the mean over this process's share into the batch's mean."""
+        world = distributed.world()
+        if world == 1:
+            return 1.0
+        return len(self.task.inputs(batch)) * world / self.loader.batches.size(step)
