@@ -70,7 +70,7 @@ def export(benchmark: Benchmark, folder: Path) -> tuple[list[Path], list[str]]:
     Raises:
         QbenchError: The folder cannot be written, or the store cannot be read.
     """
-    from qbench.store.mlflow import was_changed  # MLflow: `compare` needs none
+    from qbench.store.tags import was_changed  # MLflow: `compare` needs none
 
     done = [planned.trial for planned in benchmark.planned if benchmark.status(planned) == "done"]
     edited = {trial.key for trial in done if was_changed(benchmark.runs[trial.key])}

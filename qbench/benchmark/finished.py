@@ -86,7 +86,8 @@ def _done(trials: pd.DataFrame, metric: str) -> pd.DataFrame:
 
 
 def _from_store(path: Path) -> pd.DataFrame:
-    from qbench.store.mlflow import EDITED, Store, trial_of, was_changed
+    from qbench.store.mlflow import Store
+    from qbench.store.tags import EDITED, trial_of, was_changed
 
     store = Store(path, local=True)
     runs = store.finished()

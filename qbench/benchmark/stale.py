@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from qbench.errors import QbenchError, nearest
-from qbench.store.mlflow import EDITED, code_of, was_changed
+from qbench.store.tags import EDITED, code_of, was_changed
 from qbench.suite.grid import PlannedTrial
 from qbench.train import fingerprint
 

@@ -13,8 +13,9 @@ from qbench.data import Dataset
 from qbench.errors import QbenchError
 from qbench.spec.trial import given_weights_key
 from qbench.spec.weights import identify
-from qbench.store.mlflow import Store, was_imported
+from qbench.store.mlflow import Store
 from qbench.store.spool import Spool
+from qbench.store.tags import was_imported
 from qbench.suite.suite import Suite
 from qbench.train import weights
 

@@ -85,7 +85,7 @@ def trial(prefix: str, results: Path) -> dict[str, Any]:
     Raises:
         QbenchError: No recorded trial has the key, or several have.
     """
-    from qbench.store.mlflow import trial_of
+    from qbench.store.tags import trial_of
 
     store, key, run = _find(prefix, results)
     tags = run.data.tags
@@ -125,7 +125,7 @@ def draw(prefix: str, results: Path, folder: Path) -> list[Path]:
     from qbench.report.figures import accuracy
     from qbench.report.figures import weights as weight_figures
     from qbench.spec.result import WeightObservations
-    from qbench.store.mlflow import trial_of
+    from qbench.store.tags import trial_of
 
     store, key, run = _find(prefix, results)
     what = trial_of(run)

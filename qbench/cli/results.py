@@ -103,7 +103,7 @@ def export(
     """
     from qbench.benchmark import exchange
     from qbench.benchmark.benchmark import Benchmark
-    from qbench.store.mlflow import EDITED
+    from qbench.store.tags import EDITED
 
     benchmark = Benchmark.open(suite, results, assignments or (), methods or ())
     files, left_out = exchange.export(benchmark, folder)

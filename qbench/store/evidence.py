@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from qbench.errors import QbenchError
-from qbench.store.mlflow import ENVIRONMENT, Store
+from qbench.store.mlflow import Store
+from qbench.store.tags import ENVIRONMENT
 
 if TYPE_CHECKING:
     from mlflow.entities import Run

@@ -8,15 +8,13 @@ written last: a half-written run is never listed.
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 import logging
 import os
 import shutil
-import sys
 import tempfile
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
@@ -33,7 +31,6 @@ from qbench import files
 from qbench.errors import QbenchError
 from qbench.spec.bits import Bits
 from qbench.spec.result import (
-    CodeFingerprint,
     ImageDetections,
     LevelCount,
     Levels,
@@ -44,21 +41,23 @@ from qbench.spec.result import (
 from qbench.spec.trial import Trial
 from qbench.store import lock
 from qbench.store.sqlite import ended_runs
+from qbench.store.tags import (
+    CODE,
+    ENVIRONMENT,
+    FINAL,
+    IMPORTED,
+    KEY,
+    SET_ASIDE,
+    code_of,
+    digest,
+    trial_of,
+)
 
-ENVIRONMENT = "environment."  # begins the tags of what a trial ran on
 EXAMPLES = "examples.json"
 _HISTORY = "history.json"
 _PAGE = 1000
-_FINAL = "final_"  # begins the names of what is measured after the last epoch
-_IMPORTED = "qbench.imported"
-_MOST = sys.float_info.max  # MLflow stores it for infinity
-_KEY = "qbench.key"
 _SQLITE = "sqlite:///"
-_ASIDE = "qbench.set_aside"
-EDITED = "what is stored of it was changed by hand"
-_SEALED = ("qbench.trial", "qbench.status", "qbench.audit", "qbench.method_source")
 _TAG_LENGTH = 4000
-_CODE = {"syntax": "qbench.syntax", "revision": "qbench.revision", "numerics": "qbench.numerics"}
 
 
 class Store:
@@ -101,8 +100,6 @@ class Store:
             raise QbenchError(f"cannot open the store {self.uri}: {_first_line(error)}") from error
         return client
 
-    # Record ----------------------------------------------------------------------------------
-
     def record(self, result: Result, folder: Path | None) -> None:
         """Record a trial as a run of the experiment named after its suite; once, if told twice.
 
@@ -141,7 +138,7 @@ class Store:
             if name != "epoch"
         ]
         last = int(result.history[-1]["epoch"]) if result.history else 0
-        final = {f"{_FINAL}{name}": value for name, value in result.metrics.items()}
+        final = {f"{FINAL}{name}": value for name, value in result.metrics.items()}
         final |= {"seconds": result.seconds, "train_seconds": result.train_seconds}
         metrics += [Metric(name, value, ended, last) for name, value in final.items()]
         params = [Param(name, value) for name, value in _params(trial).items()]
@@ -151,12 +148,12 @@ class Store:
             "qbench.reason": result.reason[:_TAG_LENGTH],
             "qbench.audit": result.audit_text[:_TAG_LENGTH],
             "qbench.levels": json.dumps(result.levels),
-            **{tag: str(getattr(result.code, name)) for name, tag in _CODE.items()},
+            **{tag: str(getattr(result.code, name)) for name, tag in CODE.items()},
             "qbench.unreadable": result.unreadable_text[:_TAG_LENGTH],
             **{f"{ENVIRONMENT}{name}": value for name, value in result.environment.items()},
         }
         if folder is None:
-            tags[_IMPORTED] = "true"
+            tags[IMPORTED] = "true"
         tags["qbench.digest"] = digest(tags, final)
         run_tags = [RunTag(name, value) for name, value in tags.items()]
         self._client.log_batch(run_id, metrics[:1000], params, run_tags)
@@ -236,8 +233,6 @@ class Store:
                 raise
             return str(found.experiment_id)
 
-    # Look up ---------------------------------------------------------------------------------
-
     def runs(self, keys: Iterable[str]) -> dict[str, Run]:
         """The run that counts for each key: the first that finished, else the last that failed.
 
@@ -251,10 +246,10 @@ class Store:
         ended = self._ended()
         for run in ended:
             if run.info.status == "FAILED":
-                best[run.data.tags[_KEY]] = run
+                best[run.data.tags[KEY]] = run
         for run in reversed(ended):
             if run.info.status == "FINISHED":
-                best[run.data.tags[_KEY]] = run
+                best[run.data.tags[KEY]] = run
         return {key: run for key, run in best.items() if key in wanted}
 
     def finished(self) -> list[Run]:
@@ -262,7 +257,7 @@ class Store:
         first: dict[str, Run] = {}
         for run in self._ended():
             if run.info.status == "FINISHED":
-                first.setdefault(run.data.tags[_KEY], run)
+                first.setdefault(run.data.tags[KEY], run)
         return list(first.values())
 
     def set_aside(self, runs: Iterable[Run]) -> None:
@@ -273,7 +268,7 @@ class Store:
         """
         try:
             for run in runs:
-                self._client.set_tag(run.info.run_id, _ASIDE, "trained again")
+                self._client.set_tag(run.info.run_id, SET_ASIDE, "trained again")
         except (MlflowException, OSError) as error:
             raise QbenchError(f"cannot write to {self.uri}: {_first_line(error)}") from error
 
@@ -309,9 +304,9 @@ class Store:
     def metrics(run: Run) -> dict[str, float]:
         """What a finished run was measured by, after the last epoch."""
         return {
-            name.removeprefix(_FINAL): value
+            name.removeprefix(FINAL): value
             for name, value in run.data.metrics.items()
-            if name.startswith(_FINAL)
+            if name.startswith(FINAL)
         }
 
     def result(self, run: Run) -> Result:
@@ -397,11 +392,11 @@ class Store:
         """The runs that have ended and count, in the order in which they started."""
         found: Iterable[Run] | None = None
         if self.uri.startswith(_SQLITE):
-            found = ended_runs(Path(self.uri.removeprefix(_SQLITE)), _KEY)
+            found = ended_runs(Path(self.uri.removeprefix(_SQLITE)), KEY)
         if found is None:
             found = self._search("attributes.status != 'RUNNING'", "attributes.start_time ASC")
         states = ("FINISHED", "FAILED")
-        return [r for r in found if r.info.status in states and _ASIDE not in r.data.tags]
+        return [r for r in found if r.info.status in states and SET_ASIDE not in r.data.tags]
 
     def _search(self, condition: str, order: str) -> Iterable[Run]:
         """Runs of trials, by MLflow; raises QbenchError where it cannot be asked."""
@@ -418,12 +413,12 @@ class Store:
         while experiments:
             page = self._client.search_runs(
                 experiments,
-                f"{condition} AND tags.`{_KEY}` LIKE '%'",
+                f"{condition} AND tags.`{KEY}` LIKE '%'",
                 max_results=_PAGE,
                 order_by=[order],
                 page_token=token,
             )
-            yield from (run for run in page if _ASIDE not in run.data.tags)
+            yield from (run for run in page if SET_ASIDE not in run.data.tags)
             token = page.token
             if not token:
                 return
@@ -439,50 +434,11 @@ def _holding(folder: Path) -> Iterator[None]:
         yield
 
 
-def was_imported(run: Run) -> bool:
-    """Whether a run was trained elsewhere: there are no weights of it."""
-    return _IMPORTED in run.data.tags
-
-
 def _local(run: Run, artifact: str) -> Path | None:
     """An artifact that lies on this machine."""
     place = urlsplit(run.info.artifact_uri or "")
     path = Path(url2pathname(place.path)) / artifact
     return path if place.scheme == "file" and path.exists() else None
-
-
-def was_changed(run: Run) -> bool:
-    """Whether what a run holds is not what was recorded: somebody has edited it."""
-    recorded = run.data.tags.get("qbench.digest")
-    return recorded is not None and recorded != digest(run.data.tags, run.data.metrics)
-
-
-def digest(tags: Mapping[str, str], metrics: Mapping[str, float]) -> str:
-    """SHA-256 of what tables show of a run: its trial, its final numbers, its audit."""
-    content = {name: tags.get(name, "") for name in _SEALED}
-    content |= {name: tags[name] for name in _CODE.values() if name in tags}
-    content |= {
-        name: "nan" if value != value else repr(max(-_MOST, min(_MOST, float(value))))
-        for name, value in metrics.items()
-        if name.startswith(_FINAL) or name in ("seconds", "train_seconds")
-    }
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def trial_of(run: Run) -> Trial:
-    """The trial that a run recorded."""
-    return Trial.model_validate_json(run.data.tags["qbench.trial"])
-
-
-def code_of(run: Run) -> CodeFingerprint:
-    """Return the fingerprint of the code that a run was trained with.
-
-    Runs that were recorded before code had fingerprints count as revision 1.
-    """
-    tags = run.data.tags
-    return CodeFingerprint.model_validate(
-        {name: tags[tag] for name, tag in _CODE.items() if tag in tags}
-    )
 
 
 def _params(trial: Trial) -> dict[str, Any]:

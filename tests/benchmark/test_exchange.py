@@ -16,7 +16,8 @@ from qbench.benchmark.benchmark import Benchmark
 from qbench.cli import main as cli
 from qbench.errors import QbenchError
 from qbench.report.columns import TRIAL_COLUMNS
-from qbench.store.mlflow import Store, was_imported
+from qbench.store.mlflow import Store
+from qbench.store.tags import was_imported
 from tests.helpers.exchanged import BEFORE, SUITE, filled
 from tests.helpers.results import result
 

@@ -23,7 +23,8 @@ import numpy as np
 from qbench.benchmark.benchmark import Benchmark
 from qbench.spec.result import Result
 from qbench.spec.trial import Trial
-from qbench.store.mlflow import Store, digest
+from qbench.store.mlflow import Store
+from qbench.store.tags import digest
 from qbench.train.limits import GIB, resident_bytes
 
 SUITE = """\

@@ -7,9 +7,10 @@ import pytest
 
 from qbench.errors import QbenchError
 from qbench.spec.result import LevelCount
-from qbench.store.mlflow import Store, trial_of, was_changed
+from qbench.store.mlflow import Store
 from qbench.store.spool import Spool
 from qbench.store.sqlite import ended_runs
+from qbench.store.tags import trial_of, was_changed
 from tests.helpers.results import result
 
 
