@@ -26,12 +26,12 @@ def write(benchmark: Benchmark, html: bool = False) -> list[Path]:
         QbenchError: The store cannot be read.
         OSError: The folder cannot be written.
     """
-    from qbench.report.tables import files
-    from qbench.report.tables.layout import Layout
+    from qbench.report import write as report
+    from qbench.report.presentation import Presentation
 
     suite, runs, store = benchmark.suite, benchmark.runs, benchmark.store
     shown = benchmark.dataset.shown
-    layout = Layout(
+    presentation = Presentation(
         name=suite.name,
         title=suite.title or suite.name,
         bits=[str(Bits.parse(text)) for text in suite.bits],
@@ -43,14 +43,12 @@ def write(benchmark: Benchmark, html: bool = False) -> list[Path]:
     finished = {key: run for key, run in runs.items() if run.info.status == "FINISHED"}
     histories = store.histories(finished, history_columns(shown[0]))
     examples = _draw_examples(benchmark)
-    written = files.write(layout, trials, histories, benchmark.folder, examples)
+    evidence = None
     if html:
-        from qbench.report.page import page
         from qbench.store.evidence import evidence_of
 
         evidence = {key: evidence_of(store, run) for key, run in runs.items()}
-        written.append(page.write(layout, trials, histories, evidence, written, benchmark.folder))
-    return written
+    return report.write(presentation, trials, histories, benchmark.folder, examples, evidence)
 
 
 def history_columns(metric: str) -> tuple[str, ...]:

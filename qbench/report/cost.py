@@ -28,10 +28,8 @@ from qbench.data import Dataset
 from qbench.method import Layer, Method, Scope
 from qbench.quant.attach import prepare
 from qbench.quant.layers import QUANTIZABLE
-from qbench.spec.bits import FLOAT_BITS, Bits
+from qbench.spec.bits import FLOAT_BITS, FULL_PRECISION, Bits
 from qbench.spec.trial import Trial
-
-FULL = f"{FLOAT_BITS}/{FLOAT_BITS}"
 
 
 @dataclass(frozen=True)
@@ -127,8 +125,8 @@ class Footprints:
         return Footprint(
             cost(model, method.layers, counted, method.weight_scope),
             full,
-            widths.get(names[0], FULL),
-            widths.get(names[-1], FULL),
+            widths.get(names[0], str(FULL_PRECISION)),
+            widths.get(names[-1], str(FULL_PRECISION)),
         )
 
     @property

@@ -12,6 +12,7 @@ from qbench.data import Dataset
 from qbench.report.claim import Likeness, likeness
 from qbench.report.columns import as_printed
 from qbench.report.cost import Footprints
+from qbench.report.tables.text import DASH
 from qbench.spec.bits import Bits
 from qbench.spec.metrics import MEASURED
 from qbench.spec.recipe import Recipe
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
     from qbench.store.mlflow import Store
 
-DASH = "–"
 NAN = float("nan")
 
 

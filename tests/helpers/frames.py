@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from qbench.report.tables.table import Table
+from qbench.report.tables.table import ResultsTable
 
 
 def trials(label: str, *top1: float | str, bits: str = "1/32", **more: object) -> pd.DataFrame:
@@ -36,5 +36,5 @@ def full(*top1: float | str, **more: object) -> pd.DataFrame:
     return trials("Full precision", *top1, bits="32/32", method="fp32", **more)
 
 
-def texts(found: Table) -> dict[str, list[str]]:
+def texts(found: ResultsTable) -> dict[str, list[str]]:
     return {label: [cell.text for cell in cells] for label, cells in found.rows}

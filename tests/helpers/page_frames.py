@@ -7,8 +7,8 @@ from typing import Any
 import pandas as pd
 
 from qbench.report.page import page
+from qbench.report.presentation import Presentation
 from qbench.report.summary import summarise
-from qbench.report.tables.layout import Layout
 from qbench.report.tables.table import tables as tables_of
 from qbench.store.evidence import Evidence
 from tests.helpers.frames import full, trials
@@ -48,10 +48,10 @@ def render(
 ) -> str:
     """The page of some cells."""
     frame = pd.concat(cells, ignore_index=True)
-    layout, summary = Layout("suite", title), summarise(frame)
+    presentation, summary = Presentation("suite", title), summarise(frame)
     return page.render(
-        layout,
-        [table.caption for table in tables_of(layout, frame, summary)],
+        presentation,
+        [table.caption for table in tables_of(presentation, frame, summary)],
         summary,
         frame,
         history("", 0) if histories is None else histories,

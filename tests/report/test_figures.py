@@ -430,8 +430,8 @@ def test_the_quantization_function_shows_levels_and_thresholds(saved: list[Figur
         curve(), weights(levels=(-0.5, 0.0, 2.0)), "a trial", Path()
     )
     axes = saved[0].axes[0]
-    assert across(axes, weight_figures.LEVEL) == [-0.5, 0.0, 2.0]
-    assert across(axes, weight_figures.THRESHOLD) == [-0.25, 1.0]
+    assert across(axes, weight_figures.LEVEL_LINE) == [-0.5, 0.0, 2.0]
+    assert across(axes, weight_figures.THRESHOLD_LINE) == [-0.25, 1.0]
     assert axes.get_ylim()[1] > 2
     assert legend(saved[0])[-2:] == ["levels", "thresholds"]
 
@@ -475,10 +475,10 @@ def test_few_weights_have_fewer_bins_and_lose_none(saved: list[Figure]) -> None:
 def test_distributions_show_levels_and_dotted_thresholds(saved: list[Figure]) -> None:
     weight_figures.weight_distributions([weights()], "a trial", Path())
     axes = saved[0].axes[0]
-    assert across(axes, weight_figures.LEVEL) == [-0.5, 0.0, 0.5]
-    assert across(axes, weight_figures.THRESHOLD) == [-0.25, 0.25]
+    assert across(axes, weight_figures.LEVEL_LINE) == [-0.5, 0.0, 0.5]
+    assert across(axes, weight_figures.THRESHOLD_LINE) == [-0.25, 0.25]
     assert {
-        line.get_linestyle() for line in lines(axes, color=weight_figures.THRESHOLD["color"])
+        line.get_linestyle() for line in lines(axes, color=weight_figures.THRESHOLD_LINE["color"])
     } == {":"}
     assert legend(saved[0]) == ["before training", "after training", "levels", "thresholds"]
 
@@ -500,7 +500,7 @@ def test_levels_never_hide_the_weights(
     weight_figures.weight_distributions([layer], "a trial", Path())
     axes = saved[0].axes[0]
     low, high = axes.get_xlim()
-    assert across(axes, weight_figures.LEVEL) == drawn
+    assert across(axes, weight_figures.LEVEL_LINE) == drawn
     assert all(low < level < high for level in drawn)
     assert low < -1 < 1 < high < 2
     assert ("levels" in legend(saved[0])) == bool(drawn)

@@ -8,27 +8,27 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from qbench.report import write as report
+from qbench.report.presentation import Presentation
 from qbench.report.summary import summarise
-from qbench.report.tables import files
 from qbench.report.tables.latex import to_latex
-from qbench.report.tables.layout import Layout
 from qbench.report.tables.markdown import to_markdown
-from qbench.report.tables.table import Table
+from qbench.report.tables.table import ResultsTable
 from qbench.report.tables.table import tables as tables_of
 from tests.helpers.frames import full, texts, trials
 
-LAYOUT = Layout("suite", "Title")
+PRESENTATION = Presentation("suite", "Title")
 
 HISTORIES = pd.DataFrame(columns=["key", "epoch", "train_loss", "top1", "lr"])
 
 
-def only(*cells: pd.DataFrame) -> Table:
+def only(*cells: pd.DataFrame) -> ResultsTable:
     frame = pd.concat(cells, ignore_index=True)
-    (found,) = tables_of(LAYOUT, frame, summarise(frame))
+    (found,) = tables_of(PRESENTATION, frame, summarise(frame))
     return found
 
 
-def best(found: Table) -> list[tuple[str, str]]:
+def best(found: ResultsTable) -> list[tuple[str, str]]:
     return [
         (label, bits)
         for label, cells in found.rows
@@ -37,11 +37,11 @@ def best(found: Table) -> list[tuple[str, str]]:
     ]
 
 
-def markdown(found: Table) -> str:
+def markdown(found: ResultsTable) -> str:
     return to_markdown("Title", [found])
 
 
-def latex(found: Table) -> str:
+def latex(found: ResultsTable) -> str:
     return to_latex("suite", "Title", [found])
 
 
@@ -274,7 +274,7 @@ def test_what_is_stale_is_told() -> None:
 
 def test_each_model_has_a_table() -> None:
     frame = pd.concat([trials("A", 97.0, model="big"), trials("A", 90.0, model="a_small")])
-    found = tables_of(LAYOUT, frame, summarise(frame))
+    found = tables_of(PRESENTATION, frame, summarise(frame))
     assert [table.name for table in found] == ["big", "a_small"]
     assert to_latex("s", "T", found).count(r"\begin{table}") == 2
     assert "tab:s-digits-a-small" in to_latex("s", "T", found)
@@ -338,7 +338,7 @@ def suite() -> tuple[pd.DataFrame, pd.DataFrame]:
 
 def test_every_file_is_written(tmp_path: Path) -> None:
     folder = tmp_path / "results" / "suite"
-    paths = files.write(Layout("suite", "Low-bit | digits"), *suite(), folder)
+    paths = report.write(Presentation("suite", "Low-bit | digits"), *suite(), folder)
     assert [path.name for path in paths] == [
         *("leaderboard.md", "details.md", "leaderboard.tex", "tables.tex", "details.tex"),
         *("leaderboard.csv", "trials.csv"),
@@ -359,7 +359,7 @@ def test_every_file_is_written(tmp_path: Path) -> None:
 
 def test_the_same_trials_give_the_same_bytes(tmp_path: Path) -> None:
     written = [
-        [path.read_bytes() for path in files.write(LAYOUT, *suite(), folder)]
+        [path.read_bytes() for path in report.write(PRESENTATION, *suite(), folder)]
         for folder in (tmp_path / "a", tmp_path / "b", tmp_path / "a")
     ]
     assert written[0] == written[1] == written[2]
@@ -367,7 +367,7 @@ def test_the_same_trials_give_the_same_bytes(tmp_path: Path) -> None:
 
 def test_trials_csv_has_every_trial_and_column(tmp_path: Path) -> None:
     frame, histories = suite()
-    files.write(LAYOUT, frame, histories, tmp_path)
+    report.write(PRESENTATION, frame, histories, tmp_path)
     text = (tmp_path / "trials.csv").read_text(encoding="utf-8")
     read = pd.read_csv(io.StringIO(text))
     assert list(read.columns) == list(frame.columns)
@@ -377,13 +377,13 @@ def test_trials_csv_has_every_trial_and_column(tmp_path: Path) -> None:
 
 
 def test_nothing_finished_is_a_table_without_figures(tmp_path: Path) -> None:
-    paths = files.write(LAYOUT, trials("A", "missing"), HISTORIES, tmp_path)
+    paths = report.write(PRESENTATION, trials("A", "missing"), HISTORIES, tmp_path)
     assert {path.suffix for path in paths} == {".md", ".tex", ".csv"}
     assert "![" not in paths[0].read_text(encoding="utf-8")
 
 
 def test_a_reader_never_sees_half_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    paths = files.write(LAYOUT, *suite(), tmp_path)
+    paths = report.write(PRESENTATION, *suite(), tmp_path)
     before = {path: path.read_bytes() for path in paths}
 
     def killed(*_: object) -> None:
@@ -391,7 +391,7 @@ def test_a_reader_never_sees_half_a_file(tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(os, "replace", killed)
     with pytest.raises(KeyboardInterrupt):
-        files.write(Layout("suite", "Other"), *suite(), tmp_path)
+        report.write(Presentation("suite", "Other"), *suite(), tmp_path)
     assert {path: path.read_bytes() for path in paths} == before
 
 

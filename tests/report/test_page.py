@@ -144,7 +144,7 @@ def test_long_curves_keep_their_ends_and_few_points_between() -> None:
     (trial,) = data(render(cell, histories=history(key, 9001)))["trials"].values()
     epochs = trial["curves"]["epoch"]
     assert (epochs[0], epochs[-1]) == (1, 9001)
-    assert len(epochs) == len(trial["curves"]["top1"]) <= details.POINTS + 1
+    assert len(epochs) == len(trial["curves"]["top1"]) <= details.MOST_CURVE_POINTS + 1
 
 
 def test_what_is_not_finite_is_missing() -> None:

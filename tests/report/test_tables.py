@@ -8,22 +8,24 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from qbench.report import write as report
+from qbench.report.presentation import Presentation
 from qbench.report.summary import summarise
-from qbench.report.tables import files
 from qbench.report.tables.latex import to_latex
-from qbench.report.tables.layout import Layout
 from qbench.report.tables.markdown import to_markdown
-from qbench.report.tables.table import Table
+from qbench.report.tables.table import ResultsTable
 from qbench.report.tables.table import tables as tables_of
 from qbench.spec.layout import TableLayout
 from tests.helpers.frames import full, texts, trials
 
 
-def arranged(*cells: pd.DataFrame, shown: tuple[str, ...] = ("top1",), **how: str) -> list[Table]:
-    arrangement = TableLayout.model_validate(how)
-    layout = Layout("suite", "Title", shown=shown, tables=[arrangement])
+def arranged(
+    *cells: pd.DataFrame, shown: tuple[str, ...] = ("top1",), **how: str
+) -> list[ResultsTable]:
+    layout = TableLayout.model_validate(how)
+    presentation = Presentation("suite", "Title", shown=shown, tables=[layout])
     frame = pd.concat(cells, ignore_index=True)
-    return tables_of(layout, frame, summarise(frame, shown[0]))
+    return tables_of(presentation, frame, summarise(frame, shown[0]))
 
 
 def grid() -> list[pd.DataFrame]:
@@ -87,7 +89,7 @@ def test_a_cell_shows_the_metrics_that_the_suite_names() -> None:
 def written(tmp_path: Path, *cells: pd.DataFrame) -> dict[str, str]:
     frame = pd.concat(cells, ignore_index=True)
     histories = pd.DataFrame(columns=["key", "epoch", "train_loss", "top1", "lr"])
-    paths = files.write(Layout("suite", "50% of <them>"), frame, histories, tmp_path)
+    paths = report.write(Presentation("suite", "50% of <them>"), frame, histories, tmp_path)
     return {path.name: path.read_text(encoding="utf-8") for path in paths if path.suffix != ".png"}
 
 

@@ -1,6 +1,6 @@
 """Figures of suites: accuracy by bit-width, and by epoch.
 
-Pure functions of what they draw, as `qbench.report.tables.files` is.
+Pure functions of what they draw, as `qbench.report.write` is.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def accuracy_by_bits(trials: pd.DataFrame, folder: Path, metric: str = "top1") -
     the other where widths would not fit beside each other.
 
     Args:
-        trials: as of `qbench.report.tables.files.write`.
+        trials: as of `qbench.report.write.write`.
         folder: where to.
         metric: which column to draw.
 
@@ -176,7 +176,7 @@ def training_curves(
     logarithmic in the error, so that 98 and 99 percent stand as far apart as 60 and 80.
 
     Args:
-        trials: as of `qbench.report.tables.files.write`.
+        trials: as of `qbench.report.write.write`.
         histories: likewise.
         folder: where to.
         metric: which column to draw.
@@ -207,7 +207,7 @@ def soft_and_hard(
     `training_curves`. After Quantization Networks (arXiv:1911.09464), Fig. 4.
 
     Args:
-        trials: as of `qbench.report.tables.files.write`.
+        trials: as of `qbench.report.write.write`.
         histories: likewise.
         folder: where to.
         metric: which column to draw.

@@ -35,7 +35,7 @@ FRONT: dict[str, Any] = {
     "drawstyle": "steps-post",
     "zorder": 1.5,
 }
-FULL: dict[str, Any] = {"color": "0.15", "marker": "*", "markersize": 11, **POINTS}
+FULL_PRECISION_POINT: dict[str, Any] = {"color": "0.15", "marker": "*", "markersize": 11, **POINTS}
 BEATEN: dict[str, Any] = {"alpha": 0.45, "markersize": 4.5, "markeredgewidth": 0.3}
 MOST_TICKS = 6
 PANEL = (3.3, 2.4)  # inches, about
@@ -80,7 +80,10 @@ def pareto(summary: pd.DataFrame, folder: Path) -> list[Path]:
             row[1].tick_params(labelleft=False)
             row[0].set_title(f"{model} on {dataset}", loc="left")
         named = {label: look | POINTS for label, look in drawn(looks, found).items()}
-        more: Looks = {"Full precision": FULL, "Pareto front": {**FRONT, "drawstyle": "default"}}
+        more: Looks = {
+            "Full precision": FULL_PRECISION_POINT,
+            "Pareto front": {**FRONT, "drawstyle": "default"},
+        }
         if (found["audit"].str.len() > 0).any() and not found["audit"].isin(["", "k-bit"]).all():
             more["hollow: not k-bit"] = {"color": "0.25", "marker": "o", **POINTS, **HOLLOW}
         legend(figure, named | more)
@@ -105,7 +108,7 @@ def _panel(axes: Axes, results: pd.DataFrame, cost: str, looks: Looks) -> None:
     best = front(results, cost)
     for index, result in results.iterrows():
         full = result["method"] == FP32
-        look = dict(FULL) if full else looks[result["label"]] | POINTS
+        look = dict(FULL_PRECISION_POINT) if full else looks[result["label"]] | POINTS
         if result["audit"] not in ("", "k-bit"):
             look |= HOLLOW | {"markeredgecolor": look["color"]}
         if index not in best.index and not full:

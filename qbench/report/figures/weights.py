@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 HARD_STEPS: dict[str, Any] = {"color": "0.1", "linewidth": 1.6}
 BEFORE: dict[str, Any] = {"color": "0.8", "linewidth": 7, "solid_capstyle": "butt"}  # a patch
 AFTER: dict[str, Any] = {"color": COLORS[0], "linewidth": 1.3}
-LEVEL: dict[str, Any] = {"color": COLORS[3], "linewidth": 1.0}
-THRESHOLD: dict[str, Any] = {"color": "0.3", "linestyle": ":", "linewidth": 1.2}
+LEVEL_LINE: dict[str, Any] = {"color": COLORS[3], "linewidth": 1.0}
+THRESHOLD_LINE: dict[str, Any] = {"color": "0.3", "linestyle": ":", "linewidth": 1.2}
 MOST_BINS = 50
 MOST_LINES = 16  # across a panel: more would hide the rest
 FAR = 4  # times as wide as its weights, a panel does not become
@@ -74,8 +74,8 @@ def quantization_function(
         axes.set(xlim=(curve.x[0], curve.x[-1]), xlabel="latent weight", ylabel="quantized weight")
         axes.set_title(f"layer {curve.layer}", loc="left")
         if weights is not None:
-            _lines(axes.axhline, weights.levels, LEVEL)
-            _lines(axes.axvline, weights.thresholds, THRESHOLD)
+            _lines(axes.axhline, weights.levels, LEVEL_LINE)
+            _lines(axes.axvline, weights.thresholds, THRESHOLD_LINE)
             axes.grid(visible=False)
             named |= _marks([weights])
         name_figure(figure, title)
@@ -121,8 +121,8 @@ def weight_distributions(weights: list[WeightDistribution], title: str, folder: 
 def _weights_panel(axes: Axes, weights: WeightDistribution) -> None:
     edges, before, after = _histograms(weights)
     axes.stairs(before, edges, fill=True, color=BEFORE["color"])
-    _lines(axes.axvline, weights.thresholds, THRESHOLD)
-    _lines(axes.axvline, weights.levels, LEVEL)
+    _lines(axes.axvline, weights.thresholds, THRESHOLD_LINE)
+    _lines(axes.axvline, weights.levels, LEVEL_LINE)
     axes.stairs(after, edges, zorder=3, **AFTER)
     low, high = min([edges[0], *weights.levels]), max([edges[-1], *weights.levels])
     margin = 0.03 * (high - low)
@@ -166,7 +166,7 @@ def _marks(weights: list[WeightDistribution]) -> Looks:
     """What the legend says of levels and thresholds, where any are drawn."""
     named: Looks = {}
     if any(0 < len(layer.levels) <= MOST_LINES for layer in weights):
-        named["levels"] = LEVEL
+        named["levels"] = LEVEL_LINE
     if any(0 < len(layer.thresholds) <= MOST_LINES for layer in weights):
-        named["thresholds"] = THRESHOLD
+        named["thresholds"] = THRESHOLD_LINE
     return named

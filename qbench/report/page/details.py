@@ -15,10 +15,10 @@ from qbench.report.tables.text import DASH, WAITING, one_line
 from qbench.spec.metrics import TITLES
 from qbench.store.evidence import Evidence
 
-POINTS = 200  # of a curve at most: what its picture can show apart
+MOST_CURVE_POINTS = 200  # of a curve at most: what its picture can show apart
 _DIGITS = 5
 _MEASURED = (*TITLES, "test_loss", "train_seconds", "seconds")
-_CURVES = ("epoch", "train_loss")
+_CURVE_COLUMNS = ("epoch", "train_loss")
 
 
 def value(row: Mapping[str, Any]) -> str:
@@ -73,7 +73,7 @@ def _flaw(row: Mapping[str, Any]) -> str:
     return "" if row["audit"] in ("", "k-bit") else f"Not k-bit: {row['audit']}"
 
 
-class Details:
+class PageDetails:
     """What opening a result shows, as data for the page's script.
 
     What many trials share, as an environment, is kept once.
@@ -148,13 +148,13 @@ class Details:
         return self._pool.setdefault(json.dumps(value, sort_keys=True), len(self._pool))
 
     def _curves(self, key: str) -> dict[str, list[float | None]] | None:
-        """What a trial recorded of its epochs, of at most `POINTS` of them; None of nothing."""
+        """Return a trial's curves, thinned to about `MOST_CURVE_POINTS` epochs, or None."""
         if key not in self._histories:
             return None
         rows = self._histories[key].sort_values("epoch").dropna(axis="columns", how="all")
-        step = math.ceil(len(rows) / POINTS)
+        step = math.ceil(len(rows) / MOST_CURVE_POINTS)
         kept = rows.iloc[sorted({*range(0, len(rows), step), len(rows) - 1})]
-        names = [*_CURVES, self._metric, f"soft_{self._metric}"]
+        names = [*_CURVE_COLUMNS, self._metric, f"soft_{self._metric}"]
         return {name: [_number(each) for each in kept[name]] for name in names if name in kept}
 
 

@@ -19,17 +19,17 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from qbench.files import write_atomic
 from qbench.report.columns import BY_NAME, Column
-from qbench.report.page.details import Details, kind, tip, value
+from qbench.report.page.details import PageDetails, kind, tip, value
+from qbench.report.presentation import Presentation
 from qbench.report.summary import columns_of, records, summarise
-from qbench.report.tables.layout import Layout
 from qbench.report.tables.table import tables as tables_of
 from qbench.report.tables.text import one_line
 from qbench.spec.bits import FULL_PRECISION
 from qbench.spec.metrics import TITLES
 from qbench.store.evidence import Evidence
 
-FILE = "leaderboard.html"
-_TEMPLATES = Path(__file__).parent
+PAGE_FILE = "leaderboard.html"
+_PAGE_TEMPLATES = Path(__file__).parent
 _ALWAYS = ("label", "bits", "mean", "std", "n")
 # Columns without a place of their own: what hovering over another one says, or details.
 _BESIDE = {"published": "source", "verdict": "verdict_note", "status": "reason"}
@@ -40,7 +40,7 @@ _MIME = {".svg": "image/svg+xml", ".png": "image/png"}
 
 
 def write(
-    layout: Layout,
+    presentation: Presentation,
     trials: pd.DataFrame,
     histories: pd.DataFrame,
     evidence: Mapping[str, Evidence],
@@ -50,8 +50,8 @@ def write(
     """Write ``leaderboard.html``.
 
     Args:
-        layout: what the suite says of its tables.
-        trials: one row for each trial, as `qbench.report.tables.files.write` takes them.
+        presentation: what the suite says of its tables.
+        trials: one row for each trial, as `qbench.report.write.write` takes them.
         histories: likewise, one row for each trial and epoch.
         evidence: what is known of each trial that has ended, by key.
         beside: files of the leaderboard; the page shows those that are figures.
@@ -60,19 +60,19 @@ def write(
     Returns:
         The file, replaced as a whole.
     """
-    summary = summarise(trials, layout.shown[0])
-    tables = tables_of(layout, trials, summary)
+    summary = summarise(trials, presentation.shown[0])
+    tables = tables_of(presentation, trials, summary)
     captions = list(dict.fromkeys(table.caption for table in tables))
     pictures = {path.name: path.read_bytes() for path in beside if path.suffix in _MIME}
-    text = render(layout, captions, summary, trials, histories, evidence, pictures)
-    path = folder / FILE
+    text = render(presentation, captions, summary, trials, histories, evidence, pictures)
+    path = folder / PAGE_FILE
     with write_atomic(path) as scratch:
         scratch.write_bytes(text.encode(errors="backslashreplace"))
     return path
 
 
 def render(
-    layout: Layout,
+    presentation: Presentation,
     captions: Sequence[str],
     summary: pd.DataFrame,
     trials: pd.DataFrame,
@@ -83,7 +83,7 @@ def render(
     """Return the page.
 
     Args:
-        layout: what the suite says of its tables.
+        presentation: what the suite says of its tables.
         captions: what the numbers are: a paragraph for each table.
         summary: one row for each result, as `qbench.report.summary.summarise` returns it.
         trials: one row for each trial: ``key``, ``seed``, ``status``, ``reason``, what makes a
@@ -96,30 +96,30 @@ def render(
     Raises:
         KeyError: a frame lacks a column.
     """
-    details = Details(layout.shown[0], trials, histories, evidence)
+    details = PageDetails(presentation.shown[0], trials, histories, evidence)
     columns = _columns(summary)
     rows = [_result(row, columns, details) for row in records(summary)]
     for index, row in enumerate(rows):
         row["index"] = index
     style, script = (_read(f"leaderboard.{suffix}") for suffix in ("css", "js"))
     environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
+        loader=FileSystemLoader(_PAGE_TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     return environment.get_template("leaderboard.html").render(
-        title=one_line(layout.heading),
+        title=one_line(presentation.heading),
         captions=captions,
         policy=_policy(style, script),
         style=style,
         script=script,
-        filters=_filters(layout, rows),
+        filters=_filters(presentation, rows),
         groups=[group for group in dict.fromkeys(map(_hidden_with, columns)) if group],
         columns=[(column, _alignment(column), _hidden_with(column)) for column in columns],
         common=_common(summary, columns),
-        grids=_grids(layout, rows),
+        grids=_grids(presentation, rows),
         results=rows,
         figures=_figures(pictures),
         glossary=columns_of(summary),
@@ -145,7 +145,9 @@ def _texts(summary: pd.DataFrame, column: Column) -> set[str]:
     return {column.text(each) for each in summary[column.name].tolist()}
 
 
-def _result(row: Mapping[str, Any], columns: Sequence[Column], details: Details) -> dict[str, Any]:
+def _result(
+    row: Mapping[str, Any], columns: Sequence[Column], details: PageDetails
+) -> dict[str, Any]:
     """A result as the template shows it."""
     about = details.result(row)
     said = tip(row, details.trials_of(row))
@@ -193,24 +195,24 @@ def _alignment(column: Column) -> str:
     return "number" if column.digits is not None or column.name in _WHOLE else "text"
 
 
-def _filters(layout: Layout, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _filters(presentation: Presentation, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The filters that leave a choice, their values in the suite's order."""
     names = {"model": "Model", "bits": "Bits", "label": "Method"}
     found = [
         {"name": name, "title": title, "choices": list(dict.fromkeys(row[name] for row in rows))}
         for name, title in names.items()
     ]
-    found[1]["choices"] = _ordered(found[1]["choices"], layout)
+    found[1]["choices"] = _ordered(found[1]["choices"], presentation)
     return [each for each in found if len(each["choices"]) > 1]
 
 
-def _ordered(bits: Iterable[str], layout: Layout) -> list[str]:
+def _ordered(bits: Iterable[str], presentation: Presentation) -> list[str]:
     """Widths in the suite's order; full precision, which it does not name, comes first."""
-    order = list(layout.bits)
+    order = list(presentation.bits)
     return sorted(bits, key=lambda width: order.index(width) if width in order else -1)
 
 
-def _grids(layout: Layout, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _grids(presentation: Presentation, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """A table for each dataset and model: methods down, widths across."""
     grids = []
     for dataset, model in dict.fromkeys((row["dataset"], row["model"]) for row in rows):
@@ -218,12 +220,12 @@ def _grids(layout: Layout, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, 
         full = next((row for row in its if row["bits"] == str(FULL_PRECISION)), None)
         if full is not None and len(its) > 1:
             its.remove(full)
-        bits = _ordered(dict.fromkeys(row["bits"] for row in its), layout)
+        bits = _ordered(dict.fromkeys(row["bits"] for row in its), presentation)
         cells = {(row["label"], row["bits"]): row for row in its}
         labels = {row["label"]: False for row in its}
         for row in its:
             labels[row["label"]] |= row["apart"]
-        title = f"{model} on {dataset}: {TITLES[layout.shown[0]]} in %"
+        title = f"{model} on {dataset}: {TITLES[presentation.shown[0]]} in %"
         grids.append(
             {
                 "model": model,
@@ -262,7 +264,7 @@ def _embedded(data: object) -> str:
 
 
 def _read(name: str) -> str:
-    return (_TEMPLATES / name).read_text(encoding="utf-8")
+    return (_PAGE_TEMPLATES / name).read_text(encoding="utf-8")
 
 
 def _policy(style: str, script: str) -> str:

@@ -20,7 +20,7 @@ BOLD = (
 )
 WORSE = "†: worse than the best, by that test and Holm's correction for the width."
 APART = "‡: its protocol is not that of most rows."
-REHEARSAL = (
+REHEARSAL_NOTE = (
     "A rehearsal of a few steps on a stand-in for the data, to see that everything runs: "
     "no number measured here is a result. "
 )

@@ -26,7 +26,7 @@ COST = (
 
 
 @dataclass(frozen=True)
-class Details:
+class DetailsTable:
     """A table with one row for each result.
 
     Attributes:
@@ -42,7 +42,7 @@ class Details:
     about: str = ""
 
 
-def claims(summary: pd.DataFrame) -> list[Details]:
+def claims(summary: pd.DataFrame) -> list[DetailsTable]:
     """Measured beside published: a table for each dataset and model of which anything is."""
     found = summary[summary["published"].notna() & (summary["n"] > 0)]
     about = (
@@ -57,7 +57,7 @@ def claims(summary: pd.DataFrame) -> list[Details]:
     ]
 
 
-def protocol_and_cost(summary: pd.DataFrame) -> list[Details]:
+def protocol_and_cost(summary: pd.DataFrame) -> list[DetailsTable]:
     """What each result was measured with and what it costs: two tables for each network."""
     found = []
     for (dataset, model), group in summary.groupby(["dataset", "model"], sort=False):
@@ -70,16 +70,18 @@ def protocol_and_cost(summary: pd.DataFrame) -> list[Details]:
     return found
 
 
-def _details(title: str, results: pd.DataFrame, names: Sequence[str], about: str = "") -> Details:
+def _details(
+    title: str, results: pd.DataFrame, names: Sequence[str], about: str = ""
+) -> DetailsTable:
     """A table of some columns, without those in which nothing stands."""
     columns = [BY_NAME[name] for name in names]
     texts = {c: [one_line(c.text(value)) for value in results[c.name]] for c in columns}
     used = [column for column in columns if any(texts[column])]
     rows = [list(row) for row in zip(*(texts[column] for column in used), strict=True)]
-    return Details(one_line(title), used, rows, about)
+    return DetailsTable(one_line(title), used, rows, about)
 
 
-def _without_common(found: Details) -> Details:
+def _without_common(found: DetailsTable) -> DetailsTable:
     """The same with what all rows have in a sentence, where there are several."""
     if len(found.rows) < 2:
         return found
@@ -87,7 +89,7 @@ def _without_common(found: Details) -> Details:
     common = [(c, texts[0]) for c, texts in columns if len(set(texts)) == 1 and c.name != "label"]
     kept = [(c, texts) for c, texts in columns if c not in [each for each, _ in common]]
     alike = "; ".join(f"{c.title.lower()} {text}" for c, text in common)
-    return Details(
+    return DetailsTable(
         found.title,
         [column for column, _ in kept],
         [list(row) for row in zip(*(texts for _, texts in kept), strict=True)],

@@ -8,18 +8,18 @@ import unicodedata
 from collections.abc import Sequence
 
 from qbench.report.columns import Column
-from qbench.report.tables.details import Details
-from qbench.report.tables.table import Cell, Table
+from qbench.report.tables.details import DetailsTable
+from qbench.report.tables.table import ResultsTable, TableCell
 from qbench.report.tables.text import one_line
 
-PACKAGES = ("booktabs", "graphicx", "longtable")
-_NEEDS = "\n".join(f"% \\usepackage{{{package}}}" for package in PACKAGES)
+LATEX_PACKAGES = ("booktabs", "graphicx", "longtable")
+_NEEDS = "\n".join(f"% \\usepackage{{{package}}}" for package in LATEX_PACKAGES)
 LONG = 40  # letters
 # As wide as it is, or where that is wider than the page, as wide as the page.
 _SHRUNK = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"
 
 
-def to_latex(name: str, title: str, tables: Sequence[Table]) -> str:
+def to_latex(name: str, title: str, tables: Sequence[ResultsTable]) -> str:
     r"""Return tables to put into a paper with ``\input``; what they need is said on top.
 
     Args:
@@ -30,7 +30,7 @@ def to_latex(name: str, title: str, tables: Sequence[Table]) -> str:
     return "\n".join([_NEEDS, *(_table(name, title, found) for found in tables)])
 
 
-def details_to_latex(details: Sequence[Details]) -> str:
+def details_to_latex(details: Sequence[DetailsTable]) -> str:
     """Return tables of single results, over as many pages as they take; compile them twice."""
     return "\n".join([_NEEDS, *map(_details, details)])
 
@@ -40,7 +40,7 @@ def document(files: Sequence[str]) -> str:
     lines = [
         r"\documentclass{article}",
         r"\usepackage[a4paper,landscape,margin=15mm]{geometry}",
-        *(rf"\usepackage{{{package}}}" for package in PACKAGES),
+        *(rf"\usepackage{{{package}}}" for package in LATEX_PACKAGES),
         r"\begin{document}",
         *(rf"\input{{{file}}}" + "\n" + r"\clearpage" for file in files),
         r"\end{document}",
@@ -48,7 +48,7 @@ def document(files: Sequence[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _table(name: str, title: str, found: Table) -> str:
+def _table(name: str, title: str, found: ResultsTable) -> str:
     label = re.sub(r"[^A-Za-z0-9-]+", "-", f"{name}-{found.dataset}-{found.name}").strip("-")
     body = []
     for index, (row, cells) in enumerate(found.rows):
@@ -83,7 +83,7 @@ def _table(name: str, title: str, found: Table) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _details(found: Details) -> str:
+def _details(found: DetailsTable) -> str:
     header = " & ".join(_escaped(column.heading) for column in found.columns) + r" \\"
     rows = []
     for row in found.rows:
@@ -111,7 +111,7 @@ def _alignment(column: Column, texts: Sequence[str]) -> str:
     return "r" if column.unit or column.digits is not None else "l"
 
 
-def _cell(cell: Cell) -> str:
+def _cell(cell: TableCell) -> str:
     text = _escaped(cell.text)
     text = rf"\textbf{{{text}}}" if cell.best else text
     text = rf"\textit{{{text}}}" if cell.published else text
@@ -124,11 +124,12 @@ def _cell(cell: Cell) -> str:
 _MATH = """±pm ×times ÷div ·cdot ≤le ≥ge ≠ne ≥ge ≈approx →to ∞infty αalpha βbeta γgamma δdelta
     εvarepsilon ηeta θtheta κkappa λlambda μmu µmu πpi ρrho σsigma τtau φvarphi ψpsi ωomega ΔDelta
     ΣSigma ΩOmega"""
-_TEXT = r"""\backslash ~asciitilde ^asciicircum <less >greater |bar `asciigrave –endash —emdash
+_TEXT_COMMANDS = r"""\backslash
+    ~asciitilde ^asciicircum <less >greater |bar `asciigrave –endash —emdash
     …ellipsis ‘quoteleft ’quoteright “quotedblleft ”quotedblright"""
 _LATEX = {
     **{word[0]: rf"$\{word[1:]}$" for word in _MATH.split()},
-    **{word[0]: rf"\text{word[1:]}{{}}" for word in _TEXT.split()},
+    **{word[0]: rf"\text{word[1:]}{{}}" for word in _TEXT_COMMANDS.split()},
     **{letter: f"\\{letter}" for letter in "&%$#_{}"},
     **{letter: f"{{{letter}}}" for letter in "[]*"},  # else read as arguments of a \\ before
     **{

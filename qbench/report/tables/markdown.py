@@ -6,16 +6,16 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from qbench.report.tables.details import Details
-from qbench.report.tables.table import Cell, Table
+from qbench.report.tables.details import DetailsTable
+from qbench.report.tables.table import ResultsTable, TableCell
 from qbench.report.tables.text import one_line
 
 
 def to_markdown(
     title: str,
-    tables: Sequence[Table],
+    tables: Sequence[ResultsTable],
     pictures: Sequence[str] = (),
-    claims: Sequence[Details] = (),
+    claims: Sequence[DetailsTable] = (),
     see: str = "",
 ) -> str:
     """Return tables, what papers claim, and pictures.
@@ -37,7 +37,7 @@ def to_markdown(
     return "\n\n".join(blocks) + "\n"
 
 
-def details_to_markdown(title: str, details: Sequence[Details]) -> str:
+def details_to_markdown(title: str, details: Sequence[DetailsTable]) -> str:
     """Return tables of single results under a heading."""
     blocks = [f"# {_inline(title)}"]
     for each in details:
@@ -45,7 +45,7 @@ def details_to_markdown(title: str, details: Sequence[Details]) -> str:
     return "\n\n".join(blocks) + "\n"
 
 
-def _table(found: Table) -> list[str]:
+def _table(found: ResultsTable) -> list[str]:
     header = [found.corner, *map(_inline, found.columns)]
     body = []
     for index, (label, cells) in enumerate(found.rows):
@@ -60,7 +60,7 @@ def _table(found: Table) -> list[str]:
     return blocks
 
 
-def _details(found: Details) -> list[str]:
+def _details(found: DetailsTable) -> list[str]:
     header = [_inline(column.heading) for column in found.columns]
     blocks = [f"## {_inline(found.title)}", *([_escaped(found.about)] if found.about else [])]
     rows = []
@@ -70,7 +70,7 @@ def _details(found: Details) -> list[str]:
     return [*blocks, _grid(header, rows)]
 
 
-def _cell(cell: Cell) -> str:
+def _cell(cell: TableCell) -> str:
     text = f"**{cell.text}**" if cell.best else cell.text
     text = f"*{text}*" if cell.published else text
     text += " †" if cell.worse else ""

@@ -9,9 +9,9 @@ from typing import Any
 
 import pandas as pd
 
+from qbench.report.presentation import Presentation
 from qbench.report.summary import RESULT, Row, grouped, records, summarise
 from qbench.report.tables import caption as captions
-from qbench.report.tables.layout import Layout
 from qbench.report.tables.settings import settings
 from qbench.report.tables.text import DASH, WAITING, mean_and_deviation, one_line
 from qbench.spec.bits import FULL_PRECISION
@@ -22,7 +22,7 @@ Standings = dict[tuple[Any, ...], Row]
 
 
 @dataclass
-class Cell:
+class TableCell:
     """One cell of a table.
 
     Attributes:
@@ -41,7 +41,7 @@ class Cell:
 
 
 @dataclass
-class Table:
+class ResultsTable:
     """One table.
 
     Attributes:
@@ -62,7 +62,7 @@ class Table:
     caption: str
     columns: list[str]
     corner: str = "method"
-    rows: list[tuple[str, list[Cell]]] = field(default_factory=list)
+    rows: list[tuple[str, list[TableCell]]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     settings: list[str] = field(default_factory=list)
     apart: set[str] = field(default_factory=set)
@@ -76,37 +76,39 @@ class Table:
         return self.notes.index(text) + 1
 
 
-def tables(layout: Layout, trials: pd.DataFrame, summary: pd.DataFrame) -> list[Table]:
-    """Return the tables that a layout asks of trials.
+def tables(
+    presentation: Presentation, trials: pd.DataFrame, summary: pd.DataFrame
+) -> list[ResultsTable]:
+    """Return the tables that a presentation asks of trials.
 
     Args:
-        layout: what the suite says of them.
-        trials: as `qbench.report.tables.files.write` takes them.
-        summary: of these by the first metric that the layout shows.
+        presentation: what the suite says of them.
+        trials: as `qbench.report.write.write` takes them.
+        summary: of these by the first metric that the presentation shows.
     """
     found = []
-    for arrangement in layout.tables:
-        shown = arrangement.shown or tuple(layout.shown)
-        results = summary if shown[0] == layout.shown[0] else summarise(trials, shown[0])
+    for layout in presentation.tables:
+        shown = layout.shown or tuple(presentation.shown)
+        results = summary if shown[0] == presentation.shown[0] else summarise(trials, shown[0])
         standings = {tuple(row[name] for name in RESULT): row for row in records(results)}
         for dataset, group in trials.groupby("dataset", sort=False):
-            for name, part in _parts(arrangement, group):
-                builder = _Builder(layout, arrangement, shown, standings)
+            for name, part in _parts(layout, group):
+                builder = _Builder(presentation, layout, shown, standings)
                 found.append(builder.table(str(dataset), name, part))
     return found
 
 
-def _parts(arrangement: TableLayout, trials: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+def _parts(layout: TableLayout, trials: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     """What each table is about, and its trials; full precision stands in every one."""
-    if arrangement.third == "blocks":
+    if layout.third == "blocks":
         yield "", trials
         return
-    if arrangement.left == "model":
+    if layout.left == "model":
         yield from ((str(name), group) for name, group in trials.groupby("model", sort=False))
         return
     full = trials[trials["method"] == FP32]
     for name, group in trials[trials["method"] != FP32].groupby(
-        DIMENSIONS[arrangement.left], sort=False
+        DIMENSIONS[layout.left], sort=False
     ):
         yield str(name), pd.concat([full, group])
 
@@ -116,30 +118,30 @@ class _Builder:
 
     def __init__(
         self,
-        layout: Layout,
-        arrangement: TableLayout,
+        presentation: Presentation,
+        layout: TableLayout,
         shown: Sequence[str],
         standings: Standings,
     ) -> None:
+        self._presentation = presentation
         self._layout = layout
-        self._arrangement = arrangement
         self._shown = shown
         self._standings = standings
         self._rows: list[list[Row]] = []  # the trials of each row
 
-    def table(self, dataset: str, name: str, trials: pd.DataFrame) -> Table:
-        arrangement = self._arrangement
-        within_model = arrangement.left == "model"
+    def table(self, dataset: str, name: str, trials: pd.DataFrame) -> ResultsTable:
+        layout = self._layout
+        within_model = layout.left == "model"
         shown = trials
         quantized = trials[trials["method"] != FP32]
         has_place = (quantized["bits"] == str(FULL_PRECISION)).any()  # a column to stand in
         if within_model and len(quantized) and not has_place:
             shown = quantized
-        columns = self._headings(arrangement.columns, shown)
-        result = Table(dataset, name, "", columns, arrangement.rows)
-        if arrangement.third == "blocks":
-            for third, block in shown.groupby(DIMENSIONS[arrangement.left], sort=False):
-                whole = trials[trials[DIMENSIONS[arrangement.left]] == third]
+        columns = self._headings(layout.columns, shown)
+        result = ResultsTable(dataset, name, "", columns, layout.rows)
+        if layout.third == "blocks":
+            for third, block in shown.groupby(DIMENSIONS[layout.left], sort=False):
+                whole = trials[trials[DIMENSIONS[layout.left]] == third]
                 title = captions.block_title(str(third), whole, self._shown)
                 result.blocks[len(result.rows)] = title
                 self._add_rows(result, block)
@@ -148,11 +150,11 @@ class _Builder:
         self._add_published(result)
         result.settings = settings(shown)
         what = f"{name} on {dataset}" if name else dataset
-        full = within_model and arrangement.third == "tables"
+        full = within_model and layout.third == "tables"
         marks = self._marks(result)
         result.caption = captions.caption(what, trials, self._shown, full, marks)
-        if self._layout.rehearsal:
-            result.caption = captions.REHEARSAL + result.caption
+        if self._presentation.rehearsal:
+            result.caption = captions.REHEARSAL_NOTE + result.caption
         return result
 
     def _headings(self, dimension: Dimension, shown: pd.DataFrame) -> list[str]:
@@ -161,13 +163,13 @@ class _Builder:
         if dimension != "bits" or quantized.empty:
             return list(map(one_line, shown[DIMENSIONS[dimension]].unique()))
         widths = list(map(str, quantized["bits"].unique()))
-        ordered = [bits for bits in self._layout.bits if bits in widths]
-        return ordered if self._layout.bits else widths
+        ordered = [bits for bits in self._presentation.bits if bits in widths]
+        return ordered if self._presentation.bits else widths
 
-    def _add_rows(self, result: Table, shown: pd.DataFrame) -> None:
-        across = DIMENSIONS[self._arrangement.columns]
-        for row in grouped(records(shown), DIMENSIONS[self._arrangement.rows]):
-            label = one_line(row[0][DIMENSIONS[self._arrangement.rows]])
+    def _add_rows(self, result: ResultsTable, shown: pd.DataFrame) -> None:
+        across = DIMENSIONS[self._layout.columns]
+        for row in grouped(records(shown), DIMENSIONS[self._layout.rows]):
+            label = one_line(row[0][DIMENSIONS[self._layout.rows]])
             found: dict[str, list[Row]] = {}
             for trial in row:
                 found.setdefault(one_line(trial[across]), []).append(trial)
@@ -180,13 +182,13 @@ class _Builder:
     def _standing(self, trial: Row) -> Row:
         return self._standings[tuple(trial[name] for name in RESULT)]
 
-    def _cell(self, table: Table, trials: list[Row]) -> Cell:
+    def _cell(self, table: ResultsTable, trials: list[Row]) -> TableCell:
         """The cell of the trials of one method and width, one for each seed."""
         if not trials:
-            return Cell("")
+            return TableCell("")
         reasons = [trial["reason"] for trial in trials if trial["status"] == "unsupported"]
         if reasons:
-            return Cell(DASH, (table.note(reasons[0]),))
+            return TableCell(DASH, (table.note(reasons[0]),))
         done = [trial for trial in trials if trial["status"] == "done"]
         missing = any(trial["status"] == "missing" for trial in trials)
         text = "" if len(done) == len(trials) else WAITING if missing else "failed"
@@ -194,18 +196,18 @@ class _Builder:
             means = ([trial[name] for trial in done] for name in self._shown)
             text = "/".join(map(mean_and_deviation, means))
             text += f" (n = {len(done)})" if len(done) < len(trials) else ""
-            text += " (rehearsal)" if self._layout.rehearsal else ""
-        standing = {} if self._layout.rehearsal else self._standing(trials[0])
-        return Cell(
+            text += " (rehearsal)" if self._presentation.rehearsal else ""
+        standing = {} if self._presentation.rehearsal else self._standing(trials[0])
+        return TableCell(
             text,
             tuple(map(table.note, _notes(trials, done))),
             best=bool(standing.get("bold")),
             worse=standing.get("standing") == "worse",
         )
 
-    def _add_published(self, table: Table) -> None:
+    def _add_published(self, table: ResultsTable) -> None:
         """Add a column of published numbers for each column that has any."""
-        across = DIMENSIONS[self._arrangement.columns]
+        across = DIMENSIONS[self._layout.columns]
         numbers = [
             {one_line(trial[across]): trial for trial in row if trial.get("published")}
             for row in self._rows
@@ -215,12 +217,12 @@ class _Builder:
             for (_, cells), row in zip(table.rows, numbers, strict=True):
                 if column in row:
                     note = table.note(f"published, not run here: {row[column]['source']}")
-                    cells.append(Cell(row[column]["published"], (note,), published=True))
+                    cells.append(TableCell(row[column]["published"], (note,), published=True))
                 else:
-                    cells.append(Cell(""))
+                    cells.append(TableCell(""))
 
     @staticmethod
-    def _marks(table: Table) -> list[str]:
+    def _marks(table: ResultsTable) -> list[str]:
         """Sentences on the marks that a table has."""
         cells = [cell for _, row in table.rows for cell in row]
         present = {
