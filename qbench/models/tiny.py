@@ -23,19 +23,18 @@ class ConvNetTiny(nn.Sequential):
     Args:
         num_classes: outputs.
         in_channels: channels of the image.
-        width: channels of the first convolution.
     """
 
-    def __init__(self, num_classes: int, in_channels: int, width: int = 16) -> None:
+    def __init__(self, num_classes: int, in_channels: int) -> None:
         super().__init__(
-            *conv_bn_relu(in_channels, width),
-            *conv_bn_relu(width, width),
+            *conv_bn_relu(in_channels, 16),
+            *conv_bn_relu(16, 16),
             nn.MaxPool2d(2),
-            *conv_bn_relu(width, 2 * width),
-            *conv_bn_relu(2 * width, 2 * width),
+            *conv_bn_relu(16, 32),
+            *conv_bn_relu(32, 32),
             nn.AdaptiveAvgPool2d(1),
             nn.Flatten(),
-            nn.Linear(2 * width, num_classes),
+            nn.Linear(32, num_classes),
         )
 
 
