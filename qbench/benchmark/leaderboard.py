@@ -70,7 +70,7 @@ def _draw_examples(benchmark: Benchmark) -> list[Path]:
     if dataset.task != "detection" or benchmark.rehearsal or dataset.missing():
         return []
     from qbench.report.figures.detections import detections
-    from qbench.tasks.detection import EXAMPLES
+    from qbench.tasks.detection import EXAMPLE_IMAGES
 
     first = [planned for planned in benchmark.planned if planned.trial.seed == suite.seeds[0]]
     done = [planned for planned in first if benchmark.status(planned) == "done"]
@@ -79,7 +79,7 @@ def _draw_examples(benchmark: Benchmark) -> list[Path]:
     if not any(found.values()):
         return []
     benchmark.folder.mkdir(parents=True, exist_ok=True)
-    images, targets = dataset.first(EXAMPLES)
+    images, targets = dataset.first(EXAMPLE_IMAGES)
     drawn: list[Path] = []
     for model in suite.models:
         for bits in [str(Bits.parse(text)) for text in suite.bits]:

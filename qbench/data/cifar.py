@@ -18,7 +18,7 @@ from qbench.data import Dataset, standardised
 from qbench.errors import QbenchError
 from qbench.spec.recipe import Recipe
 
-TRAINING, TEST = 50_000, 10_000
+CIFAR_TRAINING, CIFAR_TEST = 50_000, 10_000
 
 
 class CIFAR10(Dataset):
@@ -83,7 +83,9 @@ class CIFAR10(Dataset):
 
     def sizes(self) -> tuple[int, int]:
         """Numbers of images."""
-        return (self._synthetic, self._synthetic) if self._synthetic else (TRAINING, TEST)
+        return (
+            (self._synthetic, self._synthetic) if self._synthetic else (CIFAR_TRAINING, CIFAR_TEST)
+        )
 
     def identity(self) -> dict[str, Any]:
         """Whether images are noise."""

@@ -20,7 +20,7 @@ from qbench.data import Dataset, UnreadableError, content_of, standardised
 from qbench.errors import QbenchError
 from qbench.spec.recipe import Recipe
 
-CLASSES, TRAINING, TEST = 1000, 1_281_167, 50_000
+IMAGENET_CLASSES, IMAGENET_TRAINING, IMAGENET_TEST = 1000, 1_281_167, 50_000
 _MEAN, _DEVIATION = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 _RESIZE = 256 / 224  # the shorter side over the crop
 
@@ -76,7 +76,7 @@ class ImageNet(Dataset):
     @property
     def num_classes(self) -> int:  # type: ignore[override]
         """Classes of the training images; of ImageNet where they are missing."""
-        return CLASSES if self.missing() else int(self._train.labels.max()) + 1
+        return IMAGENET_CLASSES if self.missing() else int(self._train.labels.max()) + 1
 
     def missing(self) -> str:
         """Where images should be and are not."""
@@ -95,14 +95,19 @@ class ImageNet(Dataset):
     def sizes(self) -> tuple[int, int]:
         """Numbers of images; of ImageNet where they are missing."""
         if self.missing():
-            return TRAINING, TEST
+            return IMAGENET_TRAINING, IMAGENET_TEST
         return len(self._train.labels), len(self._test.labels)
 
     def identity(self) -> dict[str, Any]:
         """What is not as in ImageNet: the size of the crop, the numbers of classes and images."""
         own = {"image_size": self._size, "classes": self.num_classes}
         own |= dict(zip(("train", "test"), self.sizes(), strict=True))
-        original = {"image_size": 224, "classes": CLASSES, "train": TRAINING, "test": TEST}
+        original = {
+            "image_size": 224,
+            "classes": IMAGENET_CLASSES,
+            "train": IMAGENET_TRAINING,
+            "test": IMAGENET_TEST,
+        }
         return {name: value for name, value in own.items() if value != original[name]}
 
     def train(self) -> TorchDataset[Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torchvision.transforms import v2
 
-from qbench.data.synthetic.voc_like import CLASSES
+from qbench.data.voc.classes import VOC_CLASSES
 from qbench.data.voc.voc import VOC
 from qbench.spec.recipe import Recipe
 
@@ -24,7 +24,7 @@ class Shapes(VOC):
     source = "drawn by `qbench data voc-like`"
     loader_workers = 2
     folder = "shapes"
-    classes = CLASSES[:5]
+    classes = VOC_CLASSES[:5]
     size = 96
     training = {2007: 200, 2012: 200}
     testing = 100

@@ -13,23 +13,23 @@ from torchmetrics.classification import MulticlassAccuracy
 from qbench.data import Dataset
 from qbench.spec.result import ImageDetections
 
-Batch = tuple[Tensor, Tensor]
+LabelledBatch = tuple[Tensor, Tensor]
 
 
-def inputs(batch: Batch) -> Tensor:
+def inputs(batch: LabelledBatch) -> Tensor:
     """The images of a batch, (N, C, H, W)."""
     return batch[0]
 
 
 def random_batch(
     size: int, image_shape: tuple[int, int, int], classes: int, device: torch.device
-) -> Batch:
+) -> LabelledBatch:
     """Images and labels of noise, to time a step with."""
     images = torch.randn(size, *image_shape, device=device)
     return images, torch.randint(classes, (size,), device=device)
 
 
-def loss(model: nn.Module, batch: Batch) -> Tensor:
+def loss(model: nn.Module, batch: LabelledBatch) -> Tensor:
     """Mean cross-entropy of a batch of images, (N, C, H, W), and labels, (N,)."""
     images, labels = batch
     logits = model(images)
@@ -38,7 +38,7 @@ def loss(model: nn.Module, batch: Batch) -> Tensor:
 
 
 @torch.inference_mode()
-def evaluate(model: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
+def evaluate(model: nn.Module, batches: Iterable[LabelledBatch]) -> dict[str, float]:
     """Accuracy of a model, in the mode that it is in, over the batches of all processes.
 
     Returns:

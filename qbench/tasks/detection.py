@@ -18,19 +18,19 @@ from qbench.spec.result import ImageDetections
 from qbench.tasks.voc_ap import mean_average_precision
 
 Image = dict[str, Tensor]
-Batch = tuple[Tensor, list[Image]]
-EXAMPLES = 4  # images whose detections are kept with a trial, for a picture
+DetectionBatch = tuple[Tensor, list[Image]]
+EXAMPLE_IMAGES = 4  # test images whose detections are stored with a trial
 LEAST_SCORE = 0.3
 
 
-def inputs(batch: Batch) -> Tensor:
+def inputs(batch: DetectionBatch) -> Tensor:
     """The images of a batch, (N, 3, S, S)."""
     return batch[0]
 
 
 def random_batch(
     size: int, image_shape: tuple[int, int, int], classes: int, device: torch.device
-) -> Batch:
+) -> DetectionBatch:
     """Images of noise, with a box in the middle of each, to time a step with."""
     images = torch.rand(size, *image_shape, device=device)
     _, height, width = image_shape
@@ -39,7 +39,7 @@ def random_batch(
     return images, [{"boxes": box, "labels": label} for label in labels]
 
 
-def loss(model: nn.Module, batch: Batch) -> Tensor:
+def loss(model: nn.Module, batch: DetectionBatch) -> Tensor:
     """The sum of the detector's losses; for SSD its multibox loss (arXiv:1512.02325, Eq. 1).
 
     Args:
@@ -53,7 +53,7 @@ def loss(model: nn.Module, batch: Batch) -> Tensor:
 
 
 @torch.inference_mode()
-def evaluate(model: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
+def evaluate(model: nn.Module, batches: Iterable[DetectionBatch]) -> dict[str, float]:
     """Mean average precision of a detector over the batches of all processes.
 
     Args:
@@ -91,7 +91,7 @@ def examples(model: nn.Module, dataset: Dataset) -> list[ImageDetections]:
     Returns:
         For each image the objects found with some confidence, the surest first.
     """
-    images, _ = dataset.first(EXAMPLES)
+    images, _ = dataset.first(EXAMPLE_IMAGES)
     found = model(images.to(next(model.parameters()).device))
     return [_shown(_on_cpu(each)) for each in found]
 

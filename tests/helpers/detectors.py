@@ -12,7 +12,7 @@ TINY = [
 ]
 
 
-def batch(size: int = 96, count: int = 2) -> detection.Batch:
+def batch(size: int = 96, count: int = 2) -> detection.DetectionBatch:
     """Images of noise; a box of a third of the image in each, and a smaller one."""
     images = torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(0))
     boxes = size / 96 * torch.tensor([[10.0, 10, 42, 42], [50, 50, 70, 75]])

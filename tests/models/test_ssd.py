@@ -179,7 +179,7 @@ def test_a_detector_of_separable_convolutions_takes_a_step(name: str) -> None:
 
 
 def take_a_step(
-    model: nn.Module, name: str, bits: str, layers: list[str], data: detection.Batch
+    model: nn.Module, name: str, bits: str, layers: list[str], data: detection.DetectionBatch
 ) -> None:
     """Attach, train a step in each of three epochs, evaluate soft, harden, evaluate and audit."""
     method = registry.build_method(name, FEW.get(name, {}))

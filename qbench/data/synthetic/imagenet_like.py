@@ -22,7 +22,7 @@ _TURN_RIGHT = 6  # a quarter, to be upright
 
 
 @dataclass(frozen=True)
-class Written:
+class WrittenImageNet:
     """What a folder holds.
 
     Attributes:
@@ -56,7 +56,7 @@ class _Entry:
 
 def write(
     folder: Path, classes: int = 10, per_class: int = 50, size: int = 160, track: Track = iter
-) -> Written:
+) -> WrittenImageNet:
     """Write ``train/WNID/*.JPEG``, ``val/WNID/*.JPEG``, and the lists ``train.txt``, ``val.txt``.
 
     A list has a line ``path label`` for each image, paths relative to ``folder``, as the code of
@@ -92,7 +92,7 @@ def write(
     arguments = f"--classes {classes} --per-class {per_class} --size {size}"
     written = Tree(f"qbench data imagenet-like DIR {arguments}", files).write(folder, track)
     (broken,) = (entry.path for entry in splits["train"] if entry.kind == "broken")
-    return Written(written, len(splits["train"]), len(splits["val"]), folder / broken)
+    return WrittenImageNet(written, len(splits["train"]), len(splits["val"]), folder / broken)
 
 
 def wordnet_id(label: int) -> str:

@@ -12,16 +12,11 @@ from xml.etree import ElementTree
 
 from qbench.data.synthetic.scene import Object, Scene, compose
 from qbench.data.synthetic.tree import Track, Tree, require
-
-CLASSES = (
-    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
-    *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa"),
-    *("train", "tvmonitor"),
-)
+from qbench.data.voc.classes import VOC_CLASSES
 
 
 @dataclass(frozen=True)
-class Written:
+class WrittenVOC:
     """What a folder holds.
 
     Attributes:
@@ -44,7 +39,7 @@ def write(
     classes: int = 5,
     size: int = 96,
     track: Track = iter,
-) -> Written:
+) -> WrittenVOC:
     """Write ``VOCdevkit/VOC2007`` and ``VOCdevkit/VOC2012``.
 
     `torchvision.datasets.VOCDetection` reads them, with ``folder`` as its root. The test images are
@@ -67,7 +62,7 @@ def write(
     """
     require("--train", train, 4, 99_999, "each year's half has images to train and to validate")
     require("--test", test, 2, 99_999, "one alone may be an image that shows nothing")
-    require("--classes", classes, 2, len(CLASSES), f"Pascal VOC has {len(CLASSES)}")
+    require("--classes", classes, 2, len(VOC_CLASSES), f"Pascal VOC has {len(VOC_CLASSES)}")
     require("--size", size, 32, 1000, "VOC's is 500; in fewer than 32 pixels no object shows")
     first = train - train // 2
     of_2007 = [f"{i:06d}" for i in range(1, first + 1)]
@@ -89,7 +84,7 @@ def write(
             files[f"VOCdevkit/{year}/ImageSets/Main/{split}.txt"] = text.encode
     arguments = f"--train {train} --test {test} --classes {classes} --size {size}"
     written = Tree(f"qbench data voc-like DIR {arguments}", files).write(folder, track)
-    return Written(written, (first, train // 2), test, CLASSES[:classes])
+    return WrittenVOC(written, (first, train // 2), test, VOC_CLASSES[:classes])
 
 
 def scene(year: str, name: str, classes: int, size: int) -> Scene:
@@ -125,7 +120,7 @@ def _annotation(year: str, name: str, classes: int, size: int) -> bytes:
 
 def _fields(found: Object) -> dict[str, Any]:
     return {
-        "name": CLASSES[found.label],
+        "name": VOC_CLASSES[found.label],
         "pose": "Unspecified",
         "truncated": int(found.truncated),
         "difficult": int(found.difficult),

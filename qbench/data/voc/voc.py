@@ -15,7 +15,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from qbench.data import Dataset, content_of
-from qbench.data.synthetic.voc_like import CLASSES
+from qbench.data.voc.classes import VOC_CLASSES
 from qbench.data.voc.images import Item, Target, VOCImages, drop_boxes_without_area, list_of, listed
 from qbench.errors import QbenchError
 from qbench.spec.recipe import Recipe
@@ -55,7 +55,7 @@ class VOC(Dataset):
     loader_workers = 8
     shown = ("map50_voc07",)
     folder: ClassVar[str] = "voc"
-    classes: ClassVar[tuple[str, ...]] = CLASSES
+    classes: ClassVar[tuple[str, ...]] = VOC_CLASSES
     size: ClassVar[int] = 300
     training: ClassVar[dict[int, int]] = {2007: 5_011, 2012: 11_540}
     testing: ClassVar[int] = 4_952
