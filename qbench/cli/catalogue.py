@@ -122,8 +122,8 @@ def draw(prefix: str, results: Path, folder: Path) -> list[Path]:
     import pandas as pd
 
     from qbench.benchmark.leaderboard import history_columns
-    from qbench.report.figures import accuracy
     from qbench.report.figures import weights as weight_figures
+    from qbench.report.figures.training import soft_and_hard, training_curves
     from qbench.spec.result import WeightObservations
     from qbench.store.tags import trial_of
 
@@ -138,8 +138,8 @@ def draw(prefix: str, results: Path, folder: Path) -> list[Path]:
     metric = registry.build_dataset(what.dataset).shown[0]
     histories = store.histories({key: run}, history_columns(metric))
     folder.mkdir(parents=True, exist_ok=True)
-    drawn = accuracy.training_curves(trials, histories, folder, metric)
-    drawn += accuracy.soft_and_hard(trials, histories, folder, metric)
+    drawn = training_curves(trials, histories, folder, metric)
+    drawn += soft_and_hard(trials, histories, folder, metric)
     drawn += weight_figures.weight_distributions(observed.weights, what.name, folder)
     if observed.curve is not None:
         layer = next((w for w in observed.weights if w.layer == observed.curve.layer), None)

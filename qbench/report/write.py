@@ -94,16 +94,18 @@ def _draw(
     folder: Path,
 ) -> list[Path]:
     """Draw the figures of a suite that there is data for."""
-    from qbench.report.figures import accuracy  # matplotlib takes a second to import
+    # matplotlib takes a second to import
+    from qbench.report.figures.accuracy import accuracy_by_bits
     from qbench.report.figures.pareto import pareto
     from qbench.report.figures.ranks import ranks
+    from qbench.report.figures.training import soft_and_hard, training_curves
 
     return [
-        *accuracy.accuracy_by_bits(trials, folder, metric),
+        *accuracy_by_bits(trials, folder, metric),
         *pareto(summary, folder),
         *ranks(summary, folder),
-        *accuracy.training_curves(trials, histories, folder, metric),
-        *accuracy.soft_and_hard(trials, histories, folder, metric),
+        *training_curves(trials, histories, folder, metric),
+        *soft_and_hard(trials, histories, folder, metric),
     ]
 
 

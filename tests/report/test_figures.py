@@ -17,7 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import StepPatch
 from matplotlib.text import Text
 
-from qbench.report.figures import accuracy
+from qbench.report.figures import accuracy, training
 from qbench.report.figures import style as figure_style
 from qbench.report.figures import weights as weight_figures
 from qbench.spec.result import QuantizerCurve, WeightDistribution
@@ -63,7 +63,7 @@ def draw(trials: pd.DataFrame, histories: pd.DataFrame, folder: Path) -> list[Pa
     """Both figures."""
     return [
         *accuracy.accuracy_by_bits(trials, folder),
-        *accuracy.training_curves(trials, histories, folder),
+        *training.training_curves(trials, histories, folder),
     ]
 
 
@@ -115,7 +115,7 @@ def test_full_precision_alone_draws_nothing(tmp_path: Path) -> None:
 
 def test_trials_without_histories_have_no_curves(tmp_path: Path) -> None:
     trials, histories = suite()
-    assert accuracy.training_curves(trials, histories.iloc[:0], tmp_path) == []
+    assert training.training_curves(trials, histories.iloc[:0], tmp_path) == []
 
 
 def test_each_model_has_a_panel(tmp_path: Path) -> None:
@@ -160,12 +160,12 @@ def test_panels_are_in_the_order_of_the_suite(
 ) -> None:
     drawn: list[str] = []
     monkeypatch.setattr(
-        accuracy, "_curves_panel", lambda _, curves, __: drawn.append(curves["bits"].iloc[0])
+        training, "_curves_panel", lambda _, curves, __: drawn.append(curves["bits"].iloc[0])
     )
     trials, histories = suite()
     unsupported = (trials["label"] == "STE") & (trials["bits"] == "2/32")
     trials = trials.assign(status=trials["status"].mask(unsupported, "unsupported"))
-    accuracy.training_curves(trials, histories, tmp_path)
+    training.training_curves(trials, histories, tmp_path)
     assert drawn == list(WIDTHS)
 
 
@@ -248,7 +248,7 @@ def draw_trial(folder: Path, name: str = "a trial") -> list[Path]:
     """The figures that show one method, or one trial, from within."""
     trials, histories = suite()
     return [
-        *accuracy.soft_and_hard(trials, with_soft(histories), folder),
+        *training.soft_and_hard(trials, with_soft(histories), folder),
         *weight_figures.quantization_function(curve(), weights(), name, folder),
         *weight_figures.weight_distributions([weights(), weights("fc")], name, folder),
     ]
@@ -263,7 +263,7 @@ def saved(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
         kept.append(figure)
         return []
 
-    for module in (accuracy, weight_figures):
+    for module in (training, weight_figures):
         monkeypatch.setattr(module, "save", keep)
     return kept
 
@@ -342,7 +342,7 @@ def test_the_same_trial_gives_the_same_bytes(tmp_path: Path) -> None:
 def test_soft_is_dashed_and_hard_is_solid_and_both_are_means(saved: list[Figure]) -> None:
     trials, histories = suite(epochs=5)
     histories = with_soft(histories)
-    accuracy.soft_and_hard(trials, histories, Path())
+    training.soft_and_hard(trials, histories, Path())
     (figure,) = saved
     assert [axes.get_title() for axes in figure.axes] == list(WIDTHS)
     for axes, bits in zip(figure.axes, WIDTHS, strict=True):
@@ -356,8 +356,8 @@ def test_soft_is_dashed_and_hard_is_solid_and_both_are_means(saved: list[Figure]
 
 def test_only_methods_with_soft_quantizers_are_named(saved: list[Figure]) -> None:
     trials, histories = suite()
-    accuracy.soft_and_hard(trials, with_soft(histories, "TWN"), Path())
-    accuracy.training_curves(trials, histories, Path())
+    training.soft_and_hard(trials, with_soft(histories, "TWN"), Path())
+    training.training_curves(trials, histories, Path())
     gap, curves = saved
     assert legend(gap) == ["TWN", "soft quantizers", "hard quantizers"]
     colors = {line.get_color() for line in gap.axes[0].get_lines()}
@@ -366,7 +366,7 @@ def test_only_methods_with_soft_quantizers_are_named(saved: list[Figure]) -> Non
 
 def test_every_point_of_soft_and_hard_is_on_the_axis(saved: list[Figure]) -> None:
     trials, histories = suite()
-    accuracy.soft_and_hard(trials, with_soft(histories, gap=-30), Path())
+    training.soft_and_hard(trials, with_soft(histories, gap=-30), Path())
     low, high = saved[0].axes[0].get_ylim()
     drawn = np.stack([data(line)[1] for axes in saved[0].axes for line in axes.get_lines()])
     assert low < drawn.min() < drawn.max() < high
@@ -378,7 +378,7 @@ def test_both_lines_are_over_the_same_seeds(saved: list[Figure]) -> None:
     one_seed = histories["key"].str.endswith("/1/1/0")
     for epoch, lacks, has in ((2, "soft_top1", "top1"), (3, "top1", "soft_top1")):
         histories.loc[one_seed & (histories["epoch"] == epoch), [lacks, has]] = float("nan"), 0.0
-    accuracy.soft_and_hard(trials, histories, Path())
+    training.soft_and_hard(trials, histories, Path())
     soft, hard = saved[0].axes[WIDTHS.index("1/1")].get_lines()
     assert list(data(hard)[0]) == [1, 2, 3, 4, 5]
     gap = data(soft)[1] - data(hard)[1]
@@ -397,14 +397,14 @@ def test_both_lines_are_over_the_same_seeds(saved: list[Figure]) -> None:
     ids=["no column", "no soft form", "failed", "full precision", "no histories"],
 )
 def test_without_soft_quantizers_there_is_no_gap_to_draw(tmp_path: Path, given: Suite) -> None:
-    assert accuracy.soft_and_hard(*given, tmp_path) == []
+    assert training.soft_and_hard(*given, tmp_path) == []
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_panel_without_one_below_has_numbers(saved: list[Figure]) -> None:
     trials, histories = suite(("net", "other"))
     skipped = (trials["model"] == "other") & (trials["bits"] == "2/2")
-    accuracy.soft_and_hard(trials[~skipped], with_soft(histories), Path())
+    training.soft_and_hard(trials[~skipped], with_soft(histories), Path())
     numbered = [axes.xaxis.get_tick_params()["labelbottom"] for axes in saved[0].axes]
     assert numbered == [False, False, False, True, True, True, True]
 
@@ -525,7 +525,7 @@ def test_a_name_too_long_for_its_panel_keeps_its_end(saved: list[Figure]) -> Non
 def test_odd_names_are_text(saved: list[Figure]) -> None:
     trials, histories = suite(epochs=1)
     trials = trials.assign(label="$a_b$ " + trials["label"])
-    accuracy.soft_and_hard(trials, with_soft(histories), Path())
+    training.soft_and_hard(trials, with_soft(histories), Path())
     weight_figures.quantization_function(curve((1,)), weights("$w_1"), "$x_y$ 50%", Path())
     weight_figures.weight_distributions([weights("$w_1$")], "", Path())
     gap, function, _ = saved
@@ -547,6 +547,6 @@ def test_no_text_stands_on_another(saved: list[Figure], count: int) -> None:
     weight_figures.weight_distributions(layers, title, Path())
     weight_figures.quantization_function(curve((1, 2, 3, 5, 9, 20)), layers[0], title, Path())
     trials, histories = suite(tuple(f"net{i}" for i in range(count)), seeds=1)
-    accuracy.soft_and_hard(trials, with_soft(histories), Path())
+    training.soft_and_hard(trials, with_soft(histories), Path())
     for figure in saved:
         assert overlapping(figure) == []
