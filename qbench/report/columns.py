@@ -1,4 +1,4 @@
-"""Names and meanings of all columns: the one list behind tables, files and pages.
+"""Names and meanings of all columns. Tables, files and pages use this list.
 
 ``python -m qbench.report.columns`` prints ``docs/columns.md``.
 """
@@ -14,16 +14,17 @@ Better = Literal["higher", "lower", ""]
 
 @dataclass(frozen=True)
 class Column:
-    """One column of `qbench.report.summary.summarise`.
+    """One column of the frame that `qbench.report.summary.summarise` returns.
 
     Attributes:
-        name: in frames and CSV files.
-        title: in headings.
-        about: what it is, in a sentence.
+        name: Name in frames and CSV files.
+        title: Title in headings, without the unit.
+        about: Meaning of the column, in a sentence.
         group: ``result``, ``accuracy``, ``significance``, ``published``, ``policy`` or ``cost``.
-        unit: ``%``, ``points`` (of percent), ``MB``, ``GBOPs``, ``×``, or '' of numbers and text.
-        digits: behind the point; None of text and of whole numbers.
-        better: which values are better, if any are.
+        unit: ``%``, ``points`` (of percent), ``MB`` (10^6 bytes), ``GBOPs`` (10^9 bit-operations),
+            ``×``, or an empty string for text and numbers without a unit.
+        digits: Number of decimals. None for text, whole numbers and published values.
+        better: Which values are better: ``higher``, ``lower``, or an empty string if neither.
     """
 
     name: str
@@ -40,7 +41,14 @@ class Column:
         return self.title if self.unit in ("", "×") else f"{self.title} ({self.unit})"
 
     def text(self, value: Any) -> str:
-        """A value as people read it, without its unit but for ×; '' of one that is not there."""
+        """Format a value for tables.
+
+        Args:
+            value: Value of the column, of any type.
+
+        Returns:
+            The text. ``×`` is the only unit that it includes. Empty if the value is None or NaN.
+        """
         if value is None or (isinstance(value, float) and math.isnan(value)):
             return ""
         if isinstance(value, bool):
@@ -58,7 +66,14 @@ class Column:
 
 
 def as_printed(value: float) -> str:
-    """A published value as tables print it: with a digit behind the point, or more."""
+    """Format a published value for tables.
+
+    Args:
+        value: Published value, in %.
+
+    Returns:
+        The value with its own decimals, at least one.
+    """
     return max(f"{value:.1f}", f"{value:g}", key=len)
 
 
@@ -253,7 +268,7 @@ COLUMNS: tuple[Column, ...] = (
     ),
 )
 BY_NAME = {column.name: column for column in COLUMNS}
-# Of `trials.csv`, in its order.
+# The columns of `trials.csv`, in its order, with their meanings.
 TRIAL_COLUMNS = {
     "key": "The trial's key: a hash of everything that determines its numbers.",
     "method": "Name of the method in suites; fp32 is the full-precision network.",

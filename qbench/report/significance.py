@@ -1,7 +1,8 @@
-"""Which differences are real: paired tests, corrected for their number, and verdicts on claims.
+"""Significance of differences: paired tests, Holm's correction, and verdicts on published numbers.
 
-Seeds pair trials: with one seed, two methods start from the same full-precision weights and see the
-same batches. So differences are tested seed by seed (Student's paired t-test, two-sided).
+Trials are paired by seed. Two methods with the same seed start from the same full-precision weights
+and see the same batches. Differences are therefore tested seed by seed, with the two-sided paired
+t-test of Student.
 """
 
 from __future__ import annotations
@@ -13,16 +14,17 @@ import numpy as np
 from scipy.special import stdtr, stdtrit  # Student's t and its inverse
 
 LEVEL = 0.05
-_ALIKE = 1e-3  # percent: less than one test image of ImageNet's, more than files round to
+_ALIKE = 1e-3  # in %: less than one test image of ImageNet, more than the rounding in files
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a measurement says of a published number.
+    """Verdict of a measurement on a published number.
 
     Attributes:
-        text: ``reproduced``, ``short by 1.20``, ``above by 0.31``, ``one seed`` or ``not judged``.
-        note: why it is not judged, or what it was measured with otherwise.
+        text: ``reproduced``, ``short by 1.20``, ``above by 0.31`` (both in points), ``one seed``,
+            ``not judged``, or an empty string if there is nothing to judge.
+        note: Why the number is not judged, or how the measurement departs from its setting.
     """
 
     text: str
@@ -30,7 +32,15 @@ class Verdict:
 
 
 def interval(values: Sequence[float], level: float = LEVEL) -> float:
-    """Half the width of the two-sided 1 − ``level`` interval of a mean; NaN of fewer than two."""
+    """Return half the width of the two-sided confidence interval of a mean (Student's t).
+
+    Args:
+        values: Measured values, one for each seed.
+        level: Significance level. The interval has the confidence 1 − `level`.
+
+    Returns:
+        Half the width, in the unit of the values. NaN if there are fewer than two values.
+    """
     n = len(values)
     if n < 2:
         return float("nan")
@@ -38,16 +48,17 @@ def interval(values: Sequence[float], level: float = LEVEL) -> float:
 
 
 def paired(a: Mapping[int, float], b: Mapping[int, float]) -> float:
-    """The p-value of the difference of two methods, over the seeds that both have.
+    """Test the difference of two methods over the seeds that both have.
 
     Args:
-        a: values by seed.
-        b: likewise.
+        a: Values of one method by seed, in %.
+        b: Values of the other method by seed, in %.
 
     Returns:
-        Of the two-sided paired t-test; 1 where all are equal. NaN, no test, with fewer than two
-        common seeds, or where the difference is the same for each: then there is no spread to judge
-        it by, as happens where few test images make accuracies coarse.
+        The p-value of the two-sided paired t-test. 1 if the values are equal for each seed. NaN if
+        there is no test: with fewer than two common seeds, or if the difference is not zero and is
+        the same for each seed. Then there is no spread to judge it by; this happens where few test
+        images make accuracies coarse. Differences within 0.001 points count as equal.
     """
     seeds = sorted(a.keys() & b.keys())
     differences = np.array([a[seed] - b[seed] for seed in seeds])
@@ -60,7 +71,14 @@ def paired(a: Mapping[int, float], b: Mapping[int, float]) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down correction (Scand. J. Stat. 6, 1979) of a family of p-values; NaN stay."""
+    """Apply Holm's step-down correction (Scand. J. Stat. 6, 1979) to a family of p-values.
+
+    Args:
+        p_values: p-values. NaN stands for no test and does not count towards the family.
+
+    Returns:
+        The corrected p-values in the same order, at most 1. NaN stays NaN.
+    """
     tested = sorted((p, i) for i, p in enumerate(p_values) if not np.isnan(p))
     corrected = [float("nan")] * len(p_values)
     highest = 0.0
@@ -74,12 +92,14 @@ def judge(values: Sequence[float], claim: float, decimals: int) -> Verdict:
     """Judge a published number by the spread over seeds.
 
     Args:
-        values: measured, one for each seed.
-        claim: the published number.
-        decimals: to which it is rounded; half a unit of the last counts in its favour.
+        values: Measured values, one for each seed, in %.
+        claim: Published number, in %.
+        decimals: Number of decimals that the published number is rounded to. Half a unit of the
+            last one counts in its favour.
 
     Returns:
-        ``reproduced`` where the 95 % interval of the mean reaches the number.
+        ``reproduced`` if the 95 % interval of the mean reaches the number; else ``short by`` or
+        ``above by`` and the difference in points. ``one seed`` if there are fewer than two values.
     """
     if len(values) < 2:
         return Verdict("one seed")

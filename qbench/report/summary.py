@@ -1,7 +1,7 @@
-"""One row for each result: what tables, figures and pages are made from.
+"""Summary of trials: one row for each result. Tables, figures and pages are made from it.
 
-A result is a dataset, a model, a row of the suite and a width, over its seeds. `COLUMNS` says what
-the columns are. Full-precision networks are results too.
+A result is a dataset, a model, a row of the suite and its bit-widths, over its seeds.
+`qbench.report.columns.COLUMNS` describes the columns. Full-precision networks are results too.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from qbench.report.significance import LEVEL, Verdict, holm, interval, judge, pa
 from qbench.spec.trial import FP32
 
 RESULT = ["dataset", "model", "label", "bits"]
-# Columns of trials that older frames and hand-made ones may lack, and what then holds.
+# Columns that older or hand-made frames of trials may lack, with their defaults.
 _DEFAULTS: dict[str, Any] = {
     "options": "{}",
     "w_bits": np.nan,
@@ -49,20 +49,23 @@ _TOLD_ELSEWHERE = ("initialization",)
 
 
 def summarise(trials: pd.DataFrame, metric: str = "top1") -> pd.DataFrame:
-    """Return one row for each result, in the order of the trials.
+    """Summarise trials over their seeds.
 
     Args:
-        trials: one row for each trial, as `qbench.benchmark.benchmark.Benchmark.trials` gives them;
-        columns
-            of policy, cost and claims may be missing.
-        metric: what mean, deviation and tests are of, in percent, higher being better.
+        trials: One row for each trial, as `qbench.benchmark.benchmark.Benchmark.trials` returns
+            them. Required columns: ``dataset``, ``model``, ``label`` (row of the table), ``bits``,
+            ``method``, ``seed`` (int), ``recipe``, ``epochs`` (int), ``status`` (done, failed,
+            missing or unsupported), ``reason``, and `metric` (float, %; NaN if not measured).
+            Columns of policy, cost and claims may be missing.
+        metric: Metric of the mean, the standard deviation and the tests. Higher values are better.
 
     Returns:
-        A frame with the columns that `COLUMNS` describes, without further metrics that the trials
-        have not.
+        One row for each result, in the order of the trials, with the columns of
+        `qbench.report.columns.COLUMNS`. Metrics other than `metric` that the trials lack are left
+        out. A number that is not known is NaN.
 
     Raises:
-        KeyError: the trials lack a column that is no default's.
+        KeyError: The trials lack a required column.
     """
     trials = trials.assign(**{k: v for k, v in _DEFAULTS.items() if k not in trials})
     rows: list[dict[str, Any]] = []
@@ -79,19 +82,45 @@ def summarise(trials: pd.DataFrame, metric: str = "top1") -> pd.DataFrame:
 
 
 def columns_of(summary: pd.DataFrame, *groups: str) -> list[Column]:
-    """The columns of a summary, of these groups or of all."""
+    """Return the descriptions of a summary's columns.
+
+    Args:
+        summary: Frame as `summarise` returns it, one row for each result.
+        groups: Groups of columns to return, such as ``cost``. Default: all.
+
+    Returns:
+        The columns, in the order of the frame.
+
+    Raises:
+        KeyError: The frame has a column that `qbench.report.columns.COLUMNS` does not describe.
+    """
     columns = [BY_NAME[str(name)] for name in summary]
     return [column for column in columns if not groups or column.group in groups]
 
 
 def records(trials: pd.DataFrame) -> list[Row]:
-    """The rows of a frame, as plain mappings: many small frames take far longer."""
+    """Return the rows of a frame as plain mappings, which are much faster than many small frames.
+
+    Args:
+        trials: Any frame.
+
+    Returns:
+        One mapping from column name to value for each row, in order.
+    """
     columns = {str(name): values.tolist() for name, values in trials.items()}
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 def grouped(trials: list[Row], *names: str) -> list[list[Row]]:
-    """Trials that agree in some columns, in the order of the first of each."""
+    """Group trials that agree in some columns.
+
+    Args:
+        trials: Rows of trials.
+        names: The columns.
+
+    Returns:
+        The groups, in the order in which the first trial of each appears.
+    """
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for trial in trials:
         groups.setdefault(tuple(trial[name] for name in names), []).append(trial)
@@ -99,12 +128,12 @@ def grouped(trials: list[Row], *names: str) -> list[list[Row]]:
 
 
 class _Result:
-    """The trials of one result, and its row as it is filled.
+    """The trials of one result, with the row of the summary that they give.
 
     Args:
-        trials: one for each seed.
-        metric: the column that counts.
-        full: the full-precision trials of the network.
+        trials: Rows of the trials, one for each seed.
+        metric: Metric of the mean, in %.
+        full: Rows of the full-precision trials of the same dataset and model.
     """
 
     def __init__(self, trials: list[Row], metric: str, full: list[Row]) -> None:
@@ -183,7 +212,7 @@ class _Result:
 
 
 def _compare(column: list[_Result]) -> None:
-    """Say how each result of a column stands to its best."""
+    """Set the standing of each result of a column relative to the best one."""
     measured = [result for result in column if result.row["n"]]
     tested = [result for result in measured if result.comparable]
     if len(measured) < 2:
@@ -211,7 +240,7 @@ def _standing(p: float, corrected: float) -> str:
 
 
 def _mark_protocols(results: list[_Result]) -> None:
-    """Say in what each result's protocol is not that of most."""
+    """Set how the protocol of each result differs from that of most results."""
     protocols = [_protocol(result) for result in results]
     counts: dict[str, Counter[str]] = {}
     for protocol in protocols:
@@ -226,7 +255,7 @@ def _mark_protocols(results: list[_Result]) -> None:
 
 
 def _protocol(result: _Result) -> dict[str, Any]:
-    """What is to be alike for numbers to be compared; nothing trained has no training's values."""
+    """Return the settings that comparable results share. Without training, no recipe values."""
     epochs = int(result.row["epochs"])
     known = {name: result.row[name] for name in _PROTOCOL if result.row[name]}
     protocol = {name.replace("_", " "): value for name, value in known.items()}
@@ -253,7 +282,7 @@ def _done(trials: list[Row]) -> list[Row]:
 
 
 def _mean_and_deviation(values: list[float]) -> tuple[float, float]:
-    """The mean and the sample deviation; NaN where there are too few values."""
+    """Return mean and sample standard deviation. Each is NaN if there are too few values."""
     mean = float(np.mean(values)) if values else np.nan
     return mean, float(np.std(values, ddof=1)) if len(values) > 1 else np.nan
 
@@ -267,6 +296,6 @@ def _by_seed(done: list[Row], metric: str) -> dict[int, float]:
 
 
 def _pace(done: list[Row]) -> dict[int, float]:
-    """Seconds of an epoch by seed, of what was trained here."""
+    """Return the seconds of an epoch by seed, for the trials that were trained here."""
     trained = [t for t in done if t["epochs"] > 0 and t["train_seconds"] > 0]
     return {int(t["seed"]): t["train_seconds"] / t["epochs"] for t in trained}

@@ -1,4 +1,4 @@
-"""A row for each trial: everything that tables, figures and files say of it."""
+"""Rows of trials: one for each trial, with all that tables, figures and files show of it."""
 
 from __future__ import annotations
 
@@ -31,21 +31,22 @@ NAN = float("nan")
 
 @functools.cache
 def _as_json(recipe: Recipe) -> str:
-    """A recipe as text; thousands of trials share a few."""
+    """Return a recipe as JSON. The cache helps because thousands of trials share a few recipes."""
     return recipe.model_dump_json()
 
 
 class TrialRows:
-    """Makes the rows of a suite's trials.
+    """Builder of the rows of a suite's trials.
 
     Args:
-        suite: the suite.
-        dataset: its dataset.
-        results: the results folder, for published numbers.
-        store: where finished trials are.
+        suite: The suite.
+        dataset: Dataset of the suite. Its files may be missing.
+        results: Results folder. A file ``published.csv`` there takes precedence over the installed
+            one.
+        store: The store of finished trials.
 
     Raises:
-        QbenchError: the suite names published numbers that there are not.
+        QbenchError: The suite names published numbers that do not exist.
     """
 
     def __init__(self, suite: Suite, dataset: Dataset, results: Path, store: Store) -> None:
@@ -62,14 +63,18 @@ class TrialRows:
     def row(
         self, planned: PlannedTrial, *, status: str, reason: str, stale: str, run: Run | None
     ) -> dict[str, object]:
-        """One trial's row: the `qbench.report.columns.TRIAL_COLUMNS` of its task.
+        """Return the row of one trial.
 
         Args:
-            planned: the trial.
+            planned: The trial, with its row in the suite.
             status: ``done``, ``failed``, ``missing`` or ``unsupported``.
-            reason: why it failed or cannot be run.
-            stale: why its number is not to be trusted any more.
-            run: what the store has of it.
+            reason: Why the trial failed or cannot be run. Otherwise an empty string.
+            stale: Why the result is stale. An empty string if it is current.
+            run: MLflow run of the trial, or None if the store has none.
+
+        Returns:
+            The columns of `qbench.report.columns.TRIAL_COLUMNS` in their order, with the metrics of
+            the trial's task only (float, %). Numbers that are not known are NaN, texts are empty.
         """
         trial = planned.trial
         done = run if status == "done" else None
@@ -128,7 +133,7 @@ class TrialRows:
         }
 
     def _shown(self, number: Number) -> str:
-        """A published number as a cell shows it: ``58.8/81.7``, a dash for one that is missing."""
+        """Return a published number as ``58.8/81.7``, with a dash for a missing value."""
         values = [number.values.get(name) for name in self._dataset.shown]
         return "/".join(DASH if value is None else as_printed(value) for value in values)
 
