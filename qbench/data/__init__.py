@@ -1,4 +1,35 @@
-"""Datasets: what a trial trains and is measured on."""
+"""Datasets that trials train on and are measured on.
+
+To add a dataset, subclass `Dataset` in a file of its own in this package and register it in
+``pyproject.toml`` as an entry point of the group ``qbench.datasets``. A package outside the
+repository does the same. A dataset needs its class attributes, `Dataset.train` and `Dataset.test`;
+a dataset that reads files also overrides `Dataset.missing`, `Dataset.sizes` and `Dataset.identity`.
+Data that are not for classification need a task too: see `qbench.tasks`.
+
+Example:
+    >>> import torch
+    >>> from torch.utils.data import TensorDataset
+    >>> from qbench.data import Dataset
+    >>> from qbench.spec.recipe import Recipe
+    >>> recipe = Recipe(
+    ...     epochs=1, batch_size=8, optimizer="sgd", lr=0.1, weight_decay=0.0, schedule="cosine"
+    ... )
+    >>> class Stripes(Dataset):
+    ...     title = "Stripes"
+    ...     source = "made up"
+    ...     num_classes = 2
+    ...     image_shape = (1, 8, 8)
+    ...     full_precision_recipe = aligned_recipe = recipe
+    ...
+    ...     def train(self):
+    ...         labels = torch.arange(16) % 2
+    ...         return TensorDataset(labels.float().view(-1, 1, 1, 1).expand(-1, 1, 8, 8), labels)
+    ...
+    ...     test = train
+    >>> images, labels = Stripes().first(3)
+    >>> images.shape, labels.tolist()
+    (torch.Size([3, 1, 8, 8]), [0, 1, 0])
+"""
 
 from __future__ import annotations
 
@@ -17,30 +48,30 @@ from qbench.spec.recipe import Recipe
 
 
 class UnreadableError(Exception):
-    """An item cannot be read; the message names its file and says why."""
+    """Raised if an item cannot be read. The message names its file and says why."""
 
 
 class Dataset(ABC):
     """A dataset with a fixed split, and the recipes that suit it.
 
-    Keyword arguments of the constructor are options of a suite's ``data``. ``root``, where the
-    files are, is one that no result depends on; all others are part of a trial's key. The
-    constructor reads nothing: a suite can be planned where its data are not.
+    Keyword arguments of the constructor are options of a suite's ``data``. No result depends on
+    the option ``root``, the folder of the files; all other options are part of a trial's key. The
+    constructor reads nothing, so that a suite can be planned on a machine without the data.
 
     Attributes:
-        title: its name in tables.
-        source: where its data come from.
-        task: what is asked of a model: ``'classification'`` or ``'detection'``.
-        loader_workers: CPU cores that load what a GPU trains on; more than one for data on disk.
-        shown: the metrics that a table's cell shows, of those that the task measures.
-        augmented: what is drawn anew for each training image, in a few words.
-        published_as: what papers' numbers on it are filed under in `suites/published.csv`, beside
-            its own name.
-        num_classes: number of classes.
-        image_shape: (channels, height, width) of one input image.
-        classes: their names, where a picture tells them; label 1 is the first.
-        full_precision_recipe: how a network is trained on it before quantization.
-        aligned_recipe: the one recipe for every method, for ``recipe: aligned``.
+        title: Name in tables.
+        source: Where the data come from.
+        task: Name of the task: ``'classification'`` or ``'detection'``.
+        loader_workers: CPU cores that load the data of one GPU. Above 1 for data on disk.
+        shown: Metrics that a table shows, of those that the task measures.
+        augmented: What is drawn at random for each training image, in a few words.
+        published_as: Names under which ``suites/published.csv`` files papers' numbers on this
+            dataset, in addition to its own name.
+        num_classes: Number of classes. In detection, the background is one of them.
+        image_shape: (channels, height, width) of one input image, in pixels.
+        classes: Names of the classes for figures of detections; the first has label 1.
+        full_precision_recipe: Recipe that trains a network before quantization.
+        aligned_recipe: Recipe of every method under ``recipe: aligned``.
     """
 
     title: ClassVar[str]
@@ -57,43 +88,62 @@ class Dataset(ABC):
     aligned_recipe: ClassVar[Recipe]
 
     def __init__(self) -> None:  # noqa: B027  # of datasets that have none of their own
-        """Without options."""
+        """Take no options."""
 
     @abstractmethod
     def train(self) -> TorchDataset[Any]:
-        """The training split: pairs of an image, ``image_shape``, and an int64 label.
+        """Return the training split.
 
-        What is drawn at random for an item comes from torch's global generator, which is seeded for
-        each item by trial, epoch and index: numbers do not depend on who loads it. An item that
-        cannot be read raises `UnreadableError`; it is left out of its batch, and named.
+        Draw random numbers for an item from torch's global generator. It is seeded for each item by
+        trial, epoch and index, so numbers do not depend on the process that loads the item. An item
+        that cannot be read raises `UnreadableError`; it is left out of its batch and reported.
+
+        Returns:
+            Dataset with a length. For classification, an item is an image of ``image_shape``, in
+            any dtype that `to_input` accepts, and an int64 label from 0 to ``num_classes`` − 1. For
+            detection, see `qbench.data.voc.voc.VOC`.
+
+        Raises:
+            QbenchError: Data are missing or malformed.
         """
 
     @abstractmethod
     def test(self) -> TorchDataset[Any]:
-        """The test split, alike."""
+        """Return the test split, with items like those of `train` and without augmentation."""
 
     def missing(self) -> str:
-        """Say what of the data is not there, where it was looked for, and what to do; '' if all is.
+        """Check whether the data are there, by folders and lists alone.
 
-        Reads no more than folders and lists.
+        Returns:
+            What is missing, where it was looked for, and what to do; an empty string if nothing is
+            missing.
         """
         return ""
 
     def sizes(self) -> tuple[int, int]:
-        """Numbers of training and of test items; where data are missing, those of the original."""
+        """Return the numbers of training and test items, of the original if data are missing."""
         return len(self.train()), len(self.test())  # type: ignore[arg-type]
 
     def identity(self) -> dict[str, Any]:
-        """What of the data decides numbers and is not said by the dataset's name: for trials' keys.
+        """Return what results depend on besides the dataset's name.
 
-        Empty for the original data with default options.
+        Returns:
+            Values for a trial's key, as JSON can hold them; empty for the original data with
+            default options.
         """
         return {}
 
     def first(self, count: int) -> Any:
-        """The first items of the test split that can be read, as a batch on the CPU.
+        """Return the first readable items of the test split as a batch on the CPU.
 
-        Its images are as `to_input` makes them. Raises UnreadableError where none can be read.
+        Args:
+            count: Number of items, 1 or more. The batch has fewer if the split does.
+
+        Returns:
+            Batch as `collate` makes it, with images as `to_input` returns them.
+
+        Raises:
+            UnreadableError: No item can be read.
         """
         split, items = self.test(), []
         for index in range(len(split)):  # type: ignore[arg-type]
@@ -107,34 +157,64 @@ class Dataset(ABC):
         return (self.to_input(images), *rest)
 
     def collate(self, items: Sequence[Any]) -> Any:
-        """A batch of items of `train` or `test`: images stacked, and labels."""
+        """Combine items of `train` or `test` into a batch.
+
+        Args:
+            items: Items, at least one.
+
+        Returns:
+            Images, stacked to (N, C, H, W), and int64 labels, (N,).
+        """
         return torch.utils.data.default_collate(list(items))
 
     def to_input(self, images: Tensor) -> Tensor:
-        """What the model is given of a batch of images, (N, C, H, W), on the model's device."""
+        """Convert the images of a batch to the input of a model.
+
+        Args:
+            images: Images of a batch, (N, C, H, W), on the model's device, in the dtype of `train`.
+
+        Returns:
+            Input of the model, floating-point, same shape. By default the images themselves.
+        """
         return images
 
     def stand_in(self, folder: Path) -> dict[str, Any]:
-        """Write a small stand-in for the data, for rehearsals; the same one is not written again.
+        """Write small synthetic data for rehearsals. Files that exist already are kept.
 
         Args:
-            folder: where to; made if needed.
+            folder: Folder to write to. It is created if necessary.
 
         Returns:
-            Options of this dataset by which a rehearsal reads it.
+            Options of this dataset that make it read the synthetic data.
         """
         return {}
 
 
 def standardised(images: Tensor, mean: Sequence[float], deviation: Sequence[float]) -> Tensor:
-    """Images of bytes, (N, C, H, W), scaled to 0–1 and standardised by channel: float32."""
+    """Scale images of bytes to [0, 1] and standardise them by channel.
+
+    Args:
+        images: Images, uint8, (N, C, H, W).
+        mean: Mean of each channel, in [0, 1].
+        deviation: Standard deviation of each channel, on the same scale.
+
+    Returns:
+        Standardised images, float32, (N, C, H, W), on the same device.
+    """
     shape = (-1, 1, 1)
     centre = torch.tensor(mean, device=images.device).view(shape)
     return (images / 255 - centre) / torch.tensor(deviation, device=images.device).view(shape)
 
 
 def content_of(folder: Path) -> str:
-    """What is in a folder, in a few words, for messages of what was found instead."""
+    """Describe the content of a folder in a few words, for error messages.
+
+    Args:
+        folder: Folder; it may not exist.
+
+    Returns:
+        Up to three names and the number of others, or ``nothing`` with the reason.
+    """
     try:
         names = sorted(entry.name for entry in os.scandir(folder))
     except OSError as error:

@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100, from the user's disk."""
+"""CIFAR-10 and CIFAR-100, read from disk."""
 
 from __future__ import annotations
 
@@ -22,14 +22,21 @@ CIFAR_TRAINING, CIFAR_TEST = 50_000, 10_000
 
 
 class CIFAR10(Dataset):
-    """CIFAR-10 (Krizhevsky, 2009): 32×32 colour images, read as torchvision stores them.
+    """CIFAR-10 (Krizhevsky, 2009): 32×32 colour images, in the files that torchvision stores.
 
-    In training, images are padded by 4 pixels, cropped at random and flipped (He et al., CVPR 2016,
-    §4.2); all are standardised. They lie in ``root``, or in ``$QBENCH_DATA/cifar10``.
+    Training images are padded by 4 pixels, cropped at random and flipped (He et al., CVPR 2016,
+    §4.2). Items are uint8 images, (3, 32, 32), and int64 labels; `to_input` standardises them.
 
     Args:
-        root: the folder that holds ``cifar-10-batches-py``.
-        synthetic: so many images of noise in place of each split, for rehearsals.
+        root: Folder that holds ``cifar-10-batches-py``. Defaults to ``$QBENCH_DATA/cifar10``.
+        synthetic: Number of noise images that replace each split in rehearsals. By default 0: the
+            real images are read.
+
+    Attributes:
+        folder: Name of the dataset's folder in ``$QBENCH_DATA``.
+        stored: Class of torchvision that reads the files.
+        mean: Mean of each channel, in [0, 1].
+        deviation: Standard deviation of each channel, on the same scale.
     """
 
     title = "CIFAR-10"
@@ -66,7 +73,7 @@ class CIFAR10(Dataset):
         self._synthetic = synthetic
 
     def missing(self) -> str:
-        """Where the files should be and are not."""
+        """Say which folder is missing, or return an empty string."""
         if self._synthetic:
             return ""
         name = self.stored.__name__
@@ -82,30 +89,30 @@ class CIFAR10(Dataset):
         )
 
     def sizes(self) -> tuple[int, int]:
-        """Numbers of images."""
+        """Return the numbers of images of both splits."""
         return (
             (self._synthetic, self._synthetic) if self._synthetic else (CIFAR_TRAINING, CIFAR_TEST)
         )
 
     def identity(self) -> dict[str, Any]:
-        """Whether images are noise."""
+        """Return the number of noise images, if images are noise."""
         return {"synthetic": self._synthetic} if self._synthetic else {}
 
     def train(self) -> TorchDataset[Any]:
-        """50,000 images, another crop each time."""
+        """Return the 50,000 training images, each cropped and flipped at random."""
         crop = v2.Compose([v2.RandomCrop(32, padding=4), v2.RandomHorizontalFlip()])
         return _Augmented(self._read[0], crop)
 
     def test(self) -> TensorDataset:
-        """10,000 images."""
+        """Return the 10,000 test images."""
         return self._read[1]
 
     def to_input(self, images: Tensor) -> Tensor:
-        """Bytes standardised by the channels' means and deviations."""
+        """Standardise bytes, (N, 3, 32, 32), by channel. Returns float32."""
         return standardised(images, self.mean, self.deviation)
 
     def stand_in(self, folder: Path) -> dict[str, Any]:
-        """Noise; nothing is written."""
+        """Choose noise images; nothing is written."""
         return {"synthetic": 64}
 
     @property
@@ -147,7 +154,7 @@ class CIFAR10(Dataset):
 
 
 class CIFAR100(CIFAR10):
-    """CIFAR-100 (Krizhevsky, 2009); as CIFAR-10, in ``root`` or ``$QBENCH_DATA/cifar100``."""
+    """CIFAR-100 (Krizhevsky, 2009). Like `CIFAR10`, in ``root`` or ``$QBENCH_DATA/cifar100``."""
 
     title = "CIFAR-100"
     num_classes = 100
@@ -158,7 +165,7 @@ class CIFAR100(CIFAR10):
 
 
 class _Augmented(TorchDataset[Any]):
-    """Images in memory, each changed at random when it is taken."""
+    """Images in memory, transformed at random on access."""
 
     def __init__(self, images: TensorDataset, transform: v2.Transform) -> None:
         self._images = images

@@ -1,4 +1,4 @@
-"""Digits: 1,797 real handwritten digits of 8×8 pixels, embedded in scikit-learn."""
+"""Digits: 1,797 handwritten digits of 8×8 pixels, included in scikit-learn."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from qbench.spec.recipe import Recipe
 class Digits(Dataset):
     """UCI's optical recognition of handwritten digits (Alpaydin, Kaynak, 1998), test part.
 
-    1,437 images train and 360 test, a fixed split with the classes in equal shares. Pixels are
-    standardised by the training images' mean and deviation. Nothing is augmented.
+    A fixed, stratified split has 1,437 training images and 360 test images. Images are float32,
+    (1, 8, 8), standardised by the mean and standard deviation of all training pixels; labels are
+    int64. Nothing is augmented.
     """
 
     title = "Digits"
@@ -37,18 +38,18 @@ class Digits(Dataset):
     )
 
     def train(self) -> TensorDataset:
-        """1,437 images."""
+        """Return the 1,437 training images."""
         train, _ = self._parts
         return train
 
     def test(self) -> TensorDataset:
-        """360 images."""
+        """Return the 360 test images."""
         _, test = self._parts
         return test
 
     @functools.cached_property
     def _parts(self) -> tuple[TensorDataset, TensorDataset]:
-        from sklearn.datasets import load_digits  # takes a second, and plans need no images
+        from sklearn.datasets import load_digits  # slow to import, and a plan needs no images
         from sklearn.model_selection import train_test_split
 
         images, labels = load_digits(return_X_y=True)

@@ -1,4 +1,4 @@
-"""ImageNet, or any data laid out as it is, from the user's disk."""
+"""ImageNet, or other images in its layout, read from disk."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ from qbench.spec.recipe import Recipe
 
 IMAGENET_CLASSES, IMAGENET_TRAINING, IMAGENET_TEST = 1000, 1_281_167, 50_000
 _MEAN, _DEVIATION = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
-_RESIZE = 256 / 224  # the shorter side over the crop
+_RESIZE = 256 / 224  # shorter side / crop
 
 
 class ImageNet(Dataset):
     """ILSVRC 2012 (Russakovsky et al., 2015, arXiv:1409.0575): training and validation images.
 
-    Two layouts are read: folders ``train`` and ``val`` with a folder of images for every class, as
-    torchvision has them; or lists ``train.txt`` and ``val.txt``, a line ``path label`` for every
-    image, as arXiv:1911.09464's code has them. They lie in ``root``, or in
-    ``$QBENCH_DATA/imagenet``.
+    Two layouts are read: folders ``train`` and ``val`` with one folder of images per class, as in
+    torchvision; or lists ``train.txt`` and ``val.txt`` with one line ``path label`` per image, as
+    in the code of arXiv:1911.09464.
 
-    Preprocessing is that of arXiv:1911.09464: the shorter side to 256 pixels; a random crop of 224
-    and a horizontal flip in training, the centre crop in evaluation; standardised. Images travel as
-    bytes and are standardised on the device.
+    Preprocessing is that of arXiv:1911.09464. The shorter side is resized to 256 pixels. Training
+    takes a random crop of 224 pixels and a horizontal flip, evaluation the centre crop. Items are
+    uint8 images, (3, S, S), and labels; `to_input` standardises them on the device.
 
     Args:
-        root: the folder with ``train`` and ``val``, or one that holds it as ``imagenet``.
-        image_size: height and width of the crop; the shorter side is 256/224 of it.
+        root: Folder with ``train`` and ``val``, or a folder that holds it as ``imagenet``. Defaults
+            to ``$QBENCH_DATA``.
+        image_size: S, height and width of the crop in pixels. The shorter side is 256/224 of it.
     """
 
     title = "ImageNet"
@@ -75,11 +75,11 @@ class ImageNet(Dataset):
 
     @property
     def num_classes(self) -> int:  # type: ignore[override]
-        """Classes of the training images; of ImageNet where they are missing."""
+        """Number of classes of the training images, or ImageNet's 1000 if they are missing."""
         return IMAGENET_CLASSES if self.missing() else int(self._train.labels.max()) + 1
 
     def missing(self) -> str:
-        """Where images should be and are not."""
+        """Say which folder or list is missing, or return an empty string."""
         try:
             folder = self._folder
             for name in ("train", "val"):
@@ -93,13 +93,13 @@ class ImageNet(Dataset):
         return ""
 
     def sizes(self) -> tuple[int, int]:
-        """Numbers of images; of ImageNet where they are missing."""
+        """Return the numbers of images, or those of ImageNet if images are missing."""
         if self.missing():
             return IMAGENET_TRAINING, IMAGENET_TEST
         return len(self._train.labels), len(self._test.labels)
 
     def identity(self) -> dict[str, Any]:
-        """What is not as in ImageNet: the size of the crop, the numbers of classes and images."""
+        """Return what differs from ImageNet: size of the crop, numbers of classes and images."""
         own = {"image_size": self._size, "classes": self.num_classes}
         own |= dict(zip(("train", "test"), self.sizes(), strict=True))
         original = {
@@ -111,21 +111,21 @@ class ImageNet(Dataset):
         return {name: value for name, value in own.items() if value != original[name]}
 
     def train(self) -> TorchDataset[Any]:
-        """The training images."""
+        """Return the training images, each cropped and flipped at random."""
         crop = [v2.RandomCrop(self._size), v2.RandomHorizontalFlip()]
         return Images(self._train, v2.Compose([*self._resized, *crop]))
 
     def test(self) -> TorchDataset[Any]:
-        """The validation images, whose labels are public."""
+        """Return the validation images; the labels of ImageNet's test images are not public."""
         crop = v2.CenterCrop(self._size)
         return Images(self._test, v2.Compose([*self._resized, crop]))
 
     def to_input(self, images: Tensor) -> Tensor:
-        """Bytes standardised by the channels' means and deviations."""
+        """Standardise bytes, (N, 3, S, S), by channel. Returns float32."""
         return standardised(images, _MEAN, _DEVIATION)
 
     def stand_in(self, folder: Path) -> dict[str, Any]:
-        """Ten classes of small images, of every kind that ImageNet has."""
+        """Write ten classes of small images, with every kind of file that ImageNet has."""
         from qbench.data.synthetic import imagenet_like
 
         imagenet_like.write(folder, classes=10, per_class=20, size=96)
@@ -133,7 +133,7 @@ class ImageNet(Dataset):
 
     @property
     def _resized(self) -> list[v2.Transform]:
-        """To bytes first: torch resizes them faster than PIL."""
+        """First steps of both splits. They convert to a tensor: torch resizes faster than PIL."""
         return [v2.PILToTensor(), v2.Resize(round(self._size * _RESIZE), antialias=True)]
 
     @cached_property
@@ -170,12 +170,12 @@ class ImageNet(Dataset):
 
 @dataclass(frozen=True)
 class Index:
-    """The images of a split: compact arrays, which processes that load can share.
+    """Images of a split, in compact arrays that loader processes share.
 
     Attributes:
-        folder: that paths are relative to.
-        paths: bytes, one for each image.
-        labels: int64, one for each image.
+        folder: Folder that paths are relative to.
+        paths: Path of each image, bytes, (N,).
+        labels: Label of each image, int64, (N,), from 0.
     """
 
     folder: Path
@@ -186,9 +186,12 @@ class Index:
 class Images(TorchDataset[tuple[Any, int]]):
     """Images of an index, transformed, and their labels.
 
+    An item is a uint8 image, (3, H, W), and its label. An image that cannot be decoded raises
+    `UnreadableError`.
+
     Args:
-        index: which.
-        transform: from a PIL image to a uint8 tensor, (3, H, W).
+        index: Paths and labels of the images.
+        transform: Transform of an RGB PIL image to a uint8 tensor, (3, H, W).
     """
 
     def __init__(self, index: Index, transform: v2.Transform) -> None:
@@ -202,14 +205,14 @@ class Images(TorchDataset[tuple[Any, int]]):
         name = os.fsdecode(self._index.paths[i])
         try:
             with Image.open(self._index.folder / name) as file:
-                image = file.convert("RGB")  # some are grey or CMYK
+                image = file.convert("RGB")  # some are greyscale or CMYK
         except (OSError, SyntaxError, ValueError) as error:
             raise UnreadableError(f"{name} ({error})") from error
         return self._transform(image), int(self._index.labels[i])
 
 
 def _index(folder: Path, split: str) -> Index:
-    """The images of a split, by its list where there is no folder for every class."""
+    """List the images of a split by its class folders, or by its list if it has none."""
     base = folder / split
     classes = sorted(e.name for e in os.scandir(base) if e.is_dir()) if base.is_dir() else []
     listed = folder / f"{split}.txt"
@@ -234,7 +237,7 @@ def _index(folder: Path, split: str) -> Index:
 
 
 def _listed(path: Path) -> Iterator[tuple[str, int]]:
-    """The images that a list names, relative to its folder or to the split's folder beside it."""
+    """Yield the images of a list: paths relative to its folder or to the split's folder."""
     prefix = None
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         name, _, label = line.strip().rpartition(" ")

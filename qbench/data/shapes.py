@@ -1,4 +1,4 @@
-"""Drawn shapes, in Pascal VOC's format: a data set on which a small detector learns in a minute."""
+"""Drawn shapes in the format of Pascal VOC. A small detector learns them in a minute."""
 
 from __future__ import annotations
 
@@ -10,13 +10,11 @@ from qbench.spec.recipe import Recipe
 
 
 class Shapes(VOC):
-    """Drawn shapes of five classes, one to four in an image, as ``qbench data voc-like`` has them.
+    """Drawn shapes of five classes, one to four per image, as ``qbench data voc-like`` writes them.
 
-    A tree like `VOC`'s, whose classes are the first five of VOC's and whose images are 96×96.
-    Training images are flipped, which takes no time, and not augmented otherwise. It lies in
-    ``root``, or in ``$QBENCH_DATA/shapes``.
-
-    Args and Raises: as of `VOC`.
+    The tree of files is like that of `VOC`, in ``root`` or in ``$QBENCH_DATA/shapes``. Its classes
+    are the first five of VOC's, its images 96×96 pixels. Training images are flipped at random, for
+    speed the only augmentation. Arguments, items and errors are those of `VOC`.
     """
 
     title = "Shapes"
@@ -43,5 +41,5 @@ class Shapes(VOC):
     )
 
     def augmentation(self) -> list[v2.Transform]:
-        """A flip."""
+        """Return a horizontal flip."""
         return [v2.RandomHorizontalFlip()]

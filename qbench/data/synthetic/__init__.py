@@ -1,1 +1,1 @@
-"""Drawn images in the layout of well-known data sets."""
+"""Drawn images in the layout of well-known datasets."""

@@ -1,4 +1,7 @@
-"""Noise, patterns, shapes and colours of drawn images, in whole numbers: alike on every machine."""
+"""Noise, patterns, shapes and colours of drawn images.
+
+All arithmetic is in integers, so that every machine draws the same pixels.
+"""
 
 from __future__ import annotations
 
@@ -34,18 +37,42 @@ PATTERNS: dict[str, Wave] = {
 
 
 def generator(name: str) -> np.random.Generator:
-    """Random numbers of one image, by its name; draw whole ones only, floats may differ."""
+    """Return the random number generator of an image.
+
+    Draw only integers from it: floating-point numbers may differ between machines.
+
+    Args:
+        name: Name of the image. It is the seed.
+    """
     return np.random.default_rng(int.from_bytes(name.encode(), "big"))
 
 
 def colour(hue: int, saturation: int, value: int) -> Pixels:
-    """RGB, 0…255, shape (3,), of a hue in degrees, and a saturation and a value in percent."""
+    """Convert a colour from HSV to RGB.
+
+    Args:
+        hue: Hue in degrees, any integer.
+        saturation: Saturation in percent, 0 to 100.
+        value: Value in percent, 0 to 100.
+
+    Returns:
+        RGB, int64, (3,), 0 to 255.
+    """
     rgb = colorsys.hsv_to_rgb(hue % 360 / 360, saturation / 100, value / 100)
     return np.array([round(255 * part) for part in rgb])
 
 
 def stamp(shape: str, width: int, height: int) -> Mask:
-    """Where a shape of ``SHAPES`` covers its rectangle, shape (height, width)."""
+    """Draw a shape into its rectangle.
+
+    Args:
+        shape: Key of ``SHAPES``.
+        width: Width in pixels, 1 or more.
+        height: Height in pixels, 1 or more.
+
+    Returns:
+        Covered pixels, bool, (height, width).
+    """
     y, x = np.ogrid[:height, :width]
     u = (2 * x + 1 - width) * UNIT // width
     v = (2 * y + 1 - height) * UNIT // height
@@ -55,18 +82,18 @@ def stamp(shape: str, width: int, height: int) -> Mask:
 def backdrop(
     random: np.random.Generator, width: int, height: int, pattern: str, period: int, tint: Pixels
 ) -> Pixels:
-    """A background: a pattern of ``PATTERNS`` in two shades under uneven light.
+    """Draw a background: a pattern in two shades under uneven light.
 
     Args:
-        random: where its place and its light come from.
-        width: in pixels.
-        height: in pixels.
-        pattern: which.
-        period: pixels of half a wave.
-        tint: RGB of the lighter shade, shape (3,).
+        random: Generator of the position of the pattern and of the light.
+        width: Width in pixels.
+        height: Height in pixels.
+        pattern: Key of ``PATTERNS``.
+        period: Half a period of the pattern in pixels.
+        tint: RGB of the lighter shade, (3,), 0 to 255.
 
     Returns:
-        RGB, shape (height, width, 3).
+        RGB, int64, (height, width, 3).
     """
     y, x = np.ogrid[:height, :width]
     shift = random.integers(0, 2 * period, 2)
@@ -78,6 +105,15 @@ def backdrop(
 
 
 def grain(random: np.random.Generator, pixels: Pixels, strength: int) -> Image.Image:
-    """An RGB image of pixels, each channel moved by up to ``strength``."""
+    """Add noise to pixels and convert them to an image.
+
+    Args:
+        random: Generator of the noise.
+        pixels: RGB, int64, (height, width, 3).
+        strength: Largest change of a channel, from 0. Results are clipped to 0…255.
+
+    Returns:
+        RGB image.
+    """
     moved = pixels + random.integers(-strength, strength + 1, pixels.shape)
     return Image.fromarray(moved.clip(0, 255).astype(np.uint8))

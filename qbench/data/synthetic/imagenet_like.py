@@ -1,4 +1,4 @@
-"""A folder of drawn images in the shape of ImageNet, oddities included, to rehearse with."""
+"""Write drawn images in the layout of ImageNet, with its odd files, for rehearsals."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from qbench.data.synthetic.tree import Track, Tree, require
 MOST_CLASSES = 1000
 ODDITIES = ["broken", "png", "on_its_side", "grey", "cmyk"]
 _ORIENTATION = 0x0112  # the EXIF tag
-_TURN_RIGHT = 6  # a quarter, to be upright
+_TURN_RIGHT = 6  # orientation value: turn right by 90° to view upright
 
 
 @dataclass(frozen=True)
 class WrittenImageNet:
-    """What a folder holds.
+    """Content of a written folder.
 
     Attributes:
-        files: how many of its files were written now; 0 if all were there.
-        train: number of training images, the broken one included.
-        val: number of validation images.
-        broken: the training image that is cut off.
+        files: Number of files written by this call; 0 if all existed.
+        train: Number of training images, including the broken one.
+        val: Number of validation images.
+        broken: Path of the training image that is cut off.
     """
 
     files: int
@@ -39,7 +39,14 @@ class WrittenImageNet:
 
 
 class Look(NamedTuple):
-    """How a class looks: a shape and its hue, before a pattern with a tint; hues in degrees."""
+    """Appearance of a class: a shape on a patterned background.
+
+    Attributes:
+        hue: Hue of the shape in degrees, 0 to 359.
+        shape: Key of ``drawing.SHAPES``.
+        pattern: Key of ``drawing.PATTERNS``.
+        tint: Hue of the background in degrees, 0 to 359.
+    """
 
     hue: int
     shape: str
@@ -59,23 +66,27 @@ def write(
 ) -> WrittenImageNet:
     """Write ``train/WNID/*.JPEG``, ``val/WNID/*.JPEG``, and the lists ``train.txt``, ``val.txt``.
 
-    A list has a line ``path label`` for each image, paths relative to ``folder``, as the code of
-    arXiv:1911.09464 reads them (aliyun/alibabacloud-quantization-networks), in the order that
-    sorted folders give. A class is the colour of a shape, the shape, and the pattern behind it.
-    Most images are RGB; as in ImageNet, some are greyscale or CMYK, and of the training images one
-    is a PNG and one is on its side by its EXIF orientation. One more is cut off, as a broken copy
-    is. The same arguments and the same Pillow give the same bytes.
+    A list has one line ``path label`` per image, with paths relative to ``folder``, in the order of
+    sorted folders. The code of arXiv:1911.09464 (aliyun/alibabacloud-quantization-networks) reads
+    this format. A class is the colour of a shape, the shape, and the pattern behind it. Most images
+    are RGB; as in ImageNet, some are greyscale or CMYK. One training image is a PNG, one is rotated
+    by its EXIF orientation, and one is cut off, as a broken copy is. The same arguments and the
+    same version of Pillow give the same bytes.
 
     Args:
-        folder: where to; made if need be.
-        classes: how many, 2 to 1000.
-        per_class: training images of each, 4 to 1300; a fifth as many, at least 1, to validate.
-        size: the typical shorter side in pixels, 16 to 1000; they have from 0.3 to 1.7 times that.
-        track: passes the paths on as they are written, to show how far it is.
+        folder: Folder to write to. It is created if necessary.
+        classes: Number of classes, 2 to 1000.
+        per_class: Training images per class, 4 to 1300. There are a fifth as many validation images
+            per class, at least 1.
+        size: Typical shorter side in pixels, 16 to 1000. Actual ones are 0.3 to 1.7 times that.
+        track: Wraps the paths while they are written, to show progress.
+
+    Returns:
+        Numbers of files and images, and the path of the broken one.
 
     Raises:
-        QbenchError: an argument is out of range; the folder holds something else, or cannot be
-            written to.
+        QbenchError: An argument is out of range, or the folder holds something else or is not
+            writable.
     """
     require("--classes", classes, 2, MOST_CLASSES, f"ImageNet has {MOST_CLASSES}")
     require("--per-class", per_class, 4, 1300, "ImageNet has 1300; fewer than 4 leave out odd ones")
@@ -96,7 +107,11 @@ def write(
 
 
 def wordnet_id(label: int) -> str:
-    """The name of a class' folder, in the form of ImageNet's and in the order of labels."""
+    """Return the name of a class's folder, in the form of ImageNet's and in the order of labels.
+
+    Args:
+        label: Label of the class, from 0.
+    """
     return f"n{1440764 + 2773 * label:08d}"
 
 
@@ -126,7 +141,11 @@ def _image(entry: _Entry, size: int) -> bytes:
 
 
 def look(label: int) -> Look:
-    """What the images of a class have in common; each of the 1,000 has a look of its own."""
+    """Return the appearance of a class; each of the 1,000 classes has its own.
+
+    Args:
+        label: Label of the class, 0 to 999.
+    """
     hue, rest = 36 * (label % 10), label // 10
     shape = list(drawing.SHAPES)[(label + rest) % 5]
     pattern = list(drawing.PATTERNS)[(label // 2 + rest // 5) % 5]
@@ -138,7 +157,7 @@ def _picture(label: int, random: np.random.Generator, width: int, height: int) -
     tint = drawing.colour(own.tint + int(random.integers(-30, 31)), 40, 90)
     period = max(2, short // int(random.integers(6, 13)))
     pixels = drawing.backdrop(random, width, height, own.pattern, period, tint)
-    # Something of another class, smaller, and partly hidden by what counts.
+    # A smaller shape of another class comes first: the class's own shape may cover it.
     other = look(int(random.integers(MOST_CLASSES)))
     for thing, least, most in ((other, 15, 30), (own, 40, 80)):
         side = max(3, short * int(random.integers(least, most + 1)) // 100)
@@ -163,6 +182,6 @@ def _encode(picture: Image.Image, kind: str, quality: int) -> bytes:
         picture.save(file, "JPEG", quality=quality)
     content = file.getvalue()
     if kind == "broken":
-        scan = content.rindex(b"\xff\xda")  # the header stays whole
+        scan = content.rindex(b"\xff\xda")  # keep the header intact
         return content[: (scan + len(content)) // 2]
     return content

@@ -1,4 +1,4 @@
-"""Scenes for detection: objects drawn on a background, none over another, with exact boxes."""
+"""Scenes for detection: drawn objects that do not overlap, with exact boxes."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ _TRIES = 20
 
 
 class Thing(NamedTuple):
-    """An object to draw: a class' shape in a rectangle, whose corner may lie outside the image.
+    """An object to draw: the shape of a class in a rectangle, which may cross the image's border.
 
     Attributes:
-        label: its class, from 0.
-        x: the rectangle's left edge, in pixels.
-        y: its upper edge.
-        width: in pixels.
-        height: in pixels.
-        ink: RGB, 0…255.
+        label: Class, from 0.
+        x: Left edge of the rectangle in pixels. May be negative.
+        y: Upper edge in pixels. May be negative.
+        width: Width in pixels.
+        height: Height in pixels.
+        ink: RGB, 0 to 255.
     """
 
     label: int
@@ -38,10 +38,10 @@ class Object(NamedTuple):
     """An object as Pascal VOC annotates it.
 
     Attributes:
-        label: its class, from 0.
+        label: Class, from 0.
         box: (left, top, right, bottom) of its pixels within the image, inclusive, counted from 1.
-        truncated: whether part of it lies outside the image.
-        difficult: whether its box is narrower than an eighth of the image's longer side.
+        truncated: Whether part of it is outside the image.
+        difficult: Whether its box is narrower than an eighth of the image's longer side.
     """
 
     label: int
@@ -55,10 +55,10 @@ class Scene:
     """An image before it is drawn.
 
     Attributes:
-        name: decides everything that is drawn at random.
-        width: in pixels.
-        height: in pixels.
-        things: what is in it.
+        name: Seed of everything that is drawn at random.
+        width: Width in pixels.
+        height: Height in pixels.
+        things: Objects to draw.
     """
 
     name: str
@@ -67,7 +67,7 @@ class Scene:
     things: tuple[Thing, ...]
 
     def picture(self) -> Image.Image:
-        """The image, RGB."""
+        """Draw the image, RGB."""
         random = drawing.generator(f"pixels of {self.name}")
         pattern = list(drawing.PATTERNS)[random.integers(len(drawing.PATTERNS))]
         tint = drawing.colour(int(random.integers(360)), int(random.integers(5, 26)), 90)
@@ -78,7 +78,7 @@ class Scene:
         return drawing.grain(random, pixels, 20)
 
     def mask(self, thing: Thing) -> drawing.Mask:
-        """The pixels of a thing within the image, shape (height, width)."""
+        """Return the pixels of a thing within the image, bool, (height, width)."""
         inside = np.zeros((self.height, self.width), bool)
         left, top = max(thing.x, 0), max(thing.y, 0)
         part = _stamp(thing)[top - thing.y :, left - thing.x :]
@@ -87,7 +87,7 @@ class Scene:
         return inside
 
     def objects(self) -> list[Object]:
-        """What is in it, annotated."""
+        """Return the annotations of all things, in their order."""
         return [self._annotate(thing) for thing in self.things]
 
     def _annotate(self, thing: Thing) -> Object:
@@ -101,13 +101,16 @@ class Scene:
 
 
 def compose(name: str, classes: int, size: int, empty: bool = False) -> Scene:
-    """A scene with 1 to 4 objects, fewer where there is no place for more.
+    """Compose a scene of 1 to 4 objects; fewer if there is no space.
 
     Args:
-        name: decides everything that is drawn at random.
-        classes: how many, of up to 20.
-        size: the longer side in pixels.
-        empty: leave the objects out.
+        name: Seed of everything that is drawn at random.
+        classes: Number of classes, 1 to 20.
+        size: Longer side in pixels.
+        empty: If True, leave out the objects.
+
+    Returns:
+        Scene whose objects' boxes do not overlap.
     """
     random = drawing.generator(name)
     short = size * (100, 75, 75, 67)[random.integers(4)] // 100

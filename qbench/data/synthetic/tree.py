@@ -1,4 +1,4 @@
-"""A tree of files that is drawn, not downloaded: written once, into a folder of its own."""
+"""A tree of generated files, which is written once into a folder of its own."""
 
 from __future__ import annotations
 
@@ -15,28 +15,30 @@ Track = Callable[[Sequence[str]], Iterable[str]]
 
 @dataclass(frozen=True)
 class Tree:
-    """Files to write, and the command by which the folder that holds them is known again.
+    """Files to write, and the command that identifies the folder that holds them.
 
     Attributes:
-        made_by: the command, with every argument that decides a byte.
-        files: what makes the bytes of a file, by its path relative to the folder.
+        made_by: Command that writes the tree, with every argument that affects its bytes.
+        files: Function that returns the content of a file, by path relative to the folder.
     """
 
     made_by: str
     files: Mapping[str, Callable[[], bytes]]
 
     def write(self, folder: Path, track: Track = iter) -> int:
-        """Write the files that are not there yet; one that is there is complete, and left alone.
+        """Write the files that do not exist yet.
+
+        Each file is replaced as a whole, so that an existing file is complete; it is kept.
 
         Args:
-            folder: where to; made if need be.
-            track: passes the paths on as they are written, to show how far it is.
+            folder: Folder to write to. It is created if necessary.
+            track: Wraps the paths while they are written, to show progress.
 
         Returns:
-            How many files were written.
+            Number of files written.
 
         Raises:
-            QbenchError: the folder holds something else, or cannot be written to.
+            QbenchError: The folder holds something else or is not writable.
         """
         try:
             self._claim(folder)
@@ -74,8 +76,15 @@ class Tree:
 def require(option: str, value: int, least: int, most: int, why: str) -> None:
     """Check that the value of a command's option is within bounds.
 
+    Args:
+        option: Option as typed, such as ``--size``.
+        value: Value to check.
+        least: Smallest valid value.
+        most: Largest valid value.
+        why: Reason for the bounds, for the message.
+
     Raises:
-        QbenchError: it is not; the message has the bounds and the reason for them.
+        QbenchError: The value is out of bounds. The message states them and the reason.
     """
     if not least <= value <= most:
         raise QbenchError(f"{option} {value}: can be {least} to {most}; {why}")
@@ -83,5 +92,5 @@ def require(option: str, value: int, least: int, most: int, why: str) -> None:
 
 def _write(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with write_atomic(path) as scratch:  # so that a file which is there is whole
+    with write_atomic(path) as scratch:  # an existing file is complete
         scratch.write_bytes(content)

@@ -1,4 +1,4 @@
-"""A folder of drawn images in the shape of Pascal VOC, with exact boxes, to rehearse with."""
+"""Write drawn images in the layout of Pascal VOC, with exact boxes, for rehearsals."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from qbench.data.voc.classes import VOC_CLASSES
 
 @dataclass(frozen=True)
 class WrittenVOC:
-    """What a folder holds.
+    """Content of a written folder.
 
     Attributes:
-        files: how many of its files were written now; 0 if all were there.
-        trainval: numbers of training images, of VOC2007 and of VOC2012.
-        test: number of test images, of VOC2007.
-        classes: the names of what is drawn.
+        files: Number of files written by this call; 0 if all existed.
+        trainval: Numbers of training images of VOC2007 and of VOC2012.
+        test: Number of test images, all of VOC2007.
+        classes: Names of the drawn classes.
     """
 
     files: int
@@ -42,23 +42,26 @@ def write(
 ) -> WrittenVOC:
     """Write ``VOCdevkit/VOC2007`` and ``VOCdevkit/VOC2012``.
 
-    `torchvision.datasets.VOCDetection` reads them, with ``folder`` as its root. The test images are
-    VOC2007's; of the training images each year has one half, which ``train.txt`` and ``val.txt``
-    share in turn. A class is a shape and a colour. An image has 1 to 4 objects, none over another;
-    every twentieth has none. A box is the tight one of the pixels that are drawn. The same
-    arguments and the same Pillow give the same bytes.
+    `torchvision.datasets.VOCDetection` reads them, with ``folder`` as its root. All test images
+    belong to VOC2007. Each year has one half of the training images, which alternate between
+    ``train.txt`` and ``val.txt``. A class is a shape and a colour. An image has 1 to 4 objects that
+    do not overlap; every twentieth image has none. A box bounds the drawn pixels tightly. The same
+    arguments and the same version of Pillow give the same bytes.
 
     Args:
-        folder: where to; made if need be.
-        train: training images, 4 at least.
-        test: test images, 2 at least.
-        classes: how many of VOC's 20, in their order, 2 at least.
-        size: the longer side of an image in pixels, 32 to 1000; VOC's is 500.
-        track: passes the paths on as they are written, to show how far it is.
+        folder: Folder to write to. It is created if necessary.
+        train: Number of training images, 4 to 99,999.
+        test: Number of test images, 2 to 99,999.
+        classes: Number of classes, 2 to 20: the first of VOC's.
+        size: Longer side of an image in pixels, 32 to 1000. VOC's is 500.
+        track: Wraps the paths while they are written, to show progress.
+
+    Returns:
+        Numbers of files and images, and the names of the drawn classes.
 
     Raises:
-        QbenchError: an argument is out of range; the folder holds something else, or cannot be
-            written to.
+        QbenchError: An argument is out of range, or the folder holds something else or is not
+            writable.
     """
     require("--train", train, 4, 99_999, "each year's half has images to train and to validate")
     require("--test", test, 2, 99_999, "one alone may be an image that shows nothing")
@@ -88,7 +91,14 @@ def write(
 
 
 def scene(year: str, name: str, classes: int, size: int) -> Scene:
-    """What an image shows, as ``scene('VOC2007', '000005', 5, 96)``; every twentieth is empty."""
+    """Compose the scene of an image, as in ``scene('VOC2007', '000005', 5, 96)``.
+
+    Args:
+        year: Folder of the year.
+        name: Name of the image, ending in six digits. Every twentieth image is empty.
+        classes: Number of classes, 2 to 20.
+        size: Longer side in pixels.
+    """
     return compose(f"{year}/{name}", classes, size, empty=int(name[-6:]) % 20 == 0)
 
 

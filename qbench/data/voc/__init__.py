@@ -1,1 +1,1 @@
-"""PASCAL VOC."""
+"""Pascal VOC: the dataset, its images and its annotations."""

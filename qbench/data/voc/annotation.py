@@ -1,4 +1,4 @@
-"""Annotations of Pascal VOC: the objects of an image, in an XML file."""
+"""Annotations of Pascal VOC: one XML file per image, with its objects."""
 
 from __future__ import annotations
 
@@ -17,19 +17,20 @@ _SIDES = ("xmin", "ymin", "xmax", "ymax")
 def read_objects(file: Path, classes: Sequence[str]) -> dict[str, Tensor]:
     """Read the objects of an image.
 
-    VOC counts pixels from 1 and a box's last pixel belongs to it; here a box is (xmin − 1,
-    ymin − 1, xmax, ymax), so that its sides are as long as it has pixels. A box without area is
-    left out.
+    VOC counts pixels from 1, and a box includes its last pixel. Here a box is (xmin − 1, ymin − 1,
+    xmax, ymax), so that the length of a side is its number of pixels. Boxes without area are left
+    out.
 
     Args:
-        file: the annotation.
-        classes: names of classes; the first has label 1.
+        file: Annotation.
+        classes: Names of the classes. The first has label 1.
 
     Returns:
-        ``boxes``, float32 (n, 4), ``labels``, int64 (n,), and ``difficult``, bool (n,).
+        ``boxes``, float32, (n, 4), in pixels as x1 y1 x2 y2; ``labels``, int64, (n,), from 1; and
+        ``difficult``, bool, (n,).
 
     Raises:
-        QbenchError: the file is not there or no such annotation; the message names it.
+        QbenchError: The file is missing or is not a valid annotation. The message names it.
     """
     try:
         annotation = ElementTree.parse(file).getroot()  # noqa: S314 — the user's own file
@@ -56,10 +57,10 @@ def read_objects(file: Path, classes: Sequence[str]) -> dict[str, Tensor]:
 
 
 def _box(file: Path, name: str, item: ElementTree.Element) -> tuple[float, ...]:
-    """The box of an object as x1 y1 x2 y2."""
+    """Read the box of an object as x1 y1 x2 y2."""
     texts = [item.findtext(f"bndbox/{side}", "") for side in _SIDES]
     try:
-        x1, y1, x2, y2 = map(float, texts)  # a few of VOC2012's are no whole numbers
+        x1, y1, x2, y2 = map(float, texts)  # a few of VOC2012 are not whole numbers
     except ValueError as error:
         raise QbenchError(
             f"{file}: the box of a {name} should have four numbers, {', '.join(_SIDES)}, "

@@ -1,4 +1,4 @@
-"""The images of a list of Pascal VOC, each with its objects."""
+"""Images of one list of Pascal VOC, each with its objects."""
 
 from __future__ import annotations
 
@@ -20,17 +20,21 @@ Item = tuple[Tensor, Target]
 
 
 class VOCImages(Dataset[Item]):
-    """The images of a list, transformed, and their objects, which are read from the start.
+    """Images of a list, transformed, with their objects.
+
+    The constructor reads all annotations. An item is an image, uint8, (3, S, S), and its target: a
+    dict of ``boxes``, float32, (n, 4), ``labels``, int64, (n,), and ``difficult``, bool, (n,). An
+    image that cannot be decoded raises `UnreadableError`.
 
     Args:
-        folder: ``VOCdevkit/VOC2007``, or of another year.
-        split: which of its lists: ``trainval``, ``test``.
-        classes: names of classes; the first has label 1.
-        steps: what is done to an image, uint8, and its boxes, clipped to it.
-        train: leave out difficult objects, and images that have no other.
+        folder: Folder of a year, such as ``VOCdevkit/VOC2007``.
+        split: Name of a list: ``trainval`` or ``test``.
+        classes: Names of the classes. The first has label 1.
+        steps: Transforms of a uint8 image and its boxes, which are already clipped to the image.
+        train: If True, leave out difficult objects, and images without other objects.
 
     Raises:
-        QbenchError: the list names no image to use, or an annotation is none; the message names
+        QbenchError: The list has no usable image, or an annotation is not valid. The message names
             the file.
     """
 
@@ -75,7 +79,7 @@ class VOCImages(Dataset[Item]):
 
 
 def drop_boxes_without_area() -> v2.Transform:
-    """A step that leaves out objects whose boxes have less than a pixel, or none of the image."""
+    """Return a transform that drops objects with boxes below one pixel or outside the image."""
     return v2.SanitizeBoundingBoxes(labels_getter=_of_each_box)
 
 
@@ -84,15 +88,21 @@ def _of_each_box(item: Item) -> tuple[Tensor, Tensor]:
 
 
 def list_of(folder: Path, split: str) -> Path:
-    """The list of a split's images in a year's folder."""
+    """Return the path of the list of a split in the folder of a year."""
     return folder / "ImageSets" / "Main" / f"{split}.txt"
 
 
 def listed(file: Path) -> list[str]:
-    """The names in a list of images.
+    """Read the names in a list of images.
+
+    Args:
+        file: List, one name per line.
+
+    Returns:
+        Names without folder and suffix.
 
     Raises:
-        QbenchError: there are none.
+        QbenchError: The list is empty.
     """
     names = file.read_text(encoding="utf-8").split()
     if not names:

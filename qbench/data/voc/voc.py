@@ -1,4 +1,4 @@
-"""Pascal VOC, or any data laid out as it is, from the user's disk."""
+"""Pascal VOC, or other data in its layout, read from disk."""
 
 from __future__ import annotations
 
@@ -20,31 +20,38 @@ from qbench.data.voc.images import Item, Target, VOCImages, drop_boxes_without_a
 from qbench.errors import QbenchError
 from qbench.spec.recipe import Recipe
 
-_MEAN_COLOUR = (123.0, 117.0, 104.0)  # of ImageNet: what lies around an image made smaller
+_MEAN_COLOUR = (123.0, 117.0, 104.0)  # of ImageNet; fills the border of an image that is zoomed out
 _PARTS = ("Annotations", "JPEGImages")
 
 
 class VOC(Dataset):
     """VOC2007 and VOC2012 trainval for training, VOC2007 test (Everingham et al., IJCV 2010).
 
-    Reads ``VOCdevkit/VOC2007`` and ``VOCdevkit/VOC2012``. An item is an image, uint8 (3, S, S), and
-    a dict of ``boxes``, float32 (n, 4), in pixels of that image as x1 y1 x2 y2; ``labels``, int64
-    (n,), from 1, 0 being the background; and ``difficult``, bool (n,). A batch is the images,
-    stacked, and a list of the dicts.
+    The files are in ``VOCdevkit/VOC2007`` and ``VOCdevkit/VOC2012``. An item is an image, uint8,
+    (3, S, S), and a dict of ``boxes``, float32, (n, 4), in pixels of that image as x1 y1 x2 y2;
+    ``labels``, int64, (n,), from 1, as 0 is the background; and ``difficult``, bool, (n,). A batch
+    is the stacked images and a list of the dicts.
 
-    Training images are augmented as SSD's are (Liu et al., ECCV 2016, arXiv:1512.02325, Section
-    2.2): colours distorted, zoomed out, cropped around objects, flipped. All are stretched to S×S.
-    Difficult objects are not trained on, nor are images without others; test targets keep them,
-    for the metric to ignore. A box is clipped to its image, and left out where it has no area.
+    Training images are augmented as in SSD (Liu et al., ECCV 2016, arXiv:1512.02325, Section 2.2):
+    colours are distorted, images zoomed out, cropped around objects and flipped. All images are
+    stretched to S×S. Training leaves out difficult objects, and images without other objects. Test
+    targets keep them, and the metric ignores them. Boxes are clipped to their image, and left out
+    if they have no area.
 
     Args:
-        root: the folder that holds ``VOCdevkit``, or holds that folder as ``voc``, or is
-            ``VOCdevkit``; ``$QBENCH_DATA`` by default.
-        image_size: S.
-        years: whose trainval images to train on: 2007, 2012 or both.
+        root: Folder that holds ``VOCdevkit`` or ``voc/VOCdevkit``, or ``VOCdevkit`` itself.
+            Defaults to ``$QBENCH_DATA``.
+        image_size: S, height and width of an image in pixels, 1 or more. 300 by default.
+        years: Years whose trainval images to train on: 2007, 2012 or both.
+
+    Attributes:
+        folder: Name of the dataset's folder in ``$QBENCH_DATA``.
+        size: Default of ``image_size``.
+        training: Number of training images of the original data, by year.
+        testing: Number of test images of the original data.
 
     Raises:
-        QbenchError: an image size or a year cannot be.
+        QbenchError: The image size or a year is out of range.
     """
 
     title = "Pascal VOC"
@@ -98,7 +105,7 @@ class VOC(Dataset):
         self.image_shape = (3, image_size, image_size)
 
     def missing(self) -> str:
-        """Where lists, annotations and images should be and are not."""
+        """Say which list or folder is missing, or return an empty string."""
         try:
             for year, split in self._splits:
                 for path in (
@@ -112,7 +119,7 @@ class VOC(Dataset):
         return ""
 
     def sizes(self) -> tuple[int, int]:
-        """Numbers of images in the lists; of the original where data are missing."""
+        """Return the numbers of images in the lists, or of the original if data are missing."""
         if self.missing():
             return sum(self.training[year] for year in self.years), self.testing
         *training, test = (
@@ -121,7 +128,7 @@ class VOC(Dataset):
         return sum(training), test
 
     def identity(self) -> dict[str, Any]:
-        """What is not as in the original: image size, years, numbers of images."""
+        """Return what differs from the original: image size, years, numbers of images."""
         own: dict[str, Any] = {"image_size": self.image_shape[1], "years": list(self.years)}
         own |= dict(zip(("train", "test"), self.sizes(), strict=True))
         original = {
@@ -133,24 +140,24 @@ class VOC(Dataset):
         return {name: value for name, value in own.items() if value != original[name]}
 
     def train(self) -> ConcatDataset[Item]:
-        """Images that have an object to train on, augmented.
+        """Return the images that have an object to train on, augmented.
 
         Raises:
-            QbenchError: data are missing, or not as VOC's; the message names the file.
+            QbenchError: Data are missing or malformed. The message names the file.
         """
         steps = [*self.augmentation(), self._stretch, drop_boxes_without_area()]
         return ConcatDataset([self._images(*split, steps, True) for split in self._splits[:-1]])
 
     def test(self) -> VOCImages:
-        """Images of VOC2007 test, with their difficult objects.
+        """Return the images of VOC2007 test, with their difficult objects.
 
         Raises:
-            QbenchError: as `train`.
+            QbenchError: Data are missing or malformed. The message names the file.
         """
         return self._images(*self._splits[-1], [self._stretch], False)
 
     def augmentation(self) -> list[v2.Transform]:
-        """What is done to training images before they are stretched to S×S."""
+        """Return the transforms of training images that precede the stretch to S×S."""
         return [
             v2.RandomPhotometricDistort(),
             v2.RandomZoomOut(fill={tv_tensors.Image: _MEAN_COLOUR, "others": 0}),
@@ -159,16 +166,16 @@ class VOC(Dataset):
         ]
 
     def collate(self, items: Sequence[Item]) -> tuple[Tensor, list[Target]]:
-        """The images of a batch, stacked, uint8 (N, 3, S, S), and their targets."""
+        """Stack the images of a batch to uint8, (N, 3, S, S), and list their targets."""
         images, targets = zip(*items, strict=True)
         return torch.stack(images), list(targets)
 
     def to_input(self, images: Tensor) -> Tensor:
-        """Bytes to [0, 1]: a detector standardises them itself."""
+        """Scale bytes to [0, 1], float32. Detectors standardise images themselves."""
         return images / 255
 
     def stand_in(self, folder: Path) -> dict[str, Any]:
-        """Drawn images, with objects of every kind that VOC has."""
+        """Write drawn images, with every kind of object that VOC has."""
         from qbench.data.synthetic import voc_like
 
         voc_like.write(folder, train=40, test=10)
