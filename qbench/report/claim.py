@@ -1,4 +1,4 @@
-"""What stands between a published number and the trial beside it."""
+"""Comparison of a trial with the setting of a published number."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from qbench.suite.suite import Published, Suite
 
 @dataclass(frozen=True)
 class Likeness:
-    """How far a trial repeats what a number was published for.
+    """Departures of a trial from the setting of a published number.
 
     Attributes:
-        unlike: why the number says nothing of the trial: other data, another network, a shortened
-            recipe; '' where it may be judged.
-        apart: in what else the trial departs; a verdict says so.
+        unlike: Why the number is not judged: other data, another network or a shortened recipe. An
+            empty string if it is judged.
+        apart: Other departures. They are noted with the verdict. An empty string if there are none.
     """
 
     unlike: str = ""
@@ -30,15 +30,18 @@ def likeness(
     """Compare a trial with the setting that a number was published for.
 
     Args:
-        planned: the trial and its row.
-        wanted: the table that the number is from.
-        suite: the suite of both.
-        dataset: the suite's dataset.
-        method: the row's method.
+        planned: The trial, with its row in the suite.
+        wanted: The published table that the number is from.
+        suite: The suite that the trial belongs to.
+        dataset: Dataset of the suite.
+        method: Method of the row.
+
+    Returns:
+        The departures of the trial.
     """
     trial, paper = planned.trial, method.paper_recipe
-    # What a row says of its own is from its sources; what the suite changes is not. A method's
-    # recipe is for classification: how long its paper trains detectors is not known.
+    # The epochs of a row come from its sources; changes by the suite do not. The recipe of a method
+    # is for classification: how long its paper trains detectors is not known.
     usual = paper.epochs if paper is not None and dataset.task == "classification" else None
     epochs = planned.row.recipe.get("epochs", usual)
     unlike = ["a rehearsal"] if trial.rehearsal else []

@@ -1,4 +1,4 @@
-"""Two sets of results side by side: what changed, by how much, and whether it is significant."""
+"""Comparison of two sets of results: what changed, by how much, and whether it is significant."""
 
 from __future__ import annotations
 
@@ -17,20 +17,26 @@ _MAPPINGS, _COLUMNS = ("options", "training"), ("threads", "layers")
 
 @dataclass(frozen=True)
 class Difference:
-    """One result in two places.
+    """One result in two sets of results, A and B.
 
     Attributes:
-        dataset, model, label, bits: which result.
-        mean_a, mean_b: its means, %; NaN where it is not there.
-        seeds: how many both have.
-        change: mean of B less that of A, over the seeds of both, in points; without such, of all.
-        p: of a two-sided paired t-test over these, corrected by Holm for all results compared; NaN
-            where there is no test.
-        verdict: ``same`` (equal for each seed), ``better``, ``worse`` (significantly), ``not
+        dataset: Dataset of the result.
+        model: Model of the result.
+        label: Row of the table. It includes the settings that differ, if a side has several
+            settings for one row and bit-widths.
+        bits: Bit-widths ``W/A``.
+        mean_a: Mean over the seeds of A, in %. NaN if A lacks the result.
+        mean_b: Mean over the seeds of B, in %. NaN if B lacks the result.
+        seeds: Number of seeds that both have.
+        change: Mean of B minus mean of A, in points, over the seeds that both have. If there are
+            none, over all seeds of each.
+        p: p-value of the two-sided paired t-test over the seeds that both have, with Holm's
+            correction for all compared results. NaN if there is no test.
+        verdict: ``same`` (equal for each seed), ``better`` or ``worse`` (significantly), ``not
             significant``, ``not tested``, ``only in A`` or ``only in B``.
-        settings: what of its options and its recipe differs.
-        conflicts: keys of trials that came out twice: A and B have other numbers of them.
-        stale: which of its numbers are not to be trusted any more, a text for each side and reason.
+        settings: Options and recipe values that differ, as ``lr 0.02 → 0.1``.
+        conflicts: Keys of trials for which A and B have different numbers.
+        stale: One text for each side and reason, with the number of stale results.
     """
 
     dataset: str
@@ -48,7 +54,7 @@ class Difference:
     stale: list[str]
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values; None for what is not a number."""
+        """Return the attributes as plain values, with None instead of NaN."""
         return {
             name: None if isinstance(value, float) and np.isnan(value) else value
             for name, value in asdict(self).items()
@@ -56,11 +62,20 @@ class Difference:
 
 
 def compare(a: pd.DataFrame, b: pd.DataFrame) -> list[Difference]:
-    """Compare results by data set, model, row and width, in the order of A, then of B.
+    """Compare two sets of results by dataset, model, row and bit-widths.
 
     Args:
-        a: finished trials, as `qbench.benchmark.finished.load` gives them.
-        b: what is compared with them.
+        a: Finished trials, one row for each, as `qbench.benchmark.finished.load` returns them.
+            Required columns: ``key``, ``method``, ``label``, ``options`` and ``training`` (JSON),
+            ``dataset``, ``model``, ``bits``, ``seed`` (int), ``stale`` (the reason, or an empty
+            string) and ``value`` (float, %). Optional columns: ``threads`` and ``layers``.
+        b: The trials to compare with them, with the same columns.
+
+    Returns:
+        One difference for each result, in the order of A, followed by the results that only B has.
+
+    Raises:
+        KeyError: A frame lacks a required column.
     """
     sides = [dict(list(side.groupby(RESULT, sort=False))) for side in _told_apart(a, b)]
     places = list(dict.fromkeys([*sides[0], *sides[1]]))
@@ -70,7 +85,7 @@ def compare(a: pd.DataFrame, b: pd.DataFrame) -> list[Difference]:
 
 
 def _told_apart(a: pd.DataFrame, b: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Both, with settings in the label where one of them has several of one row and width."""
+    """Return both sides. Labels include settings if a side has several for a row and width."""
     both = pd.concat([a.assign(side="A"), b.assign(side="B")], ignore_index=True)
     settings = [_settings(row) for _, row in both.iterrows()]
     labels = list(both["label"])
@@ -145,7 +160,7 @@ def _by_seed(trials: pd.DataFrame) -> dict[int, float]:
 
 
 def _changed(a: pd.Series[Any], b: pd.Series[Any]) -> str:
-    """What two trials' settings differ in, as ``lr 0.02 → 0.1``."""
+    """Return the settings in which two trials differ, as ``lr 0.02 → 0.1``."""
     before, after = _settings(a), _settings(b)
     unknown = {n for n in _COLUMNS if (n in before) != (n in after)}  # a file may lack them
     parts = [
@@ -159,7 +174,7 @@ def _changed(a: pd.Series[Any], b: pd.Series[Any]) -> str:
 
 
 def _settings(trial: pd.Series[Any]) -> dict[str, Any]:
-    """A trial's options and recipe, flat."""
+    """Return the options and the recipe of a trial as one flat mapping."""
     flat: dict[str, Any] = {}
     for name in _MAPPINGS:
         flat |= json.loads(trial[name])
@@ -174,7 +189,7 @@ def _shown(value: Any) -> str:
 
 
 def _conflicts(a: pd.DataFrame, b: pd.DataFrame) -> list[str]:
-    """Keys that both have, with other numbers."""
+    """Return the keys for which both sides have different numbers."""
     known = dict(zip(a["key"], a["value"].astype(float), strict=True))
     return [
         str(key)
@@ -184,5 +199,5 @@ def _conflicts(a: pd.DataFrame, b: pd.DataFrame) -> list[str]:
 
 
 def _alike(a: float, b: float) -> bool:
-    """Whether two numbers are one, but for files that round to six digits."""
+    """Return whether two numbers are equal up to rounding, since files keep six digits."""
     return bool(np.isclose(a, b, rtol=1e-5, atol=0))

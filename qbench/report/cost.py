@@ -1,16 +1,17 @@
-"""What a quantized network costs to store and to run, counted from the network itself.
+"""Cost of a quantized network: the size of its weights and its bit-operations.
 
-Conventions, those of the papers that print such columns:
+Both are counted from the network itself, by the conventions of the papers that print such columns:
 
-- **Weights** are packed: codes of k bits each, and k numbers of 32 bits for each layer (or each
-  filter, where levels are a filter's own) from which its 2^k levels are made, as many as learned
-  bases have; evenly spaced levels take one or two of them. All other parameters, biases and
-  normalisation included, have 32 bits; running statistics are folded into these.
-- **Bit-operations** (BOPs) of a layer are its multiply-adds for one image × bits of its weight ×
-  bits of its input, full precision being 32. Products of two activations count 32 × 32.
+- **Weights** are packed. Each weight is a code of k bits. Each layer (or each filter, if every
+  filter has its own levels) adds k numbers of 32 bits, from which its 2^k levels are made. Learned
+  bases have that many; evenly spaced levels need one or two of them. All other parameters,
+  including biases and normalisation, have 32 bits. Running statistics are folded into these.
+- **Bit-operations** (BOPs) of a layer are its multiply-adds for one image × the bits of its weight
+  × the bits of its input. Full precision counts as 32 bits. Products of two activations count as
+  32 × 32.
 
-Networks are built on the meta device: no memory, no arithmetic. A detector's boxes depend on
-values, so detectors are run once on a CPU.
+Networks are built on the meta device, which takes no memory and no arithmetic. The boxes of a
+detector depend on values, so detectors run once on a CPU.
 """
 
 from __future__ import annotations
@@ -34,11 +35,11 @@ from qbench.spec.trial import Trial
 
 @dataclass(frozen=True)
 class Cost:
-    """What a network takes.
+    """Cost of a network.
 
     Attributes:
-        weight_bits: of all parameters, packed.
-        bops: bit-operations of one image.
+        weight_bits: Size of all parameters, packed, in bits.
+        bops: Bit-operations for one image.
     """
 
     weight_bits: int
@@ -46,24 +47,24 @@ class Cost:
 
     @property
     def megabytes(self) -> float:
-        """Of weights; a megabyte is 10^6 bytes."""
+        """Size of the packed weights in megabytes of 10^6 bytes."""
         return self.weight_bits / 8e6
 
     @property
     def gbops(self) -> float:
-        """Bit-operations in 10^9."""
+        """Bit-operations for one image, in 10^9."""
         return self.bops / 1e9
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """A trial's network: its cost, that of the same one in full precision, and its ends.
+    """Cost of a trial's network, with that in full precision and the widths of its end layers.
 
     Attributes:
-        cost: as the trial quantizes it.
-        full: of the model before a method changed it, in full precision.
-        first_layer: widths ``W/A`` of its first conv or linear layer.
-        last_layer: of its last.
+        cost: Cost of the network as the trial quantizes it.
+        full: Cost in full precision, of the model before the method changes it.
+        first_layer: Bit-widths ``W/A`` of the first convolution or linear layer.
+        last_layer: Bit-widths ``W/A`` of the last convolution or linear layer.
     """
 
     cost: Cost
@@ -74,11 +75,12 @@ class Footprint:
 
 @dataclass(frozen=True)
 class MultiplyAdds:
-    """How many multiply-adds a network takes for one image.
+    """Number of multiply-adds of a network for one image.
 
     Attributes:
-        total: in all.
-        by_layer: of each conv and linear layer, by name; 0 of one that is not run.
+        total: Multiply-adds of the whole network.
+        by_layer: Multiply-adds of each convolution and linear layer, by name. 0 for a layer that
+            does not run.
     """
 
     total: int
@@ -86,10 +88,10 @@ class MultiplyAdds:
 
 
 class Footprints:
-    """Footprints of trials on one dataset, each network counted once.
+    """Footprints of trials on one dataset. Each network is counted once.
 
     Args:
-        dataset: whose images the networks take; its data may be missing.
+        dataset: Dataset whose images the networks take. Its files may be missing.
     """
 
     def __init__(self, dataset: Dataset) -> None:
@@ -98,13 +100,20 @@ class Footprints:
         self._plain: dict[str, tuple[MultiplyAdds, Cost]] = {}
 
     def of(self, trial: Trial) -> Footprint | None:
-        """The footprint of a trial's network; None where it cannot be built or run."""
+        """Return the footprint of a trial's network.
+
+        Args:
+            trial: The trial.
+
+        Returns:
+            The footprint, or None if the network cannot be built or run.
+        """
         same = (trial.method, trial.options, trial.model, trial.bits, trial.layers)
         what = json.dumps(same)
         if what not in self._known:
             try:
                 self._known[what] = self._count(trial)
-            except Exception:  # a plugin's mistake costs its own columns only
+            except Exception:  # an error in a plugin leaves only its own columns empty
                 self._known[what] = None
         return self._known[what]
 
@@ -143,13 +152,20 @@ class Footprints:
 def cost(
     model: nn.Module, layers: list[Layer], counted: MultiplyAdds, weight_scope: Scope = "layer"
 ) -> Cost:
-    """Count what a network takes with some of its layers quantized.
+    """Count the cost of a network with some of its layers quantized.
 
     Args:
-        model: the network, without quantizers attached.
-        layers: those that are quantized, with their widths.
-        counted: its multiply-adds.
-        weight_scope: whether a weight's levels are the layer's or each filter's.
+        model: The network, without attached quantizers.
+        layers: The quantized layers, with their bit-widths.
+        counted: Multiply-adds of the network.
+        weight_scope: ``layer`` if the filters of a layer share their levels, ``filter`` if each
+            filter has its own.
+
+    Returns:
+        The cost, by the conventions of this module.
+
+    Raises:
+        KeyError: A quantized layer is not among the counted ones.
     """
     others = counted.total - sum(counted.by_layer[layer.name] for layer in layers)
     bops = FLOAT_BITS**2 * others
@@ -165,11 +181,14 @@ def cost(
 
 
 def multiply_adds(model: nn.Module, dataset: Dataset) -> MultiplyAdds:
-    """Count the multiply-adds of one image.
+    """Count the multiply-adds of a network for one image.
 
     Args:
-        model: the network, in evaluation mode, on whatever device.
-        dataset: whose images it takes.
+        model: The network, in evaluation mode, on any device. It runs once, on an image of zeros.
+        dataset: Dataset whose images it takes. Its files are not read.
+
+    Returns:
+        The multiply-adds of the whole network and of each convolution and linear layer.
     """
     device = next(model.parameters()).device
     image = torch.zeros(dataset.image_shape, device=device)
