@@ -1,4 +1,4 @@
-"""What a table's numbers are, in words."""
+"""Captions of tables, and titles of blocks."""
 
 from __future__ import annotations
 
@@ -29,14 +29,19 @@ REHEARSAL_NOTE = (
 def caption(
     what: str, trials: pd.DataFrame, shown: Sequence[str], full: bool, marks: Sequence[str]
 ) -> str:
-    """Return a caption: what is measured, over how many seeds, by which recipe.
+    """Return a caption: what is measured, over how many seeds, with which recipe.
 
     Args:
-        what: what the table is about, as ``resnet18 on imagenet``.
-        trials: of the table, full-precision ones included.
-        shown: the metrics of a cell.
-        full: whether to say the full-precision accuracy.
-        marks: sentences on the marks that the table has.
+        what: Subject of the table, such as ``resnet18 on imagenet``.
+        trials: Trials of the table, one row for each, including those in full precision. Required
+            columns: ``method``, ``label``, ``seed``, ``recipe``, ``epochs`` (int), ``status``, and
+            one (float, %) for each metric in `shown`.
+        shown: Metrics that a cell shows.
+        full: Whether to state the full-precision accuracy.
+        marks: Sentences that explain the marks in the table.
+
+    Returns:
+        The caption, on one line, without markup.
     """
     base = trials[trials["method"] == FP32]
     quantized = trials[trials["method"] != FP32] if len(base) < len(trials) else base
@@ -69,6 +74,16 @@ def _full_precision(base: pd.DataFrame, shown: Sequence[str]) -> str:
 
 
 def block_title(name: str, trials: pd.DataFrame, shown: Sequence[str]) -> str:
-    """A block's name, with the full-precision accuracy where it is a model's."""
+    """Return the title of a block: its name, and the full-precision accuracy if there is one.
+
+    Args:
+        name: Name of the block.
+        trials: Trials of the block, one row for each. Required columns: ``method``, ``status``, and
+            one (float, %) for each metric in `shown`.
+        shown: Metrics that a cell shows.
+
+    Returns:
+        The title, on one line. The accuracy is left out if no trial is in full precision.
+    """
     base = trials[trials["method"] == FP32]
     return one_line(f"{name}, full precision {_full_precision(base, shown)}" if len(base) else name)

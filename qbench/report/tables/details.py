@@ -1,4 +1,4 @@
-"""Tables of single results: the claim beside each, its protocol and its cost."""
+"""Tables with one row for each result: published numbers, protocol and cost."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ class DetailsTable:
     """A table with one row for each result.
 
     Attributes:
-        title: what it is of.
-        columns: what each column is.
-        rows: the texts of each row.
-        about: sentences on it.
+        title: Title of the table.
+        columns: Descriptions of the columns.
+        rows: Texts of each row, one for each column.
+        about: Sentences that explain the table, or an empty string.
     """
 
     title: str
@@ -43,7 +43,15 @@ class DetailsTable:
 
 
 def claims(summary: pd.DataFrame) -> list[DetailsTable]:
-    """Measured beside published: a table for each dataset and model of which anything is."""
+    """Return the tables of measured and published numbers.
+
+    Args:
+        summary: One row for each result, as `qbench.report.summary.summarise` returns it.
+
+    Returns:
+        One table for each dataset and model that has a measured result with a published number.
+        Columns in which all rows agree are stated in `DetailsTable.about`.
+    """
     found = summary[summary["published"].notna() & (summary["n"] > 0)]
     about = (
         "Δ is measured less published. A claim is reproduced where the published number, rounded "
@@ -58,7 +66,15 @@ def claims(summary: pd.DataFrame) -> list[DetailsTable]:
 
 
 def protocol_and_cost(summary: pd.DataFrame) -> list[DetailsTable]:
-    """What each result was measured with and what it costs: two tables for each network."""
+    """Return the tables of protocol and cost.
+
+    Args:
+        summary: One row for each result, as `qbench.report.summary.summarise` returns it.
+
+    Returns:
+        Two tables for each dataset and model, protocol and cost, without unsupported results. The
+        protocol is that of the quantized networks; the table is left out if there are none.
+    """
     found = []
     for (dataset, model), group in summary.groupby(["dataset", "model"], sort=False):
         able = group[group["status"] != "unsupported"]
@@ -73,7 +89,7 @@ def protocol_and_cost(summary: pd.DataFrame) -> list[DetailsTable]:
 def _details(
     title: str, results: pd.DataFrame, names: Sequence[str], about: str = ""
 ) -> DetailsTable:
-    """A table of some columns, without those in which nothing stands."""
+    """Return a table of some columns. Columns without any text are left out."""
     columns = [BY_NAME[name] for name in names]
     texts = {c: [one_line(c.text(value)) for value in results[c.name]] for c in columns}
     used = [column for column in columns if any(texts[column])]
@@ -82,7 +98,7 @@ def _details(
 
 
 def _without_common(found: DetailsTable) -> DetailsTable:
-    """The same with what all rows have in a sentence, where there are several."""
+    """Move columns in which all of several rows agree to a sentence above the table."""
     if len(found.rows) < 2:
         return found
     columns = list(zip(found.columns, zip(*found.rows, strict=True), strict=True))

@@ -1,4 +1,4 @@
-"""Tables as LaTeX for plain pdflatex: booktabs, footnotes as text below."""
+"""Tables in LaTeX for plain pdflatex, with booktabs. Footnotes are text below the table."""
 
 from __future__ import annotations
 
@@ -14,29 +14,47 @@ from qbench.report.tables.text import one_line
 
 LATEX_PACKAGES = ("booktabs", "graphicx", "longtable")
 _NEEDS = "\n".join(f"% \\usepackage{{{package}}}" for package in LATEX_PACKAGES)
-LONG = 40  # letters
-# As wide as it is, or where that is wider than the page, as wide as the page.
+LONG = 40  # in letters
+# Keeps the width of a table, or shrinks it to the width of the page if it is wider.
 _SHRUNK = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"
 
 
 def to_latex(name: str, title: str, tables: Sequence[ResultsTable]) -> str:
-    r"""Return tables to put into a paper with ``\input``; what they need is said on top.
+    r"""Return tables of results to include in a paper with ``\input``.
 
     Args:
-        name: the suite's, for labels.
-        title: heading, in captions.
-        tables: the tables.
+        name: Name of the suite, used in labels.
+        title: Heading, used in captions.
+        tables: The tables.
+
+    Returns:
+        LaTeX source. It begins with a comment that lists the required packages.
     """
     return "\n".join([_NEEDS, *(_table(name, title, found) for found in tables)])
 
 
 def details_to_latex(details: Sequence[DetailsTable]) -> str:
-    """Return tables of single results, over as many pages as they take; compile them twice."""
+    """Return tables of details, which span as many pages as they need.
+
+    Args:
+        details: The tables, at least one row in each.
+
+    Returns:
+        LaTeX source. It must be compiled twice. It begins with a comment that lists the required
+        packages.
+    """
     return "\n".join([_NEEDS, *map(_details, details)])
 
 
 def document(files: Sequence[str]) -> str:
-    """Return a document that shows files of tables, to be compiled as it is."""
+    """Return a complete document that shows files of tables.
+
+    Args:
+        files: Names of the files, without ``.tex``.
+
+    Returns:
+        LaTeX source of the document.
+    """
     lines = [
         r"\documentclass{article}",
         r"\usepackage[a4paper,landscape,margin=15mm]{geometry}",
@@ -105,7 +123,7 @@ def _details(found: DetailsTable) -> str:
 
 
 def _alignment(column: Column, texts: Sequence[str]) -> str:
-    """Numbers to the right, long texts in lines of their own."""
+    """Return the alignment of a column: numbers to the right, long texts wrapped."""
     if max(map(len, texts)) > LONG:
         return r"p{45mm}"
     return "r" if column.unit or column.digits is not None else "l"
@@ -120,7 +138,7 @@ def _cell(cell: TableCell) -> str:
     return rf"{text}\textsuperscript{{{marks}}}" if marks else text
 
 
-# Each letter, followed by the command that sets it.
+# Each letter, followed by the command that prints it.
 _MATH = """±pm ×times ÷div ·cdot ≤le ≥ge ≠ne ≥ge ≈approx →to ∞infty αalpha βbeta γgamma δdelta
     εvarepsilon ηeta θtheta κkappa λlambda μmu µmu πpi ρrho σsigma τtau φvarphi ψpsi ωomega ΔDelta
     ΣSigma ΩOmega"""
@@ -131,7 +149,7 @@ _LATEX = {
     **{word[0]: rf"$\{word[1:]}$" for word in _MATH.split()},
     **{word[0]: rf"\text{word[1:]}{{}}" for word in _TEXT_COMMANDS.split()},
     **{letter: f"\\{letter}" for letter in "&%$#_{}"},
-    **{letter: f"{{{letter}}}" for letter in "[]*"},  # else read as arguments of a \\ before
+    **{letter: f"{{{letter}}}" for letter in "[]*"},  # else read as arguments of a preceding \\
     **{
         "−": "$-$",
         "†": r"$\dagger$",
@@ -151,8 +169,8 @@ _LATEX = {
 
 
 def _escaped(text: str) -> str:
-    """Text with everything special to LaTeX escaped, also -- which it makes a dash."""
-    escaped = (  # what pdflatex has no letter for becomes its number
+    """Escape what is special to LaTeX, including ``--``, which it turns into a dash."""
+    escaped = (  # a letter that pdflatex cannot print becomes its code point
         _LATEX.get(letter, letter if letter.isascii() else f"(U+{ord(letter):04X})")
         for letter in one_line(text)
     )

@@ -1,4 +1,4 @@
-"""Tables as Markdown for GitHub, aligned so that they read as plain text too."""
+"""Tables in Markdown for GitHub, aligned so that they are readable as plain text too."""
 
 from __future__ import annotations
 
@@ -18,14 +18,17 @@ def to_markdown(
     claims: Sequence[DetailsTable] = (),
     see: str = "",
 ) -> str:
-    """Return tables, what papers claim, and pictures.
+    """Return a page of results: tables, published numbers and pictures.
 
     Args:
-        title: heading.
-        tables: the tables.
-        pictures: names of files.
-        claims: measured beside published.
-        see: a file with more of each result.
+        title: Heading of the page.
+        tables: Tables of results.
+        pictures: File names of pictures.
+        claims: Tables of measured and published numbers.
+        see: Name of the file with protocol and cost of each result. If empty, there is no link.
+
+    Returns:
+        Markdown.
     """
     blocks = [f"# {_inline(title)}"]
     for found in tables:
@@ -38,7 +41,15 @@ def to_markdown(
 
 
 def details_to_markdown(title: str, details: Sequence[DetailsTable]) -> str:
-    """Return tables of single results under a heading."""
+    """Return tables of details under a heading.
+
+    Args:
+        title: Heading of the page.
+        details: The tables.
+
+    Returns:
+        Markdown.
+    """
     blocks = [f"# {_inline(title)}"]
     for each in details:
         blocks += _details(each)
@@ -88,16 +99,16 @@ def _pipes(cells: list[str], sizes: list[int]) -> str:
     return f"| {' | '.join([cells[0].ljust(sizes[0]), *rest])} |"
 
 
-# An underscore inside a word is no markup; left as it is, names stay readable as plain text.
+# An underscore inside a word is not markup. It is not escaped, so that names stay readable.
 _MARKUP = re.compile(r"[\\`*\[\]|<>~$]|(?<![^\W_])_|_(?![^\W_])|&(?=#?\w+;)")
 _AT_START = re.compile(r"^[#+=-]|(?<=^\d)[.)]")
 
 
 def _inline(text: str) -> str:
-    """Text with markup escaped, within a line."""
+    """Escape markup in text within a line."""
     return _MARKUP.sub(r"\\\g<0>", one_line(text))
 
 
 def _escaped(text: str) -> str:
-    """Text with markup escaped, also what is markup at the start of a line."""
+    """Escape markup in text, including what is markup only at the start of a line."""
     return _AT_START.sub(r"\\\g<0>", _inline(text))

@@ -1,4 +1,4 @@
-"""What the rows of a table ran with: first what they have in common, then what sets each apart."""
+"""Settings of a table's rows: first those that all rows share, then those of single rows."""
 
 from __future__ import annotations
 
@@ -12,11 +12,16 @@ from qbench.spec.trial import FP32
 
 
 def settings(trials: pd.DataFrame) -> list[str]:
-    """Return a line for what all rows have in common, and for what sets rows apart.
+    """Return the settings of the rows of a table.
 
     Args:
-        trials: of one table, with columns ``options`` and ``training`` (JSON), or without: then
-            there is nothing to say.
+        trials: Trials of the table, one row for each. Required columns: ``method``, ``label``,
+            ``bits``, ``epochs`` (int), ``options`` and ``training`` (both JSON).
+
+    Returns:
+        The shared recipe; then, for each method, one line of the options that its rows share and
+        one for each row that has options or recipe values of its own. Empty if `trials` has no
+        column ``options`` or no column ``training``.
     """
     if not {"options", "training"} <= set(trials):
         return []
@@ -38,14 +43,14 @@ def settings(trials: pd.DataFrame) -> list[str]:
             texts.append(f"{who}: {_as_text(common)}")
         for name in names:
             apart = _without(options[name], common)
-            if name not in untrained:  # the caption names those that are not trained
+            if name not in untrained:  # the caption names the untrained rows
                 apart |= _without(training[name], recipe)
             texts += [f"{name}: {_as_text(apart)}"] if apart else []
     return texts
 
 
 def _named(trials: pd.DataFrame, row: pd.Series[Any]) -> str:
-    """A row's label, with its widths where it has other settings at others."""
+    """Return the label of a row, with its bit-widths if its settings depend on them."""
     same = trials[trials["label"] == row["label"]]
     if len(same[["options", "training"]].drop_duplicates()) == 1:
         return one_line(row["label"])
@@ -54,7 +59,7 @@ def _named(trials: pd.DataFrame, row: pd.Series[Any]) -> str:
 
 
 def _used(recipe: str) -> dict[str, object]:
-    """A recipe's values, without those that turn nothing on."""
+    """Return the values of a recipe (JSON) that have an effect."""
     values: dict[str, object] = json.loads(recipe)
     if values.get("schedule") != "step":
         values.pop("gamma", None)
@@ -62,7 +67,7 @@ def _used(recipe: str) -> dict[str, object]:
 
 
 def _common(settings: list[dict[str, object]]) -> dict[str, object]:
-    """What all have, with one value."""
+    """Return the settings that all have, with the same value."""
     first, *others = settings or [{}]
     return {
         name: value

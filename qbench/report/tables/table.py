@@ -1,4 +1,4 @@
-"""Tables of results as plain data: what stands in each cell, and its footnotes."""
+"""Tables of results as plain data: the text of each cell, and its footnotes."""
 
 from __future__ import annotations
 
@@ -26,11 +26,12 @@ class TableCell:
     """One cell of a table.
 
     Attributes:
-        text: what it shows; '' where the suite has no such trial.
-        notes: numbers of its footnotes, from 1.
-        best: whether it is bold: the best of its width, from which all others are told.
-        worse: whether it is worse than the best beyond doubt.
-        published: whether it is a paper's number, not measured here.
+        text: Text of the cell. Empty if the suite has no such trial.
+        notes: Numbers of its footnotes, from 1.
+        best: Whether it is bold: the best of its dataset, model and bit-widths, and the test
+            distinguishes it from all others.
+        worse: Whether it is significantly worse than the best, after Holm's correction too.
+        published: Whether it is the number of a paper, not measured here.
     """
 
     text: str
@@ -42,19 +43,20 @@ class TableCell:
 
 @dataclass
 class ResultsTable:
-    """One table.
+    """One table of results.
 
     Attributes:
-        dataset: what was measured on.
-        name: what the table is about: a model, where methods go down and widths across.
-        caption: what the numbers are, and the full-precision accuracy.
-        corner: what goes down.
-        columns: headings, such as bit-widths ``W/A``.
-        rows: each row's name, and a cell for each column.
-        notes: footnotes, in reading order.
-        settings: the options of each method, and what rows have of their own.
-        apart: names of rows whose protocol is not that of most.
-        blocks: for the index of a row that begins a block, the block's name.
+        dataset: Dataset of the results.
+        name: Subject of the table, such as a model if rows are methods and columns are bit-widths.
+            Empty if the third dimension is shown as blocks.
+        caption: What the numbers are, and the full-precision accuracy.
+        columns: Headings of the columns, such as bit-widths ``W/A``.
+        corner: Dimension of the rows: ``method``, ``model`` or ``bits``.
+        rows: Name of each row, and its cells, one for each column.
+        notes: Footnotes, in reading order.
+        settings: Lines of `qbench.report.tables.settings.settings`.
+        apart: Names of the rows whose protocol differs from that of most rows.
+        blocks: Title of each block, by the index of its first row.
     """
 
     dataset: str
@@ -69,7 +71,14 @@ class ResultsTable:
     blocks: dict[int, str] = field(default_factory=dict)
 
     def note(self, text: str) -> int:
-        """Return the number of a footnote, from 1; the same text has the same number."""
+        """Add a footnote, unless the table has it already.
+
+        Args:
+            text: Text of the footnote.
+
+        Returns:
+            The number of the footnote, from 1. The same text has the same number.
+        """
         text = one_line(text)
         if text not in self.notes:
             self.notes.append(text)
@@ -79,12 +88,22 @@ class ResultsTable:
 def tables(
     presentation: Presentation, trials: pd.DataFrame, summary: pd.DataFrame
 ) -> list[ResultsTable]:
-    """Return the tables that a presentation asks of trials.
+    """Arrange trials in the tables of a presentation.
 
     Args:
-        presentation: what the suite says of them.
-        trials: as `qbench.report.write.write` takes them.
-        summary: of these by the first metric that the presentation shows.
+        presentation: How the suite presents its results.
+        trials: One row for each trial, with the columns that `qbench.report.write.write` requires.
+            The tables also show ``options``, ``training``, ``published``, ``source``, ``stale`` and
+            ``unreadable``, if they are there.
+        summary: Summary of these trials by the first metric that the presentation shows, one row
+            for each result.
+
+    Returns:
+        For each layout of the presentation and each dataset, one table for each value of the third
+        dimension, or a single one if the layout shows it as blocks.
+
+    Raises:
+        KeyError: A frame lacks a required column, or the summary lacks a result.
     """
     found = []
     for layout in presentation.tables:
@@ -99,7 +118,7 @@ def tables(
 
 
 def _parts(layout: TableLayout, trials: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    """What each table is about, and its trials; full precision stands in every one."""
+    """Yield the subject of each table and its trials. Full precision is in every table."""
     if layout.third == "blocks":
         yield "", trials
         return
@@ -114,7 +133,7 @@ def _parts(layout: TableLayout, trials: pd.DataFrame) -> Iterator[tuple[str, pd.
 
 
 class _Builder:
-    """One table being built."""
+    """Builder of one table."""
 
     def __init__(
         self,
@@ -134,7 +153,7 @@ class _Builder:
         within_model = layout.left == "model"
         shown = trials
         quantized = trials[trials["method"] != FP32]
-        has_place = (quantized["bits"] == str(FULL_PRECISION)).any()  # a column to stand in
+        has_place = (quantized["bits"] == str(FULL_PRECISION)).any()  # full precision has a column
         if within_model and len(quantized) and not has_place:
             shown = quantized
         columns = self._headings(layout.columns, shown)
@@ -158,7 +177,7 @@ class _Builder:
         return result
 
     def _headings(self, dimension: Dimension, shown: pd.DataFrame) -> list[str]:
-        """Columns, in the suite's order."""
+        """Return the headings of the columns, in the order of the suite."""
         quantized = shown[shown["method"] != FP32]
         if dimension != "bits" or quantized.empty:
             return list(map(one_line, shown[DIMENSIONS[dimension]].unique()))
@@ -183,7 +202,7 @@ class _Builder:
         return self._standings[tuple(trial[name] for name in RESULT)]
 
     def _cell(self, table: ResultsTable, trials: list[Row]) -> TableCell:
-        """The cell of the trials of one method and width, one for each seed."""
+        """Return the cell of the trials of one result, one for each seed."""
         if not trials:
             return TableCell("")
         reasons = [trial["reason"] for trial in trials if trial["status"] == "unsupported"]
@@ -223,7 +242,7 @@ class _Builder:
 
     @staticmethod
     def _marks(table: ResultsTable) -> list[str]:
-        """Sentences on the marks that a table has."""
+        """Return the sentences that explain the marks in a table."""
         cells = [cell for _, row in table.rows for cell in row]
         present = {
             captions.BOLD: any(cell.best for cell in cells),
@@ -234,7 +253,7 @@ class _Builder:
 
 
 def _notes(trials: list[Row], done: list[Row]) -> list[str]:
-    """Footnotes of a cell: what failed or is missing, and what is wrong with what is there."""
+    """Return the footnotes of a cell: failed and missing trials, and faults of finished ones."""
     count, notes = len(trials), []
     failed = [str(trial["reason"]) for trial in trials if trial["status"] == "failed"]
     firsts = Counter(next(iter(reason.strip().splitlines()), "") for reason in failed)
