@@ -1,8 +1,8 @@
-"""Models: those of the low-bit literature, two tiny ones, and every classifier of torchvision.
+"""Models of the low-bit literature, tiny ones, and every classifier of torchvision.
 
-Each is a callable with the keyword arguments ``num_classes`` and ``in_channels``, registered under
-``qbench.models``. A layer's quantizer sits on its input, so what comes before a convolution or a
-linear layer ends with normalisation and ReLU, pooled or not.
+A model is a callable with the keyword arguments ``num_classes`` and ``in_channels``, registered as
+an entry point of the group ``qbench.models``. An activation quantizer acts on the input of a layer.
+Therefore normalisation and ReLU, with or without pooling, precede each convolution or linear layer.
 """
 
 from qbench.models.tiny import ConvNetTiny, ResidualBlock, ResNetTiny, conv_bn_relu

@@ -1,4 +1,4 @@
-"""AlexNet with batch normalisation, as low-bit networks are trained on ImageNet.
+"""AlexNet with batch normalisation, the form that low-bit papers train on ImageNet.
 
 Five convolutions, two hidden linear layers and a classifier (Krizhevsky et al., NeurIPS 2012),
 without groups, local response normalisation or dropout. Channels, kernels, padding, the order
@@ -24,7 +24,7 @@ normalisation       yes                        no                          in fc
 dropout             0.1                        none                        none
 ==================  =========================  ==========================  =======================
 
-A bias before normalisation is subtracted again, so there is none here.
+Normalisation cancels a bias before it, so there is none here.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ EPSILON = 1e-3
 class AlexNetBN(Network):
     """AlexNet with batch normalisation; 62.4 million parameters at 1000 classes.
 
-    Takes images of 224×224, and others down to 63×63: features are averaged, or repeated, to the
-    6×6 that a 224×224 image has.
+    Images have 224×224 pixels, or any size from 63×63. Features are averaged, or repeated, to the
+    6×6 of a 224×224 image.
 
     Args:
-        num_classes: outputs.
-        in_channels: channels of the image.
+        num_classes: Number of outputs.
+        in_channels: Number of channels of an image.
     """
 
     smallest: ClassVar[int] = 63

@@ -1,13 +1,14 @@
 """The ResNets for CIFAR's 32×32 images (He et al., CVPR 2016, arXiv:1512.03385, Section 4.2).
 
-6n + 2 layers: a 3×3 convolution, then n blocks each of 16, 32 and 64 channels, the image halved
-before the second and the third, an average and a linear layer. Shortcuts have no parameters
-(option A): where the shape changes, every second pixel is taken and channels of zeros are appended.
+A ResNet has 6n + 2 layers: a 3×3 convolution, n blocks each of 16, 32 and 64 channels, average
+pooling and a linear layer. The second and third group of blocks halve the image. Shortcuts have no
+parameters (option A): where the shape changes, they take every second pixel and append channels of
+zeros.
 
-Low-bit codes differ in this. Option A is what those of IR-Net and EWGS have, as the network of
-akamaster/pytorch_resnet_cifar10 that they start from, with the zeros on both sides; both put a
+Low-bit codes differ in the shortcut. Those of IR-Net and EWGS have option A, like the network of
+akamaster/pytorch_resnet_cifar10 that they start from, with zeros on both sides; both put a
 normalisation before the linear layer. APoT's has option B, a 1×1 convolution that is quantized too.
-DoReFa-Net's (tensorpack, ``cifar10-resnet.py``) averages in place of taking every second pixel, and
+DoReFa-Net's (tensorpack, ``cifar10-resnet.py``) averages instead of taking every second pixel, and
 is pre-activated.
 """
 
@@ -25,10 +26,10 @@ from qbench.models.tiny import conv_bn_relu
 
 
 class PaddedShortcut(nn.Module):
-    """Every second pixel, and as many channels of zeros as there are channels.
+    """Shortcut that takes every second pixel and appends as many zero channels as there are.
 
     Args:
-        channels: C.
+        channels: Number of input channels C.
     """
 
     def __init__(self, channels: int) -> None:
@@ -41,7 +42,7 @@ class PaddedShortcut(nn.Module):
 
 
 def _stage(inputs: int, outputs: int, blocks: int) -> nn.Sequential:
-    """So many of torchvision's basic blocks; the first halves the image where channels double."""
+    """Stack basic blocks of torchvision; the first halves the image if channels double."""
     first = BasicBlock(inputs, outputs)
     if inputs != outputs:
         first = BasicBlock(inputs, outputs, stride=2, downsample=PaddedShortcut(inputs))
@@ -52,9 +53,9 @@ class CifarResNet(Network):
     """A ResNet of 6n + 2 layers.
 
     Args:
-        n: blocks of each size.
-        num_classes: outputs.
-        in_channels: channels of the image.
+        n: Number of blocks of each width, 1 or more.
+        num_classes: Number of outputs.
+        in_channels: Number of channels of an image.
     """
 
     smallest_alone: ClassVar[int | None] = 5
@@ -80,20 +81,20 @@ class CifarResNet(Network):
 
 
 def resnet20(num_classes: int, in_channels: int) -> CifarResNet:
-    """ResNet-20, 0.27 million parameters at 10 classes; arguments as `CifarResNet`'s."""
+    """Build ResNet-20: 0.27 million parameters at 10 classes. See `CifarResNet` for arguments."""
     return CifarResNet(3, num_classes, in_channels)
 
 
 def resnet32(num_classes: int, in_channels: int) -> CifarResNet:
-    """ResNet-32, 0.46 million parameters at 10 classes; arguments as `CifarResNet`'s."""
+    """Build ResNet-32: 0.46 million parameters at 10 classes. See `CifarResNet` for arguments."""
     return CifarResNet(5, num_classes, in_channels)
 
 
 def resnet44(num_classes: int, in_channels: int) -> CifarResNet:
-    """ResNet-44, 0.66 million parameters at 10 classes; arguments as `CifarResNet`'s."""
+    """Build ResNet-44: 0.66 million parameters at 10 classes. See `CifarResNet` for arguments."""
     return CifarResNet(7, num_classes, in_channels)
 
 
 def resnet56(num_classes: int, in_channels: int) -> CifarResNet:
-    """ResNet-56, 0.85 million parameters at 10 classes; arguments as `CifarResNet`'s."""
+    """Build ResNet-56: 0.85 million parameters at 10 classes. See `CifarResNet` for arguments."""
     return CifarResNet(9, num_classes, in_channels)

@@ -1,4 +1,4 @@
-"""What the networks for larger images share: their first weights, and what they say of images."""
+"""Initial weights and checks of image sizes, shared by the networks for larger images."""
 
 from __future__ import annotations
 
@@ -10,26 +10,28 @@ from qbench.errors import QbenchError
 
 
 class ImageSizeError(QbenchError, ValueError):
-    """A network cannot take images of a size."""
+    """Raised if images are too small for a network."""
 
 
 class Network(nn.Sequential):
-    """Layers in sequence that tell which images they cannot take.
+    """Sequential network that rejects images that are too small.
 
     Attributes:
-        smallest: the least height and width of an image.
-        smallest_alone: the same for the only image of a training batch: below it, batch
-            normalisation has one value to a channel, which has no variance. None: never alone.
+        smallest: Smallest height and width of an image in pixels.
+        smallest_alone: Smallest longer side in pixels of the only image of a training batch. Below
+            it, batch normalisation has one value per channel, and no variance. None if a training
+            batch needs two images.
     """
 
     smallest: ClassVar[int] = 1
     smallest_alone: ClassVar[int | None] = 1
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map images, (N, C, H, W), to scores, (N, classes).
+        """Map images, (N, C, H, W), to logits, (N, classes).
 
         Raises:
-            ImageSizeError: the images are too small, or a training batch has one that is.
+            ImageSizeError: The images are too small, or a training batch has a single image that is
+                too small to normalise.
         """
         name, (height, width) = type(self).__name__, x.shape[2:]
         if min(height, width) < self.smallest:
@@ -49,8 +51,8 @@ def he_initialise(model: nn.Module, mode: Literal["fan_in", "fan_out"]) -> None:
     """Draw weights from N(0, 2/fan), in place; biases become 0 (He et al., ICCV 2015, Section 2.2).
 
     Args:
-        model: its convolutions and linear layers are drawn, in the order of ``modules()``.
-        mode: the fan of convolutions; that of a linear layer is always its inputs.
+        model: Model whose convolutions and linear layers are drawn, in the order of ``modules()``.
+        mode: Fan of the convolutions. Linear layers always use their number of inputs.
     """
     for module in model.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):

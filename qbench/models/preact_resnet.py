@@ -1,7 +1,7 @@
 """Pre-activation ResNet-18 (He et al., ECCV 2016, arXiv:1603.05027), in its low-bit form.
 
 A block normalises and activates its input, convolves, normalises, activates, convolves, and adds
-what it was given, so that every quantized input follows a ReLU and the shortcut is never clipped.
+its input. Every quantized activation follows a ReLU, and the shortcut is never clipped.
 As in the code of LQ-Nets (microsoft/LQ-Nets, ``resnet_model.py``, ``--mode preact``):
 
 - where the shape changes, both paths start from the activated input, and the shortcut is a 1×1
@@ -12,7 +12,7 @@ As in the code of LQ-Nets (microsoft/LQ-Nets, ``resnet_model.py``, ``--mode prea
   activation of its own.
 
 The code of DoReFa-Net (tensorpack, ``resnet-dorefa.py``) has no normalisation before the sum,
-average pooling in place of the stride, and none after the stem.
+average pooling instead of the stride, and none after the stem.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ class PreActBlock(nn.Module):
     """Two 3×3 convolutions, each before its normalisation, and a shortcut around both.
 
     Args:
-        inputs: channels in.
-        outputs: channels out.
-        stride: of the first convolution; the shortcut is a 1×1 convolution where shapes differ.
-        activated: the input has been normalised and activated already, for both paths.
+        inputs: Number of input channels.
+        outputs: Number of output channels.
+        stride: Stride of the first convolution. The shortcut is a 1×1 convolution if shapes differ.
+        activated: Whether the input is already normalised and activated, for both paths.
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int, activated: bool) -> None:
@@ -53,13 +53,13 @@ class PreActBlock(nn.Module):
             )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (N, inputs, H, W) to (N, outputs, H/stride, W/stride), not activated yet."""
+        """Map (N, inputs, H, W) to (N, outputs, H/stride, W/stride), before activation."""
         y: Tensor = self.body(self.activation(x)) + self.shortcut(x)
         return y
 
 
 def _stage(inputs: int, outputs: int, stride: int) -> nn.Sequential:
-    """Two blocks, and the activation that the next stage, or the classifier, starts from."""
+    """Stack two blocks, and the activation before the next stage or the classifier."""
     return nn.Sequential(
         PreActBlock(inputs, outputs, stride, activated=True),
         PreActBlock(outputs, outputs, 1, activated=False),
@@ -72,8 +72,8 @@ class PreActResNet18(Network):
     """Pre-activation ResNet-18 with the stem for ImageNet.
 
     Args:
-        num_classes: outputs.
-        in_channels: channels of the image.
+        num_classes: Number of outputs.
+        in_channels: Number of channels of an image.
     """
 
     smallest_alone: ClassVar[int | None] = 33

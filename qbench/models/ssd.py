@@ -1,11 +1,13 @@
-"""Single-shot detectors (SSD, Liu et al., ECCV 2016, arXiv:1512.02325): torchvision's, a tiny one.
+"""Single-shot detectors (SSD, Liu et al., ECCV 2016, arXiv:1512.02325).
 
-A detector maps a batch of images in [0, 1], (N, 3, S, S), to one dict for each image, of ``boxes``,
-``scores`` and ``labels``; in training, of images and targets, to a dict of losses. It standardises
-images itself. Grey images, (N, 1, S, S), are broadcast to three channels by that standardisation.
+There are two of torchvision and a tiny one.
 
-Under autocast, default boxes and what the heads return are in single precision: in bfloat16 a place
-in an image of 300 pixels is known to a pixel.
+In evaluation, a detector maps images in [0, 1], (N, 3, S, S), to one dict per image, of ``boxes``,
+``scores`` and ``labels``. In training, it maps images and targets to a dict of losses. It
+standardises images itself, which also broadcasts grey images, (N, 1, S, S), to three channels.
+
+Under autocast, default boxes and the outputs of the heads are in single precision: bfloat16
+resolves a position in an image of 300 pixels to about a pixel.
 """
 
 from __future__ import annotations
@@ -23,21 +25,21 @@ from torchvision.models.detection.ssd import SSD
 from qbench.errors import QbenchError
 from qbench.models import conv_bn_relu
 
-_VGG16_CONVOLUTIONS = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)  # among its features
-_SSD300_SMALLEST = 268  # below, nothing is left for conv11_2
+_VGG16_CONVOLUTIONS = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)  # indices in its features
+_SSD300_SMALLEST = 268  # below, conv11_2 has no input left
 
 
 def ssd300_vgg16(num_classes: int, in_channels: int = 3, image_size: int = 300) -> SSD:
-    """SSD300 over VGG16, torchvision's, randomly initialised.
+    """Build torchvision's SSD300 on VGG16, randomly initialised.
 
     Args:
-        num_classes: classes, the background included.
-        in_channels: 3, or 1.
-        image_size: S. At another than 300, default boxes are spread evenly over each feature map,
-            at the same sizes relative to the image.
+        num_classes: Number of classes, including the background.
+        in_channels: 3, or 1 for grey images.
+        image_size: S, in pixels, 268 or more. If it is not 300, default boxes are spread evenly
+            over each feature map, with the same sizes relative to the image.
 
     Raises:
-        QbenchError: there is no such input.
+        QbenchError: The number of channels or the image size is not valid.
     """
     _check_input(in_channels, image_size, _SSD300_SMALLEST)
     model: SSD = detection.ssd300_vgg16(
@@ -51,15 +53,15 @@ def ssd300_vgg16(num_classes: int, in_channels: int = 3, image_size: int = 300) 
 def ssdlite320_mobilenet_v3_large(
     num_classes: int, in_channels: int = 3, image_size: int = 320
 ) -> SSD:
-    """SSDLite over MobileNetV3-Large (arXiv:1905.02244, Section 6.3), torchvision's.
+    """Build torchvision's SSDLite on MobileNetV3-Large (arXiv:1905.02244, Section 6.3).
 
     Args:
-        num_classes: classes, the background included.
-        in_channels: 3, or 1.
-        image_size: S.
+        num_classes: Number of classes, including the background.
+        in_channels: 3, or 1 for grey images.
+        image_size: S, in pixels, 1 or more.
 
     Raises:
-        QbenchError: there is no such input.
+        QbenchError: The number of channels or the image size is not valid.
     """
     _check_input(in_channels, image_size, 1)
     model: SSD = detection.ssdlite320_mobilenet_v3_large(
@@ -69,18 +71,18 @@ def ssdlite320_mobilenet_v3_large(
 
 
 def ssd_tiny(num_classes: int, in_channels: int = 3, image_size: int = 96) -> SSD:
-    """A detector that learns in a minute on one core: SSD's heads on `TinyBackbone`.
+    """Build a detector that learns in a minute on one core: SSD's heads on `TinyBackbone`.
 
-    Its default boxes, about 0.2 to 0.5 of the image, in four shapes at every place, suit objects of
-    such sizes. Of an image it keeps the best 50 detections.
+    Its default boxes have four shapes at each position and suit objects of about 0.2 to 0.5 of the
+    image. It keeps the best 50 detections per image.
 
     Args:
-        num_classes: classes, the background included.
-        in_channels: 3, or 1.
-        image_size: S.
+        num_classes: Number of classes, including the background.
+        in_channels: 3, or 1 for grey images.
+        image_size: S, in pixels, 1 or more.
 
     Raises:
-        QbenchError: there is no such input.
+        QbenchError: The number of channels or the image size is not valid.
     """
     _check_input(in_channels, image_size, 1)
     boxes = DefaultBoxGenerator([[2], [2]], scales=[0.2, 0.35, 0.55])
@@ -97,10 +99,10 @@ def ssd_tiny(num_classes: int, in_channels: int = 3, image_size: int = 96) -> SS
 
 
 class TinyBackbone(nn.Module):
-    """Seven 3×3 convolutions with batch normalisation and ReLU, and two feature maps.
+    """Backbone of seven 3×3 convolutions with batch normalisation and ReLU.
 
     Attributes:
-        out_channels: channels of the feature maps, whose sides are S/8 and S/16.
+        out_channels: Numbers of channels of its two feature maps, whose sides are S/8 and S/16.
     """
 
     out_channels = (64, 64)
@@ -129,7 +131,7 @@ def _check_input(in_channels: int, image_size: int, smallest: int) -> None:
 
 
 def _completed(model: SSD, image_size: int) -> SSD:
-    """Have a detector work at an image size, and under autocast."""
+    """Adapt a detector to an image size and to autocast."""
     transform = model.transform
     transform.min_size, transform.max_size = (image_size,), image_size
     transform.fixed_size = (image_size, image_size)
@@ -139,7 +141,7 @@ def _completed(model: SSD, image_size: int) -> SSD:
 
 
 def _single_precision_boxes(module: nn.Module, args: tuple[Any, list[Tensor]]) -> tuple[Any, Any]:
-    images, features = args  # of which it takes shapes, and the first one's dtype
+    images, features = args  # the generator reads their shapes, and the dtype of the first
     return images, [x.new_empty((0, *x.shape[1:]), dtype=_single(x)) for x in features]
 
 
@@ -150,7 +152,7 @@ def _single_precision_outputs(
 
 
 def _single(x: Tensor) -> torch.dtype:
-    """Single precision, or double if it is."""
+    """Return float32, or float64 for double precision."""
     return torch.promote_types(x.dtype, torch.float32)
 
 
@@ -158,16 +160,16 @@ def start_from_vgg16(model: nn.Module, features: Mapping[str, Tensor]) -> dict[s
     """Set the first 13 convolutions of SSD300's backbone to those of a VGG16.
 
     Args:
-        model: as `ssd300_vgg16` builds it.
-        features: VGG16's weights as torchvision names them, with ``features.`` before or without;
-            others are not read. They should be of a network whose images are 0…255 less their mean
-            (``VGG16_Weights.IMAGENET1K_FEATURES``).
+        model: Detector as `ssd300_vgg16` builds it. It is changed in place.
+        features: Weights of VGG16 by torchvision's names, with or without the prefix ``features.``;
+            other entries are not read. They should come from a network whose images are 0…255 minus
+            their mean (``VGG16_Weights.IMAGENET1K_FEATURES``).
 
     Returns:
-        What was read of `features`, without ``features.`` before names.
+        The weights that were read, by name without the prefix.
 
     Raises:
-        QbenchError: they are not VGG16's.
+        QbenchError: A weight of VGG16 is missing or has another shape.
     """
     prefix = "features." if any(name.startswith("features.") for name in features) else ""
     backbone = model.get_submodule("backbone")

@@ -6,7 +6,16 @@ from torch import Tensor, nn
 
 
 def conv_bn_relu(inputs: int, outputs: int, stride: int = 1) -> list[nn.Module]:
-    """A 3×3 convolution, batch normalisation and ReLU: the block order of the literature."""
+    """Return a 3×3 convolution, batch normalisation and ReLU, the usual block of the literature.
+
+    Args:
+        inputs: Number of input channels.
+        outputs: Number of output channels.
+        stride: Stride of the convolution, which has padding 1 and no bias.
+
+    Returns:
+        Three modules, to apply in order.
+    """
     return [
         nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False),
         nn.BatchNorm2d(outputs),
@@ -17,12 +26,13 @@ def conv_bn_relu(inputs: int, outputs: int, stride: int = 1) -> list[nn.Module]:
 class ConvNetTiny(nn.Sequential):
     """Four 3×3 convolutions with batch normalisation, average pooling, one linear layer.
 
-    The first convolution and the linear layer stay full precision under the default layer policy,
-    so three convolutions are quantized.
+    The first two convolutions have 16 channels, the others 32. The first convolution and the linear
+    layer stay in full precision under the default layer policy, so three convolutions are
+    quantized.
 
     Args:
-        num_classes: outputs.
-        in_channels: channels of the image.
+        num_classes: Number of outputs.
+        in_channels: Number of channels of an image.
     """
 
     def __init__(self, num_classes: int, in_channels: int) -> None:
@@ -42,9 +52,9 @@ class ResidualBlock(nn.Module):
     """Two 3×3 convolutions and a shortcut (He et al., CVPR 2016, arXiv:1512.03385, Fig. 2).
 
     Args:
-        inputs: channels in.
-        outputs: channels out.
-        stride: of the first convolution; the shortcut is a 1×1 convolution where shapes differ.
+        inputs: Number of input channels.
+        outputs: Number of output channels.
+        stride: Stride of the first convolution. The shortcut is a 1×1 convolution if shapes differ.
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
@@ -70,8 +80,8 @@ class ResNetTiny(nn.Sequential):
     """Three residual blocks of 16, 32 and 64 channels: a CIFAR ResNet-8 for small images.
 
     Args:
-        num_classes: outputs.
-        in_channels: channels of the image.
+        num_classes: Number of outputs.
+        in_channels: Number of channels of an image.
     """
 
     def __init__(self, num_classes: int, in_channels: int) -> None:

@@ -1,4 +1,4 @@
-"""Every classifier of torchvision by its name."""
+"""Classifiers of torchvision by name."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from qbench.errors import QbenchError, nearest
 
 @cache
 def torchvision_names() -> tuple[str, ...]:
-    """The names of torchvision's classification models."""
-    from torchvision import models  # takes a second to import, and not every suite needs it
+    """Return the names of torchvision's classification models."""
+    from torchvision import models  # slow to import, and not every suite needs it
 
     return tuple(models.list_models(module=models))
 
@@ -22,12 +22,15 @@ def torchvision_model(name: str, num_classes: int, in_channels: int) -> nn.Modul
     """Build a torchvision classifier, randomly initialised.
 
     Args:
-        name: as in ``torchvision.models.list_models()``.
-        num_classes: outputs.
-        in_channels: 3, or 1: a grey image is repeated to three channels.
+        name: Name as in ``torchvision.models.list_models()``.
+        num_classes: Number of outputs.
+        in_channels: 3, or 1 for grey images, which are repeated to three channels.
+
+    Returns:
+        Model. Maps (N, in_channels, H, W) to logits, (N, num_classes).
 
     Raises:
-        QbenchError: torchvision has no classifier of that name.
+        QbenchError: torchvision has no classifier with the name.
     """
     if name not in torchvision_names():
         raise QbenchError(f"no model is named '{name}'{nearest(name, torchvision_names())}")

@@ -1,10 +1,10 @@
 """VGG-small, for CIFAR's 32×32 images, as in the code of LQ-Nets (``cifar10-vgg-small.py``).
 
 Six 3×3 convolutions of 128, 128, 256, 256, 512 and 512 channels, pooling after every second, and
-one linear layer. Pooling comes between convolution and normalisation, so that what is quantized has
-just been normalised. The codes of BNN (MatthieuCourbariaux/BinaryNet, ``cifar10.py``) and IR-Net
-(htqin/IR-Net) have the same convolutions in the same order; BNN's has two hidden linear layers of
-1024 more, and binarises the first and the last layer too.
+one linear layer. Pooling comes between convolution and normalisation, so that quantized activations
+have just been normalised. The codes of BNN (MatthieuCourbariaux/BinaryNet, ``cifar10.py``) and
+IR-Net (htqin/IR-Net) have the same convolutions in the same order; BNN's has two hidden linear
+layers of 1024 more, and binarises the first and the last layer too.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ CHANNELS = (128, 128, 256, 256, 512, 512)
 class VGGSmall(Network):
     """VGG-small; 4.7 million parameters at 10 classes.
 
-    Takes images of 32×32, and others down to 8×8: features are averaged, or repeated, to the 4×4
-    that a 32×32 image has.
+    Images have 32×32 pixels, or any size from 8×8. Features are averaged, or repeated, to the 4×4
+    of a 32×32 image.
 
     Args:
-        num_classes: outputs.
-        in_channels: channels of the image.
+        num_classes: Number of outputs.
+        in_channels: Number of channels of an image.
     """
 
     smallest: ClassVar[int] = 8

@@ -1,4 +1,8 @@
-"""What is asked of a model: its loss, its metrics, how it is evaluated."""
+"""Tasks: the loss of a model, its metrics, and its evaluation.
+
+A task is a module of this package that implements `Task`. To add one, write the module and name it
+in `get`.
+"""
 
 from __future__ import annotations
 
@@ -19,28 +23,62 @@ class Task(Protocol):
     """A task, implemented by a module of this package."""
 
     def loss(self, model: nn.Module, batch: Any) -> Tensor:
-        """The training loss of one batch, a scalar."""
+        """Compute the training loss of one batch.
+
+        Args:
+            model: Model in training mode.
+            batch: Batch on the model's device, with images as ``Dataset.to_input`` returns them.
+
+        Returns:
+            Loss, a floating-point scalar with a gradient.
+        """
 
     def evaluate(self, model: nn.Module, batches: Iterable[Any]) -> dict[str, float]:
-        """Metrics of a model, in the mode it is in, over the batches of all processes."""
+        """Measure a model over the batches of all processes. The model's mode is kept.
+
+        Args:
+            model: Model.
+            batches: This process's batches, on the model's device.
+
+        Returns:
+            Metrics by name, the same in each process.
+        """
 
     def examples(self, model: nn.Module, dataset: Dataset) -> list[ImageDetections]:
-        """What a model, in the mode it is in, makes of the first test images, for a picture."""
+        """Run a model on the first test images, for figures. The model's mode is kept.
+
+        Args:
+            model: Model.
+            dataset: Dataset with the images.
+
+        Returns:
+            Detections of each image; empty if the task has nothing to draw.
+        """
 
     def inputs(self, batch: Any) -> Tensor:
-        """What the model is given of a batch, (N, C, H, W)."""
+        """Return the input of the model from a batch: images, (N, C, H, W)."""
 
     def random_batch(
         self, size: int, image_shape: tuple[int, int, int], classes: int, device: torch.device
     ) -> Any:
-        """A batch of noise, to time a step with."""
+        """Create a batch of noise, to time a training step.
+
+        Args:
+            size: Number of images N.
+            image_shape: (channels, height, width) of an image.
+            classes: Number of classes, including the background in detection.
+            device: Device of the batch.
+        """
 
 
 def get(name: str) -> Task:
-    """The task of that name.
+    """Return the task with a name.
+
+    Args:
+        name: ``classification`` or ``detection``.
 
     Raises:
-        QbenchError: there is none.
+        QbenchError: No task has the name.
     """
     if name == "classification":
         from qbench.tasks import classification

@@ -17,33 +17,45 @@ LabelledBatch = tuple[Tensor, Tensor]
 
 
 def inputs(batch: LabelledBatch) -> Tensor:
-    """The images of a batch, (N, C, H, W)."""
+    """Return the images of a batch, (N, C, H, W)."""
     return batch[0]
 
 
 def random_batch(
     size: int, image_shape: tuple[int, int, int], classes: int, device: torch.device
 ) -> LabelledBatch:
-    """Images and labels of noise, to time a step with."""
+    """Create normal images, float32, (N, C, H, W), and uniform labels, int64, (N,)."""
     images = torch.randn(size, *image_shape, device=device)
     return images, torch.randint(classes, (size,), device=device)
 
 
 def loss(model: nn.Module, batch: LabelledBatch) -> Tensor:
-    """Mean cross-entropy of a batch of images, (N, C, H, W), and labels, (N,)."""
+    """Compute the mean cross-entropy of a batch.
+
+    Args:
+        model: Classifier. Maps (N, C, H, W) to logits, (N, classes).
+        batch: Images, (N, C, H, W), and labels, int64, (N,), from 0.
+
+    Returns:
+        Loss in nats, a scalar of float32, or of float64 if the logits are.
+    """
     images, labels = batch
     logits = model(images)
-    # Under autocast logits are bfloat16, in which a small loss vanishes.
+    # Autocast gives bfloat16 logits, in which a small loss underflows to 0.
     return F.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), labels)
 
 
 @torch.inference_mode()
 def evaluate(model: nn.Module, batches: Iterable[LabelledBatch]) -> dict[str, float]:
-    """Accuracy of a model, in the mode that it is in, over the batches of all processes.
+    """Measure the accuracy of a model over the batches of all processes.
+
+    Args:
+        model: Classifier. Its mode is kept.
+        batches: Batches as in `loss`, on the model's device.
 
     Returns:
-        ``top1`` and ``top5`` in percent (top5 only where there are more than five classes), and
-        ``test_loss``, the mean cross-entropy.
+        ``top1`` and ``top5`` in percent, and ``test_loss``, the mean cross-entropy in nats.
+        ``top5`` only if there are more than five classes. Empty if there is no batch.
     """
     metrics: dict[str, Metric] = {}
     for images, target in batches:
@@ -60,7 +72,7 @@ def evaluate(model: nn.Module, batches: Iterable[LabelledBatch]) -> dict[str, fl
 
 
 def examples(model: nn.Module, dataset: Dataset) -> list[ImageDetections]:
-    """None: a label needs no picture."""
+    """Return nothing: no figure shows labels."""
     return []
 
 

@@ -1,7 +1,7 @@
-"""Object detection by torchvision's detectors: their own losses, mean average precision.
+"""Object detection with torchvision's detectors: their own losses, and mean average precision.
 
-What is called mAP differs: see `evaluate` for the three that are measured. Papers on SSD and
-VOC2007, Quantization Networks' Table 4 among them, mean ``map50_voc07``.
+Several metrics are called mAP. `evaluate` measures three of them. Papers on SSD and VOC2007,
+including Table 4 of Quantization Networks, report ``map50_voc07``.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from qbench.tasks.voc_ap import mean_average_precision
 Image = dict[str, Tensor]
 DetectionBatch = tuple[Tensor, list[Image]]
 EXAMPLE_IMAGES = 4  # test images whose detections are stored with a trial
-LEAST_SCORE = 0.3
+LEAST_SCORE = 0.3  # of detections that are stored with a trial
 
 
 def inputs(batch: DetectionBatch) -> Tensor:
-    """The images of a batch, (N, 3, S, S)."""
+    """Return the images of a batch, (N, 3, S, S)."""
     return batch[0]
 
 
 def random_batch(
     size: int, image_shape: tuple[int, int, int], classes: int, device: torch.device
 ) -> DetectionBatch:
-    """Images of noise, with a box in the middle of each, to time a step with."""
+    """Create uniform images in [0, 1], (N, 3, S, S), each with one box in its middle."""
     images = torch.rand(size, *image_shape, device=device)
     _, height, width = image_shape
     box = torch.tensor([[width, height, 3 * width, 3 * height]], device=device) / 4
@@ -40,12 +40,15 @@ def random_batch(
 
 
 def loss(model: nn.Module, batch: DetectionBatch) -> Tensor:
-    """The sum of the detector's losses; for SSD its multibox loss (arXiv:1512.02325, Eq. 1).
+    """Sum the losses of a detector; for SSD the multibox loss (arXiv:1512.02325, Eq. 1).
 
     Args:
-        model: a detector of torchvision, in training mode.
-        batch: images in [0, 1], (N, 3, S, S), and for each a dict of ``boxes``, float32 (n, 4), in
-            pixels as x1 y1 x2 y2, and ``labels``, int64 (n,), from 1.
+        model: Detector of torchvision, in training mode.
+        batch: Images in [0, 1], (N, 3, S, S), and for each a dict of ``boxes``, float32, (n, 4), in
+            pixels as x1 y1 x2 y2, and ``labels``, int64, (n,), from 1.
+
+    Returns:
+        Loss, a scalar.
     """
     images, targets = batch
     losses: dict[str, Tensor] = model(images, targets)
@@ -54,22 +57,23 @@ def loss(model: nn.Module, batch: DetectionBatch) -> Tensor:
 
 @torch.inference_mode()
 def evaluate(model: nn.Module, batches: Iterable[DetectionBatch]) -> dict[str, float]:
-    """Mean average precision of a detector over the batches of all processes.
+    """Measure the mean average precision of a detector over the batches of all processes.
 
     Args:
-        model: a detector of torchvision; ``model.training`` is False, while modules within may be
-            in any mode.
-        batches: as of `loss`, on the model's device; targets also have ``difficult``, bool (n,).
+        model: Detector of torchvision. ``model.training`` is False; its submodules may be in any
+            mode.
+        batches: Batches as in `loss`, on the model's device. Targets also have ``difficult``, bool,
+            (n,).
 
     Returns:
-        In percent:
+        Metrics in percent:
 
         - ``map50_voc07``: overlap 0.5, 11 recall levels, the metric of VOC2007;
         - ``map50``: overlap 0.5, area under the curve, the metric of VOC2010 to VOC2012;
-        - ``map``: COCO's, the mean over overlaps 0.5, 0.55, …, 0.95, at most 100 detections in an
+        - ``map``: COCO's, the mean over overlaps 0.5, 0.55, …, 0.95, at most 100 detections per
           image.
 
-        Difficult objects count for nothing, found or not; to COCO's metric they are crowds.
+        Difficult objects are ignored, found or not. For COCO's metric they are crowds.
     """
     mine: list[tuple[Image, Image]] = []
     for images, targets in batches:
@@ -86,10 +90,17 @@ def evaluate(model: nn.Module, batches: Iterable[DetectionBatch]) -> dict[str, f
 
 @torch.inference_mode()
 def examples(model: nn.Module, dataset: Dataset) -> list[ImageDetections]:
-    """What a detector, in the mode it is in, finds in the first test images.
+    """Detect objects in the first four test images. The model's mode is kept.
+
+    Args:
+        model: Detector of torchvision; ``model.training`` is False.
+        dataset: Dataset with the images.
 
     Returns:
-        For each image the objects found with some confidence, the surest first.
+        For each image, detections with a score of at least 0.3, in descending order of score.
+
+    Raises:
+        UnreadableError: No test image can be read.
     """
     images, _ = dataset.first(EXAMPLE_IMAGES)
     found = model(images.to(next(model.parameters()).device))
@@ -103,7 +114,7 @@ def _shown(found: Image) -> ImageDetections:
 
 
 def _on_cpu(image: Image) -> Image:
-    """What is known of an image, floats in single precision."""
+    """Move the tensors of an image to the CPU, floats in single precision."""
     return {
         name: value.float().cpu() if value.is_floating_point() else value.cpu()
         for name, value in image.items()

@@ -1,12 +1,12 @@
 """Average precision as the Pascal VOC development kit computes it (Everingham et al., IJCV 2010).
 
-Detections of a class, most certain first, are each given the object of that class in their image
-that they overlap most. Where the overlap is less than the threshold the detection is false. Where
-it is not, the detection is left out of account if the object is difficult, true if no detection
-before it was given the object, and false if one was. Recall counts objects that are not difficult.
+Detections of a class are sorted by descending score. Each is assigned the object of that class in
+its image that it overlaps most. If the overlap is below the threshold, the detection is false.
+Otherwise it is ignored if the object is difficult, true if no earlier detection was assigned the
+object, and false if one was. Recall counts the objects that are not difficult.
 
-COCO's rule differs: a detection whose best object is taken may have the next best, and what lies in
-a crowd is excused by the share of its own area.
+COCO's rule differs: a detection whose best object is taken may match the next best, and its overlap
+with a crowd is relative to its own area.
 """
 
 from __future__ import annotations
@@ -30,17 +30,18 @@ def mean_average_precision(
     rule: Rule,
     overlap: float = 0.5,
 ) -> float:
-    """The mean over classes that have objects which are not difficult.
+    """Average the precision over the classes that have objects which are not difficult.
 
     Args:
-        detections: of each image ``boxes``, (n, 4), as x1 y1 x2 y2, ``scores``, (n,), and
-            ``labels``, (n,).
-        targets: of each image ``boxes``, (m, 4), ``labels``, (m,), and ``difficult``, bool (m,).
+        detections: For each image ``boxes``, float, (n, 4), in pixels as x1 y1 x2 y2; ``scores``,
+            float, (n,); and ``labels``, int64, (n,). All on the CPU.
+        targets: For each image ``boxes``, float, (m, 4), ``labels``, int64, (m,), and
+            ``difficult``, bool, (m,). All on the CPU.
         rule: ``11_point``, of VOC2007, or ``area``, of VOC2010 and later.
-        overlap: the smallest intersection over union that finds an object.
+        overlap: Smallest intersection over union that finds an object, in (0, 1].
 
     Returns:
-        From 0 to 1; not a number where no class has such an object.
+        Mean average precision from 0 to 1; NaN if no class has such an object.
     """
     given = _given_objects(detections, targets, overlap)
     labels, scores = (
@@ -65,22 +66,28 @@ def mean_average_precision(
 
 
 def eleven_point(recall: Floats, precision: Floats) -> float:
-    """The mean, over recalls 0, 0.1, …, 1, of the best precision at that recall or above.
+    """Average, over recalls 0, 0.1, …, 1, the best precision at that recall or above.
 
     Args:
-        recall: after each detection, most certain first, (n,).
-        precision: likewise.
+        recall: Recall after each detection by descending score, float64, (n,), in [0, 1].
+        precision: Precision after each detection, likewise.
+
+    Returns:
+        Average precision, from 0 to 1.
     """
     levels = np.arange(11) / 10
     return float(np.mean([precision[recall >= level].max(initial=0.0) for level in levels]))
 
 
 def area(recall: Floats, precision: Floats) -> float:
-    """The area under the curve, made to fall: ∫ max{precision at recall r' ≥ r} dr.
+    """Integrate the decreasing envelope of the curve: ∫ max{precision at recall r' ≥ r} dr.
 
     Args:
-        recall: after each detection, most certain first, (n,).
-        precision: likewise.
+        recall: Recall after each detection by descending score, float64, (n,), in [0, 1].
+        precision: Precision after each detection, likewise.
+
+    Returns:
+        Average precision, from 0 to 1.
     """
     falling = np.maximum.accumulate(precision[::-1])[::-1]
     return float(np.sum(np.diff(recall, prepend=0.0) * falling))
@@ -89,7 +96,7 @@ def area(recall: Floats, precision: Floats) -> float:
 def _given_objects(
     detections: Sequence[dict[str, Tensor]], targets: Sequence[dict[str, Tensor]], overlap: float
 ) -> NDArray[np.int64]:
-    """The object that each detection overlaps most, counted through all images, or −1."""
+    """Return the index, over all images, of the object each detection overlaps most, or −1."""
     given, before = [], 0
     for each, target in zip(detections, targets, strict=True):
         if len(target["labels"]):
