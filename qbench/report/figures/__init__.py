@@ -1,1 +1,1 @@
-"""Figures in one style, as pure functions of what they draw."""
+"""Figures in one style. The functions that draw them are pure: equal input gives equal bytes."""

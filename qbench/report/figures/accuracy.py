@@ -25,32 +25,35 @@ from qbench.report.figures.style import (
 from qbench.spec.metrics import SHORT
 from qbench.spec.trial import FP32
 
-COLUMN = 0.95  # inches for a width, or more for many methods
-WIDEST = 12.0  # inches of a figure; more widths go on below
-POINT = 0.105  # inches for a method's point
-SLOTS = 0.84  # of a width's column, shared by its points
-STRIP = 0.19  # of the panel's height, for points below the axis
+COLUMN = 0.95  # inches for a bit-width; more if there are many methods
+WIDEST = 12.0  # inches of a figure; further bit-widths continue in the next row
+POINT = 0.105  # inches for the point of a method
+SLOTS = 0.84  # share of a bit-width's column that its points fill
+STRIP = 0.19  # share of the panel's height for points below the axis
 ACCURACIES = ("top1", "top5")
 
 
 def accuracy_by_bits(trials: pd.DataFrame, folder: Path, metric: str = "top1") -> list[Path]:
-    """Draw a metric (%) by bit-width: a point for each method, mean and deviation over seeds.
+    """Draw a metric by bit-width: a point for each method, with mean and deviation over seeds.
 
-    A point far below the others does not squash them: it stands in a strip under the axis, with its
-    value. The dashed line is full precision. There is a panel for each model, or several one below
-    the other where widths would not fit beside each other.
+    A point far below the others does not compress the axis. It is drawn in a strip under the axis,
+    with its value. The dashed line is full precision. Each model has one panel, or several panels
+    below each other if its bit-widths do not fit side by side.
 
     Args:
-        trials: as of `qbench.report.write.write`.
-        folder: where to.
-        metric: which column to draw.
+        trials: One row for each trial, in the order of the suite. Columns: ``method``, ``label``,
+            ``model``, ``dataset``, ``bits``, ``status``, ``audit`` (empty if k bits hold) and
+            `metric` (float, %), as described by `qbench.report.write.write`.
+        folder: An existing folder for the files.
+        metric: Name of the column to draw.
 
     Returns:
-        ``accuracy_by_bits.png`` and ``.svg``; nothing where no quantized trial has finished.
+        Paths of ``accuracy_by_bits.png`` and ``accuracy_by_bits.svg``. Empty if no quantized trial
+        is done.
 
     Raises:
-        KeyError: a column is missing.
-        OSError: the folder cannot be written.
+        KeyError: A column is missing.
+        OSError: The folder cannot be written.
     """
     trials = trials.rename(columns={metric: "value"})
     quantized = trials[trials["method"] != FP32]
@@ -105,7 +108,7 @@ def _accuracy_panel(
         y = below + 0.2 * (low - below) if is_hidden else point.mean
         bar = None
         if point.std and not is_hidden:
-            bar = [[min(point.std, point.mean - low)], [point.std]]  # not into the strip
+            bar = [[min(point.std, point.mean - low)], [point.std]]  # the bar ends above the strip
         axes.errorbar(point.x, y, bar, capsize=2, elinewidth=1.2, **look)
         if is_hidden:
             axes.annotate(
@@ -137,7 +140,7 @@ def _accuracy_panel(
 
 
 def _dodge(points: pd.DataFrame, labels: list[str]) -> pd.Series[float]:
-    """How far each point stands from its width's centre: side by side, in the suite's order."""
+    """Return the offset of each point from the centre of its bit-width, in the suite's order."""
     order = points["label"].map(labels.index)
     place = order.groupby(points["bits"]).rank() - 1
     count = points.groupby("bits")["label"].transform("count")
@@ -146,7 +149,7 @@ def _dodge(points: pd.DataFrame, labels: list[str]) -> pd.Series[float]:
 
 
 def _limits(points: pd.DataFrame, full: float) -> tuple[float, float]:
-    """The accuracy axis: all means, but those that Tukey's outer fence calls far out."""
+    """Return the limits of the axis: all means, except those below Tukey's outer fence."""
     means = points["mean"]
     lower, upper = means.quantile([0.25, 0.75])
     fence = min(lower - 3 * (upper - lower), lower - 1)

@@ -1,7 +1,4 @@
-"""What detectors find in a few test images: full precision beside quantized networks.
-
-In the style of `qbench.report.figures.accuracy`, and a pure function of what it draws.
-"""
+"""Figure of the detections in a few test images, by network."""
 
 from __future__ import annotations
 
@@ -23,7 +20,7 @@ TRUTH: dict[str, Any] = {"color": "white", "linestyle": "--", "linewidth": 1.1}
 DIFFICULT: dict[str, Any] = TRUTH | {"linestyle": ":"}
 UNDER: dict[str, Any] = {"color": "black", "linewidth": 2.0, "alpha": 0.55}
 WORDS: dict[str, Any] = {"fontsize": 6.5, "color": "white", "clip_on": True}
-_NAMES = 0.3  # inches, for the names of networks
+_NAMES = 0.3  # inches for the names of networks
 
 Detections = Sequence[ImageDetections]
 
@@ -37,22 +34,25 @@ def detections(
     stem: str = "detections",
     least_score: float = 0.5,
 ) -> list[Path]:
-    """Draw test images, a row for each network; objects are dashed, or dotted if difficult.
+    """Draw test images with objects and detections, a row for each network.
+
+    Objects are dashed, difficult objects are dotted, detections are solid.
 
     Args:
-        images: in [0, 1], (N, 3, H, W); the first four are drawn.
-        targets: for each, ``boxes``, (n, 4), in pixels as x1 y1 x2 y2, and ``difficult``, (n,).
-        found: by each network's name, what it finds in each image.
-        classes: names of classes; the first has label 1.
-        folder: where to.
-        stem: names of the files, without their endings.
-        least_score: detections less certain are not drawn.
+        images: Tensor of shape (N, 3, H, W) with values in [0, 1]. The first four are drawn.
+        targets: The objects of each image: ``boxes`` of shape (n, 4), in pixels as x1, y1, x2, y2,
+            and ``difficult`` of shape (n,).
+        found: The detections of each network in each image, by the name of the network.
+        classes: Names of the classes. The first one has label 1.
+        folder: An existing folder for the files.
+        stem: Name of the files without suffix.
+        least_score: Detections with a score in [0, 1] below this are not drawn.
 
     Returns:
-        The figure as PNG and as SVG; nothing where there are no images or no networks.
+        Paths of ``{stem}.png`` and ``{stem}.svg``. Empty if there are no images or no networks.
 
     Raises:
-        OSError: the folder cannot be written.
+        OSError: The folder cannot be written.
     """
     columns = min(len(images), ACROSS)
     if not columns or not found:
@@ -65,7 +65,9 @@ def detections(
         for row, (network, each) in zip(grid, found.items(), strict=True):
             for axes, image, target, boxes in zip(row, images, targets, each, strict=False):
                 pixels = image.permute(1, 2, 0).clamp(0, 1).numpy()
-                axes.imshow(pixels, interpolation="none")  # so that SVG holds it as it is
+                axes.imshow(
+                    pixels, interpolation="none"
+                )  # so that the SVG embeds the pixels unchanged
                 axes.set(xticks=[], yticks=[])
                 _objects(axes, target)
                 _found(axes, boxes, classes, least_score)
@@ -84,7 +86,7 @@ def _objects(axes: Axes, target: dict[str, Tensor]) -> None:
 
 
 def _found(axes: Axes, found: ImageDetections, classes: Sequence[str], least_score: float) -> None:
-    """Draw detections, the most certain on top."""
+    """Draw detections, the highest score on top."""
     width, height = axes.get_xlim()[1], axes.get_ylim()[0]
     objects = sorted(zip(found.scores, found.labels, found.boxes, strict=True), key=itemgetter(0))
     for score, label, box in objects:
@@ -106,7 +108,7 @@ def _found(axes: Axes, found: ImageDetections, classes: Sequence[str], least_sco
 
 def _rectangle(axes: Axes, box: Sequence[float], color: Any, **look: Any) -> None:
     left, top, right, bottom = box
-    corner = (left - 0.5, top - 0.5)  # matplotlib counts from a pixel's middle
+    corner = (left - 0.5, top - 0.5)  # the origin of matplotlib is the centre of a pixel
     axes.add_patch(
         Rectangle(corner, right - left, bottom - top, fill=False, edgecolor=color, **look)
     )

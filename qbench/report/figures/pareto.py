@@ -1,4 +1,4 @@
-"""Accuracy against cost: which results no other beats at both."""
+"""Figure of accuracy against cost, with the Pareto front."""
 
 from __future__ import annotations
 
@@ -38,29 +38,32 @@ FRONT: dict[str, Any] = {
 FULL_PRECISION_POINT: dict[str, Any] = {"color": "0.15", "marker": "*", "markersize": 11, **POINTS}
 BEATEN: dict[str, Any] = {"alpha": 0.45, "markersize": 4.5, "markeredgewidth": 0.3}
 MOST_TICKS = 6
-PANEL = (3.3, 2.4)  # inches, about
+PANEL = (3.3, 2.4)  # inches, approximately
 LETTER = 0.068  # inches
-ROOM = 1.12  # of a logarithmic axis, beyond its last point
+ROOM = 1.12  # factor by which a logarithmic axis exceeds its points
 
 
 def pareto(summary: pd.DataFrame, folder: Path) -> list[Path]:
     """Draw accuracy against packed weights and against bit-operations, and the Pareto front.
 
-    A point is a result. The front joins those that no other k-bit result, full precision included,
-    beats or equals at less cost; their widths stand beside, and the others are pale. Costs are
-    logarithmic, accuracy is so in the error, as that of training curves. A row of panels for each
-    network.
+    A point is a result. The front joins the k-bit results, full precision included, that no other
+    k-bit result beats or equals at less cost. Their bit-widths are written beside them, the others
+    are pale. The cost axis is logarithmic, the accuracy axis is logarithmic in the error, as in
+    `qbench.report.figures.training`. Each network has a row of panels.
 
     Args:
-        summary: as of `qbench.report.summary.summarise`.
-        folder: where to.
+        summary: One row for each result, from `qbench.report.summary.summarise`. Columns:
+            ``dataset``, ``model``, ``method``, ``label``, ``bits``, ``metric``, ``n``, ``mean``
+            (%), ``audit``, ``weight_mb`` and ``gbops``.
+        folder: An existing folder for the files.
 
     Returns:
-        ``pareto.png`` and ``.svg``; nothing where fewer than two results of different cost are
-        measured.
+        Paths of ``pareto.png`` and ``pareto.svg``. Empty if fewer than two quantized results of
+        different cost are measured.
 
     Raises:
-        OSError: the folder cannot be written.
+        KeyError: A column is missing.
+        OSError: The folder cannot be written.
     """
     found = summary[summary["mean"].notna() & summary[list(COSTS)].notna().all(axis=1)]
     found = found[found["n"] > 0]
@@ -91,11 +94,18 @@ def pareto(summary: pd.DataFrame, folder: Path) -> list[Path]:
 
 
 def front(results: pd.DataFrame, cost: str) -> pd.DataFrame:
-    """The results that no other beats or equals at less cost, cheapest first.
+    """Return the results that no other result beats or equals at less cost.
 
     Args:
-        results: with columns ``mean``, ``audit`` and the cost; those that are not k-bit are out.
-        cost: the column that should be low.
+        results: One row for each result. Columns: ``mean`` (%), ``audit`` and `cost`. Results that
+            are not k-bit are left out.
+        cost: Name of the column to minimise.
+
+    Returns:
+        The rows of the front, by ascending cost.
+
+    Raises:
+        KeyError: A column is missing.
     """
     fair = results[results["audit"].isin(["", "k-bit"])]
     ordered = fair.sort_values([cost, "mean"], ascending=[True, False], kind="stable")
@@ -125,7 +135,7 @@ def _panel(axes: Axes, results: pd.DataFrame, cost: str, looks: Looks) -> None:
 
 
 def _name_widths(axes: Axes, best: pd.DataFrame, cost: str) -> None:
-    """Write the width beside each point of the front, where there is room at one of its corners."""
+    """Write the bit-width beside each point of the front that has room at one of its corners."""
     place = axes.transData - axes.transAxes
     points = [place.transform((row[cost], row["mean"])) * PANEL for _, row in best.iterrows()]
     taken = [Bbox.from_bounds(x - 0.06, y - 0.06, 0.12, 0.12) for x, y in points]
@@ -144,7 +154,7 @@ def _name_widths(axes: Axes, best: pd.DataFrame, cost: str) -> None:
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """Round numbers on a logarithmic axis, not too many."""
+    """Return round numbers on a logarithmic axis, at most `MOST_TICKS` if possible."""
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for steps in ((1, 2, 5), (1, 3), (1,)):
         ticks = [step * 10.0**decade for decade in decades for step in steps]

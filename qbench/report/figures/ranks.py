@@ -1,4 +1,4 @@
-"""Methods by their mean rank over settings, and which ranks the settings tell apart.
+"""Mean ranks of methods over settings, and which of them differ significantly.
 
 After Demšar, Statistical Comparisons of Classifiers over Multiple Data Sets (JMLR 7, 2006).
 """
@@ -28,13 +28,14 @@ ROW = 0.24  # inches for a method
 
 @dataclass(frozen=True)
 class Ranks:
-    """Methods that all have a result in each of some settings, ranked in each.
+    """Ranks of methods over settings in which all of them have a result.
 
     Attributes:
-        mean: the mean rank of each method by its label, 1 being best, best first.
-        settings: how many settings.
-        p: of Friedman's test that all methods are alike.
-        critical: Nemenyi's difference: mean ranks closer than that are not told apart, at 5 %.
+        mean: Mean rank of each method (float, 1 is best), indexed by label, best first.
+        settings: Number of settings.
+        p: The p-value of Friedman's test, whose null hypothesis is that all methods are equal.
+        critical: Nemenyi's critical difference at the 5 % level. Mean ranks that are closer do not
+            differ significantly.
     """
 
     mean: pd.Series[float]
@@ -43,7 +44,11 @@ class Ranks:
     critical: float
 
     def alike(self) -> list[tuple[float, float]]:
-        """The ends of each longest run of methods that are not told apart."""
+        """Return each maximal range of mean ranks that do not differ significantly.
+
+        Returns:
+            The lowest and the highest mean rank of each range.
+        """
         ranks = list(self.mean)
         runs = [
             (start, max(rank for rank in ranks if rank - start < self.critical)) for start in ranks
@@ -57,17 +62,22 @@ class Ranks:
 
 
 def rank(summary: pd.DataFrame) -> Ranks | None:
-    """Rank the methods in each setting (dataset, model, width), ties sharing their ranks.
+    """Rank the methods in each setting (dataset, model, bit-width). Ties share their ranks.
 
-    Only methods with a whole, k-bit result in every setting can be ranked. Settings that few
-    methods can do are left out one by one, fewest methods first, while that makes the table of
-    methods × settings larger.
+    Only methods with a complete k-bit result in every setting can be ranked. Settings that few
+    methods support are left out, those with the fewest methods first, so that the table of methods
+    × settings is as large as possible.
 
     Args:
-        summary: as of `qbench.report.summary.summarise`.
+        summary: One row for each result, from `qbench.report.summary.summarise`. Columns:
+            ``dataset``, ``model``, ``bits``, ``method``, ``label``, ``status``, ``audit`` and
+            ``mean`` (%).
 
     Returns:
-        None where this leaves fewer than two settings or three methods.
+        The ranks, or None if fewer than two settings or three methods are left.
+
+    Raises:
+        KeyError: A column is missing.
     """
     fair = summary[
         (summary["status"] == "done") & (summary["audit"] == "k-bit") & (summary["method"] != FP32)
@@ -95,17 +105,18 @@ def rank(summary: pd.DataFrame) -> Ranks | None:
 
 
 def ranks(summary: pd.DataFrame, folder: Path) -> list[Path]:
-    """Draw mean ranks over settings, and bars over methods that are not told apart.
+    """Draw mean ranks over settings, and bars over methods that do not differ significantly.
 
     Args:
-        summary: as of `qbench.report.summary.summarise`.
-        folder: where to.
+        summary: One row for each result, with the columns that `rank` needs.
+        folder: An existing folder for the files.
 
     Returns:
-        ``ranks.png`` and ``.svg``; nothing where `rank` finds nothing to rank.
+        Paths of ``ranks.png`` and ``ranks.svg``. Empty if `rank` returns None.
 
     Raises:
-        OSError: the folder cannot be written.
+        KeyError: A column is missing.
+        OSError: The folder cannot be written.
     """
     found = rank(summary)
     if found is None:

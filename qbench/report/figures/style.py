@@ -1,7 +1,7 @@
-"""One style for every figure, which survives print and colour blindness.
+"""Common style of all figures, legible in print and with colour blindness.
 
-A method has one colour and one marker in every figure of a suite; a hollow marker is a network that
-the audit found not to be k-bit.
+A method has the same colour and marker in every figure of a suite. A hollow marker is a network
+that is not k-bit according to the audit.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from qbench.spec.trial import FP32
 
 STYLE: Any = {
     **sns.axes_style("whitegrid"),
-    "font.sans-serif": ["DejaVu Sans"],  # comes with matplotlib: the same letters everywhere
+    "font.sans-serif": ["DejaVu Sans"],  # ships with matplotlib, so figures are the same everywhere
     "font.size": 10,
     "axes.titlesize": 10,
     "axes.labelsize": 10,
@@ -30,7 +30,7 @@ STYLE: Any = {
     "xtick.labelsize": 9,
     "ytick.labelsize": 9,
     "lines.markersize": 5.5,
-    "text.parse_math": False,  # labels are text, dollars and all
+    "text.parse_math": False,  # a dollar sign in a label is plain text
     "svg.hashsalt": "qbench",
 }
 COLORS = [sns.color_palette("colorblind")[i] for i in (0, 1, 2, 3, 4, 5, 9, 7, 6, 8)]
@@ -39,19 +39,24 @@ OUTLINE: dict[str, Any] = {"markeredgecolor": "0.2", "markeredgewidth": 0.6}
 POINTS: dict[str, Any] = {"linestyle": "none"}
 HOLLOW: dict[str, Any] = {"markerfacecolor": "white", "markeredgewidth": 1.4}
 FULL_PRECISION_LINE: dict[str, Any] = {"color": "0.25", "linestyle": "--", "linewidth": 1.2}
-ERROR_TICKS = (0, 1, 10, 100, 50, 5, 0.5, 20, 2, 0.2, 30, 40, 60, 70, 80)  # by preference
-TICKS_APART = 0.09  # of the axis, at least
-OFFSET = 0.1  # percent, added to errors: zero has no logarithm
-ACROSS = 4  # panels, at most
-PANEL, BESIDE, BELOW = 1.8, 0.6, 0.5  # inches: a panel's width, and what labels take
+ERROR_TICKS = (0, 1, 10, 100, 50, 5, 0.5, 20, 2, 0.2, 30, 40, 60, 70, 80)  # in order of preference
+TICKS_APART = 0.09  # share of the axis, at least
+OFFSET = 0.1  # percent, added to errors, since zero has no logarithm
+ACROSS = 4  # panels side by side, at most
+PANEL, BESIDE, BELOW = 1.8, 0.6, 0.5  # inches: width of a panel, space for labels
 LEGEND_KEY, LEGEND_LETTER, LEGEND_LINE = 0.55, 0.072, 0.19  # inches
-TITLE_LETTER, TITLE_LINE = 0.083, 0.2  # likewise
+TITLE_LETTER, TITLE_LINE = 0.083, 0.2  # inches
 
 Looks = dict[str, dict[str, Any]]
 
 
 def error_axis(axes: Axes, values: pd.Series[float]) -> None:
-    """Make the axis logarithmic in what is missing from 100."""
+    """Make the y-axis logarithmic in the error, 100 % minus the value.
+
+    Args:
+        axes: The panel.
+        values: All values (%) that the axis must contain, at least one.
+    """
 
     def place(accuracy: Any) -> Any:
         return -np.log10(np.maximum(100 + OFFSET - np.asarray(accuracy), OFFSET / 10))
@@ -71,7 +76,17 @@ def error_axis(axes: Axes, values: pd.Series[float]) -> None:
 
 
 def panels(count: int, x: str, y: str, share: bool) -> tuple[Figure, list[Axes]]:
-    """Return a figure and its panels, at most `ACROSS` side by side, with labels on outer axes."""
+    """Create a figure with panels, at most `ACROSS` side by side, with labels on the outer axes.
+
+    Args:
+        count: Number of panels, at least 1.
+        x: Label of the x-axes.
+        y: Label of the y-axes.
+        share: Whether all panels have the same axes.
+
+    Returns:
+        The figure and its panels, row by row.
+    """
     across = min(ACROSS, count)
     down = -(-count // across)
     size = (max(6.5, BESIDE + PANEL * across), BELOW + 1.9 * down)
@@ -83,20 +98,32 @@ def panels(count: int, x: str, y: str, share: bool) -> tuple[Figure, list[Axes]]
         axes.set_ylabel(y)
     for axes in grid[across * (down - 1) : count]:
         axes.set_xlabel(x)
-    for axes in grid[count - across : count]:  # below these there is none
+    for axes in grid[count - across : count]:  # panels without one below
         axes.tick_params(labelbottom=True)
     return figure, list(grid[:count])
 
 
 def name_figure(figure: Figure, title: str) -> None:
-    """Name a figure, on as many lines as its width asks for."""
+    """Write a title above a figure, wrapped to its width, and make the figure taller for it.
+
+    Args:
+        figure: The figure.
+        title: The title. An empty one adds nothing.
+    """
     lines = textwrap.wrap(title, int(figure.get_figwidth() / TITLE_LETTER))
     figure.set_figheight(figure.get_figheight() + TITLE_LINE * len(lines))
     figure.suptitle("\n".join(lines), fontsize=10)
 
 
 def looks_of(trials: pd.DataFrame) -> Looks:
-    """Colour and marker of each method by its label, in the suite's order."""
+    """Return the colour and marker of each method, in the order of the suite.
+
+    Args:
+        trials: A frame with the columns ``method`` and ``label``, in the order of the suite.
+
+    Returns:
+        Arguments of `matplotlib.lines.Line2D` by label. Full precision has none.
+    """
     labels = trials.loc[trials["method"] != FP32, "label"].unique()
     return {
         label: {"color": COLORS[i % len(COLORS)], "marker": MARKERS[i % len(MARKERS)]} | OUTLINE
@@ -105,13 +132,26 @@ def looks_of(trials: pd.DataFrame) -> Looks:
 
 
 def drawn(looks: Looks, rows: pd.DataFrame) -> Looks:
-    """The looks of methods that have rows."""
+    """Select the looks of the methods that have rows.
+
+    Args:
+        looks: Looks by label.
+        rows: A frame with the column ``label``.
+
+    Returns:
+        The selected looks, in the order of `looks`.
+    """
     labels = set(rows["label"])
     return {label: look for label, look in looks.items() if label in labels}
 
 
 def legend(figure: Figure, named: Looks) -> None:
-    """Name what is drawn, below the panels."""
+    """Draw a legend below the panels, and make the figure taller for it.
+
+    Args:
+        figure: The figure.
+        named: Arguments of `matplotlib.lines.Line2D` for each entry, by label.
+    """
     keys = [Line2D([], [], label=label, **look) for label, look in named.items()]
     for columns in (4, 3, 2, 1):
         parts = np.array_split([LEGEND_KEY + LEGEND_LETTER * len(name) for name in named], columns)
@@ -122,7 +162,19 @@ def legend(figure: Figure, named: Looks) -> None:
 
 
 def save(figure: Figure, stem: str, folder: Path) -> list[Path]:
-    """Write a figure as PNG and SVG, each replaced as a whole, without dates or versions."""
+    """Write a figure as PNG and SVG, without dates or versions. Each file is replaced atomically.
+
+    Args:
+        figure: The figure.
+        stem: Name of the files without suffix.
+        folder: An existing folder for the files.
+
+    Returns:
+        Paths of ``{stem}.png`` and ``{stem}.svg``.
+
+    Raises:
+        OSError: The folder cannot be written.
+    """
     paths = []
     for suffix, metadata in {"png": {"Software": None}, "svg": {"Date": None}}.items():
         path = folder / f"{stem}.{suffix}"

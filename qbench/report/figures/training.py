@@ -33,23 +33,27 @@ PLACE = ["model", "dataset", "bits"]
 def training_curves(
     trials: pd.DataFrame, histories: pd.DataFrame, folder: Path, metric: str = "top1"
 ) -> list[Path]:
-    """Draw a metric (%) on the test split by epoch: a line for each method, a panel for each width.
+    """Draw a test metric by epoch: a line for each method, a panel for each bit-width.
 
-    A line is the mean over seeds, its band reaches from the lowest seed to the highest. The axis is
-    logarithmic in the error, so that 98 and 99 percent stand as far apart as 60 and 80.
+    A line is the mean over seeds. Its band spans the lowest to the highest seed. The axis is
+    logarithmic in the error, so that 98 and 99 percent are as far apart as 60 and 80.
 
     Args:
-        trials: as of `qbench.report.write.write`.
-        histories: likewise.
-        folder: where to.
-        metric: which column to draw.
+        trials: One row for each trial, in the order of the suite. Columns: ``key``, ``method``,
+            ``label``, ``model``, ``dataset``, ``bits`` and ``status``, as described by
+            `qbench.report.write.write`.
+        histories: One row for each trial and epoch. Columns: ``key``, ``epoch`` (int, from 1) and
+            `metric` (float, %).
+        folder: An existing folder for the files.
+        metric: Name of the column to draw.
 
     Returns:
-        ``training_curves.png`` and ``.svg``; nothing where no quantized trial has a history.
+        Paths of ``training_curves.png`` and ``training_curves.svg``. Empty if no quantized trial
+        that is done has a history.
 
     Raises:
-        KeyError: a column is missing.
-        OSError: the folder cannot be written.
+        KeyError: A column is missing.
+        OSError: The folder cannot be written.
     """
     curves = _by_epoch(trials, _valued(histories, metric), "value")
     if curves.empty:
@@ -64,24 +68,28 @@ def training_curves(
 def soft_and_hard(
     trials: pd.DataFrame, histories: pd.DataFrame, folder: Path, metric: str = "top1"
 ) -> list[Path]:
-    """Draw a metric (%) by epoch of networks with soft quantizers, dashed, and hard ones, solid.
+    """Draw a test metric by epoch with soft quantizers (dashed) and with hard ones (solid).
 
-    A line is the mean over seeds, both lines over the same ones. Panels and axis are those of
+    A line is the mean over seeds. Both lines are over the same seeds. Panels and axis are those of
     `training_curves`. After Quantization Networks (arXiv:1911.09464), Fig. 4.
 
     Args:
-        trials: as of `qbench.report.write.write`.
-        histories: likewise.
-        folder: where to.
-        metric: which column to draw.
+        trials: One row for each trial, in the order of the suite. Columns: ``key``, ``method``,
+            ``label``, ``model``, ``dataset``, ``bits`` and ``status``, as described by
+            `qbench.report.write.write`.
+        histories: One row for each trial and epoch. Columns: ``key``, ``epoch`` (int, from 1) and
+            `metric` (float, %), and optionally ``soft_`` and its name, the metric with soft
+            quantizers (float, %).
+        folder: An existing folder for the files.
+        metric: Name of the column to draw.
 
     Returns:
-        ``soft_and_hard.png`` and ``.svg``; nothing where no quantized trial that has finished has
-        soft quantizers.
+        Paths of ``soft_and_hard.png`` and ``soft_and_hard.svg``. Empty if no quantized trial that
+        is done has soft quantizers.
 
     Raises:
-        KeyError: a column is missing, other than that of soft quantizers.
-        OSError: the folder cannot be written.
+        KeyError: A column is missing, other than that of soft quantizers.
+        OSError: The folder cannot be written.
     """
     histories = _valued(histories, metric)
     if "soft_value" not in histories:
@@ -102,12 +110,12 @@ def soft_and_hard(
 
 
 def _valued(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """A frame with the metric to draw as ``value``, and as ``soft_value`` with soft quantizers."""
+    """Rename the metric to ``value``, and the metric with soft quantizers to ``soft_value``."""
     return frame.rename(columns={metric: "value", f"soft_{metric}": "soft_value"})
 
 
 def _by_epoch(trials: pd.DataFrame, histories: pd.DataFrame, *columns: str) -> pd.DataFrame:
-    """Epochs of finished quantized trials that have these columns, panels in the suite's order."""
+    """Return the epochs of done quantized trials that have `columns`, in the suite's order."""
     done = trials[(trials["method"] != FP32) & (trials["status"] == "done")]
     if done.empty or histories.empty:
         return pd.DataFrame()
@@ -123,7 +131,7 @@ def _curves_figure(
     values: pd.Series[float],
     metric: str,
 ) -> Figure:
-    """Draw a panel for each model and width, on one axis that holds ``values``."""
+    """Draw a panel for each model and bit-width, on one axis that contains `values`."""
     groups = list(curves.groupby(PLACE, sort=False))
     several = len(curves[["model", "dataset"]].drop_duplicates()) > 1
     figure, grid = panels(len(groups), "epoch", f"{SHORT[metric]} (%)", share=True)
@@ -140,7 +148,9 @@ def _curves_panel(axes: Axes, curves: pd.DataFrame, looks: Looks) -> None:
     for i, (label, group) in enumerate(curves.groupby("label", sort=False)):
         seeds = group.groupby("epoch")["value"].agg(["mean", "min", "max"])
         look = looks[str(label)]
-        start = i * step // curves["label"].nunique()  # so that markers do not hide one another
+        start = (
+            i * step // curves["label"].nunique()
+        )  # shifts the markers, so that they do not hide each other
         axes.plot(seeds["mean"], linewidth=1.3, markersize=4.5, markevery=(start, step), **look)
         axes.fill_between(
             seeds.index, seeds["min"], seeds["max"], color=look["color"], alpha=0.15, linewidth=0

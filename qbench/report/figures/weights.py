@@ -37,29 +37,29 @@ AFTER: dict[str, Any] = {"color": COLORS[0], "linewidth": 1.3}
 LEVEL_LINE: dict[str, Any] = {"color": COLORS[3], "linewidth": 1.0}
 THRESHOLD_LINE: dict[str, Any] = {"color": "0.3", "linestyle": ":", "linewidth": 1.2}
 MOST_BINS = 50
-MOST_LINES = 16  # across a panel: more would hide the rest
-FAR = 4  # times as wide as its weights, a panel does not become
+MOST_LINES = 16  # across a panel; more would hide the rest
+FAR = 4  # a panel is at most this many times as wide as its weights
 
 
 def quantization_function(
     curve: QuantizerCurve, weights: WeightDistribution | None, title: str, folder: Path
 ) -> list[Path]:
-    """Draw a layer's quantization function: soft ones, darker by epoch, and the hard one on top.
+    """Draw the quantization function of a layer: soft ones, darker by epoch, the hard one on top.
 
-    Levels are horizontal lines, thresholds vertical ones, unless there are very many. After
-    Quantization Networks (arXiv:1911.09464), Fig. 2.
+    Levels are horizontal lines and thresholds are vertical lines. More than `MOST_LINES` of either
+    are not drawn. After Quantization Networks (arXiv:1911.09464), Fig. 2.
 
     Args:
-        curve: the function.
-        weights: levels and thresholds of the layer, if known.
-        title: what was trained.
-        folder: where to.
+        curve: The function.
+        weights: Levels and thresholds of the layer. If None, no lines are drawn.
+        title: Title of the figure, the name of the trial.
+        folder: An existing folder for the files.
 
     Returns:
-        ``quantization_function.png`` and ``.svg``.
+        Paths of ``quantization_function.png`` and ``quantization_function.svg``.
 
     Raises:
-        OSError: the folder cannot be written.
+        OSError: The folder cannot be written.
     """
     shades = sns.color_palette("crest", len(curve.soft))
     with mpl.rc_context(STYLE):
@@ -84,21 +84,23 @@ def quantization_function(
 
 
 def weight_distributions(weights: list[WeightDistribution], title: str, folder: Path) -> list[Path]:
-    """Draw how latent weights are distributed before and after training: a panel for each layer.
+    """Draw histograms of latent weights before and after training: a panel for each layer.
 
-    Levels are solid lines, thresholds dotted ones, unless there are very many. Levels far outside a
-    layer's weights are left out. After Quantization Networks (arXiv:1911.09464), Fig. 3.
+    Levels are solid lines and thresholds are dotted lines. More than `MOST_LINES` of either are not
+    drawn, nor are levels far outside the weights of a layer. After Quantization Networks
+    (arXiv:1911.09464), Fig. 3.
 
     Args:
-        weights: the layers.
-        title: what was trained.
-        folder: where to.
+        weights: The distributions, one for each layer.
+        title: Title of the figure, the name of the trial.
+        folder: An existing folder for the files.
 
     Returns:
-        ``weight_distributions.png`` and ``.svg``; nothing where there are no layers.
+        Paths of ``weight_distributions.png`` and ``weight_distributions.svg``. Empty if there are
+        no layers.
 
     Raises:
-        OSError: the folder cannot be written.
+        OSError: The folder cannot be written.
     """
     if not weights:
         return []
@@ -108,7 +110,7 @@ def weight_distributions(weights: list[WeightDistribution], title: str, folder: 
         letters = int(figure.get_figwidth() / min(ACROSS, len(weights)) / TITLE_LETTER) - 2
         for axes, layer in zip(grid, weights, strict=True):
             _weights_panel(axes, layer)
-            if len(weights) > 2:  # narrow panels: three ticks, as far apart as can be
+            if len(weights) > 2:  # narrow panels have three ticks, as far apart as possible
                 axes.xaxis.set_major_locator(MaxNLocator(2, steps=range(1, 11), min_n_ticks=3))
             name = layer.layer
             axes.set_title(name if len(name) <= letters else f"…{name[1 - letters :]}")
@@ -133,7 +135,10 @@ def _weights_panel(axes: Axes, weights: WeightDistribution) -> None:
 
 
 def _histograms(weights: WeightDistribution) -> tuple[Any, Any, Any]:
-    """Edges of bins, and percent in each before and after: fewer bins where weights are few."""
+    """Return the edges of bins, and the percentages in each bin before and after training.
+
+    Few weights have fewer bins.
+    """
     count, bins = sum(weights.before), len(weights.before)
     wanted = min(MOST_BINS, 3 * max(1, count) ** (1 / 3))
     each = next(
@@ -147,7 +152,7 @@ def _histograms(weights: WeightDistribution) -> tuple[Any, Any, Any]:
 
 
 def _without_far_levels(weights: WeightDistribution) -> WeightDistribution:
-    """The layer, without levels off the axis if an axis for them would squash the weights."""
+    """Return the layer without outer levels if an axis for them would compress the weights."""
     low, high = weights.edges[0], weights.edges[-1]
     levels = weights.levels
     if max([high, *levels]) - min([low, *levels]) > FAR * (high - low):
@@ -156,14 +161,14 @@ def _without_far_levels(weights: WeightDistribution) -> WeightDistribution:
 
 
 def _lines(draw: Callable[..., Any], places: list[float], look: dict[str, Any]) -> None:
-    """Draw lines from edge to edge of a panel, below its curves."""
+    """Draw lines from edge to edge of a panel, below its curves, unless there are too many."""
     if len(places) <= MOST_LINES:
         for place in places:
             draw(place, zorder=1.5, **look)
 
 
 def _marks(weights: list[WeightDistribution]) -> Looks:
-    """What the legend says of levels and thresholds, where any are drawn."""
+    """Return the legend entries of levels and thresholds, if any are drawn."""
     named: Looks = {}
     if any(0 < len(layer.levels) <= MOST_LINES for layer in weights):
         named["levels"] = LEVEL_LINE

@@ -1,1 +1,1 @@
-"""A leaderboard as one HTML file."""
+"""Leaderboard as one HTML file."""

@@ -1,4 +1,4 @@
-"""What the page says of one result and of one trial."""
+"""Texts and data that the page shows of one result and of one trial."""
 
 from __future__ import annotations
 
@@ -15,14 +15,22 @@ from qbench.report.tables.text import DASH, WAITING, one_line
 from qbench.spec.metrics import TITLES
 from qbench.store.evidence import Evidence
 
-MOST_CURVE_POINTS = 200  # of a curve at most: what its picture can show apart
+MOST_CURVE_POINTS = 200  # the picture of a curve cannot resolve more
 _DIGITS = 5
 _MEASURED = (*TITLES, "test_loss", "train_seconds", "seconds")
 _CURVE_COLUMNS = ("epoch", "train_loss")
 
 
 def value(row: Mapping[str, Any]) -> str:
-    """A result as a cell: ``97.22 ± 0.31``, or why there is no number: –, … or failed."""
+    """Format a result as a cell of a table.
+
+    Args:
+        row: A row of `qbench.report.summary.summarise`.
+
+    Returns:
+        Mean and deviation, such as ``97.22 ± 0.31``. Without a number: ``failed``, ``…`` if the
+        result is missing, or ``–``.
+    """
     if not row["n"]:
         return {"missing": WAITING, "failed": "failed"}.get(row["status"], DASH)
     mean, std = (BY_NAME[name].text(row[name]) for name in ("mean", "std"))
@@ -30,9 +38,14 @@ def value(row: Mapping[str, Any]) -> str:
 
 
 def kind(row: Mapping[str, Any]) -> str:
-    """What there is to notice of a result.
+    """Return the class of the cell of a result, which determines its style.
 
-    ``best``; ``warn``: flawed or incomplete; ``waiting``: only a published number; ``dash``: none.
+    Args:
+        row: A row of `qbench.report.summary.summarise`.
+
+    Returns:
+        ``best``; ``warn`` if the result is flawed or incomplete; ``waiting`` if there is only a
+        published number; ``dash`` if there is none; otherwise an empty string.
     """
     if not row["n"]:
         return "waiting" if pd.notna(row["published"]) else "dash"
@@ -42,11 +55,14 @@ def kind(row: Mapping[str, Any]) -> str:
 
 
 def tip(row: Mapping[str, Any], trials: Sequence[Mapping[str, Any]]) -> str:
-    """What hovering over a result says: a line for each thing.
+    """Return the tooltip of a result: one line for each fact.
 
     Args:
-        row: of `qbench.report.summary.summarise`.
-        trials: the result's.
+        row: A row of `qbench.report.summary.summarise`.
+        trials: The trials of the result.
+
+    Returns:
+        The lines, separated by newlines. The first one names the method and the bit-widths.
     """
     lines = [f"{row['label']} at {row['bits']}"]
     if row["n"]:
@@ -74,15 +90,21 @@ def _flaw(row: Mapping[str, Any]) -> str:
 
 
 class PageDetails:
-    """What opening a result shows, as data for the page's script.
+    """Details of results and trials, as data for the script of the page.
 
-    What many trials share, as an environment, is kept once.
+    Values that trials share, such as their environment, are stored once.
 
     Args:
-        metric: that counts, in percent.
-        trials: one row for each trial.
-        histories: one row for each trial and epoch.
-        evidence: what is known of each trial that has ended, by key.
+        metric: Name of the metric (%) that decides which result is best.
+        trials: One row for each trial. Columns: ``key``, ``dataset``, ``model``, ``label``,
+            ``bits``, ``seed``, ``status``, ``reason`` and `metric`. Optional columns: ``stale``,
+            further metrics, ``test_loss``, ``train_seconds`` and ``seconds``.
+        histories: One row for each trial and epoch. Columns: ``key`` and ``epoch`` (int, from 1).
+            Optional columns: ``train_loss``, `metric` (%) and ``soft_`` and its name (%).
+        evidence: Configuration, environment, audit and log of each trial that has ended, by key.
+
+    Raises:
+        KeyError: A frame lacks a required column.
     """
 
     def __init__(
@@ -101,11 +123,32 @@ class PageDetails:
         self._pool: dict[str, int] = {}
 
     def trials_of(self, row: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """The trials of a result, one for each seed."""
+        """Return the trials of a result, one for each seed.
+
+        Args:
+            row: A row of `qbench.report.summary.summarise`.
+
+        Returns:
+            Rows of the frame of trials.
+
+        Raises:
+            KeyError: There is no such result.
+        """
         return self._trials[tuple(row[name] for name in RESULT)]
 
     def result(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """A result: ``id``, ``title``, ``about`` and the keys of its trials that have ended."""
+        """Return the details of a result.
+
+        Args:
+            row: A row of `qbench.report.summary.summarise`.
+
+        Returns:
+            ``id`` (key of the first trial), ``title``, ``about`` (the tooltip without its first
+            line) and ``trials`` (keys of the trials that have ended).
+
+        Raises:
+            KeyError: There is no such result.
+        """
         trials = self.trials_of(row)
         return {
             "id": trials[0]["key"],
@@ -115,7 +158,12 @@ class PageDetails:
         }
 
     def trials(self) -> dict[str, Any]:
-        """Every trial that has ended, what they share, and which curves to draw."""
+        """Return the details of all trials that have ended.
+
+        Returns:
+            ``trials`` (details by key), ``shared`` (values that trials refer to by index) and
+            ``panels`` (titles and columns of the curves to draw).
+        """
         ended = [t for group in self._trials.values() for t in group if t["key"] in self._evidence]
         found = {trial["key"]: self._trial(trial) for trial in ended}
         metric = self._metric
@@ -144,7 +192,7 @@ class PageDetails:
         }
 
     def _shared(self, value: object) -> int:
-        """The place of a value among those that are kept once."""
+        """Return the index of a value among the shared values, and add it if it is new."""
         return self._pool.setdefault(json.dumps(value, sort_keys=True), len(self._pool))
 
     def _curves(self, key: str) -> dict[str, list[float | None]] | None:
@@ -159,7 +207,7 @@ class PageDetails:
 
 
 def _number(value: float | None) -> float | None:
-    """A number as the page keeps it, of few digits; None of what is missing or not finite."""
+    """Round a number to a few significant digits. Return None if it is missing or not finite."""
     if value is None or not math.isfinite(value):
         return None
     return float(f"{value:.{_DIGITS}g}")

@@ -1,8 +1,9 @@
-"""A leaderboard as one HTML file, from the frames that tables are made from.
+"""Leaderboard as one HTML file, made from the same frames as the tables.
 
-The file needs no network and no server, and the same store gives the same bytes. Whatever users
-name (methods, options, reasons) is text in it: Jinja2 escapes it, the embedded data has no ``<``,
-and a content security policy allows this page's script and style, by their hashes, and no more.
+The file needs no network and no server, and the same store gives the same bytes. Names and texts
+from users (methods, options, reasons) are never markup: Jinja2 escapes them, the embedded data
+contains no ``<``, and a content security policy allows only the script and the style of this page,
+by their hashes.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from qbench.store.evidence import Evidence
 PAGE_FILE = "leaderboard.html"
 _PAGE_TEMPLATES = Path(__file__).parent
 _ALWAYS = ("label", "bits", "mean", "std", "n")
-# Columns without a place of their own: what hovering over another one says, or details.
+# Columns that are not shown on their own, but in the tooltip of another column or in the details.
 _BESIDE = {"published": "source", "verdict": "verdict_note", "status": "reason"}
 _ELSEWHERE = {"method", "options", "metric", "bold", *_BESIDE.values()}
 _WHOLE = {"n", "seeds", "epochs", "w_bits", "a_bits", "w_levels", "a_levels"}
@@ -47,18 +48,22 @@ def write(
     beside: Sequence[Path],
     folder: Path,
 ) -> Path:
-    """Write ``leaderboard.html``.
+    """Write ``leaderboard.html``. The file is replaced atomically.
 
     Args:
-        presentation: what the suite says of its tables.
-        trials: one row for each trial, as `qbench.report.write.write` takes them.
-        histories: likewise, one row for each trial and epoch.
-        evidence: what is known of each trial that has ended, by key.
-        beside: files of the leaderboard; the page shows those that are figures.
-        folder: where to.
+        presentation: How the suite presents its results.
+        trials: One row for each trial, as described by `qbench.report.write.write`.
+        histories: One row for each trial and epoch, as described by `qbench.report.write.write`.
+        evidence: Configuration, environment, audit and log of each trial that has ended, by key.
+        beside: Files of the leaderboard. The page embeds those that are SVG or PNG.
+        folder: An existing folder for the file.
 
     Returns:
-        The file, replaced as a whole.
+        Path of the file.
+
+    Raises:
+        KeyError: A frame lacks a required column.
+        OSError: A figure cannot be read, or the folder cannot be written.
     """
     summary = summarise(trials, presentation.shown[0])
     tables = tables_of(presentation, trials, summary)
@@ -80,21 +85,25 @@ def render(
     evidence: Mapping[str, Evidence],
     pictures: Mapping[str, bytes],
 ) -> str:
-    """Return the page.
+    """Render the page.
 
     Args:
-        presentation: what the suite says of its tables.
-        captions: what the numbers are: a paragraph for each table.
-        summary: one row for each result, as `qbench.report.summary.summarise` returns it.
-        trials: one row for each trial: ``key``, ``seed``, ``status``, ``reason``, what makes a
-            result, and metrics in percent.
-        histories: one row for each trial and epoch: ``key``, ``epoch`` (from 1) and metrics.
-        evidence: what is known of each trial that has ended, by key.
-        pictures: contents of figures (SVG or PNG) by file name. Of the files of one figure the
-            smallest is embedded.
+        presentation: How the suite presents its results.
+        captions: Captions of the tables, one paragraph each.
+        summary: One row for each result, from `qbench.report.summary.summarise`.
+        trials: One row for each trial. Columns: ``key``, ``dataset``, ``model``, ``label``,
+            ``bits``, ``seed``, ``status``, ``reason`` and metrics (%).
+        histories: One row for each trial and epoch. Columns: ``key``, ``epoch`` (int, from 1) and
+            metrics (%).
+        evidence: Configuration, environment, audit and log of each trial that has ended, by key.
+        pictures: Contents of figures (SVG or PNG) by file name. If a figure has several files, the
+            smallest one is embedded.
+
+    Returns:
+        The HTML document.
 
     Raises:
-        KeyError: a frame lacks a column.
+        KeyError: A frame lacks a required column.
     """
     details = PageDetails(presentation.shown[0], trials, histories, evidence)
     columns = _columns(summary)
@@ -128,14 +137,14 @@ def render(
 
 
 def _columns(summary: pd.DataFrame) -> list[Column]:
-    """Columns of the list: first those that stay, then those that tell results apart."""
+    """Select the columns of the list: those that are always shown, then those that vary."""
     first = [BY_NAME[name] for name in _ALWAYS]
     rest = [c for c in columns_of(summary) if c not in first and c.name not in _ELSEWHERE]
     return first + [column for column in rest if len(_texts(summary, column)) > 1]
 
 
 def _common(summary: pd.DataFrame, columns: Sequence[Column]) -> list[tuple[str, str]]:
-    """What is the same of all results, and so no column of the list: title and text."""
+    """Return title and text of the columns that are the same for all results."""
     left = [c for c in columns_of(summary) if c not in columns and c.name not in _ELSEWHERE]
     said = ((column.title, *_texts(summary, column)) for column in left)
     return [(title, text) for title, text in said if text]
@@ -148,7 +157,7 @@ def _texts(summary: pd.DataFrame, column: Column) -> set[str]:
 def _result(
     row: Mapping[str, Any], columns: Sequence[Column], details: PageDetails
 ) -> dict[str, Any]:
-    """A result as the template shows it."""
+    """Return a result as the template needs it."""
     about = details.result(row)
     said = tip(row, details.trials_of(row))
     cells = [
@@ -182,12 +191,12 @@ def _text(row: Mapping[str, Any], column: Column) -> str:
 
 
 def _sort(value: Any) -> str:
-    """By what a cell is sorted: '' of one that is missing."""
+    """Return the sort key of a cell, or an empty string if its value is missing."""
     return "" if pd.isna(value) else str(value)
 
 
 def _hidden_with(column: Column) -> str:
-    """The group of columns with which it can be hidden; '' of those that always stay."""
+    """Return the group that a column is hidden with, or an empty string if it is always shown."""
     return "" if column.name in _ALWAYS else column.group
 
 
@@ -196,7 +205,7 @@ def _alignment(column: Column) -> str:
 
 
 def _filters(presentation: Presentation, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The filters that leave a choice, their values in the suite's order."""
+    """Return the filters with more than one choice. Choices are in the order of the suite."""
     names = {"model": "Model", "bits": "Bits", "label": "Method"}
     found = [
         {"name": name, "title": title, "choices": list(dict.fromkeys(row[name] for row in rows))}
@@ -207,13 +216,13 @@ def _filters(presentation: Presentation, rows: Sequence[Mapping[str, Any]]) -> l
 
 
 def _ordered(bits: Iterable[str], presentation: Presentation) -> list[str]:
-    """Widths in the suite's order; full precision, which it does not name, comes first."""
+    """Sort bit-widths in the order of the suite, with full precision first."""
     order = list(presentation.bits)
     return sorted(bits, key=lambda width: order.index(width) if width in order else -1)
 
 
 def _grids(presentation: Presentation, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """A table for each dataset and model: methods down, widths across."""
+    """Return a table for each dataset and model, with methods as rows and bit-widths as columns."""
     grids = []
     for dataset, model in dict.fromkeys((row["dataset"], row["model"]) for row in rows):
         its = [row for row in rows if (row["dataset"], row["model"]) == (dataset, model)]
@@ -242,7 +251,7 @@ def _grids(presentation: Presentation, rows: Sequence[Mapping[str, Any]]) -> lis
 
 
 def _figures(pictures: Mapping[str, bytes]) -> list[dict[str, str]]:
-    """Each figure's title and data URL."""
+    """Return title and data URL of each figure."""
     smallest: dict[str, str] = {}
     for name in sorted(pictures, key=lambda name: len(pictures[name])):
         smallest.setdefault(Path(name).stem, name)
@@ -256,9 +265,9 @@ def _figures(pictures: Mapping[str, bytes]) -> list[dict[str, str]]:
 
 
 def _embedded(data: object) -> str:
-    """JSON that no HTML parser takes for markup."""
+    """Serialise data as JSON that no HTML parser takes for markup."""
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    for letter in "<>&\u2028\u2029":  # in JSON they stand in strings only
+    for letter in "<>&\u2028\u2029":  # in JSON they occur only in strings
         text = text.replace(letter, f"\\u{ord(letter):04x}")
     return text
 
@@ -268,7 +277,7 @@ def _read(name: str) -> str:
 
 
 def _policy(style: str, script: str) -> str:
-    """A content security policy: no network; this style, this script, embedded pictures."""
+    """Return a content security policy: no network, only this style, script and embedded images."""
 
     def of(text: str) -> str:
         return "'sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() + "'"
