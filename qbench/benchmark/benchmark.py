@@ -27,7 +27,7 @@ from qbench.suite.suite import Suite, load_suite
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-    from qbench.schedule.tune import Observer, Summary
+    from qbench.schedule.progress import ProgressListener, Summary
 
 Status = Literal["done", "failed", "missing", "unsupported"]
 
@@ -247,13 +247,13 @@ class Benchmark:
         data = self.dataset.missing()
         return [*([data] if data else []), *starting_weights.missing(self.suite, self.spool)]
 
-    def run(self, observer: Observer, address: str | None = None) -> Summary:
+    def run(self, listener: ProgressListener, address: str | None = None) -> Summary:
         """Train what is to do and record each result in the store.
 
         Call it within `alone`: only one run at a time may write to a results folder.
 
         Args:
-            observer: Called whenever a trial starts, makes progress, is retried or ends.
+            listener: Called whenever a trial starts, makes progress, is retried or ends.
             address: Address of a running Ray cluster. Default: this machine alone.
 
         Returns:
@@ -280,7 +280,7 @@ class Benchmark:
             trials,
             self.spool,
             self.record,
-            observer,
+            listener,
             self.suite.resources,
             address,
             self.plugins,

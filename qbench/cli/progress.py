@@ -22,7 +22,7 @@ _QUIET_SECONDS = 60.0
 class Display:
     """Display of a run: trials done, running and failed, the time left, the best results so far.
 
-    It is a context manager, and an observer of `qbench.schedule.tune.run`.
+    It is a context manager, and a `qbench.schedule.progress.ProgressListener`.
 
     Args:
         console: The console.

@@ -50,7 +50,7 @@ class Desk:
     suite: str
 
     def put(self, result: Result, weights: bytes | None) -> None:
-        """Hand in a result; returns once it is on the driver's disk.
+        """Write a result to the driver's spool and block until it is on disk.
 
         Of a rehearsal no weights are kept but those that other trials start from.
         """
@@ -60,26 +60,26 @@ class Desk:
         self._do(_put, result.model_dump_json(), weights)
 
     def weights(self, key: str) -> bytes:
-        """The stored weights that a trial starts from."""
+        """Return the stored weights that a trial starts from."""
         data: bytes = self._do(_weights, key)
         return data
 
     def checkpoint(self, key: str) -> bytes | None:
-        """The last checkpoint of a trial."""
+        """Return the last checkpoint of a trial, or None."""
         data: bytes | None = self._do(Spool.checkpoint, key)
         return data
 
     def keep_checkpoint(self, key: str, data: bytes) -> None:
-        """Keep a checkpoint; returns once it is on the driver's disk."""
+        """Write a checkpoint and block until it is on the driver's disk."""
         self._do(Spool.keep_checkpoint, key, data)
 
     def progress(self, key: str) -> int:
-        """The last epoch that a trial on several processes has told."""
+        """Return the last epoch that a trial on several processes has reported."""
         epoch: int = self._do(Spool.progress, key)
         return epoch
 
     def keep_progress(self, key: str, epoch: int) -> None:
-        """Tell the last epoch of a trial."""
+        """Report the last epoch of a trial."""
         self._do(Spool.keep_progress, key, epoch)
 
     def _do(self, what: Callable[..., Any], *arguments: Any) -> Any:
@@ -107,11 +107,11 @@ class TrialCheckpoints:
     key: str
 
     def load(self) -> bytes | None:
-        """The last one."""
+        """Return the last one, or None."""
         return self.desk.checkpoint(self.key)
 
     def save(self, data: bytes) -> None:
-        """Keep one in place of the last."""
+        """Write one in place of the last."""
         self.desk.keep_checkpoint(self.key, data)
 
 
@@ -136,7 +136,7 @@ class Job:
     limits: Limits = field(default_factory=Limits)
 
     def training(self, trial: Trial) -> Training:
-        """A trial, ready to be trained in this process."""
+        """Return the training of a trial in this process."""
         from qbench.train.trial import ExecutionEnvironment, Training
 
         weights = self.desk.weights(trial.source) if trial.source else None
@@ -255,7 +255,7 @@ def _trainer(job: Job, trial: Trial, scratch: str) -> Any:
 
 
 def _train_share(config: dict[str, Any]) -> None:
-    """What each process of a trial runs."""
+    """Train a process' share of a trial; each of its processes runs this."""
     import torch
     from ray.train.torch import get_device
 

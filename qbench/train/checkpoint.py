@@ -1,4 +1,4 @@
-"""A trial in the middle: everything that it needs to go on with the same bits."""
+"""Checkpoints: the state from which an interrupted trial resumes with the same bits."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from torch import Tensor, nn
 
 
 class RefusedError(Exception):
-    """What was read is not what `pack` writes; nothing of it was executed."""
+    """Raised for data that `pack` does not write. Nothing of it was executed."""
 
 
 class Checkpoints(Protocol):
-    """Keeps the last checkpoint of one trial."""
+    """Storage of the last checkpoint of one trial."""
 
     def load(self) -> bytes | None:
-        """The last one; None where there is none."""
+        """Return the last checkpoint, or None."""
 
     def save(self, data: bytes) -> None:
-        """Keep one in place of the last."""
+        """Store a checkpoint in place of the last one."""
 
 
 def pack(content: Mapping[str, Any]) -> bytes:
@@ -38,7 +38,7 @@ def unpack(data: bytes) -> dict[str, Any]:
     """Read what `pack` wrote, onto the CPU; nothing else is accepted.
 
     Raises:
-        RefusedError: there is more in it than data, or it is damaged.
+        RefusedError: It holds more than data, or it is damaged.
     """
     try:
         content: dict[str, Any] = torch.load(
@@ -50,17 +50,21 @@ def unpack(data: bytes) -> dict[str, Any]:
 
 
 def dump_weights(model: nn.Module) -> bytes:
-    """A model's ``state_dict``, on the CPU, serialised."""
+    """Serialise the ``state_dict`` of a model, on the CPU."""
     return pack({name: tensor.cpu() for name, tensor in model.state_dict().items()})
 
 
 def load_weights(data: bytes) -> dict[str, Tensor]:
-    """Read what `dump_weights` wrote; raises as `unpack`."""
+    """Read what `dump_weights` wrote.
+
+    Raises:
+        RefusedError: As `unpack`.
+    """
     return unpack(data)
 
 
 def random_state() -> dict[str, Any]:
-    """Where the generators of Python, numpy and torch are, on every device."""
+    """Return the state of the random generators of Python, numpy and torch, on every device."""
     version, python, gauss = random.getstate()
     numpy = np.random.get_state(legacy=False)
     assert isinstance(numpy, dict)  # noqa: S101 - the form that legacy=False gives
@@ -78,7 +82,7 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: Mapping[str, Any]) -> None:
-    """Put the generators back to where `random_state` found them."""
+    """Restore the generators to a state that `random_state` returned."""
     version, python, gauss = state["python"]
     random.setstate((version, tuple(python), gauss))
     numpy = state["numpy"]

@@ -1,4 +1,4 @@
-"""The code that numbers depend on: its fingerprint, and whether it has changed since."""
+"""Fingerprint of the code that a result depends on, and what has changed in it since."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def _imported(tree: ast.Module, importer: str) -> Iterator[str]:
 
 
 def _is_local(module: ModuleType, folder: Path) -> bool:
-    """Whether a module lies in a folder, and is neither qbench's own nor an installed package's."""
+    """Return whether a module lies in a folder, outside qbench and installed packages."""
     file = getattr(module, "__file__", None)
     if file is None or module.__name__.partition(".")[0] == "qbench":
         return False

@@ -1,4 +1,4 @@
-"""Ends a trial that takes longer, or more memory, than it may: nothing else stops a hang."""
+"""Limits of a trial: one that exceeds its time or memory is ended, even if it hangs."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _GRACE_SECONDS = 30.0  # for a hang that lets no other thread run
 
 @dataclass(frozen=True)
 class Limits:
-    """What one trial may take.
+    """Limits of one trial.
 
     Attributes:
-        seconds: of time; None: any.
-        memory: GiB of memory of its process, beyond what that had before; None: any.
+        seconds: Longest time in seconds. None: no limit.
+        memory: GiB of memory that its process may take beyond what it had before. None: no limit.
     """
 
     seconds: float | None = None
@@ -33,12 +33,12 @@ class Limits:
 
 
 class Guard:
-    """Watches this process from a thread of its own, until closed.
+    """Guard that watches this process in a thread of its own until it is closed.
 
     Args:
-        limits: what may not be exceeded.
-        give_up: called with the reason, and with where the thread that made this guard is, just
-            before the process ends.
+        limits: The limits.
+        give_up: Called just before the process is ended, with the reason and the stack of the
+            thread that made the guard.
     """
 
     def __init__(self, limits: Limits, give_up: Callable[[str, str], None]) -> None:
@@ -80,12 +80,12 @@ class Guard:
 
 
 def over_time(seconds: float) -> str:
-    """Why a trial that took too long has failed."""
+    """Return the reason of a trial that failed because it took too long."""
     return f"it took longer than its time limit of {seconds:g} s"
 
 
 def resident_bytes() -> int:
-    """Memory that this process has; where the system does not tell, the most it has had."""
+    """Return the bytes of memory of this process, or their peak if the system tells only that."""
     try:
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     except OSError:

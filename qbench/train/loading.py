@@ -1,4 +1,4 @@
-"""Batches of a dataset: the same ones whoever loads them, and on however many processes."""
+"""Loading of batches. They do not depend on the number of processes that load or train."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ Request = tuple[int, list[int]]
 
 
 class Batches(Sampler[Request]):
-    """Requests for the batches of an epoch: its number, and this process' share of each batch.
+    """Sampler of the batches of an epoch: the epoch, and this process' share of each batch.
 
     Args:
-        order: the items, in the order in which an epoch takes them.
-        batch_size: items of a batch, over all processes.
-        most: batches of an epoch at most; None: all.
-        rank: which of the processes this is.
-        world: how many processes share a batch. A last batch of fewer items is left out.
+        order: Indices of the items, in the order of an epoch.
+        batch_size: Items of a batch, over all processes.
+        most: Largest number of batches of an epoch. None: all.
+        rank: Rank of this process.
+        world: Number of processes that share a batch. A last batch of fewer items is left out.
     """
 
     def __init__(
@@ -58,25 +58,25 @@ class Batches(Sampler[Request]):
                 yield self.epoch, batch[self._rank :: self._world]
 
     def size(self, step: int) -> int:
-        """Items of a batch over all processes; the step is counted from 1."""
+        """Return the number of items of a batch over all processes; steps count from 1."""
         return min(self._batch_size, self._items - (step - 1) * self._batch_size)
 
 
 class Loader:
-    """Loads batches of a split onto a device; an iteration is an epoch.
+    """Loader of the batches of a split onto a device. Each iteration over it is an epoch.
 
     Args:
-        dataset: whose split it is.
-        split: a torch dataset.
-        batches: which items make a batch.
-        seed: of what is drawn at random for an item.
-        workers: processes that load; 0 loads in this one. Tensors in memory need none.
-        device: where batches go.
-        channels_last: whether images go there in channels-last memory format.
+        dataset: The dataset.
+        split: Its split, a torch dataset.
+        batches: The items of each batch.
+        seed: Seed of what is drawn at random for an item.
+        workers: Number of processes that load; 0 loads in this one. Tensors in memory need none.
+        device: Device that batches are moved to.
+        channels_last: Whether images have the channels-last memory format.
 
     Attributes:
-        batches: as given.
-        device: as given.
+        batches: As given.
+        device: As given.
     """
 
     def __init__(
@@ -117,12 +117,12 @@ class Loader:
             yield (inputs.contiguous(memory_format=self._format), *_moved(rest, self.device))
 
     def unreadable(self) -> list[str]:
-        """The items that could not be read so far, each with its file and the reason."""
+        """Return the items that could not be read so far, each with its file and the reason."""
         return self._fetch.unreadable()
 
 
 def _moved(value: Any, device: torch.device) -> Any:
-    """Labels, or a list of dictionaries of tensors, on a device."""
+    """Move labels, or a list of dictionaries of tensors, to a device."""
     if isinstance(value, list):
         return [_moved(item, device) for item in value]
     if isinstance(value, dict):
@@ -131,7 +131,7 @@ def _moved(value: Any, device: torch.device) -> Any:
 
 
 class _Fetch(TorchDataset[Any]):
-    """Fetches a batch by its request: tensors in memory at once, else item by item."""
+    """Batches by request: tensors in memory at once, anything else item by item."""
 
     def __init__(self, dataset: Dataset, split: TorchDataset[Any], seed: int) -> None:
         self._dataset = dataset
@@ -182,16 +182,16 @@ def training_loader(
     device: torch.device,
     shared: bool = True,
 ) -> Loader:
-    """Shuffled training batches.
+    """Build the loader of shuffled training batches.
 
     Args:
-        dataset: what to load.
-        recipe: how large a batch is, and how many there are.
-        seed: of what is drawn at random for an item.
-        order: from which the order of an epoch is drawn, the same on every process.
-        workers: processes that load.
-        device: where batches go.
-        shared: whether each process has its share of a batch, or all of it.
+        dataset: The dataset.
+        recipe: Gives the batch size and the number of batches.
+        seed: Seed of what is drawn at random for an item.
+        order: Generator of the order of each epoch, the same on every process.
+        workers: Number of processes that load.
+        device: Device that batches are moved to.
+        shared: Whether each process gets its share of a batch, or all of it.
     """
     split = dataset.train()
     shuffled = RandomSampler(split, generator=order)  # type: ignore[arg-type]
@@ -203,7 +203,10 @@ def training_loader(
 def evaluation_loader(
     dataset: Dataset, recipe: Recipe, workers: int, device: torch.device
 ) -> Loader:
-    """Test batches in order, every process its share; arguments as of `training_loader`."""
+    """Build the loader of test batches in order, each process with its share of them.
+
+    Arguments are those of `training_loader`.
+    """
     split = dataset.test()
     share = range(distributed.rank(), len(split), distributed.world())  # type: ignore[arg-type]
     batches = Batches(share, EVALUATION_BATCH)
@@ -211,5 +214,8 @@ def evaluation_loader(
 
 
 def worker_count(cpus: float, device: torch.device) -> int:
-    """Processes that load for one that trains: its CPUs but one, and for a GPU at least one."""
+    """Return the number of loader workers of a process.
+
+    It is the number of its CPUs less one, and at least one for a GPU.
+    """
     return max(int(cpus) - 1, 1 if device.type == "cuda" else 0)

@@ -1,4 +1,4 @@
-"""What a trial ran on: versions, the state of the code, the hardware."""
+"""Environment of a trial: versions, the state of the code, the hardware."""
 
 from __future__ import annotations
 

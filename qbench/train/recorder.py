@@ -1,4 +1,4 @@
-"""What training makes of weights: their distribution, their levels, the function between them."""
+"""Recording of weights in training: their distribution, levels and quantization function."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class WeightRecorder:
     """Recorder of the weights of a network in training.
 
     Args:
-        layers: its quantized layers, with quantizers attached and nothing trained yet.
-        epochs: how many epochs training has.
-        soft: whether weight quantizers have a soft form, and are the same function of every weight
+        layers: The quantized layers, with quantizers attached, before training.
+        epochs: Number of epochs of the training.
+        soft: Whether weight quantizers have a soft form and are the same function for every weight
             of a layer.
 
     Attributes:
-        curves: values of the soft function after some epochs, by epoch.
+        curves: Values of the soft function after some epochs, by epoch.
     """
 
     def __init__(self, layers: Sequence[Layer], epochs: int, soft: bool) -> None:
@@ -41,13 +41,13 @@ class WeightRecorder:
 
     @torch.no_grad()
     def after_epoch(self, epoch: int) -> None:
-        """Look at the soft function as it is at the end of an epoch, counted from 1."""
+        """Record the soft function at the end of an epoch, counted from 1."""
         if epoch in self._epochs:
             self.curves[epoch] = self._values(training=True)
 
     @torch.no_grad()
     def weights(self) -> list[WeightDistribution]:
-        """How each layer's weights are distributed; before the model is hardened."""
+        """Return the distribution of each layer's weights. Call it before the model is hardened."""
         return [
             _distribution(layer, before)
             for layer, before in zip(self._layers, self._before, strict=True)
@@ -55,7 +55,7 @@ class WeightRecorder:
 
     @torch.no_grad()
     def curve(self) -> QuantizerCurve | None:
-        """The first layer's function; None where the method has no soft one."""
+        """Return the function of the first layer, or None if the method has no soft form."""
         if not self._epochs:
             return None
         hard = self._values(training=False)
@@ -73,7 +73,7 @@ class WeightRecorder:
 
 @contextmanager
 def _mode(module: nn.Module, training: bool) -> Iterator[None]:
-    """Have a module in training or evaluation mode for a while."""
+    """Context manager that sets the mode of a module and restores each submodule's on exit."""
     before = [(m, m.training) for m in module.modules()]
     module.train(training)
     try:
@@ -84,7 +84,7 @@ def _mode(module: nn.Module, training: bool) -> Iterator[None]:
 
 
 def _spread(epochs: int) -> set[int]:
-    """Some epochs from the first to the last, closer together where the function still changes."""
+    """Choose epochs from the first to the last, denser where the function changes most."""
     share = (epochs ** (i / (_CURVES - 1)) for i in range(_CURVES))
     return {round(epoch) for epoch in share}
 
@@ -114,10 +114,10 @@ def _distribution(layer: Layer, before: Tensor) -> WeightDistribution:
 
 
 def _levels(weights: Tensor, quantized: Tensor, most: int) -> tuple[list[float], list[float]]:
-    """The levels that weights were given, and where between weights one ends and the next begins.
+    """Return the levels of quantized weights, and the thresholds between them.
 
-    Neither where there are more levels than bits allow, as where filters have their own; no
-    thresholds where a larger weight has a smaller level.
+    Both are empty if there are more levels than the bits allow, as when filters have levels of
+    their own. There are no thresholds if a larger weight has a smaller level.
     """
     levels = quantized.unique()
     if len(levels) > most:

@@ -85,7 +85,7 @@ def start(network: nn.Module, data: bytes, backbone: bool) -> None:
 
 
 def _plain(content: Any) -> dict[str, Tensor]:
-    """A ``state_dict`` out of what training scripts store around it."""
+    """Return the ``state_dict`` within what training scripts store around it."""
     for wrapper in _WRAPPERS:
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]

@@ -40,7 +40,7 @@ _TABLES = ("params", "metrics", "latest_metrics")
 
 
 class Watch:
-    """An observer that measures: memory, and when trials end."""
+    """A listener that measures: memory, and when trials end."""
 
     def __init__(self) -> None:
         self.ends: list[float] = []

@@ -20,8 +20,11 @@ import torch
 from qbench import registry
 from qbench.errors import QbenchError
 from qbench.registry import Plugin
-from qbench.schedule import tune
-from qbench.schedule.tune import Summary
+from qbench.schedule import recorder, tune
+from qbench.schedule.backlog import Backlog
+from qbench.schedule.cluster import connect
+from qbench.schedule.progress import Summary
+from qbench.schedule.recorder import ResultRecorder
 from qbench.spec.result import Result
 from qbench.spec.trial import Trial
 from qbench.store.spool import Spool
@@ -85,7 +88,7 @@ def test_what_keeps_within_its_limits_ends_by_itself(tmp_path: Path) -> None:
 
 
 class Heard:
-    """An observer that remembers."""
+    """A listener that remembers."""
 
     def __init__(self) -> None:
         self.said: list[str] = []
@@ -112,11 +115,11 @@ class Grid:
         self.heard, self.summary, self.spool = Heard(), Summary(), Spool(folder)
         self.recorded: list[str] = []
         self.refusing = ""
-        recorder = tune._Recorder(self.record, self.spool, self.summary)
-        self.backlog = tune._Backlog(
-            "suite", trials, self.spool, recorder, self.heard, self.summary, limits or Limits()
+        records = ResultRecorder(self.record, self.spool, self.summary)
+        self.backlog = Backlog(
+            "suite", trials, self.spool, records, self.heard, self.summary, limits or Limits()
         )
-        self.close = recorder.close
+        self.close = records.close
         self._names = iter("abcdefghij")
 
     def record(self, result: Result) -> None:
@@ -265,7 +268,7 @@ def test_another_version_of_ray_is_told_whole(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(ray, "init", refuse)
     with pytest.raises(QbenchError, match=r"Version mismatch.* started with: Ray: 1\.0"):
-        tune._connect(None)
+        connect(None)
 
 
 # The store away ----------------------------------------------------------------------------------
@@ -288,7 +291,7 @@ def test_what_the_store_refuses_is_delivered_when_it_is_back(tmp_path: Path) -> 
 def test_what_is_never_accepted_is_told_and_waits_on_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tune, "PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(recorder, "PATIENCE_SECONDS", 0.1)
     grid = Grid(tmp_path, [trial("ste", seed=seed) for seed in range(2)])
     grid.refusing = "no space left on device"
     grid.finish()
@@ -301,7 +304,7 @@ def test_what_is_never_accepted_is_told_and_waits_on_disk(
 def test_a_failure_that_cannot_be_written_down_is_told(
     tmp_path: Path, short_trial: Trial, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tune, "PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(recorder, "PATIENCE_SECONDS", 0.1)
     monkeypatch.setattr(Spool, "put", Mock(side_effect=OSError("no space left on device")))
     grid = Grid(tmp_path, [short_trial])
     for _ in range(3):
