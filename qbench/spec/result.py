@@ -1,4 +1,4 @@
-"""What a trial came to: plain data that travels from the worker to the store."""
+"""Result of a trial: plain data that the worker sends to the store."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class LevelCount(BaseModel):
     """The audit of one tensor.
 
     Attributes:
-        layer: the layer's name.
+        layer: Name of the layer.
         tensor: ``weight`` or ``input``.
-        levels: distinct values found: of a layer, or the most that any one filter has.
-        promised: how many its width allows.
-        scope: what `levels` was counted over.
+        levels: Number of distinct values in the layer, or the largest number in any one filter.
+        promised: Number of values that the bit-width allows.
+        scope: Part of the tensor over which `levels` was counted.
     """
 
     layer: str
@@ -32,7 +32,7 @@ class LevelCount(BaseModel):
 
     @property
     def holds(self) -> bool:
-        """Whether the promise was kept."""
+        """Whether the tensor has no more levels than promised."""
         return self.levels <= self.promised
 
     def __str__(self) -> str:
@@ -43,9 +43,16 @@ class LevelCount(BaseModel):
 
 
 def most_levels(counts: Sequence[LevelCount], bits: Bits) -> Levels:
-    """The most levels that a weight and an input of the nominal widths have, of all layers.
+    """Return the largest level counts of weights and activations over all layers.
 
-    Layers with widths of their own, such as 8-bit ends, do not count; None where nothing does.
+    Layers with widths of their own, such as 8-bit first and last layers, do not count.
+
+    Args:
+        counts: Audit of a model.
+        bits: Nominal bit-widths.
+
+    Returns:
+        Largest number of levels of a weight and of an activation. None where no tensor counts.
     """
 
     def most(tensor: str, width: Width) -> int | None:
@@ -60,18 +67,17 @@ def most_levels(counts: Sequence[LevelCount], bits: Bits) -> Levels:
 
 
 class WeightDistribution(BaseModel):
-    """How a layer's weights are distributed, and what quantization makes of them.
+    """Distribution of a layer's weights, and the levels that quantization maps them to.
 
     Attributes:
-        layer: the layer's name.
-        edges: (bins + 1) ends of the bins, evenly spaced.
-        before: (bins) weights in each bin before training.
-        after: (bins) latent weights in each bin after training.
-        levels: the values that quantized weights take, ascending; empty where they differ from
-            filter to filter.
-        thresholds: (levels − 1) where the next level begins; empty where levels are, or where a
-            larger weight may get a smaller level. Of two million weights,
-            evenly spaced, where a layer has more.
+        layer: Name of the layer.
+        edges: Evenly spaced edges of the bins, of length bins + 1.
+        before: Number of weights in each bin before training.
+        after: Number of latent weights in each bin after training.
+        levels: Values of the quantized weights, ascending. Empty if filters have different values.
+        thresholds: Weights at which the next level begins, of length levels − 1. Empty if `levels`
+            is, or if a larger weight may get a smaller level. A layer with more than two million
+            weights is represented by two million, evenly spaced.
     """
 
     layer: str
@@ -83,13 +89,13 @@ class WeightDistribution(BaseModel):
 
 
 class QuantizerCurve(BaseModel):
-    """The function that quantizes a layer's weights, as training makes it harder.
+    """Function that quantizes a layer's weights, at several stages of training.
 
     Attributes:
-        layer: the layer's name.
-        x: (points) weights, ascending.
-        soft: for some epochs, the (points) values of the function that training uses.
-        hard: (points) values of the function of evaluation, after the last epoch.
+        layer: Name of the layer.
+        x: Weights at which the function is sampled, ascending.
+        soft: Values of the training function at `x`, by epoch, for some epochs.
+        hard: Values of the evaluation function at `x` after the last epoch.
     """
 
     layer: str
@@ -99,11 +105,11 @@ class QuantizerCurve(BaseModel):
 
 
 class WeightObservations(BaseModel):
-    """What was seen of the weights in training.
+    """Observations of the weights during training.
 
     Attributes:
-        weights: distribution of every quantized layer's weights.
-        curve: the quantization function of the first layer, where the method has a soft one.
+        weights: Distribution of the weights of every quantized layer.
+        curve: Quantization function of the first layer. None if the method has no soft one.
     """
 
     weights: list[WeightDistribution] = Field(default_factory=list)
@@ -128,12 +134,12 @@ class CodeFingerprint(BaseModel):
 
 
 class ImageDetections(BaseModel):
-    """The objects that a detector finds in an image.
+    """Objects that a detector finds in an image.
 
     Attributes:
-        boxes: (n, 4), in pixels as x1 y1 x2 y2.
-        scores: (n), in 0–1.
-        labels: (n), of classes from 1.
+        boxes: Corners x1, y1, x2, y2 in pixels, of shape (n, 4).
+        scores: Confidences in [0, 1], of shape (n,).
+        labels: Class numbers from 1, of shape (n,).
     """
 
     boxes: list[list[float]]
@@ -142,26 +148,26 @@ class ImageDetections(BaseModel):
 
 
 class Result(WeightObservations):
-    """The end of a trial, good or bad.
+    """Result of a trial that has finished or failed.
 
     Attributes:
-        trial: what was trained.
-        suite: the suite that it was trained for.
+        trial: Trial that was trained.
+        suite: Name of the suite that it was trained for.
         status: ``done`` or ``failed``.
-        reason: why it failed: one line.
-        traceback: where it failed, if code did.
-        metrics: of the hardened model on the test split, after the last epoch.
-        history: a record for each epoch: ``epoch`` from 1, ``train_loss``, ``lr``, and the
-            metrics of the model in evaluation mode; with ``soft_`` before them, those of the
-            network with the soft quantizers that it is trained with, where the method has such.
-        audit: the levels counted.
-        started: seconds since 1970.
-        seconds: the whole trial: data, model, attachment, training, audit.
-        train_seconds: its epochs, each with its evaluation.
-        environment: what it ran on.
+        reason: Reason of a failure in one line.
+        traceback: Traceback of a failure in code.
+        metrics: Metrics of the hardened model on the test split after the last epoch.
+        history: One entry for each epoch: ``epoch`` from 1, ``train_loss``, ``lr``, and the metrics
+            of the model in evaluation mode. If the method has soft quantizers, the metrics of the
+            network with them are included with the prefix ``soft_``.
+        audit: Level counts of the tensors.
+        started: Start time in seconds since 1970.
+        seconds: Duration of the whole trial in seconds: data, model, attachment, training, audit.
+        train_seconds: Duration of all epochs with their evaluations, in seconds.
+        environment: Software and hardware that it ran on, by name.
         code: Fingerprint of the code that it was trained with.
-        unreadable: items of the data that could not be read and were left out.
-        examples: what a detector finds in the first test images.
+        unreadable: Items of the data that could not be read and were left out.
+        examples: Detections in the first test images.
     """
 
     trial: Trial
@@ -182,7 +188,7 @@ class Result(WeightObservations):
 
     @property
     def unreadable_text(self) -> str:
-        """How many items could not be read, and the first of them, or ''."""
+        """Number of unreadable items and the first of them, or an empty string."""
         count = len(self.unreadable)
         if not count:
             return ""
@@ -191,12 +197,12 @@ class Result(WeightObservations):
 
     @property
     def levels(self) -> Levels:
-        """As `most_levels`."""
+        """Largest level counts of weights and activations, as of `most_levels`."""
         return most_levels(self.audit, Bits.parse(self.trial.bits))
 
     @property
     def audit_text(self) -> str:
-        """The first broken promise and how many more there are, or ''."""
+        """First broken promise and the number of others, or an empty string."""
         broken = [str(count) for count in self.audit if not count.holds]
         more = f" (and {len(broken) - 1} more)" if len(broken) > 1 else ""
         return broken[0] + more if broken else ""

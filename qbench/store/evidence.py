@@ -1,4 +1,4 @@
-"""What is recorded of a trial beside its numbers, fit to be published."""
+"""Evidence of a trial for publication: its configuration, environment, audit and log."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from qbench.store.tags import ENVIRONMENT
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-_FOLDERS = re.compile(r'(?<=File ")[^"\n]*[/\\]')  # of a traceback: they name people and machines
+_FOLDERS = re.compile(r'(?<=File ")[^"\n]*[/\\]')  # folders in a traceback name people and machines
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What is known of a trial that has ended.
+    """Evidence of a trial that has ended.
 
     Attributes:
-        trial: what was trained, as JSON.
-        environment: what it ran on.
-        audit: the levels counted in each tensor, as JSON; empty where none are kept.
-        log: where its code failed: a traceback without folders, or ''.
+        trial: Trial as JSON.
+        environment: Software and hardware that it ran on, by name.
+        audit: Level counts of each tensor as JSON. Empty if none are stored.
+        log: Traceback without folders. Empty if no code failed.
     """
 
     trial: dict[str, Any]
@@ -35,11 +35,11 @@ class Evidence:
 
 
 def evidence_of(store: Store, run: Run) -> Evidence:
-    """What a run recorded.
+    """Return the evidence that a run recorded.
 
     Args:
-        store: which has it.
-        run: of a trial that has finished or failed.
+        store: Store that holds the run.
+        run: Run of a trial that has finished or failed.
     """
     tags = run.data.tags
     failed = run.info.status == "FAILED"
@@ -56,7 +56,7 @@ def evidence_of(store: Store, run: Run) -> Evidence:
 
 
 def _if_kept(store: Store, run: Run, artifact: str) -> str:
-    """What an artifact holds; '' where there is none, as of a trial that no code failed."""
+    """Return the text of an artifact, or an empty string if it cannot be fetched."""
     try:
         return store.text(run, artifact)
     except QbenchError:

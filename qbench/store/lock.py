@@ -1,7 +1,8 @@
-"""One run at a time on a store that several machines share.
+"""Lock of a store that several machines share.
 
-Within one results folder a lock file does. Machines that record on one MLflow server have none:
-each command keeps a run there that it marks as alive, and waits for those that came before.
+Commands in one results folder use a lock file. Machines that share an MLflow server have no common
+file. Each command there creates a run, updates its mark regularly, and waits for the commands that
+came first.
 """
 
 from __future__ import annotations
@@ -19,26 +20,27 @@ from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 EXPERIMENT = "qbench commands under way"
-_ALIVE = "qbench.alive"  # changes as long as its command lives
+_ALIVE = "qbench.alive"  # tag whose value changes while the command is alive
 _HOLDS = "qbench.holds"
 _BEAT_SECONDS = 15.0
 _DEAD_SECONDS = 60.0
-_POLL_SECONDS = 2.0
+_LOCK_POLL_SECONDS = 2.0
 _LOGGER = logging.getLogger(__name__)
 
 
 @contextmanager
 def alone(client: MlflowClient, experiment: str) -> Iterator[None]:
-    """Wait until no other command runs on a store, and keep others waiting.
+    """Context manager that blocks until no other command runs on a store, and then holds it.
 
-    Whether a command is alive is told by its mark changing, so that clocks need not agree.
+    A command is alive while the value of its mark changes. The clocks of the machines need not
+    agree.
 
     Args:
-        client: of the store.
-        experiment: id of the experiment that holds the marks.
+        client: Client of the store.
+        experiment: Id of the experiment that holds the marks.
 
     Raises:
-        mlflow.exceptions.MlflowException: the store cannot be reached.
+        mlflow.exceptions.MlflowException: The store cannot be reached.
     """
     name = f"{socket.gethostname()}, process {os.getpid()}"
     mine = client.create_run(experiment, run_name=name, tags={_ALIVE: "0"}).info.run_id
@@ -51,7 +53,7 @@ def alone(client: MlflowClient, experiment: str) -> Iterator[None]:
     finally:
         over.set()
         thread.join()
-        with contextlib.suppress(Exception):  # else it is dead to others in a minute
+        with contextlib.suppress(Exception):  # others ignore the mark after a minute anyway
             client.delete_run(mine)
 
 
@@ -59,7 +61,7 @@ def _beat(client: MlflowClient, run: str, over: threading.Event) -> None:
     count = 0
     while not over.wait(_BEAT_SECONDS):
         count += 1
-        with contextlib.suppress(Exception):  # the server may be back for the next one
+        with contextlib.suppress(Exception):  # the server may be back at the next update
             client.set_tag(run, _ALIVE, str(count))
 
 
@@ -74,7 +76,7 @@ def _wait(client: MlflowClient, experiment: str, mine: str) -> None:
             if first is None or _HOLDS in first.data.tags:
                 return
             client.set_tag(mine, _HOLDS, "1")
-            continue  # and look again: another may have taken its turn at the same moment
+            continue  # check again: another command may have done the same
         if speak:
             _LOGGER.info(
                 "Another run, of %s, works on %s; this one waits until it has ended.",
@@ -82,16 +84,16 @@ def _wait(client: MlflowClient, experiment: str, mine: str) -> None:
                 client.tracking_uri,
             )
             speak = False
-        time.sleep(_POLL_SECONDS)
+        time.sleep(_LOCK_POLL_SECONDS)
 
 
 def _turn(run: Run) -> tuple[bool, int, str]:
-    """Whose turn it is: one that holds the store before others, then the one that came first."""
+    """Return the sort key of a command: the holder of the store first, then by start time."""
     return _HOLDS not in run.data.tags, run.info.start_time, run.info.run_id
 
 
 def _lives(run: Run, seen: dict[str, tuple[str, float]]) -> bool:
-    """Whether a command's mark has changed of late."""
+    """Return whether the mark of a command has changed recently."""
     mark, now = run.data.tags.get(_ALIVE, ""), time.monotonic()
     before, since = seen.setdefault(run.info.run_id, (mark, now))
     if mark != before:

@@ -1,13 +1,12 @@
-"""The store: every trial is an MLflow run. Record, look up, fetch.
+"""The store records each trial as an MLflow run, looks runs up and fetches their artifacts.
 
-The default store is a sqlite database in the results folder; ``MLFLOW_TRACKING_URI`` names
-another, such as a tracking server. A run counts once its status is FINISHED or FAILED, which is
-written last: a half-written run is never listed.
+The default store is a sqlite database in the results folder. ``MLFLOW_TRACKING_URI`` names another
+store, such as a tracking server. A run counts once its status is FINISHED or FAILED. The status is
+written last, so an incomplete run is never listed.
 """
 
 from __future__ import annotations
 
-import functools
 import json
 import logging
 import os
@@ -61,15 +60,14 @@ _TAG_LENGTH = 4000
 
 
 class Store:
-    """Trials recorded in MLflow.
+    """Store of trials in MLflow.
 
     Args:
-        results: the results folder, for the default store.
-        local: whether to use the default store whatever the environment says.
+        results: Results folder, which holds the default store.
+        local: If True, use the default store and ignore ``MLFLOW_TRACKING_URI``.
 
     Raises:
-        QbenchError: the store cannot be opened; the message says why. Of a database, this is told
-            when it is first read or written.
+        QbenchError: The store cannot be opened. A database raises it on the first read or write.
     """
 
     def __init__(self, results: Path, local: bool = False) -> None:
@@ -85,12 +83,23 @@ class Store:
             results.mkdir(parents=True, exist_ok=True)
             self.uri = f"{_SQLITE}{(results / 'mlflow.db').resolve()}"
             self._artifacts = (results / "artifacts").resolve().as_uri()
-        if not self.uri.startswith(_SQLITE):  # a database is read without it
-            _ = self._client
+        self._connection: MlflowClient | None = None
+        if not self.uri.startswith(_SQLITE):  # a database is read without a client
+            self._connect()
 
-    @functools.cached_property
+    @property
     def _client(self) -> MlflowClient:
-        # Two commands that make one database at the same time break it.
+        return self._connect()
+
+    def _connect(self) -> MlflowClient:
+        """Connect to the store on the first call and return its client.
+
+        Raises:
+            QbenchError: The store cannot be opened.
+        """
+        if self._connection is not None:
+            return self._connection
+        # Two commands that create one database at the same time corrupt it.
         only = _holding(self._folder) if self._artifacts is not None else nullcontext()
         try:
             with only:
@@ -98,18 +107,21 @@ class Store:
                 client.search_experiments(max_results=1)
         except Exception as error:
             raise QbenchError(f"cannot open the store {self.uri}: {_first_line(error)}") from error
+        self._connection = client
         return client
 
     def record(self, result: Result, folder: Path | None) -> None:
-        """Record a trial as a run of the experiment named after its suite; once, if told twice.
+        """Record a result as a run of the experiment that is named after its suite.
+
+        A result that is already recorded is not recorded again.
 
         Args:
-            result: what it came to.
-            folder: where its ``weights.pt`` is, if it has any. None: it was trained elsewhere, and
-                comes without.
+            result: Result of the trial.
+            folder: Folder of its ``weights.pt``, if it has any. None marks a result that was
+                trained elsewhere and has no weights.
 
         Raises:
-            QbenchError: MLflow refuses; nothing is half recorded under the trial's key.
+            QbenchError: MLflow refuses. No incomplete result is listed under the trial's key.
         """
         try:
             self._record(result, folder)
@@ -167,13 +179,16 @@ class Store:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Wait until no other machine's command runs on this store, and keep others waiting.
+        """Context manager that allows one machine at a time to work on this store.
+
+        It blocks until the commands of other machines have ended. A store in a results folder has
+        a lock file instead.
 
         Raises:
-            QbenchError: the store cannot be reached.
+            QbenchError: The store cannot be reached.
         """
-        _ = self._client  # what cannot be opened is told now, not after a training
-        if self._artifacts is not None:  # one results folder, which has a lock
+        self._connect()  # reports an error before the training instead of after it
+        if self._artifacts is not None:  # a results folder has a lock file
             yield
             return
         with ExitStack() as stack:
@@ -185,9 +200,10 @@ class Store:
             yield
 
     def _is_recorded(self, result: Result) -> bool:
-        """Whether a run has this result; half of one, left by a killed command, is deleted.
+        """Return whether a run holds this result, and delete an incomplete run of it.
 
-        Of a trial that another machine has finished in the meantime, its run counts.
+        A killed command leaves an incomplete run. If another machine has finished the trial in the
+        meantime, its run counts.
         """
         started = int(1000 * result.started)
         of_trial = f"tags.`qbench.key` = '{result.trial.key}'"
@@ -227,19 +243,26 @@ class Store:
         location = f"{self._artifacts}/{name}" if self._artifacts else None
         try:
             return str(self._client.create_experiment(name, artifact_location=location))
-        except MlflowException:  # somebody else made it in between
+        except MlflowException:  # another process created it in between
             found = self._client.get_experiment_by_name(name)
             if found is None:
                 raise
             return str(found.experiment_id)
 
     def runs(self, keys: Iterable[str]) -> dict[str, Run]:
-        """The run that counts for each key: the first that finished, else the last that failed.
+        """Return the run that counts for each key.
 
-        Those that were set aside do not count.
+        It is the first run that finished, or the last that failed if none finished. Runs that were
+        set aside do not count.
 
         Args:
-            keys: of trials; the answer has only those that have ended.
+            keys: Keys of trials.
+
+        Returns:
+            Runs by key. Keys of trials that have not ended are absent.
+
+        Raises:
+            QbenchError: The store cannot be read.
         """
         wanted = set(keys)
         best: dict[str, Run] = {}
@@ -253,7 +276,13 @@ class Store:
         return {key: run for key, run in best.items() if key in wanted}
 
     def finished(self) -> list[Run]:
-        """Every run that counts and has finished, in the order in which they started."""
+        """Return the first finished run of each trial, in the order in which they started.
+
+        Runs that were set aside do not count.
+
+        Raises:
+            QbenchError: The store cannot be read.
+        """
         first: dict[str, Run] = {}
         for run in self._ended():
             if run.info.status == "FINISHED":
@@ -261,7 +290,12 @@ class Store:
         return list(first.values())
 
     def set_aside(self, runs: Iterable[Run]) -> None:
-        """Have runs count no longer, so that their trials are trained again; they stay stored.
+        """Mark runs so that they no longer count and their trials are trained again.
+
+        The runs stay in the store.
+
+        Args:
+            runs: Runs to set aside.
 
         Raises:
             QbenchError: MLflow refuses.
@@ -273,15 +307,29 @@ class Store:
             raise QbenchError(f"cannot write to {self.uri}: {_first_line(error)}") from error
 
     def find(self, prefix: str) -> dict[str, Run]:
-        """The runs whose key starts with ``prefix``, as `runs` chooses them."""
+        """Return the runs that count whose key starts with a prefix.
+
+        Args:
+            prefix: Start of a key.
+
+        Returns:
+            Runs by key, chosen as by `runs`.
+
+        Raises:
+            QbenchError: The store cannot be read.
+        """
         found = self._search(f"tags.`qbench.key` LIKE '{prefix}%'", "attributes.start_time ASC")
         return self.runs({run.data.tags["qbench.key"] for run in found})
 
     def histories(self, runs: dict[str, Run], metrics: Sequence[str]) -> pd.DataFrame:
-        """What finished runs recorded by epoch.
+        """Return the metrics of finished runs by epoch.
+
+        Args:
+            runs: Finished runs by key.
+            metrics: Names of the metrics.
 
         Returns:
-            A row for each key and epoch, columns ``key``, ``epoch`` and ``metrics``.
+            A row for each key and epoch, with the columns ``key``, ``epoch`` and ``metrics``.
         """
         records = [
             {"key": key, **record}
@@ -291,7 +339,7 @@ class Store:
         return pd.DataFrame(records, columns=["key", "epoch", *metrics])
 
     def _history(self, run: Run, metrics: Sequence[str]) -> Iterable[dict[str, float]]:
-        """A record for each epoch. A file on this machine takes no time, a metric does."""
+        """Return the metrics of each epoch, from a local file if there is one: that is faster."""
         if (local := _local(run, _HISTORY)) is not None:
             return list(json.loads(local.read_bytes()))
         rows: dict[int, dict[str, float]] = {}
@@ -302,7 +350,7 @@ class Store:
 
     @staticmethod
     def metrics(run: Run) -> dict[str, float]:
-        """What a finished run was measured by, after the last epoch."""
+        """Return the metrics of a finished run after the last epoch, by name."""
         return {
             name.removeprefix(FINAL): value
             for name, value in run.data.metrics.items()
@@ -310,10 +358,13 @@ class Store:
         }
 
     def result(self, run: Run) -> Result:
-        """What a run recorded, without weights.
+        """Return the result that a run recorded, without weights.
+
+        Args:
+            run: Run of a trial that has ended.
 
         Raises:
-            QbenchError: its artifacts cannot be fetched.
+            QbenchError: An artifact of the run cannot be fetched.
         """
         tags = run.data.tags
         return Result(
@@ -333,10 +384,13 @@ class Store:
         )
 
     def levels(self, run: Run) -> Levels:
-        """The most levels that the audit of a finished run counted, as `Result.levels`.
+        """Return the largest level counts in the audit of a finished run.
 
-        Runs of before levels were a tag have them in ``audit.json``; (None, None) where that is
-        gone.
+        Older runs have no tag for them. Their levels are read from ``audit.json``.
+
+        Returns:
+            Level counts of weights and activations, as `Result.levels`. (None, None) if neither
+            the tag nor the artifact exists.
         """
         if (tag := run.data.tags.get("qbench.levels")) is not None:
             weights, inputs = json.loads(tag)
@@ -348,14 +402,28 @@ class Store:
         return most_levels(counts, Bits.parse(trial_of(run).bits))
 
     def read(self, run: Run, artifact: str) -> Any:
-        """What a JSON artifact of a run holds; as `text`."""
+        """Return the parsed content of a JSON artifact.
+
+        Args:
+            run: Run that has the artifact.
+            artifact: Name of the artifact.
+
+        Raises:
+            QbenchError: The run has no such artifact, or it cannot be fetched.
+        """
         return json.loads(self.text(run, artifact))
 
     def text(self, run: Run, artifact: str) -> str:
-        """What an artifact of a run holds. One on this machine's disk takes no time.
+        """Return the text of an artifact.
+
+        An artifact on the local disk is read without a download.
+
+        Args:
+            run: Run that has the artifact.
+            artifact: Name of the artifact.
 
         Raises:
-            QbenchError: the run has no such artifact, or it cannot be fetched.
+            QbenchError: The run has no such artifact, or it cannot be fetched.
         """
         if (local := _local(run, artifact)) is not None:
             return local.read_text(encoding="utf-8")
@@ -363,10 +431,13 @@ class Store:
             return self.fetch(run, artifact, Path(scratch)).read_text(encoding="utf-8")
 
     def examples(self, run: Run) -> list[ImageDetections]:
-        """What a run's detector found in the first test images; nothing of other runs.
+        """Return the detections of a run in the first test images.
+
+        Returns:
+            Detections of each image. Empty if the run trained no detector.
 
         Raises:
-            QbenchError: they cannot be fetched.
+            QbenchError: The detections cannot be fetched.
         """
         if not any(item.path == EXAMPLES for item in self._client.list_artifacts(run.info.run_id)):
             return []
@@ -377,8 +448,16 @@ class Store:
     def fetch(self, run: Run, artifact: str, target: Path) -> Path:
         """Download an artifact of a run.
 
+        Args:
+            run: Run that has the artifact.
+            artifact: Name of the artifact.
+            target: Folder to download to.
+
+        Returns:
+            Path of the downloaded file.
+
         Raises:
-            QbenchError: the run has no such artifact, or it cannot be fetched.
+            QbenchError: The run has no such artifact, or it cannot be fetched.
         """
         try:
             found = self._client.download_artifacts(run.info.run_id, artifact, str(target))
@@ -389,7 +468,7 @@ class Store:
         return Path(found)
 
     def _ended(self) -> list[Run]:
-        """The runs that have ended and count, in the order in which they started."""
+        """Return the runs that have ended and count, in the order in which they started."""
         found: Iterable[Run] | None = None
         if self.uri.startswith(_SQLITE):
             found = ended_runs(Path(self.uri.removeprefix(_SQLITE)), KEY)
@@ -399,7 +478,11 @@ class Store:
         return [r for r in found if r.info.status in states and SET_ASIDE not in r.data.tags]
 
     def _search(self, condition: str, order: str) -> Iterable[Run]:
-        """Runs of trials, by MLflow; raises QbenchError where it cannot be asked."""
+        """Search the runs of trials through MLflow.
+
+        Raises:
+            QbenchError: The store cannot be read.
+        """
         try:
             yield from self._pages(condition, order)
         except (MlflowException, OSError) as error:
@@ -426,7 +509,7 @@ class Store:
 
 @contextmanager
 def _holding(folder: Path) -> Iterator[None]:
-    """Keep others that ask for it out of a results folder; out of a read-only one, nobody."""
+    """Context manager that locks a results folder. A read-only folder is not locked."""
     with ExitStack() as stack:
         with suppress(OSError):
             (folder / ".state").mkdir(exist_ok=True)
@@ -435,14 +518,14 @@ def _holding(folder: Path) -> Iterator[None]:
 
 
 def _local(run: Run, artifact: str) -> Path | None:
-    """An artifact that lies on this machine."""
+    """Return the path of an artifact on this machine, or None if it is elsewhere."""
     place = urlsplit(run.info.artifact_uri or "")
     path = Path(url2pathname(place.path)) / artifact
     return path if place.scheme == "file" and path.exists() else None
 
 
 def _params(trial: Trial) -> dict[str, Any]:
-    """A trial flat, as MLflow's parameters: ``recipe.lr``, ``options.temperature_rate``."""
+    """Flatten a trial to MLflow parameters: ``recipe.lr``, ``options.temperature_rate``."""
     flat: dict[str, Any] = {}
     for name, value in trial.model_dump(mode="json").items():
         if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""Names of the tags and metrics of a run, and what can be read from them alone."""
+"""Names of the tags and metrics of a run, and functions that read a run from them alone."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from mlflow.entities import Run
 from qbench.spec.result import CodeFingerprint
 from qbench.spec.trial import Trial
 
-ENVIRONMENT = "environment."  # begins the tags of what a trial ran on
-FINAL = "final_"  # begins the names of what is measured after the last epoch
+ENVIRONMENT = "environment."  # prefix of the tags of the environment
+FINAL = "final_"  # prefix of the metrics after the last epoch
 IMPORTED = "qbench.imported"
-_MOST = sys.float_info.max  # MLflow stores it for infinity
+_MAX_FLOAT = sys.float_info.max  # MLflow stores it in place of infinity
 KEY = "qbench.key"
 SET_ASIDE = "qbench.set_aside"
 EDITED = "what is stored of it was changed by hand"
@@ -24,22 +24,33 @@ CODE = {"syntax": "qbench.syntax", "revision": "qbench.revision", "numerics": "q
 
 
 def was_imported(run: Run) -> bool:
-    """Whether a run was trained elsewhere: there are no weights of it."""
+    """Return whether a run was trained elsewhere, so that the store has no weights of it."""
     return IMPORTED in run.data.tags
 
 
 def was_changed(run: Run) -> bool:
-    """Whether what a run holds is not what was recorded: somebody has edited it."""
+    """Return whether the content of a run was edited after it was recorded.
+
+    Runs without a recorded digest count as unchanged.
+    """
     recorded = run.data.tags.get("qbench.digest")
     return recorded is not None and recorded != digest(run.data.tags, run.data.metrics)
 
 
 def digest(tags: Mapping[str, str], metrics: Mapping[str, float]) -> str:
-    """SHA-256 of what tables show of a run: its trial, its final numbers, its audit."""
+    """Compute the SHA-256 of the part of a run that tables show.
+
+    Args:
+        tags: Tags of the run. The trial, status, audit and code fingerprint count.
+        metrics: Metrics of the run. The final metrics and the durations in seconds count.
+
+    Returns:
+        Hexadecimal digest.
+    """
     content = {name: tags.get(name, "") for name in _SEALED}
     content |= {name: tags[name] for name in CODE.values() if name in tags}
     content |= {
-        name: "nan" if value != value else repr(max(-_MOST, min(_MOST, float(value))))
+        name: "nan" if value != value else repr(max(-_MAX_FLOAT, min(_MAX_FLOAT, float(value))))
         for name, value in metrics.items()
         if name.startswith(FINAL) or name in ("seconds", "train_seconds")
     }
@@ -47,7 +58,7 @@ def digest(tags: Mapping[str, str], metrics: Mapping[str, float]) -> str:
 
 
 def trial_of(run: Run) -> Trial:
-    """The trial that a run recorded."""
+    """Return the trial that a run recorded."""
     return Trial.model_validate_json(run.data.tags["qbench.trial"])
 
 
