@@ -25,13 +25,22 @@ class _RoundSTE(torch.autograd.Function):
 
 
 def round_ste(x: Tensor) -> Tensor:
-    """[x], with the straight-through gradient ∂[x]/∂x = 1 (Bengio et al. 2013, arXiv:1308.3432).
+    """Round to the nearest integer, with the straight-through gradient ∂[x]/∂x = 1.
+
+    Bengio et al. 2013, arXiv:1308.3432. Ties go to the even integer.
 
     Args:
-        x: any shape, floating point.
+        x: Floating-point tensor of any shape.
 
     Returns:
         The rounded tensor, shape and dtype of ``x``.
+
+    Example:
+        >>> x = torch.tensor([0.4, 1.6], requires_grad=True)
+        >>> y = round_ste(x)
+        >>> y.sum().backward()
+        >>> y.tolist(), x.grad.tolist()
+        ([0.0, 2.0], [1.0, 1.0])
     """
     return _RoundSTE.apply(x)
 
@@ -40,23 +49,34 @@ def sign(x: Tensor) -> Tensor:
     """Return the sign of x; the sign of 0 is +1, as a 1-bit code has no zero. No gradient.
 
     Args:
-        x: any shape, floating point.
+        x: Floating-point tensor of any shape.
 
     Returns:
         −1 or +1, shape and dtype of ``x``.
+
+    Example:
+        >>> sign(torch.tensor([-2.0, 0.0, 0.5])).tolist()
+        [-1.0, 1.0, 1.0]
     """
     return torch.where(x >= 0, 1.0, -1.0).to(x.dtype)
 
 
 def straight_through(x: Tensor, quantized: Tensor) -> Tensor:
-    """``quantized`` going forward, the identity to ``x`` going backward.
+    """Return ``quantized`` in the forward pass and pass the gradient to ``x`` unchanged.
 
     Args:
-        x: the float tensor.
-        quantized: its quantized values, same shape; gets no gradient.
+        x: Floating-point tensor of any shape.
+        quantized: The quantized values of ``x``, same shape. They get no gradient.
 
     Returns:
         The values of ``quantized``, exactly, with ∂/∂x = 1.
+
+    Example:
+        >>> w = torch.tensor([0.3, -0.8], requires_grad=True)
+        >>> q = straight_through(w, sign(w))
+        >>> q.sum().backward()
+        >>> q.tolist(), w.grad.tolist()
+        ([1.0, -1.0], [1.0, 1.0])
     """
     return _Replace.apply(x, quantized.detach())
 
@@ -82,17 +102,25 @@ class _AddGradient(torch.autograd.Function):
 
 
 def add_gradient(value: Tensor, surrogate: Tensor) -> Tensor:
-    """``value`` going forward; going backward, the gradients of both.
+    """Return ``value`` in the forward pass and pass the gradient to both arguments.
 
     For a quantizer whose levels are learned: ``value`` is a function of the levels, and
     ``surrogate`` stands in for its dependence on the tensor that is quantized.
 
     Args:
-        value: the quantized tensor.
-        surrogate: same shape; only its gradient matters.
+        value: The quantized tensor.
+        surrogate: Tensor of the same shape; only its gradient matters.
 
     Returns:
         The values of ``value``, exactly.
+
+    Example:
+        >>> x = torch.tensor([0.2, 0.9], requires_grad=True)
+        >>> scale = torch.tensor(2.0, requires_grad=True)
+        >>> y = add_gradient(scale * x.detach().round(), x)
+        >>> y.sum().backward()
+        >>> y.tolist(), x.grad.tolist(), scale.grad.item()
+        ([0.0, 2.0], [1.0, 1.0], 1.0)
     """
     return _AddGradient.apply(value, surrogate)
 
@@ -109,11 +137,20 @@ class _ScaleGradient(torch.autograd.Function):
 
 
 def scale_gradient(x: Tensor, factor: float) -> Tensor:
-    """Multiply the gradient: x going forward, ``factor`` · g going backward.
+    """Return x in the forward pass and multiply its gradient by a factor.
 
     Args:
-        x: any shape.
-        factor: what gradients are multiplied by.
+        x: Floating-point tensor of any shape.
+        factor: Factor of the gradient.
+
+    Returns:
+        The values of ``x``.
+
+    Example:
+        >>> s = torch.tensor(3.0, requires_grad=True)
+        >>> scale_gradient(s, 0.5).backward()
+        >>> s.grad.item()
+        0.5
     """
     return _ScaleGradient.apply(x, factor)
 
@@ -122,11 +159,15 @@ def nearest_level(x: Tensor, levels: Tensor) -> Tensor:
     """Round to the nearest level; halfway between two, to the upper one. No gradient.
 
     Args:
-        x: any shape, floating point.
-        levels: (n,), ascending; in the dtype of ``x`` or converted to it.
+        x: Floating-point tensor of any shape.
+        levels: Levels in ascending order, (n,). They are converted to the dtype of ``x``.
 
     Returns:
         Entries of ``levels``, shape and dtype of ``x``.
+
+    Example:
+        >>> nearest_level(torch.tensor([-3.0, 0.4, 0.5]), torch.tensor([-1.0, 0.0, 1.0])).tolist()
+        [-1.0, 0.0, 1.0]
     """
     levels = levels.to(x.dtype)
     midpoints = (levels[1:] + levels[:-1]) / 2
@@ -134,42 +175,56 @@ def nearest_level(x: Tensor, levels: Tensor) -> Tensor:
 
 
 def quantize_unit(x: Tensor, bits: int) -> Tensor:
-    """q_k(x) = [n·x] / n for x in [0, 1], straight-through (DoReFa-Net, arXiv:1606.06160, Eq. 5).
+    """Quantize values in [0, 1] to q_k(x) = [n·x] / n, with a straight-through gradient.
+
+    DoReFa-Net, arXiv:1606.06160, Eq. 5.
 
     Args:
-        x: any shape, values in [0, 1].
-        bits: k.
+        x: Floating-point tensor of any shape, with values in [0, 1].
+        bits: Bit-width k.
 
     Returns:
         Values i/n, i = 0…n; shape and dtype of ``x``.
+
+    Example:
+        >>> quantize_unit(torch.tensor([0.1, 0.4, 0.9]), bits=1).tolist()
+        [0.0, 0.0, 1.0]
     """
     steps = 2**bits - 1
     return round_ste(x * steps) / steps
 
 
 def filter_dims(weight: Tensor) -> tuple[int, ...]:
-    """Dimensions of one filter: all but the output channel, which is the first.
+    """Return the dimensions of one filter: all but the output channel, which is the first.
 
     Args:
-        weight: (out, in, …).
+        weight: Weight of a layer, (out, in, …).
+
+    Example:
+        >>> filter_dims(torch.zeros(8, 4, 3, 3))
+        (1, 2, 3)
     """
     return tuple(range(1, weight.dim()))
 
 
 def kmeans_1d(values: Tensor, clusters: int, iterations: int = 300) -> Tensor:
-    """Centres of one-dimensional k-means, from evenly spaced starts: deterministic.
+    """Return the centres of one-dimensional k-means, started evenly spaced. Deterministic.
 
     Lloyd's algorithm (1982) on sorted values: the nearest centre of a sorted value changes only at
     midpoints, so one iteration is a binary search and differences of a prefix sum.
 
     Args:
-        values: any shape; computed in float64.
-        clusters: number of centres.
-        iterations: at most this many steps, fewer when nothing moves.
+        values: Floating-point tensor of any shape; the computation is in float64.
+        clusters: Number of centres.
+        iterations: Largest number of steps; fewer are taken if no centre moves.
 
     Returns:
-        (clusters,) float64 centres, ascending. A cluster that loses all its values stays where it
-        was.
+        Centres in ascending order, (clusters,), float64. A cluster that loses all its values stays
+        where it was.
+
+    Example:
+        >>> kmeans_1d(torch.tensor([0.0, 1.0, 9.0, 11.0]), clusters=2).tolist()
+        [0.5, 10.0]
     """
     ordered = values.detach().double().flatten().sort().values
     prefix = torch.cat([ordered.new_zeros(1), ordered.cumsum(0)])

@@ -46,12 +46,17 @@ class Layer:
     """One quantized layer, as a method sees it.
 
     Attributes:
-        name: its name in the model, as in ``named_modules()``.
-        module: the ``nn.Conv2d`` or ``nn.Linear``.
-        weight_bits: the width its weight is to have; full precision leaves the weight alone.
-        input_bits: the width its input is to have; full precision leaves the input alone.
-        weight_quantizer: the method's quantizer, once attached.
-        input_quantizer: likewise for the input.
+        name: Name of the layer in the model, as in ``named_modules()``.
+        module: The ``nn.Conv2d`` or ``nn.Linear``.
+        weight_bits: Bit-width of the weight. If full precision, the weight is not quantized.
+        input_bits: Bit-width of the input. If full precision, the input is not quantized.
+        weight_quantizer: Quantizer of the weight, once attached.
+        input_quantizer: Quantizer of the input, once attached.
+
+    Example:
+        >>> layer = Layer("fc", nn.Linear(4, 2), Width.parse("2"), Width.parse("32"))
+        >>> layer.weight_bits.count, layer.input_bits.is_float
+        (4, True)
     """
 
     name: str
@@ -73,39 +78,53 @@ class Layer:
 
 
 class Quantizer(nn.Module):
-    """A quantizer with state that changes outside autograd. Any other ``nn.Module`` will do too.
+    """Base class of quantizers with state that changes outside autograd.
 
-    ``forward`` must be a pure function of its input and the module's state: a layer's weight is
-    quantized again every time it is read. What changes from step to step (a running maximum, a
-    basis) changes in `update`.
+    A quantizer without such state can be any ``nn.Module``. ``forward`` must be a pure function of
+    its input and the module's state: a layer's weight is quantized again every time it is read.
+    What changes from step to step (a running maximum, a basis) changes in `update`.
+
+    Example:
+        >>> import torch
+        >>> class RunningMaximum(Quantizer):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.register_buffer("largest", torch.zeros(()))
+        ...     def forward(self, x):
+        ...         return x.clamp(-self.largest, self.largest)
+        ...     def update(self, x):
+        ...         self.largest.copy_(torch.maximum(self.largest, x.abs().max()))
+        >>> quantizer = RunningMaximum()
+        >>> quantizer.update(torch.tensor([0.5, -2.0]))
+        >>> quantizer(torch.tensor([3.0, -1.0])).tolist()
+        [2.0, -1.0]
     """
 
     def update(self, x: Tensor) -> None:
-        """Learn from the tensor just quantized.
+        """Update the state from the tensor that was just quantized.
 
         Called once per training forward pass of the layer, after `forward`, without autograd.
 
         Args:
-            x: the full-precision tensor that was quantized (the latent weight, or the input).
+            x: The full-precision tensor: the latent weight, or the input of the layer.
         """
 
 
 @dataclass_transform(kw_only_default=True)
 class Method:
-    """A quantization method: a subclass answers what it needs to and inherits the rest.
+    """Base class of quantization methods. A subclass overrides the hooks that it needs.
 
     Class attributes:
-        title: the method's name in tables.
-        paper: its source, as ``Authors, venue year, arXiv:number``.
-        quantizes: what it can quantize, for ``qbench list methods``.
-        trains: whether there is anything to train; a post-training method is attached, calibrated
-            and evaluated.
-        soft: whether its quantizers have a soft form in training, which approaches the hard one;
-            then both are measured after every epoch.
-        elementwise: whether what a weight becomes depends on its own value and on what the layer's
-            weights share, not on which of them it is. Then the function can be drawn.
+        title: Name of the method in tables.
+        paper: Its source, as ``Authors, venue year, arXiv:number``.
+        quantizes: What it can quantize, for ``qbench list methods``.
+        trains: Whether it trains. A post-training method is attached, calibrated and evaluated.
+        soft: Whether its quantizers have a soft form in training that approaches the hard one. Both
+            are then evaluated after every epoch.
+        elementwise: Whether the quantized value of a weight depends only on its own value and on
+            what the weights of the layer share. The function can then be drawn.
         paper_recipe: Training recipe of its paper, for ``recipe: paper``; None if it has none.
-        paper_layers: the layers that its paper quantizes, for ``recipe: paper``: a layer policy.
+        paper_layers: Layer policy of its paper, for ``recipe: paper``.
         revision: Number of the method's arithmetic, from 1. Raise it when the method's numbers
             change: results of an older revision are stale.
         later_options: Options that were added after the first results were recorded. At its

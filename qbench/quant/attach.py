@@ -38,21 +38,30 @@ def attach(
     """Attach a method's quantizers to a model, in place.
 
     Args:
-        model: any module; its conv and linear layers are quantized.
-        method: the name of a method (``qbench list methods``), or one already built.
-        bits: widths as ``'3(±4)/2'``: weights / activations.
-        calibration: batches of training data from which input quantizers are initialised: tensors,
-            or tuples whose first item is the input. Needed where activations are quantized.
-        layers: which layers: ``'skip_first_last'`` (all but the first conv and the last layer),
-            ``'all'``, ``'first_last_8bit'``, a list of names, or a mapping from names to widths.
-        task: what the model does, for methods that support only some.
-        options: the method's options, where ``method`` is a name.
+        model: Any module. Its convolutions and linear layers are quantized.
+        method: Name of a method (``qbench list methods``), or a method that is already built.
+        bits: Bit-widths of weights/activations, such as ``'3(±4)/2'``.
+        calibration: Batches of training data that initialise the quantizers of activations:
+            tensors, or tuples whose first item is the input. Needed if activations are quantized.
+        layers: Layers to quantize: ``'skip_first_last'`` (all but the first convolution and the
+            last layer), ``'all'``, ``'first_last_8bit'``, a list of names, or a mapping from names
+            to bit-widths.
+        task: Task of the model, for methods that support only some tasks.
+        options: Options of the method, if ``method`` is a name.
 
     Returns:
         The handle through which training drives the method.
 
     Raises:
-        QbenchError: the method, an option, a layer or the widths are unknown or unsupported.
+        QbenchError: The method, an option, a layer or the bit-widths are unknown or unsupported.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8), nn.Linear(8, 2))
+        >>> handle = attach(model, "twn", bits="2/32")
+        >>> [layer.name for layer in handle.layers]
+        ['2']
+        >>> len(handle.harden()[2].weight.unique()) <= 3
+        True
     """
     if isinstance(method, str):
         method = registry.build_method(method, options)
