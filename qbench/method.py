@@ -170,12 +170,13 @@ class Method:
         """Build the quantizer of one layer's weight.
 
         Args:
-            layer: the layer; ``layer.weight_bits`` is the width asked for.
-            weight: its float weight, (out, in, kh, kw) or (out, in), detached; initialise from it.
+            layer: The layer. ``layer.weight_bits`` is the bit-width to quantize to.
+            weight: Its full-precision weight, (out, in, kh, kw) or (out, in), detached. Initialise
+                the quantizer from it.
 
         Returns:
-            A module from the latent weight to the quantized weight, same shape and dtype; None
-            leaves the weight at full precision.
+            A module from the latent weight to the quantized weight, of the same shape and dtype, or
+            None to leave the weight at full precision.
         """
         return None
 
@@ -183,23 +184,23 @@ class Method:
         """Build the quantizer of one layer's input.
 
         Args:
-            layer: the layer; ``layer.input_bits`` is the width asked for.
-            sample: inputs the layer sees on training data, (images, …), detached; initialise
-                from them.
+            layer: The layer. ``layer.input_bits`` is the bit-width to quantize to.
+            sample: Inputs of the layer on training data, (images, …), detached. Initialise the
+                quantizer from them.
 
         Returns:
-            A module from the input to the quantized input, same shape and dtype; None leaves the
-            input at full precision.
+            A module from the input to the quantized input, of the same shape and dtype, or None to
+            leave the input at full precision.
         """
         return None
 
     def output_module(self, layer: Layer) -> nn.Module | None:
         """Build a module that every output of a layer passes through.
 
-        For what concerns neither weight nor input, as the gradient of the output.
+        It serves what concerns neither weight nor input, such as the gradient of the output.
 
         Args:
-            layer: a layer of which anything is quantized.
+            layer: A layer with a quantized weight or input.
 
         Returns:
             A module from the output to one of the same shape and dtype, or None.
@@ -207,30 +208,30 @@ class Method:
         return None
 
     def calibrate(self, model: nn.Module, batches: list[Tensor]) -> None:
-        """Set quantizers from data, once all are attached: for what a constructor cannot see.
+        """Calibrate the quantizers once all are attached, if constructors cannot.
 
         Args:
-            model: the model with its quantizers, in evaluation mode.
-            batches: inputs of the model, from training data.
+            model: The model with its quantizers, in evaluation mode.
+            batches: Inputs of the model, from training data.
         """
 
     # What it promises ------------------------------------------------------------------------
 
     def supports(self, bits: Bits, task: str) -> str | None:
-        """Say why the method cannot do a trial of the grid, or None where it can.
+        """Return why the method does not support bit-widths, or None if it does.
 
         Args:
-            bits: the widths asked for.
+            bits: Bit-widths of weights and activations.
             task: ``'classification'`` or ``'detection'``.
 
         Returns:
-            A reason, as short as a footnote; the table prints a dash with it. None: supported.
+            A reason as short as a footnote, which tables print beside a dash; None if supported.
         """
         return None
 
     @property
     def weight_scope(self) -> Scope:
-        """Whether weight levels are shared by a layer, or by each filter (output channel)."""
+        """Whether a layer shares its weight levels, or each filter (output channel) has its own."""
         return "layer"
 
     # Over time -------------------------------------------------------------------------------
@@ -239,23 +240,23 @@ class Method:
         """Set what changes by epoch: a temperature, a partition, a phase.
 
         Args:
-            epoch: the epoch about to start, counted from 1.
-            epochs: how many there will be.
+            epoch: Number of the epoch that starts, from 1.
+            epochs: Number of epochs.
         """
 
     def on_step_start(self, step: int, steps: int) -> None:
         """Set what changes by step.
 
         Args:
-            step: the step about to start, counted from 1 in every epoch.
-            steps: how many the epoch has.
+            step: Number of the step that starts, from 1 in every epoch.
+            steps: Number of steps of the epoch.
         """
 
     def before_step(self) -> None:
-        """Change gradients, already clipped, before an optimiser step, outside autograd."""
+        """Change the clipped gradients before an optimizer step, outside autograd."""
 
     def after_step(self) -> None:
-        """Change the latent weights after an optimiser step, outside autograd."""
+        """Change the latent weights after an optimizer step, outside autograd."""
 
     def penalty(self) -> Tensor | None:
         """Return a scalar to add to the loss, or None."""
@@ -267,8 +268,8 @@ class Method:
         """Change the model before quantizers are attached: its block order, its activations.
 
         Args:
-            model: the full-precision model; may be changed in place.
-            bits: the widths asked for.
+            model: The full-precision model. It may be changed in place.
+            bits: Bit-widths of weights and activations.
 
         Returns:
             The model to quantize.
@@ -278,15 +279,15 @@ class Method:
     def parameter_groups(
         self, parameters: list[nn.Parameter], lr: float
     ) -> Iterable[dict[str, Any]]:
-        """Group what the quantizers learn (step sizes, scales) for the optimiser.
+        """Group the parameters of quantizers (step sizes, scales) for the optimizer.
 
         Args:
-            parameters: every learned parameter of every attached quantizer.
-            lr: the recipe's learning rate.
+            parameters: The parameters of all attached quantizers, each once.
+            lr: Learning rate of the recipe.
 
         Returns:
-            Parameter groups as ``torch.optim`` takes them. By default one, without weight decay:
-            a scale has no reason to shrink to zero.
+            Parameter groups as ``torch.optim`` takes them. By default there is one without weight
+            decay: a scale has no reason to shrink to zero.
         """
         return [{"params": parameters, "weight_decay": 0.0}]
 

@@ -98,19 +98,19 @@ def attach(
 
 
 def prepare(model: nn.Module, method: Method, bits: Bits, layers: LayerPolicy) -> nn.Module:
-    """Change a model as a method asks, and give the method its layers: `attach` begins with it.
+    """Change a model as a method asks and set the layers of the method. `attach` begins with it.
 
     Args:
-        model: any module; may be changed in place.
-        method: the method; its ``layers`` are set.
-        bits: the widths asked for.
-        layers: which layers, as in `attach`; names are those of the model that is given.
+        model: Any module. It may be changed in place.
+        method: The method. Its ``layers`` are set.
+        bits: Bit-widths of weights and activations.
+        layers: Layers to quantize, as in `attach`, with the names that ``model`` has.
 
     Returns:
         The model to quantize.
 
     Raises:
-        QbenchError: a layer or a policy is unknown.
+        QbenchError: A layer or a policy is unknown.
     """
     modules = dict(model.named_modules())
     prepared = method.prepare(model, bits)
@@ -122,9 +122,10 @@ class Handle:
     """Attached method: drives it during training and hardens the model afterwards.
 
     Attributes:
-        model: the model with quantizers; the one given to `attach` unless the method replaced it.
-        method: the method.
-        layers: the quantized layers.
+        model: The model with quantizers. It is the one given to `attach`, unless the method
+            replaced it.
+        method: The method.
+        layers: The quantized layers.
     """
 
     def __init__(self, model: nn.Module, method: Method) -> None:
@@ -135,40 +136,40 @@ class Handle:
 
     @property
     def layers(self) -> list[Layer]:
-        """The quantized layers, in the model's order."""
+        """The quantized layers, in the order of the model."""
         return self.method.layers
 
     @property
     def quantizers(self) -> list[nn.Module]:
-        """Every quantizer attached, once, in the model's order."""
+        """The attached quantizers, each once, in the order of the model."""
         pairs = ((layer.weight_quantizer, layer.input_quantizer) for layer in self.layers)
         return list(dict.fromkeys(q for pair in pairs for q in pair if q is not None))
 
     def on_epoch_start(self, epoch: int, epochs: int) -> None:
-        """Tell the method that an epoch starts.
+        """Call at the start of an epoch.
 
         Args:
-            epoch: counted from 1.
-            epochs: how many there will be.
+            epoch: Number of the epoch, from 1.
+            epochs: Number of epochs.
         """
         self.method.on_epoch_start(epoch, epochs)
 
     def on_step_start(self, step: int, steps: int) -> None:
-        """Tell the method that a training step starts.
+        """Call at the start of a training step.
 
         Args:
-            step: counted from 1 in every epoch.
-            steps: how many the epoch has.
+            step: Number of the step, from 1 in every epoch.
+            steps: Number of steps of the epoch.
         """
         self.method.on_step_start(step, steps)
 
     def before_step(self) -> None:
-        """Tell the method that gradients are there, clipped, and that the optimiser will step."""
+        """Call after gradients are computed and clipped, before the optimizer step."""
         with torch.no_grad():
             self.method.before_step()
 
     def after_step(self) -> None:
-        """Tell the method that the optimiser has stepped."""
+        """Call after the optimizer step."""
         with torch.no_grad():
             self.method.after_step()
 
@@ -183,10 +184,13 @@ class Handle:
         """Group the parameters for a ``torch.optim`` optimizer: the network, then the quantizers.
 
         Args:
-            lr: learning rate of the network, which quantizers share unless the method says other.
-            weight_decay: weight decay of the network; the method decides for its quantizers.
-            other_lr: learning rate of all of the network but the quantized layers' weights and
-                biases; None: ``lr``.
+            lr: Learning rate of the network, and of the quantizers unless the method sets another.
+            weight_decay: Weight decay of the network. The method decides for its quantizers.
+            other_lr: Learning rate of the network except the weights and biases of quantized
+                layers. None: ``lr``.
+
+        Returns:
+            Parameter groups as ``torch.optim`` takes them, each parameter once.
         """
         own_of = (p for q in self.quantizers for p in q.parameters() if p.requires_grad)
         learned = list(dict.fromkeys(own_of))
@@ -283,10 +287,10 @@ class Handle:
 
 
 class Hardened(nn.Module):
-    """An input quantizer that stays in its hard form: ``train()`` does not soften it.
+    """Activation quantizer that stays in its hard form: ``train()`` does not soften it.
 
     Args:
-        quantizer: the quantizer to hold.
+        quantizer: The quantizer to wrap.
     """
 
     def __init__(self, quantizer: nn.Module) -> None:
