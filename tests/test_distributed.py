@@ -87,7 +87,9 @@ def one_of_two(rank: int, folder: str) -> None:
         result, weights = train(trial(*case))
         content = {"weights": weights, "history": result.history, "metrics": result.metrics}
         torch.save(content, Path(folder, f"{number}-{rank}.pt"))
+    distributed.barrier()
     distributed.destroy_process_group()
+    os._exit(0)  # threads of gloo sometimes abort a process while its interpreter shuts down
 
 
 @pytest.fixture(scope="module")
