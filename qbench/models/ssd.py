@@ -2,6 +2,8 @@
 
 There are two of torchvision and a tiny one.
 
+A detector stretches every image to its own size: 300, 320 or 96 pixels.
+
 In evaluation, a detector maps images in [0, 1], (N, 3, S, S), to one dict per image, of ``boxes``,
 ``scores`` and ``labels``. In training, it maps images and targets to a dict of losses. It
 standardises images itself, which also broadcasts grey images, (N, 1, S, S), to three channels.
@@ -26,51 +28,43 @@ from qbench.errors import QbenchError
 from qbench.models import conv_bn_relu
 
 _VGG16_CONVOLUTIONS = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)  # indices in its features
-_SSD300_SMALLEST = 268  # below, conv11_2 has no input left
 
 
-def ssd300_vgg16(num_classes: int, in_channels: int = 3, image_size: int = 300) -> SSD:
+def ssd300_vgg16(num_classes: int, in_channels: int = 3) -> SSD:
     """Build torchvision's SSD300 on VGG16, randomly initialised.
 
     Args:
         num_classes: Number of classes, including the background.
         in_channels: 3, or 1 for grey images.
-        image_size: S, in pixels, 268 or more. If it is not 300, default boxes are spread evenly
-            over each feature map, with the same sizes relative to the image.
 
     Raises:
-        QbenchError: The number of channels or the image size is not valid.
+        QbenchError: The number of channels is not valid.
     """
-    _check_input(in_channels, image_size, _SSD300_SMALLEST)
+    _check_channels(in_channels)
     model: SSD = detection.ssd300_vgg16(
         weights=None, weights_backbone=None, num_classes=num_classes
     )
-    if image_size != 300:
-        model.anchor_generator.steps = None  # those of 300 × 300 are in pixels
-    return _completed(model, image_size)
+    return _completed(model, 300)
 
 
-def ssdlite320_mobilenet_v3_large(
-    num_classes: int, in_channels: int = 3, image_size: int = 320
-) -> SSD:
+def ssdlite320_mobilenet_v3_large(num_classes: int, in_channels: int = 3) -> SSD:
     """Build torchvision's SSDLite on MobileNetV3-Large (arXiv:1905.02244, Section 6.3).
 
     Args:
         num_classes: Number of classes, including the background.
         in_channels: 3, or 1 for grey images.
-        image_size: S, in pixels, 1 or more.
 
     Raises:
-        QbenchError: The number of channels or the image size is not valid.
+        QbenchError: The number of channels is not valid.
     """
-    _check_input(in_channels, image_size, 1)
+    _check_channels(in_channels)
     model: SSD = detection.ssdlite320_mobilenet_v3_large(
         weights=None, weights_backbone=None, num_classes=num_classes
     )
-    return _completed(model, image_size)
+    return _completed(model, 320)
 
 
-def ssd_tiny(num_classes: int, in_channels: int = 3, image_size: int = 96) -> SSD:
+def ssd_tiny(num_classes: int, in_channels: int = 3) -> SSD:
     """Build a detector that learns in a minute on one core: SSD's heads on `TinyBackbone`.
 
     Its default boxes have four shapes at each position and suit objects of about 0.2 to 0.5 of the
@@ -79,23 +73,23 @@ def ssd_tiny(num_classes: int, in_channels: int = 3, image_size: int = 96) -> SS
     Args:
         num_classes: Number of classes, including the background.
         in_channels: 3, or 1 for grey images.
-        image_size: S, in pixels, 1 or more.
 
     Raises:
-        QbenchError: The number of channels or the image size is not valid.
+        QbenchError: The number of channels is not valid.
     """
-    _check_input(in_channels, image_size, 1)
+    _check_channels(in_channels)
+    size = 96
     boxes = DefaultBoxGenerator([[2], [2]], scales=[0.2, 0.35, 0.55])
     model = SSD(
         TinyBackbone(),
         boxes,
-        (image_size, image_size),
+        (size, size),
         num_classes,
         score_thresh=0.05,
         topk_candidates=100,
         detections_per_img=50,
     )
-    return _completed(model, image_size)
+    return _completed(model, size)
 
 
 class TinyBackbone(nn.Module):
@@ -121,20 +115,16 @@ class TinyBackbone(nn.Module):
         return OrderedDict(eighth=eighth, sixteenth=self.sixteenth(eighth))
 
 
-def _check_input(in_channels: int, image_size: int, smallest: int) -> None:
+def _check_channels(in_channels: int) -> None:
     if in_channels not in (1, 3):
         raise QbenchError(f"a detector's images have 3 channels, or 1, not {in_channels}")
-    if image_size < smallest:
-        raise QbenchError(
-            f"this detector's images are {smallest} pixels wide or more, not {image_size}"
-        )
 
 
-def _completed(model: SSD, image_size: int) -> SSD:
-    """Adapt a detector to an image size and to autocast."""
+def _completed(model: SSD, size: int) -> SSD:
+    """Make a detector stretch every image to size × size pixels, and adapt it to autocast."""
     transform = model.transform
-    transform.min_size, transform.max_size = (image_size,), image_size
-    transform.fixed_size = (image_size, image_size)
+    transform.min_size, transform.max_size = (size,), size
+    transform.fixed_size = (size, size)
     model.anchor_generator.register_forward_pre_hook(_single_precision_boxes)
     model.head.register_forward_hook(_single_precision_outputs)
     return model

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from PIL import Image
 
+from qbench.data.voc.voc import VOC
+
+Add = Callable[..., Path]
 Box = tuple[float, float, float, float]
 
 XML = """<annotation>
@@ -41,3 +46,14 @@ def add_image(
     text = XML.format(name=name, width=image.width, height=image.height, objects="".join(objects))
     annotation.write_text(text, encoding="utf-8")
     return annotation
+
+
+def picture(width: int = 40, height: int = 20) -> Image.Image:
+    """Return an image of noise."""
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+def voc(root: Path, **options: Any) -> VOC:
+    """Return the dataset of a tree, with images of 20×20 pixels."""
+    return VOC(root=str(root), **{"image_size": 20, **options})

@@ -1,3 +1,5 @@
+"""ImageNet, from folders and from lists."""
+
 from __future__ import annotations
 
 import shutil
@@ -6,41 +8,18 @@ from typing import Any
 
 import pytest
 import torch
-from torch.utils.data import TensorDataset
 
 from qbench import registry
-from qbench.data.imagenet import ImageNet
 from qbench.data.synthetic import imagenet_like
 from qbench.errors import QbenchError
-from qbench.spec.recipe import Recipe
 from qbench.spec.trial import Trial
 from qbench.suite.grid import expand
 from qbench.suite.suite import load_suite
-from qbench.train.loading import Batches, evaluation_loader, training_loader, worker_count
+from qbench.train.loading import evaluation_loader, training_loader
 from qbench.train.trial import ExecutionEnvironment, Training
+from tests.helpers.images import CPU, RECIPE, SIZE, imagenet, order
 
 SUITES = Path(__file__).parents[2] / "suites"
-CPU = torch.device("cpu")
-RECIPE = Recipe(epochs=1, batch_size=4, optimizer="sgd", lr=0.01)
-SIZE = 32
-
-
-@pytest.fixture(scope="session")
-def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folders as ImageNet's, with images of every kind that it has, one of them broken."""
-    folder = tmp_path_factory.mktemp("data") / "imagenet"
-    imagenet_like.write(folder, classes=3, per_class=6, size=48)
-    return folder
-
-
-def imagenet(tree: Path) -> ImageNet:
-    dataset = registry.build_dataset("imagenet", {"root": str(tree), "image_size": SIZE})
-    assert isinstance(dataset, ImageNet)
-    return dataset
-
-
-def order(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def test_imagenet_is_read_from_its_folders(tree: Path) -> None:
@@ -193,55 +172,6 @@ def test_a_layout_that_is_none_is_refused(
         shutil.copytree(tree / "val", tmp_path / "val")
     with pytest.raises(QbenchError, match=message):
         imagenet(tmp_path).identity()
-
-
-def test_where_data_are_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("QBENCH_DATA", raising=False)
-    for name in ("imagenet", "cifar10", "cifar100"):
-        assert f"{name}: where is it? Set QBENCH_DATA" in registry.build_dataset(name).missing()
-
-
-def test_an_unknown_option_of_data_names_the_nearest() -> None:
-    with pytest.raises(QbenchError, match="no option 'rot' of data; did you mean 'root'"):
-        registry.build_dataset("imagenet", {"rot": "/data"})
-    with pytest.raises(QbenchError, match=r"data\.image_size: .*integer.*not 'large'"):
-        registry.build_dataset("imagenet", {"image_size": "large"})
-
-
-@pytest.mark.parametrize(("name", "classes"), [("cifar10", 10), ("cifar100", 100)])
-def test_cifar_is_cropped_in_training_and_not_in_evaluation(name: str, classes: int) -> None:
-    dataset = registry.build_dataset(name, {"synthetic": 8})
-    assert dataset.num_classes == classes
-    assert isinstance(dataset.test(), TensorDataset)
-    images = [next(iter(training_loader(dataset, RECIPE, s, order(), 0, CPU)))[0] for s in (0, 1)]
-    assert images[0].shape == (4, 3, 32, 32)
-    assert not torch.equal(*images)
-    tests = [next(iter(evaluation_loader(dataset, RECIPE, 0, CPU)))[0] for _ in range(2)]
-    assert torch.equal(*tests)
-
-
-def test_cifar_says_how_to_get_it(tmp_path: Path) -> None:
-    told = registry.build_dataset("cifar100", {"root": str(tmp_path)}).missing()
-    assert "there is no folder" in told
-    assert f"torchvision.datasets.CIFAR100('{tmp_path}', download=True)" in told
-    (tmp_path / "cifar-100-python").mkdir()
-    with pytest.raises(QbenchError, match=r"cifar100: .*not found or corrupted"):
-        registry.build_dataset("cifar100", {"root": str(tmp_path)}).train()
-
-
-def test_processes_share_a_batch_and_the_sizes_add_up() -> None:
-    shares = [Batches(range(23), 8, rank=rank, world=2) for rank in (0, 1)]
-    both = [[indices for _, indices in share] for share in shares]
-    for step, (left, right) in enumerate(zip(*both, strict=True), 1):
-        assert len(left) + len(right) == shares[0].size(step)
-    assert sorted(i for part in both for indices in part for i in indices) == list(range(23))
-    assert len(Batches(range(17), 8, rank=0, world=2)) == 2  # one item is not enough for two
-    assert [indices for _, indices in Batches(range(9), 3, most=2)] == [[0, 1, 2], [3, 4, 5]]
-
-
-def test_one_core_trains_and_the_others_load() -> None:
-    assert [worker_count(cpus, CPU) for cpus in (0.5, 1, 2, 8)] == [0, 0, 1, 7]
-    assert worker_count(1, torch.device("cuda")) == 1
 
 
 @pytest.mark.parametrize("name", ["bias", "layerwise", "pretrained", "temperature"])
