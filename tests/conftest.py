@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from qbench import registry
+from qbench.quant import plugins
 
 TINY = """\
 name: tiny
@@ -30,8 +31,8 @@ full_precision: {epochs: 3}
 @pytest.fixture(autouse=True)
 def no_plugins_left(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a test registers is gone after it."""
-    monkeypatch.setattr(registry, "_plugin_methods", dict(registry._plugin_methods))
-    monkeypatch.setattr(registry, "_plugins", dict(registry._plugins))
+    monkeypatch.setattr(registry, "_methods_of_files", dict(registry._methods_of_files))
+    monkeypatch.setattr(plugins, "_loaded", dict(plugins._loaded))
 
 
 @dataclass

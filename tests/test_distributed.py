@@ -13,8 +13,8 @@ from torch import distributed, nn
 from torch.multiprocessing.spawn import spawn
 
 from qbench import distributed as parallel
-from qbench import registry
 from qbench.data.digits import Digits
+from qbench.quant.options import build_method, method_options
 from qbench.spec.recipe import Recipe
 from qbench.spec.result import Result
 from qbench.spec.trial import Trial
@@ -29,7 +29,7 @@ RECIPE = Recipe(
 def trial(method: str, bits: str, model: str) -> Trial:
     return Trial(
         method=method,
-        options=registry.method_options(method, {}),
+        options=method_options(build_method(method, {})),
         model=model,
         dataset="digits",
         task="classification",

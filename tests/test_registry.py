@@ -1,13 +1,14 @@
+"""Names of methods, and what each method says of itself."""
+
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
-from pydantic import ValidationError
 
 from qbench import registry
 from qbench.errors import QbenchError
+from qbench.method import Method
 
 METHODS = Path(__file__).parent.parent / "methods"
 
@@ -33,64 +34,33 @@ def test_methods_import_the_plugin_interface_and_nothing_else_of_qbench(file: Pa
     assert modules <= {"qbench.method", "qbench.functional", "qbench.quant.surgery"}
 
 
-def test_an_unknown_option_names_the_nearest() -> None:
-    with pytest.raises(QbenchError, match="no such option; did you mean 'scope'"):
-        registry.build_method("ste", {"scop": "layer"})
+def test_a_registered_method_is_listed_and_replaces_an_earlier_one_of_its_name() -> None:
+    class First(Method):
+        """A method."""
+
+        name = "halves"
+
+    class Second(Method):
+        """Another version of it."""
+
+        name = "halves"
+
+    for version in (First, Second):
+        registry.register_method(version)
+        assert registry.method_class("halves") is version
+        assert registry.names("methods").count("halves") == 1
 
 
-@pytest.mark.parametrize("name", registry.names("methods"))
-def test_every_number_has_a_range(name: str) -> None:
-    for option, field in registry.option_fields(name).items():
-        if field.annotation in (int, float):
-            with pytest.raises((QbenchError, ValidationError)):
-                registry.method_options(name, {option: -(10**6)})
+def test_the_name_of_an_installed_method_cannot_be_registered() -> None:
+    class Other(Method):
+        """A method."""
+
+        name = "lsq"
+
+    with pytest.raises(QbenchError, match="'lsq' is the name of an installed method"):
+        registry.register_method(Other)
 
 
-def test_a_later_option_at_its_default_is_no_part_of_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    complete = registry.method_options("ste", {})
-    assert registry.determining_options("ste", {}) == complete
-    monkeypatch.setattr(registry.method_class("ste"), "later_options", frozenset({"percentile"}))
-    without = {name: value for name, value in complete.items() if name != "percentile"}
-    assert registry.determining_options("ste", {}) == without
-    assert registry.determining_options("ste", {"percentile": 100}) == without
-    assert registry.determining_options("ste", {"percentile": 99})["percentile"] == 99
-    assert registry.method_options("ste", {}) == complete
-
-
-BOUNDED = """
-from typing import Annotated, Literal
-from qbench.method import Field, Method, Recipe
-
-class Bounded(Method):
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    shares: tuple[Annotated[float, Field(gt=0)], ...] = (1.0,)
-    paper_recipe = Recipe(optimizer="sgd", lr=0.1, epochs=9, batch_size=8)
-"""
-
-
-def load(tmp_path: Path, text: str) -> None:
-    path = tmp_path / "bounded.py"
-    path.write_text(text, encoding="utf-8")
-    registry.load_plugin(registry.Plugin.read(path))
-
-
-@pytest.mark.parametrize("options", [{"momentum": 7}, {"momentum": -0.1}, {"shares": [1, 0]}])
-def test_the_bounds_of_an_annotated_option_hold_however_it_is_built(
-    tmp_path: Path, options: dict[str, Any]
-) -> None:
-    load(tmp_path, BOUNDED)
-    (name,) = options
-    with pytest.raises(QbenchError, match=f"bounded: {name}"):
-        registry.build_method("bounded", options)
-    with pytest.raises(ValidationError):
-        registry.method_options("bounded", options)
-    with pytest.raises(ValidationError):
-        registry.method_class("bounded")(**options)
-    assert registry.method_options("bounded", {"momentum": 0.5})["momentum"] == 0.5
-
-
-def test_a_misspelt_key_of_a_paper_recipe_is_found_when_the_file_is_read(tmp_path: Path) -> None:
-    with pytest.raises(QbenchError, match=r"bounded.py:8: Recipe: epoch: .*did you mean 'epochs'"):
-        load(tmp_path, BOUNDED.replace("epochs=9", "epochs=9, epoch=9"))
-    with pytest.raises(QbenchError, match="paper_recipe must be a Recipe, not a dict"):
-        load(tmp_path, BOUNDED.replace("Recipe(optimizer", "dict(optimizer"))
+def test_an_unknown_method_names_the_nearest() -> None:
+    with pytest.raises(QbenchError, match="no method is named 'lsk'; did you mean 'lsq'"):
+        registry.method_class("lsk")

@@ -15,7 +15,7 @@ from qbench import registry
 from qbench.benchmark import stale, starting_weights
 from qbench.data import Dataset
 from qbench.errors import QbenchError
-from qbench.registry import Plugin, load_plugin
+from qbench.quant.plugins import Plugin, load_plugin
 from qbench.report.trial_rows import TrialRows
 from qbench.spec.result import Result
 from qbench.store.mlflow import Store

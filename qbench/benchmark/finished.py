@@ -9,9 +9,9 @@ from typing import Any
 
 import pandas as pd
 
-from qbench import registry
 from qbench.benchmark import exchange
 from qbench.errors import QbenchError, nearest
+from qbench.quant.options import build_method, method_options
 from qbench.report.summary import RESULT
 from qbench.spec.metrics import MEASURED
 from qbench.spec.trial import Trial
@@ -120,8 +120,9 @@ def _from_trials(found: Iterable[tuple[Trial, dict[str, float]]]) -> pd.DataFram
 
 def _label(method: str, options: dict[str, Any]) -> str:
     try:
-        title, defaults = registry.method_class(method).title, registry.method_options(method, {})
-    except (QbenchError, ValueError):  # an unknown method, or options without a default
+        built = build_method(method, {})
+        title, defaults = built.title, method_options(built)
+    except QbenchError:  # an unknown method, or options without a default
         title, defaults = method, {}
     changed = [f"{k}={v}" for k, v in options.items() if k not in defaults or defaults[k] != v]
     return f"{title} ({', '.join(changed)})" if changed else title

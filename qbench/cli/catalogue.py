@@ -14,7 +14,8 @@ from rich.table import Table
 
 from qbench import registry
 from qbench.errors import QbenchError
-from qbench.registry import Plugin, load_plugin
+from qbench.quant.options import build_method, method_options
+from qbench.quant.plugins import Plugin, load_plugin
 from qbench.suite.bundled import bundled_suites
 
 if TYPE_CHECKING:
@@ -203,8 +204,8 @@ def _method(name: str) -> dict[str, Any]:
 
 def _options(name: str) -> dict[str, Any]:
     try:
-        return registry.method_options(name, {})
-    except ValueError:  # an option without a default
+        return method_options(build_method(name, {}))
+    except QbenchError:  # an option without a default
         return {}
 
 

@@ -59,7 +59,7 @@ def profile(
     from qbench.cli import messages
     from qbench.cli.method_reports import show_profile
     from qbench.lab import profile as profiles
-    from qbench.registry import Plugin
+    from qbench.quant.plugins import Plugin
     from qbench.suite.yaml import parse_assignment
 
     settings = profiles.ProfileSettings(
@@ -117,7 +117,7 @@ def check(
     from qbench.cli import messages
     from qbench.cli.method_reports import show_check
     from qbench.lab import check as checks
-    from qbench.registry import Plugin, load_plugin
+    from qbench.quant.plugins import Plugin, load_plugin
     from qbench.suite.yaml import parse_assignment
 
     file = Path(method)

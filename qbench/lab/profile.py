@@ -20,8 +20,9 @@ from torch.nn import functional as F  # noqa: N812
 from qbench import registry
 from qbench.errors import QbenchError
 from qbench.quant.attach import attach
+from qbench.quant.options import build_method, method_options
+from qbench.quant.plugins import Plugin, load_plugin
 from qbench.quant.staircase import kernels
-from qbench.registry import Plugin, load_plugin
 from qbench.spec.bits import FULL_PRECISION
 from qbench.spec.policies import LayerPolicy
 from qbench.spec.trial import FP32
@@ -160,12 +161,11 @@ def as_json(settings: ProfileSettings, profile: Profile) -> dict[str, Any]:
         Settings, medians in seconds and bytes, and ratios.
 
     Raises:
-        QbenchError: No method has the name.
-        pydantic.ValidationError: An option of the method is invalid.
+        QbenchError: The method or one of its options is invalid.
     """
     return {
         "method": settings.method,
-        "options": registry.method_options(settings.method, settings.options),
+        "options": method_options(build_method(settings.method, settings.options)),
         "model": settings.model,
         "bits": settings.bits,
         "batch_size": settings.batch_size,
@@ -226,9 +226,9 @@ def _step(settings: ProfileSettings, quantize: bool) -> Callable[[], None]:
     registry.check_model_name(settings.model)
     model = registry.build_model(settings.model, _NUM_CLASSES, 3).to(device)
     if quantize:
-        method, bits = registry.build_method(settings.method, settings.options), settings.bits
+        method, bits = build_method(settings.method, settings.options), settings.bits
     else:
-        method, bits = registry.build_method(FP32, {}), str(FULL_PRECISION)
+        method, bits = build_method(FP32, {}), str(FULL_PRECISION)
     try:
         handle = attach(
             model,

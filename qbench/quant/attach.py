@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.utils.hooks import RemovableHandle
 
-from qbench import distributed, registry
+from qbench import distributed
 from qbench.errors import QbenchError
 from qbench.method import Layer, Method, Quantizer
 from qbench.quant.calibration import evaluation_mode, sample_inputs
 from qbench.quant.layers import rename_layers, select_layers
+from qbench.quant.options import build_method
 from qbench.spec.bits import Bits
 from qbench.spec.policies import DEFAULT_LAYERS, LayerPolicy, policy_widths
 
@@ -64,7 +65,7 @@ def attach(
         True
     """
     if isinstance(method, str):
-        method = registry.build_method(method, options)
+        method = build_method(method, options)
     elif options:
         raise QbenchError(f"options go with a method's name, not with a {method.title} built")
     try:

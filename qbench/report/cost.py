@@ -29,6 +29,7 @@ from qbench.data import Dataset
 from qbench.method import Layer, Method, Scope
 from qbench.quant.attach import prepare
 from qbench.quant.layers import QUANTIZABLE
+from qbench.quant.options import build_method
 from qbench.spec.bits import FLOAT_BITS, FULL_PRECISION, Bits
 from qbench.spec.trial import Trial
 
@@ -123,7 +124,7 @@ class Footprints:
             counted = multiply_adds(network, self._dataset)
             self._plain[trial.model] = counted, cost(network, [], counted)
         counted, full = self._plain[trial.model]
-        method = registry.build_method(trial.method, trial.options)
+        method = build_method(trial.method, trial.options)
         bits = Bits.parse(trial.bits)
         with torch.device(self._device):
             model = prepare(self._build(trial.model), method, bits, trial.layers).eval()

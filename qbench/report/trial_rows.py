@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qbench import registry
 from qbench.data import Dataset
+from qbench.quant.options import build_method
 from qbench.report.claim import Likeness, likeness
 from qbench.report.columns import as_printed
 from qbench.report.cost import Footprints
@@ -119,7 +119,7 @@ class TrialRows:
         found = Likeness()
         wanted = self._suite.published_for(planned.trial.model)
         if wanted is not None and value == value:
-            method = registry.build_method(planned.trial.method, planned.trial.options)
+            method = build_method(planned.trial.method, planned.trial.options)
             found = likeness(planned, wanted, self._suite, self._dataset, method)
         return {
             "published": self._shown(number) if number else "",

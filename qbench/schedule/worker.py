@@ -23,7 +23,7 @@ import ray
 from ray import tune
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from qbench.registry import Plugin, load_plugin
+from qbench.quant.plugins import Plugin, load_plugin
 from qbench.spec.result import Result
 from qbench.spec.trial import FP32, Trial
 from qbench.store.spool import Spool

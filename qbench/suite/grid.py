@@ -14,6 +14,7 @@ from qbench.data import Dataset
 from qbench.errors import QbenchError
 from qbench.method import Method
 from qbench.quant.layers import select_layers
+from qbench.quant.options import build_method, determining_options
 from qbench.spec.bits import FULL_PRECISION, Bits
 from qbench.spec.policies import DEFAULT_LAYERS, policy_widths
 from qbench.spec.recipe import Recipe
@@ -79,14 +80,17 @@ class _Grid:
 
     def trials(self) -> Iterator[PlannedTrial]:
         suite = self._suite
-        rows = list(zip(suite.methods, suite.labels(), strict=True))
+        rows = [
+            (row, label, build_method(row.method, row.options))
+            for row, label in zip(suite.methods, suite.labels(), strict=True)
+        ]
         for model in suite.models:
             problem = self._model_problem(model)
             quantized = [
                 planned
-                for row, label in rows
+                for row, label, method in rows
                 if row.method != FP32
-                for planned in self._row(model, row, label, problem)
+                for planned in self._row(model, row, label, method, problem)
             ]
             listed = any(row.method == FP32 for row in suite.methods)
             if listed or any(planned.trial.full_precision for planned in quantized):
@@ -122,9 +126,10 @@ class _Grid:
         given = self._suite.weights.get(model)
         return self._pretraining if given is None or is_backbone(given) else _UNTRAINED
 
-    def _row(self, model: str, row: MethodRow, label: str, problem: str) -> Iterator[PlannedTrial]:
+    def _row(
+        self, model: str, row: MethodRow, label: str, method: Method, problem: str
+    ) -> Iterator[PlannedTrial]:
         suite = self._suite
-        method = registry.build_method(row.method, row.options)
         recipe = self._dataset.aligned_recipe
         if suite.recipe.name == "paper" and method.paper_recipe is not None:
             recipe = method.paper_recipe
@@ -138,7 +143,7 @@ class _Grid:
         starts = [dict(self._start(model, seed)) for seed in suite.seeds]
         own = {
             "method": row.method,
-            "options": registry.determining_options(row.method, row.options),
+            "options": determining_options(method),
             "layers": layers if isinstance(layers, str | dict) else tuple(layers),
             "recipe": recipe,
             "full_precision": self._recipe_of(model) if pretrained else None,

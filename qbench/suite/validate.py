@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from qbench import registry
 from qbench.errors import QbenchError, nearest
+from qbench.quant.options import option_fields, validate_method
 from qbench.spec.bits import Bits
 from qbench.spec.layout import unknown_metrics
 from qbench.spec.policies import POLICIES
@@ -227,11 +228,11 @@ def _method_problems(entry: Any, location: Location) -> Iterator[Problem]:
     if isinstance(row.get("recipe"), dict):
         yield from _recipe_problems(row["recipe"], (*location, "recipe"))
     try:
-        registry.method_options(name, options)
+        validate_method(name, options)
     except QbenchError as error:
         yield location, str(error)
     except ValidationError as error:
-        for found, message in problems_of_schema(error, list(registry.option_fields(name))):
+        for found, message in problems_of_schema(error, list(option_fields(name))):
             yield (*location, name, *found), message
 
 

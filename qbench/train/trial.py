@@ -22,6 +22,7 @@ from qbench.data import Dataset
 from qbench.errors import QbenchError
 from qbench.quant.attach import attach
 from qbench.quant.audit import audit
+from qbench.quant.options import build_method
 from qbench.spec.result import CodeFingerprint, Result
 from qbench.spec.trial import Trial
 from qbench.train import fingerprint, weights
@@ -221,7 +222,7 @@ def _prepare(
         model.to(memory_format=torch.channels_last)
     handle = attach(
         model,
-        registry.build_method(trial.method, trial.options),
+        build_method(trial.method, trial.options),
         bits=trial.bits,
         layers=trial.layers,
         task=trial.task,

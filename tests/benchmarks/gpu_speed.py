@@ -18,6 +18,7 @@ import torch
 
 from qbench import registry
 from qbench.method import Method
+from qbench.quant.options import build_method
 from qbench.spec.bits import FULL_PRECISION, Bits
 from qbench.train.provenance import environment
 from tests.benchmarks.gpu_report import Options, Row, told
@@ -57,7 +58,7 @@ def methods() -> list[tuple[str, str]]:
     found = []
     for name in registry.names("methods"):
         if name not in _LIBRARIES and registry.method_class(name).trains:
-            method = registry.build_method(name, {})
+            method = build_method(name, {})
             fitting = (w for w in WIDTHS if not method.supports(Bits.parse(w), "classification"))
             if width := next(fitting, None):
                 found.append((name, width))

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, distributed
 from torch.multiprocessing.spawn import spawn
 
-from qbench import registry
+from qbench.quant.options import build_method, method_options
 from qbench.spec.recipe import Recipe
 from qbench.spec.result import Result
 from qbench.spec.trial import Trial
@@ -77,7 +77,7 @@ def trial(method: str, bits: str, epochs: int, **changes: Any) -> Trial:
     recipe = Recipe(epochs=epochs, batch_size=128, optimizer="sgd", lr=0.05, **changes)
     return Trial(
         method=method,
-        options=registry.method_options(method, {}),
+        options=method_options(build_method(method, {})),
         model="convnet_tiny",
         dataset="digits",
         task="classification",

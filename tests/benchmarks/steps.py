@@ -12,6 +12,7 @@ import torch
 
 from qbench import registry
 from qbench.quant.attach import attach, prepare
+from qbench.quant.options import build_method
 from qbench.spec.bits import FULL_PRECISION, Bits
 from qbench.spec.recipe import Recipe
 from qbench.tasks import classification
@@ -108,10 +109,10 @@ def training_step(
     """
     net = registry.build_model(model, CLASSES, shape[0]).to(device)
     net.to(memory_format=torch.channels_last)
-    chosen, widths = registry.build_method(method, {}), Bits.parse(bits)
+    chosen, widths = build_method(method, {}), Bits.parse(bits)
     if not quantize:
         net = prepare(net, chosen, widths, "skip_first_last").to(device)
-        chosen, widths = registry.build_method("fp32", {}), FULL_PRECISION
+        chosen, widths = build_method("fp32", {}), FULL_PRECISION
     samples = torch.randn(4, *shape, device=device)
     handle = attach(net, chosen, bits=widths, calibration=[samples])
     handle.on_epoch_start(20, 20)

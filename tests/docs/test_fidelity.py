@@ -20,7 +20,7 @@ from torch import Tensor
 
 from docs.tools.fidelity import bwn, dorefa, hwgq, libraries, probe, sources
 from docs.tools.fidelity.__main__ import main
-from qbench.registry import build_method
+from qbench.quant.options import build_method
 from qbench.report.figures.style import STYLE
 
 DOCS = Path(__file__).parents[2] / "docs"

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from qbench import registry
+from qbench.quant.options import build_method, determining_options
 from qbench.quant.staircase import kernels
 from qbench.spec.bits import Bits
 from qbench.spec.recipe import Recipe
@@ -45,7 +46,7 @@ def widths(method: str) -> list[str]:
     """Return the main widths that a method supports."""
     if method == "fp32":
         return ["32/32"]
-    built = registry.build_method(method, OPTIONS.get(method, {}))
+    built = build_method(method, OPTIONS.get(method, {}))
 
     def supported(widths: tuple[str, ...]) -> list[str]:
         parsed = {bits: Bits.parse(bits) for bits in widths}
@@ -111,7 +112,7 @@ def _trial(method: str, bits: str) -> Trial:
     dataset = registry.build_dataset("digits")
     return Trial(
         method=method,
-        options=registry.determining_options(method, OPTIONS.get(method, {})),
+        options=determining_options(build_method(method, OPTIONS.get(method, {}))),
         model="convnet_tiny",
         dataset="digits",
         task="classification",

@@ -1,4 +1,4 @@
-"""Method files that do wrong, as text, for tests that hand them to the command line."""
+"""Method files as text, most of which do wrong, for tests that load them."""
 
 GOOD = '''
 import torch
@@ -145,3 +145,13 @@ class KillsItself(Base):
     def on_epoch_start(self, epoch, epochs):
         os.kill(os.getpid(), signal.SIGKILL)
 """.replace("HOOKS", repr(HOOKS))
+
+BOUNDED = """
+from typing import Annotated, Literal
+from qbench.method import Field, Method, Recipe
+
+class Bounded(Method):
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    shares: tuple[Annotated[float, Field(gt=0)], ...] = (1.0,)
+    paper_recipe = Recipe(optimizer="sgd", lr=0.1, epochs=9, batch_size=8)
+"""

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qbench import registry
 from qbench.method import Layer
 from qbench.quant.attach import Handle, attach
+from qbench.quant.options import build_method
 from qbench.spec.bits import Width
 from tests.helpers.tensors import Array, normal
 
@@ -19,7 +19,7 @@ FULL_PRECISION = Width(32)
 def build_weight_quantizer(name: str, weight: Tensor, bits: str | int, **options: Any) -> nn.Module:
     """Return the quantizer that a method builds for a weight, in training mode."""
     layer = Layer("layer", nn.Identity(), Width.parse(str(bits)), FULL_PRECISION)
-    quantizer = registry.build_method(name, options).weight_quantizer(layer, weight)
+    quantizer = build_method(name, options).weight_quantizer(layer, weight)
     assert quantizer is not None
     return quantizer.train()
 
@@ -27,7 +27,7 @@ def build_weight_quantizer(name: str, weight: Tensor, bits: str | int, **options
 def build_activation_quantizer(name: str, sample: Tensor, bits: int, **options: Any) -> nn.Module:
     """Return the quantizer that a method builds for an activation, in training mode."""
     layer = Layer("layer", nn.Identity(), FULL_PRECISION, Width(bits))
-    quantizer = registry.build_method(name, options).input_quantizer(layer, sample)
+    quantizer = build_method(name, options).input_quantizer(layer, sample)
     assert quantizer is not None
     return quantizer.train()
 
@@ -87,7 +87,7 @@ def attach_to_linear(method: str, bits: str, **options: object) -> Handle:
     model = nn.Sequential(nn.Linear(8, 5, bias=False)).double()
     return attach(
         model,
-        registry.build_method(method, options),
+        build_method(method, options),
         bits=bits,
         layers="all",
         calibration=[normal(16, 8, seed=9).abs()],
@@ -136,5 +136,5 @@ def attach_to_convnet(
 ) -> Handle:
     """Attach a method to the inner layers of a small convolutional network."""
     batches = [torch.randn(16, 3, 8, 8, generator=torch.Generator().manual_seed(s)) for s in (0, 1)]
-    built = registry.build_method(method, options)
+    built = build_method(method, options)
     return attach(model or convnet(), built, bits=bits, calibration=batches)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qbench import registry
+from qbench.quant.options import build_method, method_options
 from qbench.spec.recipe import Recipe
 from qbench.spec.result import Result
 from qbench.spec.trial import Trial
@@ -12,7 +12,7 @@ RECIPE = Recipe(epochs=2, batch_size=128, optimizer="sgd", lr=0.05)
 
 
 def trial(method: str = "quantization_networks", **changes: object) -> Trial:
-    options = registry.method_options(method, {})
+    options = method_options(build_method(method, {}))
     values: dict[str, object] = {
         "method": method,
         "options": options,

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import torch
 
-from qbench import registry
 from qbench.lab.check import (
     ALL_NETWORKS,
     WIDTHS,
@@ -20,6 +19,8 @@ from qbench.lab.check import (
     check,
     parametrize_with_checks,
 )
+from qbench.quant.options import build_method
+from qbench.quant.plugins import Plugin, load_plugin
 from qbench.spec.bits import Bits
 from tests.conftest import Qbench
 from tests.helpers.methods import FEW, NAMES
@@ -73,7 +74,7 @@ def test_every_method_keeps_the_contract_on_every_network_compiled_and_in_two_pr
 
 @pytest.mark.parametrize("name", NAMES)
 def test_what_is_checked_covers_every_width_that_a_method_accepts(name: str) -> None:
-    method = registry.build_method(name, {})
+    method = build_method(name, {})
     accepted = [b for b in WIDTHS if method.supports(Bits.parse(b), "classification") is None]
     report = check(name, networks=[], thorough=False)
     for side in (0, 1):
@@ -85,7 +86,7 @@ def test_what_is_checked_covers_every_width_that_a_method_accepts(name: str) -> 
 OUTSIDERS = """
 from pathlib import Path
 from qbench.lab.check import parametrize_with_checks
-from qbench.registry import Plugin, load_plugin
+from qbench.quant.plugins import Plugin, load_plugin
 
 NAMES = load_plugin(Plugin.read(Path(__file__).with_name("broken.py")))
 
@@ -450,7 +451,7 @@ class Broken(Broken):
 def test_a_broken_promise_is_found_and_explained(case: str, tmp_path: Path) -> None:
     expected, words, source = BROKEN[case]
     path = tmp_path / f"broken_{case}.py"
-    registry.load_plugin(registry.Plugin(str(path), HEAD + source))
+    load_plugin(Plugin(str(path), HEAD + source))
     report = check("broken", networks=["mixed"], thorough=False)
     assert words in {f.check: f.message for f in report.findings}.get(expected, ""), report.findings
 

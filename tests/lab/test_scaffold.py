@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from qbench import registry
 from qbench.lab.check import check
+from qbench.quant.plugins import Plugin, load_plugin
 from tests.conftest import Qbench
 
 ROOT = Path(__file__).parents[2]
@@ -86,7 +86,7 @@ def test_the_method_that_the_documentation_shows_keeps_the_contract(page: str) -
     text = (ROOT / page).read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     (source,) = [block for block in blocks if "(Method)" in block]
-    (name,) = registry.load_plugin(registry.Plugin(page, source))
+    (name,) = load_plugin(Plugin(page, source))
     report = check(name, networks=["mixed"], thorough=False)
     assert report.widths
     assert not report.findings

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from qbench import registry
 from qbench.quant.attach import attach
+from qbench.quant.options import build_method
 from tests.helpers.quantizers import first_weight_quantizer, weight_quantizer
 from tests.helpers.tensors import SHAPE, normal
 
@@ -33,7 +33,7 @@ def test_adaround_rounds_every_weight_up_or_down_and_serves_the_output_better() 
     w = model.get_parameter("0.weight").detach().clone()
     target = model(x).detach()
     options = {"iterations": 600, "lr": 0.01}
-    method = registry.build_method("adaround", options)
+    method = build_method("adaround", options)
     handle = attach(model, method, bits="3/32", layers="all", calibration=[x])
     quantizer = first_weight_quantizer(handle)
     step = quantizer.get_buffer("step")
@@ -76,7 +76,7 @@ def undecided_share(lam: float) -> float:
     model = nn.Sequential(nn.Linear(8, 8))
     x = torch.randn(64, 8) @ torch.randn(8, 8)
     options = {"iterations": 300, "lr": 0.03, "regularization": lam}
-    method = registry.build_method("adaround", options)
+    method = build_method("adaround", options)
     handle = attach(model, method, bits="3/32", layers="all", calibration=[x])
     quantizer = first_weight_quantizer(handle)
     h = np.clip(1.2 / (1 + np.exp(-quantizer.get_buffer("v").numpy())) - 0.1, 0, 1)
@@ -94,7 +94,7 @@ def adaround_and_all_roundings(
     """Return the last layer's weight after AdaRound, and every way to round it."""
     w = list(model.parameters())[-1].detach().clone()
     options = {"iterations": 1000, "lr": 0.01, "regularization": 0.001, "batch_size": 256}
-    method = registry.build_method("adaround", options)
+    method = build_method("adaround", options)
     handle = attach(model, method, bits=bits, layers="all", calibration=[x])
     quantizer = handle.layers[-1].weight_quantizer
     assert quantizer is not None

@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import nn
 
-from qbench import registry
 from qbench.quant.attach import attach
+from qbench.quant.options import build_method
 from tests.helpers.gradients import gradient
 from tests.helpers.quantizers import activation_quantizer, quantized_weight, weight_quantizer
 from tests.helpers.references import scaled_signs
@@ -117,7 +117,7 @@ def test_hwgq_plain_norm_gives_zero_mean_and_unit_variance(plain: bool) -> None:
     nn.init.constant_(norm.bias, -1.0)
     model = nn.Sequential(nn.Conv2d(2, 3, 3), norm, nn.Conv2d(3, 2, 3))
     x = normal(8, 2, 9, 9).float()
-    method = registry.build_method("hwgq", {"plain_norm": plain})
+    method = build_method("hwgq", {"plain_norm": plain})
     attach(model, method, bits="1/2", layers="all", calibration=[x])
     y = norm.train()(normal(8, 3, 9, 9).float() * 5 + 2).detach()
     assert float(y.mean()) == pytest.approx(0.0 if plain else -1.0, abs=1e-3)
@@ -128,6 +128,6 @@ def test_hwgq_plain_norm_gives_zero_mean_and_unit_variance(plain: bool) -> None:
 def test_hwgq_plain_norm_is_that_of_linear_layers_too() -> None:
     norm = nn.BatchNorm1d(6)
     model = nn.Sequential(nn.Linear(4, 6, bias=False), norm, nn.ReLU(), nn.Linear(6, 2))
-    method = registry.build_method("hwgq", {"plain_norm": True})
+    method = build_method("hwgq", {"plain_norm": True})
     attach(model, method, bits="1/2", layers=["3"], calibration=[normal(8, 4).float()])
     assert not any(p.requires_grad for p in norm.parameters())

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from qbench import registry
+from qbench.quant.options import build_method
 from tests.helpers.gradients import gradient
 from tests.helpers.quantizers import (
     attach_to_linear,
@@ -74,7 +74,7 @@ def test_inq_freezes_the_largest_weights_first_and_never_lets_them_move() -> Non
 def test_inq_refuses_portions_that_do_not_end_with_everything() -> None:
     for portions in ([0.5, 0.9], [0.9, 0.5, 1.0], [0.0, 1.0], []):
         with pytest.raises(Exception, match="portions"):
-            registry.build_method("inq", {"portions": portions})
+            build_method("inq", {"portions": portions})
 
 
 @pytest.mark.parametrize(

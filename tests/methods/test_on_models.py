@@ -17,6 +17,7 @@ from torch import nn
 from qbench import registry
 from qbench.quant.attach import attach
 from qbench.quant.audit import audit
+from qbench.quant.options import build_method
 from qbench.spec.bits import Bits
 
 SIZES = {
@@ -37,7 +38,7 @@ HEAVY = {("quantization_networks", model) for model in ("alexnet_bn", "resnet18"
 
 def supported_widths(name: str) -> Iterator[str]:
     """Yield the bit-widths of the papers' tables that a method supports."""
-    method = registry.build_method(name, {})
+    method = build_method(name, {})
     for bits in WIDTHS:
         if method.supports(Bits.parse(bits), "classification") is None:
             yield bits
@@ -56,7 +57,7 @@ def try_on(
     batches = [torch.randn(4, 3, size, size).to(dtype, memory_format=memory) for _ in range(2)]
     model = registry.build_model(model_name, 10, 3).to(dtype)
     model.to(memory_format=memory)
-    method = registry.build_method(name, OPTIONS.get(name, {}))
+    method = build_method(name, OPTIONS.get(name, {}))
     handle = attach(model, method, bits=bits, calibration=batches[:1])
     model = handle.model
     if method.trains:

@@ -13,9 +13,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from qbench import registry
 from qbench.errors import QbenchError
 from qbench.quant.attach import Handle, attach
+from qbench.quant.options import build_method
 from qbench.spec.bits import Bits, Width
 from tests.helpers.libraries import needs_torchao
 from tests.helpers.quantizers import build_weight_quantizer, first_weight_quantizer, output_of
@@ -247,7 +247,7 @@ def test_parq_goes_on_from_a_checkpoint() -> None:
 )
 def test_parq_refuses_a_schedule_that_is_none(options: dict[str, Any], message: str) -> None:
     with pytest.raises(QbenchError, match=message):
-        registry.build_method("parq", options)
+        build_method("parq", options)
 
 
 @pytest.mark.parametrize(
@@ -263,5 +263,5 @@ def test_parq_refuses_a_schedule_that_is_none(options: dict[str, Any], message: 
 )
 @needs_torchao
 def test_parq_supports_what_its_quantizer_does(quantizer: str, bits: str, supported: bool) -> None:
-    method = registry.build_method("parq", {"quantizer": quantizer})
+    method = build_method("parq", {"quantizer": quantizer})
     assert (method.supports(Bits.parse(bits), "classification") is None) == supported

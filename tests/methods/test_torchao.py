@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from qbench import registry
 from qbench.method import Quantizer
 from qbench.quant.attach import attach
+from qbench.quant.options import build_method
 from qbench.spec.bits import Bits
 from tests.helpers.gradients import gradient
 from tests.helpers.libraries import needs_torchao
@@ -75,7 +75,7 @@ def test_torchao_one_bit_weights_would_all_be_zero() -> None:
 
     quantizer = IntxFakeQuantizer(IntxFakeQuantizeConfig(vars(torch)["int1"], "per_channel"))
     assert not quantizer(normal32(6, 50)).any()
-    method = registry.build_method("torchao", {})
+    method = build_method("torchao", {})
     assert "round to 0" in (method.supports(Bits.parse("1/32"), "classification") or "")
 
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from qbench import registry
 from qbench.method import Method
 from qbench.quant.attach import attach
+from qbench.quant.options import build_method
 from tests.helpers.gradients import gradient
 from tests.helpers.quantizers import activation_quantizer, quantized_weight, weight_quantizer
 from tests.helpers.references import scaled_signs
@@ -43,7 +43,7 @@ def test_wrpn_widens_every_layer_but_the_images_and_the_classes() -> None:
         nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(),
         nn.Conv2d(8, 8, 3, groups=8), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 5),
     )  # fmt: skip
-    method: Method = registry.build_method("wrpn", {"widen": 2})
+    method: Method = build_method("wrpn", {"widen": 2})
     x = normal(2, 3, 8, 8).float()
     handle = attach(model, method, bits="4/4", layers="all", calibration=[x])
     shapes = [tuple(layer.latent_weight.shape) for layer in handle.layers]

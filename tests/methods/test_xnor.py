@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from qbench import registry
 from qbench.quant.attach import attach
+from qbench.quant.options import build_method
 from tests.helpers.gradients import central_differences, gradient
 from tests.helpers.quantizers import (
     activation_quantizer,
@@ -47,7 +47,7 @@ def test_a_binary_convolution_counts_agreements() -> None:
 def test_xnor_scale_map_is_the_best_scale_of_a_single_patch() -> None:
     model = nn.Sequential(nn.Conv2d(4, 6, 3, bias=True)).double()
     x = normal(1, 4, 3, 3, seed=1)
-    method = registry.build_method("xnor", {"scale_map": True})
+    method = build_method("xnor", {"scale_map": True})
     handle = attach(model, method, bits="1/1", layers="all", calibration=[x])
     layer = handle.layers[0]
     bias = layer.module.get_parameter("bias").detach().numpy()
@@ -78,7 +78,7 @@ def test_xnor_weight_gradients_are_the_papers_the_exact_one_and_the_released_cod
 def test_xnor_centring_leaves_each_place_of_a_kernel_no_mean_over_input_channels() -> None:
     for centre in (False, True):
         model = nn.Sequential(nn.Conv2d(4, 6, 3)).double()
-        method = registry.build_method("xnor", {"centre": centre})
+        method = build_method("xnor", {"centre": centre})
         handle = attach(model, method, bits="1/1", layers="all", calibration=[normal(1, 4, 5, 5)])
         w = normal(*SHAPE, scale=0.2) + 0.1
         latent_weight(handle).data = w.clone()
@@ -97,7 +97,7 @@ def test_xnor_scale_map_is_the_mean_size_of_each_patch(stride: int, padding: int
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(4, 6, 3, stride=stride, padding=padding)).double()
     x = normal(2, 4, 6, 6, seed=1)
-    method = registry.build_method("xnor", {"scale_map": True})
+    method = build_method("xnor", {"scale_map": True})
     handle = attach(model, method, bits="1/1", layers="all", calibration=[x])
     edges = ((0, 0), (0, 0), (padding, padding), (padding, padding))
     sizes, signs = np.pad(np.abs(x.numpy()), edges), np.pad(sign(x.numpy()), edges)

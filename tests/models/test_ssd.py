@@ -19,6 +19,7 @@ from qbench.models.ssd import (
 )
 from qbench.quant.attach import attach
 from qbench.quant.audit import audit
+from qbench.quant.options import build_method
 from qbench.spec.bits import Bits
 from qbench.tasks import detection
 from tests.helpers.detectors import TINY, batch
@@ -162,7 +163,7 @@ def take_a_step(
     model: nn.Module, name: str, bits: str, layers: list[str], data: detection.DetectionBatch
 ) -> None:
     """Attach, train a step in each of three epochs, evaluate soft, harden, evaluate and audit."""
-    method = registry.build_method(name, FEW.get(name, {}))
+    method = build_method(name, FEW.get(name, {}))
     torch.manual_seed(0)
     handle = attach(
         model, method, bits=bits, layers=layers, calibration=[data[0]], task="detection"
@@ -207,7 +208,7 @@ def take_a_step(
 
 def accepted(name: str) -> list[str]:
     """Widths for a method: those of the paper's table, or the first of others that it takes."""
-    method = registry.build_method(name, {})
+    method = build_method(name, {})
     taken = [b for b in WIDTHS if method.supports(Bits.parse(b), "detection") is None]
     return [b for b in taken if b in WIDTHS[:3]] or taken[:1]
 

@@ -15,6 +15,7 @@ from qbench import registry
 from qbench.errors import QbenchError
 from qbench.method import Layer, Method
 from qbench.quant.attach import Handle, attach
+from qbench.quant.options import build_method
 from qbench.spec.bits import Bits, Width
 
 WIDTHS = ["1/32", "2/32", "3/32", "3(±2)/32", "3(±4)/32", "1/1", "1/2", "2/2", "4/4", "32/4"]
@@ -22,7 +23,7 @@ NAMES = [name for name in registry.names("methods") if name != "fp32"]
 
 
 def reason_against(name: str, bits: str) -> str | None:
-    return registry.build_method(name, {}).supports(Bits.parse(bits), "classification")
+    return build_method(name, {}).supports(Bits.parse(bits), "classification")
 
 
 REFUSED = [(name, bits) for name in NAMES for bits in WIDTHS if reason_against(name, bits)]
@@ -266,10 +267,10 @@ def test_options_reach_the_method() -> None:
 
 
 def test_a_method_already_built_takes_no_options() -> None:
-    built = registry.build_method("twn", {})
+    built = build_method("twn", {})
     assert attach(network(), built, bits="2/32").method is built
     with pytest.raises(QbenchError, match="options go with a method's name"):
-        attach(network(), registry.build_method("twn", {}), bits="2/32", threshold=1.0)
+        attach(network(), build_method("twn", {}), bits="2/32", threshold=1.0)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from qbench import registry
+from qbench.quant.options import build_method
 from qbench.report.claim import Likeness, likeness
 from qbench.suite.grid import expand
 from qbench.suite.suite import Published, Suite
@@ -27,7 +28,7 @@ def of(rehearsal: bool = False, published: dict[str, str] = TABLE_2, **changes: 
     suite = Suite.model_validate({**IMAGENET, **changes})
     planned = expand(suite, rehearsal)[-1]
     dataset = registry.build_dataset(suite.dataset, suite.data)
-    method = registry.build_method(planned.trial.method, planned.trial.options)
+    method = build_method(planned.trial.method, planned.trial.options)
     return likeness(planned, Published.model_validate(published), suite, dataset, method)
 
 

@@ -9,6 +9,7 @@ from qbench import registry
 from qbench.data import Dataset
 from qbench.data.digits import Digits
 from qbench.method import Layer, Method
+from qbench.quant.options import build_method, method_options
 from qbench.report.cost import Cost, Footprints, cost, multiply_adds
 from qbench.spec.bits import Width
 from qbench.spec.recipe import Recipe
@@ -77,7 +78,7 @@ def test_full_precision_weights_of_a_layer_stay_as_they_are() -> None:
 def trial(method: str, bits: str, dataset: Dataset, **more: object) -> Trial:
     values = {
         "method": method,
-        "options": registry.method_options(method, {}),
+        "options": method_options(build_method(method, {})),
         "model": "convnet_tiny",
         "dataset": type(dataset).__name__.lower(),
         "task": dataset.task,
@@ -111,7 +112,7 @@ def test_resnet18_has_what_is_known_of_it() -> None:
 
 def test_a_widened_network_is_counted_as_it_is() -> None:
     digits = Digits()
-    options = registry.method_options("wrpn", {"widen": 2})
+    options = method_options(build_method("wrpn", {"widen": 2}))
     wide = Footprints(digits).of(trial("wrpn", "2/2", digits, options=options))
     narrow = Footprints(digits).of(trial("wrpn", "2/2", digits))
     assert wide is not None
@@ -127,7 +128,7 @@ def test_a_method_that_breaks_costs_its_own_columns_only(
         def prepare(self, model: nn.Module, bits: object) -> nn.Module:
             raise RuntimeError("no such luck")
 
-    monkeypatch.setitem(registry._plugin_methods, "broken", Broken)
+    monkeypatch.setitem(registry._methods_of_files, "broken", Broken)
     digits = Digits()
     assert Footprints(digits).of(trial("broken", "2/2", digits)) is None
 

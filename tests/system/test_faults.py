@@ -17,9 +17,8 @@ import pytest
 import ray
 import torch
 
-from qbench import registry
 from qbench.errors import QbenchError
-from qbench.registry import Plugin
+from qbench.quant.plugins import Plugin, load_plugin
 from qbench.schedule import recorder, tune
 from qbench.schedule.backlog import Backlog
 from qbench.schedule.cluster import connect
@@ -360,7 +359,7 @@ resources: {time_limit: 60 s, memory: 1.5}
 
 
 def test_every_hook_that_raises_fails_its_trial_with_its_reason() -> None:
-    registry.load_plugin(Plugin("wrong.py", WRONG))
+    load_plugin(Plugin("wrong.py", WRONG))
     for hook in HOOKS:
         result, _ = train(trial(f"in_{hook}", bits="1/32", options={}))
         assert (result.status, result.reason) == ("failed", f"RuntimeError: wrong in {hook}")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from qbench import registry
+from qbench.quant.options import build_method, method_options
 from qbench.spec.recipe import Recipe
 from qbench.spec.result import Result
 from qbench.spec.trial import Trial
@@ -33,7 +33,7 @@ def trial(method: str, options: dict[str, Any], **changes: object) -> Trial:
     return Trial.model_validate(
         {
             "method": method,
-            "options": registry.method_options(method, options),
+            "options": method_options(build_method(method, options)),
             "model": "convnet_tiny",
             "dataset": "digits",
             "task": "classification",

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from qbench import registry
-from qbench.registry import Plugin
+from qbench.quant.options import build_method, method_options
+from qbench.quant.plugins import Plugin, load_plugin
 from qbench.spec.recipe import Recipe
 from qbench.train.checkpoint import load_weights
 from tests.helpers import plugins
@@ -13,8 +14,8 @@ from tests.helpers.training import RECIPE, train, trial
 
 @pytest.fixture
 def bad_methods(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "_plugin_methods", {})
-    registry.load_plugin(Plugin("bad.py", plugins.BAD))
+    monkeypatch.setattr(registry, "_methods_of_files", {})
+    load_plugin(Plugin("bad.py", plugins.BAD))
 
 
 @pytest.mark.parametrize("method", ["ste", "lq_nets", "quantization_networks"])
@@ -80,7 +81,7 @@ def test_soft_and_hard_accuracy_are_recorded_where_a_method_has_both() -> None:
 def test_the_gap_between_soft_and_hard_closes_as_the_temperature_grows() -> None:
     gaps = []
     for rate in (1.0, 10_000.0):
-        options = registry.method_options("quantization_networks", {"temperature_rate": rate})
+        options = method_options(build_method("quantization_networks", {"temperature_rate": rate}))
         result, _ = train(trial(options=options, bits="2/32"))
         last = result.history[-1]
         gaps.append(abs(last["soft_test_loss"] - last["test_loss"]))

@@ -9,7 +9,7 @@ import torch
 from matplotlib.ticker import NullLocator
 from torch import Tensor
 
-from qbench.registry import build_method
+from qbench.quant.options import build_method
 
 from .drawing import OTHER, STAIRS, THIRD, THRESHOLD, draw_tensor, figure_of, legend, save
 from .libraries import EDMIPS_BINARY, binary_sign, centred, exact_gradient, lua_factor, mean_size

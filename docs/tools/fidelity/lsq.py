@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from qbench.registry import build_method
+from qbench.quant.options import build_method
 
 from .drawing import OTHER, STAIRS, THRESHOLD, draw_staircase, draw_tensor, figure_of, legend, save
 from .libraries import lsq_clipped, lsq_mqbench

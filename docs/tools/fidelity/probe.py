@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from qbench.method import Layer, Method
-from qbench.registry import build_method
+from qbench.quant.options import build_method
 from qbench.spec.bits import FLOAT_BITS, Width
 
 Function = Callable[[Tensor], Tensor]

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qbench.registry import build_method
+from qbench.quant.options import build_method
 from qbench.report.figures.style import COLORS
 
 from .drawing import THRESHOLD, draw_tensor, figure_of, legend, save

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qbench import registry
 from qbench.method import Method
 from qbench.quant.attach import Handle, attach
+from qbench.quant.options import build_method
 
 EPOCHS_OF_CHECK = 3
 OUTPUTS = 4
@@ -53,7 +53,7 @@ class Case:
             dtype: Floating-point type of the network and of its calibration data.
             method: The method, if it is already built.
         """
-        built = method or registry.build_method(self.method, self.options)
+        built = method or build_method(self.method, self.options)
         model = self.model().to(dtype)
         calibration = [images(seed).to(dtype) for seed in (0, 1)]
         handle = attach(model, built, bits=self.bits, layers="all", calibration=calibration)

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from qbench import registry
 from qbench.lab.check.checks import BrokenPromiseError, Check
 from qbench.lab.check.networks import QUICK_NETWORKS, Case
 from qbench.lab.check.run import accepted_widths, checks_of
+from qbench.quant.options import build_method
 
 if TYPE_CHECKING:
     import pytest
@@ -69,7 +69,7 @@ def parametrize_with_checks(
     """Parametrize a pytest test with each check of each method.
 
     Each check is a test of its own, with an id such as ``lsq-is_deterministic``. Methods from a
-    file are loaded first, with `qbench.registry.load_plugin`.
+    file are loaded first, with `qbench.quant.plugins.load_plugin`.
 
     Args:
         methods: Names of methods.
@@ -95,7 +95,7 @@ def parametrize_with_checks(
         for method in methods:
             chosen = (options or {}).get(method, {})
             failing = expected_failed_checks(method)
-            built = registry.build_method(method, chosen)
+            built = build_method(method, chosen)
             for each in (None, *checks_of(built, compiled=False)):
                 check = MethodCheck(method, each, chosen, networks)
                 known = check.name in failing

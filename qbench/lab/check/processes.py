@@ -11,10 +11,10 @@ import torch
 from torch import distributed, nn
 from torch.multiprocessing.spawn import spawn
 
-from qbench import registry
 from qbench.lab.check.checks import BrokenPromiseError
 from qbench.lab.check.networks import Case
 from qbench.lab.check.steps import optimizer_of, state_of, take_steps, train
+from qbench.quant.plugins import Plugin, load_plugin, loaded_plugins
 
 
 def agrees_in_two_processes(cases: Sequence[Case]) -> None:
@@ -29,7 +29,7 @@ def agrees_in_two_processes(cases: Sequence[Case]) -> None:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # DDP warns of unused parameters
     with tempfile.TemporaryDirectory() as folder:
         try:
-            spawn(_one_of_two, (cases, registry.plugins(), folder), nprocs=2, join=True)
+            spawn(_one_of_two, (cases, loaded_plugins(), folder), nprocs=2, join=True)
         except Exception as error:
             last = str(error).strip().splitlines()[-1]
             raise BrokenPromiseError(f"under DistributedDataParallel: {last}") from error
@@ -47,13 +47,11 @@ def agrees_in_two_processes(cases: Sequence[Case]) -> None:
                     )
 
 
-def _one_of_two(
-    rank: int, cases: Sequence[Case], plugins: Sequence[registry.Plugin], folder: str
-) -> None:
+def _one_of_two(rank: int, cases: Sequence[Case], plugins: Sequence[Plugin], folder: str) -> None:
     """Train every case in one of two processes and write its state to a file."""
     torch.set_num_threads(1)
     for plugin in plugins:
-        registry.load_plugin(plugin)
+        load_plugin(plugin)
     distributed.init_process_group(
         "gloo", init_method=Path(folder, "store").as_uri(), rank=rank, world_size=2
     )

@@ -28,6 +28,7 @@ from qbench.lab.check.processes import agrees_in_two_processes
 from qbench.lab.check.steps import layer_weight, state_of, through_quantizers, train
 from qbench.method import Method
 from qbench.quant.audit import count_levels
+from qbench.quant.options import build_method
 from qbench.spec.bits import Bits
 
 WEIGHTS = ("1", "2", "3", "3(±2)", "3(±4)", "4", "8", "32")
@@ -101,7 +102,7 @@ def check(
     """
     options = dict(options or {})
     report = accepted_widths(method, options)
-    built = registry.build_method(method, options)
+    built = build_method(method, options)
     broken: set[str] = set()
     for network, bits in itertools.product(networks, report.widths):
         _LOGGER.info("%s %s", network, bits)
@@ -152,7 +153,7 @@ def accepted_widths(method: str, options: Mapping[str, Any]) -> Report:
         QbenchError: No method has the name, or an option is wrong.
     """
     report = Report(method)
-    built = registry.build_method(method, options)
+    built = build_method(method, options)
     accepted = []
     for bits in WIDTHS:
         reason = _refusal(built, bits, report)

@@ -7,7 +7,8 @@ import torch
 
 from qbench.lab.check import MethodCheck, parametrize_with_checks
 from qbench.method import Layer
-from qbench.registry import Plugin, build_method, load_plugin
+from qbench.quant.options import build_method
+from qbench.quant.plugins import Plugin, load_plugin
 from qbench.spec.bits import Width
 
 FILE = Path(__file__).with_name("my_method.py")
