@@ -1,7 +1,4 @@
-"""Names and meanings of all columns. Tables, files and pages use this list.
-
-``python -m qbench.report.columns`` prints ``docs/columns.md``.
-"""
+"""Names and meanings of all columns. Tables, files and pages use this list."""
 
 from __future__ import annotations
 
@@ -316,41 +313,3 @@ TRIAL_COLUMNS = {
     "that the user provides.",
     "augmentation": "Random transformations of each training image.",
 }
-
-
-def as_markdown() -> str:
-    """Return the documentation of all columns, the content of ``docs/columns.md``."""
-    lines = [
-        "# Columns",
-        "",
-        "This page describes every column of `leaderboard.csv` and `trials.csv`. "
-        "`python -m qbench.report.columns > docs/columns.md` generates it.",
-        "",
-        "## leaderboard.csv: one row per result",
-        "",
-        "A result is a row of the table at one width, on one model and data set, over its seeds.",
-    ]
-    for group in dict.fromkeys(column.group for column in COLUMNS):
-        lines += [
-            "",
-            f"### {group.capitalize()}",
-            "",
-            "| column | in tables | meaning |",
-            "| --- | --- | --- |",
-        ]
-        lines += [
-            f"| `{column.name}` | {column.heading} | {column.about}{_best(column)} |"
-            for column in COLUMNS
-            if column.group == group
-        ]
-    lines += ["", "## trials.csv: one row per trial", "", "| column | meaning |", "| --- | --- |"]
-    lines += [f"| `{name}` | {about} |" for name, about in TRIAL_COLUMNS.items()]
-    return "\n".join(lines) + "\n"
-
-
-def _best(column: Column) -> str:
-    return f" {column.better.capitalize()} is better." if column.better else ""
-
-
-if __name__ == "__main__":
-    print(as_markdown(), end="")

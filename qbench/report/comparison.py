@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 
 from qbench.report.significance import LEVEL, holm, paired
-from qbench.report.summary import RESULT
+from qbench.report.summary import RESULT, by_seed, records
+from qbench.report.tables.text import DASH, setting_text
 
 _MAPPINGS, _COLUMNS = ("options", "training"), ("threads", "layers")
 
@@ -97,7 +98,7 @@ def _told_apart(a: pd.DataFrame, b: pd.DataFrame) -> tuple[pd.DataFrame, pd.Data
             names = dict.fromkeys(name for i in rows for name in settings[i])
             varied = [n for n in names if len({str(settings[i].get(n)) for i in rows}) > 1]
             for i in rows:
-                apart = ", ".join(f"{name}={_shown(settings[i].get(name))}" for name in varied)
+                apart = ", ".join(f"{name}={_setting(settings[i], name)}" for name in varied)
                 labels[i] = f"{labels[i]} [{apart}]"
     both["label"] = labels
     return both[both["side"] == "A"], both[both["side"] == "B"]
@@ -105,7 +106,7 @@ def _told_apart(a: pd.DataFrame, b: pd.DataFrame) -> tuple[pd.DataFrame, pd.Data
 
 def _difference(place: Any, a: pd.DataFrame | None, b: pd.DataFrame | None) -> Difference:
     nothing: dict[int, float] = {}
-    values_a, values_b = (nothing if side is None else _by_seed(side) for side in (a, b))
+    values_a, values_b = (nothing if side is None else by_seed(records(side), "value") for side in (a, b))
     common = sorted(values_a.keys() & values_b.keys())
     mean_a, mean_b = (_mean(values.values()) for values in (values_a, values_b))
     change, settings, conflicts = mean_b - mean_a, "", list[str]()
@@ -155,16 +156,12 @@ def _mean(values: Any) -> float:
     return float(np.mean(numbers)) if numbers else float("nan")
 
 
-def _by_seed(trials: pd.DataFrame) -> dict[int, float]:
-    return dict(zip(trials["seed"].astype(int), trials["value"].astype(float), strict=True))
-
-
 def _changed(a: pd.Series[Any], b: pd.Series[Any]) -> str:
     """Return the settings in which two trials differ, as ``lr 0.02 → 0.1``."""
     before, after = _settings(a), _settings(b)
     unknown = {n for n in _COLUMNS if (n in before) != (n in after)}  # a file may lack them
     parts = [
-        f"{name} {_shown(before.get(name))} → {_shown(after.get(name))}"
+        f"{name} {_setting(before, name)} → {_setting(after, name)}"
         for name in dict.fromkeys([*before, *after])
         if before.get(name) != after.get(name) and name not in unknown
     ]
@@ -184,8 +181,8 @@ def _settings(trial: pd.Series[Any]) -> dict[str, Any]:
     return flat
 
 
-def _shown(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else "–" if value is None else str(value)
+def _setting(settings: dict[str, Any], name: str) -> str:
+    return setting_text(settings[name]) if name in settings else DASH
 
 
 def _conflicts(a: pd.DataFrame, b: pd.DataFrame) -> list[str]:

@@ -15,6 +15,7 @@ import pandas as pd
 
 from qbench.report.columns import BY_NAME, COLUMNS, Column
 from qbench.report.significance import LEVEL, Verdict, holm, interval, judge, paired
+from qbench.report.tables.text import setting_text
 from qbench.spec.trial import FP32
 
 RESULT = ["dataset", "model", "label", "bits"]
@@ -127,6 +128,16 @@ def grouped(trials: list[Row], *names: str) -> list[list[Row]]:
     return list(groups.values())
 
 
+def by_seed(done: list[Row], metric: str) -> dict[int, float]:
+    """Return a metric of finished trials by their seed.
+
+    Args:
+        done: Rows of trials of one result, one for each seed.
+        metric: Column of the metric.
+    """
+    return {int(trial["seed"]): float(trial[metric]) for trial in done}
+
+
 class _Result:
     """The trials of one result, with the row of the summary that they give.
 
@@ -138,7 +149,7 @@ class _Result:
 
     def __init__(self, trials: list[Row], metric: str, full: list[Row]) -> None:
         self.done = _done(trials)
-        self.values = _by_seed(self.done, metric)
+        self.values = by_seed(self.done, metric)
         first, n = trials[0], len(self.done)
         self.training: dict[str, Any] = json.loads(first["training"])
         whole = n == len(trials)
@@ -173,7 +184,7 @@ class _Result:
         doubts += dict.fromkeys(t["stale"] for t in self.done if t["stale"])
         self.comparable = whole and not doubts
         self.has_protocol = quantized and self.row["status"] != "unsupported"
-        self._set_beside_full_precision(_by_seed(_done(full), metric))
+        self._set_beside_full_precision(by_seed(_done(full), metric))
         self._set_claim(first, doubts)
         self._set_cost(first, full)
 
@@ -248,7 +259,7 @@ def _mark_protocols(results: list[_Result]) -> None:
             counts.setdefault(name, Counter())[json.dumps(value)] += 1
     for result, protocol in zip(results, protocols, strict=True):
         result.row["differs"] = ", ".join(
-            f"{name} {_shown(value)}"
+            f"{name} {setting_text(value)}"
             for name, value in protocol.items()
             if json.dumps(value) != counts[name].most_common(1)[0][0]
         )
@@ -263,12 +274,6 @@ def _protocol(result: _Result) -> dict[str, Any]:
     if epochs:
         protocol |= {k: v for k, v in result.training.items() if k not in _TOLD_ELSEWHERE}
     return protocol
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:g}"
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _status(found: set[str]) -> str:
@@ -289,10 +294,6 @@ def _mean_and_deviation(values: list[float]) -> tuple[float, float]:
 
 def _most(levels: list[float]) -> float:
     return max((float(level) for level in levels if not np.isnan(level)), default=np.nan)
-
-
-def _by_seed(done: list[Row], metric: str) -> dict[int, float]:
-    return {int(trial["seed"]): float(trial[metric]) for trial in done}
 
 
 def _pace(done: list[Row]) -> dict[int, float]:

@@ -26,7 +26,7 @@ from qbench.report.summary import summarise
 from qbench.report.tables.details import DetailsTable, claims, protocol_and_cost
 from qbench.report.tables.latex import details_to_latex, document, to_latex
 from qbench.report.tables.markdown import details_to_markdown, to_markdown
-from qbench.report.tables.table import tables
+from qbench.report.tables.table import ResultsTable, tables
 
 if TYPE_CHECKING:
     from qbench.store.evidence import Evidence
@@ -74,16 +74,20 @@ def write(
         figures += _draw(presentation.shown[0], trials, histories, summary, folder)
     figures += further
     pictures = [path.name for path in figures if path.suffix == ".png"]
-    texts = _texts(presentation, trials, summary, pictures)
+    found = tables(presentation, trials, summary)
+    texts = _texts(presentation, trials, summary, found, pictures)
+    if evidence is not None:
+        from qbench.report.page.page import MIME_TYPES, render
+
+        captions = list(dict.fromkeys(table.caption for table in found))
+        content = {path.name: path.read_bytes() for path in figures if path.suffix in MIME_TYPES}
+        texts["leaderboard.html"] = render(
+            presentation, captions, summary, trials, histories, evidence, content
+        )
     for file, text in texts.items():
         with write_atomic(folder / file) as scratch:
             scratch.write_bytes(text.encode(errors="backslashreplace"))
-    written = [folder / file for file in texts] + figures
-    if evidence is not None:
-        from qbench.report.page import page
-
-        written.append(page.write(presentation, trials, histories, evidence, figures, folder))
-    return written
+    return [folder / file for file in texts] + figures
 
 
 def _draw(
@@ -113,10 +117,11 @@ def _texts(
     presentation: Presentation,
     trials: pd.DataFrame,
     summary: pd.DataFrame,
+    found: Sequence[ResultsTable],
     pictures: Sequence[str],
 ) -> dict[str, str]:
     """Return the content of each text file by its name."""
-    title, found = presentation.heading, tables(presentation, trials, summary)
+    title = presentation.heading
     beside, single = claims(summary), protocol_and_cost(summary)
     if presentation.rehearsal:  # each table may be read without the others
         beside, single = ([_of_rehearsal(each) for each in group] for group in (beside, single))

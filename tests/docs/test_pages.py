@@ -13,6 +13,8 @@ import pytest
 import torch
 import yaml
 
+from docs.tools import columns_page, readme_table
+
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
@@ -108,12 +110,14 @@ def test_the_suite_that_the_tutorial_shows_is_one(tmp_path: Path) -> None:
 
 
 def test_the_leaderboard_in_the_readme_is_the_one_of_its_results() -> None:
-    module = ModuleType("readme_table")
-    module.__file__ = str(DOCS / "tools" / "readme_table.py")
-    exec((DOCS / "tools" / "readme_table.py").read_text(encoding="utf-8"), module.__dict__)
     written = (ROOT / "README.md").read_text(encoding="utf-8")
     assert "| Quantization Networks | " in written
-    assert written == module.current(), "run `python docs/tools/readme_table.py`"
+    assert written == readme_table.current(), "run `python docs/tools/readme_table.py`"
+
+
+def test_the_documented_columns_are_those_there_are() -> None:
+    written = columns_page.PAGE.read_text(encoding="utf-8")
+    assert written == columns_page.columns_page(), "run `python docs/tools/columns_page.py`"
 
 
 @pytest.mark.slow

@@ -1,13 +1,12 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 
-from qbench.report.columns import BY_NAME, COLUMNS, as_markdown
+from qbench.report.columns import BY_NAME, COLUMNS
 from qbench.report.summary import columns_of, summarise
 from tests.helpers.frames import full, trials
 
@@ -44,13 +43,6 @@ def test_every_column_is_described_and_every_described_one_is_there() -> None:
     assert list(found) == [column.name for column in COLUMNS]
     assert all(column.about.endswith(".") and column.title for column in COLUMNS)
     assert {c.group for c in columns_of(found, "cost", "policy")} == {"cost", "policy"}
-
-
-def test_the_documented_columns_are_those_there_are() -> None:
-    written = Path(__file__).parents[2] / "docs" / "columns.md"
-    assert written.read_text(encoding="utf-8") == as_markdown(), (
-        "write it anew: python -m qbench.report.columns > docs/columns.md"
-    )
 
 
 def test_seeds_that_are_not_done_do_not_count() -> None:

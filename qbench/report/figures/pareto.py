@@ -38,7 +38,7 @@ FRONT: dict[str, Any] = {
 FULL_PRECISION_POINT: dict[str, Any] = {"color": "0.15", "marker": "*", "markersize": 11, **POINTS}
 BEATEN: dict[str, Any] = {"alpha": 0.45, "markersize": 4.5, "markeredgewidth": 0.3}
 MOST_TICKS = 6
-PANEL = (3.3, 2.4)  # inches, approximately
+PLOT = (3.3, 2.4)  # inches, approximately
 LETTER = 0.068  # inches
 ROOM = 1.12  # factor by which a logarithmic axis exceeds its points
 
@@ -137,9 +137,9 @@ def _panel(axes: Axes, results: pd.DataFrame, cost: str, looks: Looks) -> None:
 def _name_widths(axes: Axes, best: pd.DataFrame, cost: str) -> None:
     """Write the bit-width beside each point of the front that has room at one of its corners."""
     place = axes.transData - axes.transAxes
-    points = [place.transform((row[cost], row["mean"])) * PANEL for _, row in best.iterrows()]
+    points = [place.transform((row[cost], row["mean"])) * PLOT for _, row in best.iterrows()]
     taken = [Bbox.from_bounds(x - 0.06, y - 0.06, 0.12, 0.12) for x, y in points]
-    whole = Bbox.from_bounds(0, 0, *PANEL)
+    whole = Bbox.from_bounds(0, 0, *PLOT)
     for (x, y), bits in zip(points, best["bits"], strict=True):
         width, height = LETTER * len(bits), 0.13
         for across, below in ((1, 1), (1, 0), (0, 1), (0, 0)):
@@ -147,7 +147,7 @@ def _name_widths(axes: Axes, best: pd.DataFrame, cost: str) -> None:
             box = Bbox.from_bounds(left, y - 0.02 - height if below else y + 0.02, width, height)
             inside = whole.x0 <= box.x0 and box.x1 <= whole.x1 and box.y1 <= whole.y1
             if inside and not any(box.overlaps(other) for other in taken):
-                corner = (box.x0 / PANEL[0], box.y0 / PANEL[1])
+                corner = (box.x0 / PLOT[0], box.y0 / PLOT[1])
                 axes.text(*corner, bits, fontsize=8, va="bottom", transform=axes.transAxes)
                 taken.append(box)
                 break

@@ -18,18 +18,15 @@ from typing import Any
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from qbench.files import write_atomic
 from qbench.report.columns import BY_NAME, Column
 from qbench.report.page.details import PageDetails, kind, tip, value
 from qbench.report.presentation import Presentation
-from qbench.report.summary import columns_of, records, summarise
-from qbench.report.tables.table import tables as tables_of
+from qbench.report.summary import columns_of, records
 from qbench.report.tables.text import one_line
 from qbench.spec.bits import FULL_PRECISION
 from qbench.spec.metrics import TITLES
 from qbench.store.evidence import Evidence
 
-PAGE_FILE = "leaderboard.html"
 _PAGE_TEMPLATES = Path(__file__).parent
 _ALWAYS = ("label", "bits", "mean", "std", "n")
 # Columns that are not shown on their own, but in the tooltip of another column or in the details.
@@ -37,43 +34,7 @@ _BESIDE = {"published": "source", "verdict": "verdict_note", "status": "reason"}
 _ELSEWHERE = {"method", "options", "metric", "bold", *_BESIDE.values()}
 _WHOLE = {"n", "seeds", "epochs", "w_bits", "a_bits", "w_levels", "a_levels"}
 _SEARCHED = ("label", "method", "model", "bits", "status", "reason", "standing", "verdict")
-_MIME = {".svg": "image/svg+xml", ".png": "image/png"}
-
-
-def write(
-    presentation: Presentation,
-    trials: pd.DataFrame,
-    histories: pd.DataFrame,
-    evidence: Mapping[str, Evidence],
-    beside: Sequence[Path],
-    folder: Path,
-) -> Path:
-    """Write ``leaderboard.html``. The file is replaced atomically.
-
-    Args:
-        presentation: How the suite presents its results.
-        trials: One row for each trial, as described by `qbench.report.write.write`.
-        histories: One row for each trial and epoch, as described by `qbench.report.write.write`.
-        evidence: Configuration, environment, audit and log of each trial that has ended, by key.
-        beside: Files of the leaderboard. The page embeds those that are SVG or PNG.
-        folder: An existing folder for the file.
-
-    Returns:
-        Path of the file.
-
-    Raises:
-        KeyError: A frame lacks a required column.
-        OSError: A figure cannot be read, or the folder cannot be written.
-    """
-    summary = summarise(trials, presentation.shown[0])
-    tables = tables_of(presentation, trials, summary)
-    captions = list(dict.fromkeys(table.caption for table in tables))
-    pictures = {path.name: path.read_bytes() for path in beside if path.suffix in _MIME}
-    text = render(presentation, captions, summary, trials, histories, evidence, pictures)
-    path = folder / PAGE_FILE
-    with write_atomic(path) as scratch:
-        scratch.write_bytes(text.encode(errors="backslashreplace"))
-    return path
+MIME_TYPES = {".svg": "image/svg+xml", ".png": "image/png"}
 
 
 def render(
@@ -260,7 +221,7 @@ def _figures(pictures: Mapping[str, bytes]) -> list[dict[str, str]]:
         name = smallest[stem]
         content = base64.b64encode(pictures[name]).decode()
         title = stem.replace("_", " ").capitalize()
-        found.append({"title": title, "url": f"data:{_MIME[Path(name).suffix]};base64,{content}"})
+        found.append({"title": title, "url": f"data:{MIME_TYPES[Path(name).suffix]};base64,{content}"})
     return found
 
 

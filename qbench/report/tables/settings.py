@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from qbench.report.tables.text import one_line
+from qbench.report.tables.text import one_line, setting_text
 from qbench.spec.trial import FP32
 
 
@@ -81,12 +81,4 @@ def _without(settings: dict[str, object], common: dict[str, object]) -> dict[str
 
 
 def _as_text(settings: dict[str, object]) -> str:
-    return ", ".join(f"{name} = {_value(value)}" for name, value in settings.items())
-
-
-def _value(value: object) -> str:
-    if isinstance(value, list):
-        return f"({', '.join(map(_value, value))})"
-    if isinstance(value, float):
-        return f"{value:g}"
-    return value if isinstance(value, str) else json.dumps(value)
+    return ", ".join(f"{name} = {setting_text(value)}" for name, value in settings.items())

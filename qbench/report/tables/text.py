@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import unicodedata
 from collections.abc import Sequence
 
@@ -35,3 +36,20 @@ def one_line(text: object) -> str:
     """
     words = unicodedata.normalize("NFC", " ".join(str(text).split()))
     return "".join(letter for letter in words if unicodedata.category(letter) != "Cc")
+
+
+def setting_text(value: object) -> str:
+    """Format the value of an option or of a recipe.
+
+    Args:
+        value: Any value that JSON can hold.
+
+    Returns:
+        The text: ``0.1`` for a float, ``(30, 60)`` for a list, a string without quotes, and
+        otherwise JSON.
+    """
+    if isinstance(value, list):
+        return f"({', '.join(map(setting_text, value))})"
+    if isinstance(value, float):
+        return f"{value:g}"
+    return value if isinstance(value, str) else json.dumps(value)
