@@ -106,7 +106,9 @@ def _told_apart(a: pd.DataFrame, b: pd.DataFrame) -> tuple[pd.DataFrame, pd.Data
 
 def _difference(place: Any, a: pd.DataFrame | None, b: pd.DataFrame | None) -> Difference:
     nothing: dict[int, float] = {}
-    values_a, values_b = (nothing if side is None else by_seed(records(side), "value") for side in (a, b))
+    values_a, values_b = (
+        nothing if side is None else by_seed(records(side), "value") for side in (a, b)
+    )
     common = sorted(values_a.keys() & values_b.keys())
     mean_a, mean_b = (_mean(values.values()) for values in (values_a, values_b))
     change, settings, conflicts = mean_b - mean_a, "", list[str]()

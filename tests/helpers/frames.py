@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
+from qbench.report.summary import summarise
 from qbench.report.tables.table import ResultsTable
 
 
@@ -38,3 +39,14 @@ def full(*top1: float | str, **more: object) -> pd.DataFrame:
 
 def texts(found: ResultsTable) -> dict[str, list[str]]:
     return {label: [cell.text for cell in cells] for label, cells in found.rows}
+
+
+def costly(cell: pd.DataFrame, megabytes: float) -> pd.DataFrame:
+    """With costs beside; bit-operations go with size."""
+    return cell.assign(
+        weight_mb=megabytes, full_weight_mb=8.0, gbops=2 * megabytes, full_gbops=16.0
+    )
+
+
+def summary(*cells: pd.DataFrame) -> pd.DataFrame:
+    return summarise(pd.concat(cells, ignore_index=True))

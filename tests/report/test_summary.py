@@ -7,12 +7,8 @@ import pandas as pd
 import pytest
 
 from qbench.report.columns import BY_NAME, COLUMNS
-from qbench.report.summary import columns_of, summarise
-from tests.helpers.frames import full, trials
-
-
-def summary(*cells: pd.DataFrame) -> pd.DataFrame:
-    return summarise(pd.concat(cells, ignore_index=True))
+from qbench.report.summary import columns_of
+from tests.helpers.frames import full, summary, trials
 
 
 def row(label: str, *cells: pd.DataFrame, bits: str = "1/32") -> dict[str, Any]:

@@ -221,7 +221,9 @@ def _figures(pictures: Mapping[str, bytes]) -> list[dict[str, str]]:
         name = smallest[stem]
         content = base64.b64encode(pictures[name]).decode()
         title = stem.replace("_", " ").capitalize()
-        found.append({"title": title, "url": f"data:{MIME_TYPES[Path(name).suffix]};base64,{content}"})
+        found.append(
+            {"title": title, "url": f"data:{MIME_TYPES[Path(name).suffix]};base64,{content}"}
+        )
     return found
 
 

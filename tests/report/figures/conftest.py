@@ -1,0 +1,23 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from matplotlib.figure import Figure
+
+from qbench.report.figures import training
+from qbench.report.figures import weights as weight_figures
+
+
+@pytest.fixture
+def saved(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """The figures that were drawn, instead of their files."""
+    kept: list[Figure] = []
+
+    def keep(figure: Figure, stem: str, folder: Path) -> list[Path]:
+        kept.append(figure)
+        return []
+
+    for module in (training, weight_figures):
+        monkeypatch.setattr(module, "save", keep)
+    return kept
