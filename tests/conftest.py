@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 
@@ -113,3 +114,78 @@ def tiny_run(
     """The tiny suite, run undisturbed."""
     qbench = qbench_in(tmp_path_factory.mktemp("results"))
     return TinyRun(tiny_suite, qbench, qbench("run", tiny_suite))
+
+
+class QbenchHere(Protocol):
+    """The command line in this process: it takes words and an exit code, and returns its output."""
+
+    def __call__(self, *words: object, code: int = 0) -> str: ...
+
+
+@pytest.fixture
+def qbench_here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> QbenchHere:
+    """Run a command that trains nothing, which is much faster than a process of its own."""
+    from qbench.cli import main as cli
+
+    def run(*words: object, code: int = 0) -> str:
+        monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        monkeypatch.setattr("sys.argv", ["qbench", *map(str, words)])
+        monkeypatch.setenv("COLUMNS", "200")
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        captured = capsys.readouterr()
+        assert ended.value.code == code, captured
+        return captured.out + captured.err
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def small_suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of a suite whose results nobody trained."""
+    from tests.helpers.exchanged import SUITE
+
+    path = tmp_path_factory.mktemp("suite") / "small.yaml"
+    path.write_text(SUITE, encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def empty_results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A results folder with a store that has nothing: making one takes seconds, a copy does not."""
+    from qbench.store.mlflow import Store
+
+    folder = tmp_path_factory.mktemp("empty")
+    Store(folder, local=True).finished()
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_results(
+    small_suite: Path, empty_results: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A results folder in which the small suite is done. Tests only read it."""
+    from tests.helpers.exchanged import BEFORE, filled
+
+    folder = tmp_path_factory.mktemp("results") / "before"
+    shutil.copytree(empty_results, folder)
+    return filled(small_suite, folder, BEFORE).results
+
+
+@pytest.fixture(scope="session")
+def small_exported(
+    small_suite: Path, small_results: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The results of the small suite as files."""
+    from qbench.benchmark import exchange
+    from qbench.benchmark.benchmark import Benchmark
+
+    folder = tmp_path_factory.mktemp("exported")
+    exchange.export(Benchmark.open(small_suite, small_results), folder)
+    return folder
+
+
+@pytest.fixture
+def elsewhere(empty_results: Path, tmp_path: Path) -> Path:
+    """The results folder of somebody else, with an empty store."""
+    return Path(shutil.copytree(empty_results, tmp_path / "there"))

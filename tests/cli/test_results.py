@@ -1,0 +1,81 @@
+"""The verbs `compare`, `export` and `import`."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+from tests.conftest import QbenchHere
+from tests.helpers.exchanged import BEFORE, filled
+
+
+def test_results_travel_by_commands(
+    small_suite: Path, small_results: Path, elsewhere: Path, tmp_path: Path, qbench_here: QbenchHere
+) -> None:
+    assert "Wrote 6 trials" in qbench_here(
+        "export", small_suite, tmp_path / "out", "--results", small_results
+    )
+    assert "6 trials added, 0 there" in qbench_here(
+        "import", tmp_path / "out", "--results", elsewhere
+    )
+    assert "3 results: 3 same" in qbench_here("compare", tmp_path / "out", elsewhere)
+    qbench_here("leaderboard", small_suite, "--results", elsewhere)
+    csv = elsewhere / "small" / "trials.csv"
+    assert "3 results: 3 same" in qbench_here(
+        "compare", csv, small_suite, "--results", small_results
+    )
+
+
+def test_commands_tell_what_differs(
+    small_suite: Path,
+    small_results: Path,
+    small_exported: Path,
+    elsewhere: Path,
+    qbench_here: QbenchHere,
+) -> None:
+    filled(small_suite, elsewhere, {**BEFORE, "ste": 85.0})
+    told = qbench_here("import", small_exported, "--results", elsewhere, code=1)
+    assert "0 trials added, 4 there already" in told
+    assert "is there with top1 85, not 90" in told
+    told = qbench_here("compare", small_results, elsewhere, code=1)
+    assert "STE" in told
+    assert "DoReFa" not in told
+    assert "2 with one key and two numbers" in told
+    found = json.loads(qbench_here("compare", small_results, elsewhere, "--json", code=1))
+    verdicts = {each["label"]: each["verdict"] for each in found}
+    assert verdicts == {"Full precision": "same", "STE": "not tested", "DoReFa-Net": "same"}
+
+
+def test_what_was_edited_does_not_travel(
+    small_suite: Path, small_results: Path, elsewhere: Path, tmp_path: Path, qbench_here: QbenchHere
+) -> None:
+    shutil.copytree(small_results, elsewhere, dirs_exist_ok=True)
+    edit = "UPDATE latest_metrics SET value = 99.9 WHERE key = 'final_top1' AND value = 90.0"
+    with closing(sqlite3.connect(elsewhere / "mlflow.db")) as database, database:
+        assert database.execute(edit).rowcount == 1
+    told = qbench_here("export", small_suite, tmp_path / "out", "--results", elsewhere)
+    assert "Wrote 5 trials" in told
+    assert "Left out: ste 2/32 convnet_tiny digits seed 0: what is stored of it" in told
+    for side in (elsewhere, small_suite):  # `there` is where the suite's trials are looked up
+        told = qbench_here("compare", small_results, side, "--results", elsewhere, code=1)
+        assert "1 stale in B: what is stored of it was changed by hand" in told
+
+
+def test_mistakes_are_told(
+    tmp_path: Path, elsewhere: Path, small_suite: Path, qbench_here: QbenchHere
+) -> None:
+    told = qbench_here("compare", small_suite.with_name("smal.yaml"), small_suite, code=2)
+    assert "no such file or folder; did you mean 'small.yaml'?" in told
+    (tmp_path / "x.csv").write_text("a,b\n1,2\n")
+    told = qbench_here("compare", tmp_path / "x.csv", small_suite, code=2)
+    assert "x.csv: has no column 'key'; give a trials.csv" in told
+    (tmp_path / "x.txt").write_text("")
+    assert "compare suites (.yaml)" in qbench_here(
+        "compare", tmp_path / "x.txt", small_suite, code=2
+    )
+    told = qbench_here("compare", small_suite, small_suite, "--results", elsewhere, code=2)
+    assert "small.yaml: nothing in it is finished" in told
+    assert "No such file" in qbench_here("import", tmp_path / "no.json", code=2)
