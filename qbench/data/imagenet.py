@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
-from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms import v2
 
-from qbench.data import Dataset, UnreadableError, content_of, standardised
+from qbench.data import Dataset, content_of, standardised
+from qbench.data.image_tree import Images, Index, index
 from qbench.errors import QbenchError
 from qbench.spec.recipe import Recipe
 
@@ -30,7 +27,8 @@ class ImageNet(Dataset):
 
     Two layouts are read: folders ``train`` and ``val`` with one folder of images per class, as in
     torchvision; or lists ``train.txt`` and ``val.txt`` with one line ``path label`` per image, as
-    in the code of arXiv:1911.09464.
+    in the code of arXiv:1911.09464. Classes are those of the training images: a class may be
+    without validation images. An EXIF orientation is ignored, as in the code of published results.
 
     Preprocessing is that of arXiv:1911.09464. The shorter side is resized to 256 pixels. Training
     takes a random crop of 224 pixels and a horizontal flip, evaluation the centre crop. Items are
@@ -76,7 +74,7 @@ class ImageNet(Dataset):
     @property
     def num_classes(self) -> int:  # type: ignore[override]
         """Number of classes of the training images, or ImageNet's 1000 if they are missing."""
-        return IMAGENET_CLASSES if self.missing() else int(self._train.labels.max()) + 1
+        return IMAGENET_CLASSES if self.missing() else self._train.num_classes
 
     def missing(self) -> str:
         """Say which folder or list is missing, or return an empty string."""
@@ -99,7 +97,10 @@ class ImageNet(Dataset):
         return len(self._train.labels), len(self._test.labels)
 
     def identity(self) -> dict[str, Any]:
-        """Return what differs from ImageNet: size of the crop, numbers of classes and images."""
+        """Return what differs from ImageNet: size of the crop, numbers of classes and images.
+
+        Class folders without validation images are counted, too.
+        """
         own = {"image_size": self._size, "classes": self.num_classes}
         own |= dict(zip(("train", "test"), self.sizes(), strict=True))
         original = {
@@ -108,7 +109,11 @@ class ImageNet(Dataset):
             "train": IMAGENET_TRAINING,
             "test": IMAGENET_TEST,
         }
-        return {name: value for name, value in own.items() if value != original[name]}
+        differing = {name: value for name, value in own.items() if value != original[name]}
+        if self.missing() or self._test.listed:
+            return differing
+        untested = np.setdiff1d(self._train.labels, self._test.labels).size
+        return differing | ({"classes_without_test": untested} if untested else {})
 
     def train(self) -> TorchDataset[Any]:
         """Return the training images, each cropped and flipped at random."""
@@ -158,96 +163,8 @@ class ImageNet(Dataset):
 
     @cached_property
     def _train(self) -> Index:
-        return _index(self._folder, "train")
+        return index(self._folder, "train")
 
     @cached_property
     def _test(self) -> Index:
-        found = _index(self._folder, "val")
-        if int(found.labels.max()) > int(self._train.labels.max()):
-            raise QbenchError(f"imagenet: {self._folder}: 'val' has classes that 'train' has not")
-        return found
-
-
-@dataclass(frozen=True)
-class Index:
-    """Images of a split, in compact arrays that loader processes share.
-
-    Attributes:
-        folder: Folder that paths are relative to.
-        paths: Path of each image, bytes, (N,).
-        labels: Label of each image, int64, (N,), from 0.
-    """
-
-    folder: Path
-    paths: np.ndarray[Any, Any]
-    labels: np.ndarray[Any, Any]
-
-
-class Images(TorchDataset[tuple[Any, int]]):
-    """Images of an index, transformed, and their labels.
-
-    An item is a uint8 image, (3, H, W), and its label. An image that cannot be decoded raises
-    `UnreadableError`.
-
-    Args:
-        index: Paths and labels of the images.
-        transform: Transform of an RGB PIL image to a uint8 tensor, (3, H, W).
-    """
-
-    def __init__(self, index: Index, transform: v2.Transform) -> None:
-        self._index = index
-        self._transform = transform
-
-    def __len__(self) -> int:
-        return len(self._index.labels)
-
-    def __getitem__(self, i: int) -> tuple[Any, int]:
-        name = os.fsdecode(self._index.paths[i])
-        try:
-            with Image.open(self._index.folder / name) as file:
-                image = file.convert("RGB")  # some are greyscale or CMYK
-        except (OSError, SyntaxError, ValueError) as error:
-            raise UnreadableError(f"{name} ({error})") from error
-        return self._transform(image), int(self._index.labels[i])
-
-
-def _index(folder: Path, split: str) -> Index:
-    """List the images of a split by its class folders, or by its list if it has none."""
-    base = folder / split
-    classes = sorted(e.name for e in os.scandir(base) if e.is_dir()) if base.is_dir() else []
-    listed = folder / f"{split}.txt"
-    if classes:
-        pairs = [
-            (f"{split}/{name}/{file}", label)
-            for label, name in enumerate(classes)
-            for file in sorted(os.listdir(base / name))
-            if file.lower().endswith(IMG_EXTENSIONS)
-        ]
-    elif listed.is_file():
-        pairs = list(_listed(listed))
-    else:
-        raise QbenchError(
-            f"imagenet: {base} should hold a folder of images for every class, and holds "
-            f"{content_of(base)}; or list its images in {listed}, a line `path label` for each"
-        )
-    if not pairs:
-        raise QbenchError(f"imagenet: {base} has {len(classes)} folders and no image in them")
-    paths, labels = zip(*pairs, strict=True)
-    return Index(folder, np.array([os.fsencode(p) for p in paths]), np.array(labels, np.int64))
-
-
-def _listed(path: Path) -> Iterator[tuple[str, int]]:
-    """Yield the images of a list: paths relative to its folder or to the split's folder."""
-    prefix = None
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        name, _, label = line.strip().rpartition(" ")
-        if not line.strip():
-            continue
-        if not name or not label.isdigit():
-            raise QbenchError(f"{path}:{number}: expected `path label`, found {line.strip()!r}")
-        if prefix is None:
-            prefixes = ("", f"{path.stem}/")
-            prefix = next((p for p in prefixes if (path.parent / p / name).exists()), None)
-        if prefix is None:
-            raise QbenchError(f"{path}:{number}: there is no image {path.parent / name}")
-        yield prefix + name.strip(), int(label)
+        return index(self._folder, "val", self._train)

@@ -154,8 +154,12 @@ def test_a_missing_folder_is_told_with_what_is_there(
     [
         ("train.txt", "a.jpeg\n", r"train\.txt:1: expected `path label`, found 'a\.jpeg'"),
         ("train.txt", "a.jpeg 0\nb.jpeg one", r"train\.txt:1: there is no image .*a\.jpeg"),
-        ("val/flat.JPEG", "", "should hold a folder of images for every class.*holds flat.JPEG"),
-        ("val/empty/", "", "has 1 folders and no image in them"),
+        (
+            "val/flat.JPEG",
+            "",
+            "should hold a folder of images for every class.*holds flat.JPEG",
+        ),
+        ("val/empty/", "", "its folders hold no image"),
     ],
 )
 def test_a_layout_that_is_none_is_refused(
