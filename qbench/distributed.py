@@ -1,8 +1,13 @@
-"""Training of one trial on several processes: their ranks, and what they share."""
+"""Communication between the processes that train one trial.
+
+Every function also works in a process that trains alone, without a process group.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import os
+import sys
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, distributed, nn
@@ -19,7 +24,14 @@ def rank() -> int:
 
 
 def total(x: Tensor) -> Tensor:
-    """Sum a tensor over all processes, in place."""
+    """Sum a tensor over all processes, in place.
+
+    Args:
+        x: Tensor, any shape and dtype, the same in every process.
+
+    Returns:
+        ``x``.
+    """
     if world() > 1:
         distributed.all_reduce(x)
     return x
@@ -27,7 +39,16 @@ def total(x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def gather(x: Tensor) -> Tensor:
-    """Concatenate the tensors of all processes, which may differ in their first dimension."""
+    """Concatenate the tensors of all processes along the first dimension.
+
+    Args:
+        x: Tensor of this process, (n, …), without gradient. n may differ between processes, the
+            other dimensions and the dtype may not.
+
+    Returns:
+        Tensor (N, …), with N the sum of all n, in the order of ranks. It is ``x`` itself in a
+        process that trains alone.
+    """
     if world() == 1:
         return x
     counts = [torch.zeros(1, dtype=torch.int64, device=x.device) for _ in range(world())]
@@ -41,10 +62,14 @@ def gather(x: Tensor) -> Tensor:
 
 
 def interleave(items: list[Any]) -> list[Any]:
-    """Merge the items of all processes, each of which has every ``world``-th, in order.
+    """Merge the items of all processes into their original order.
 
     Args:
-        items: of this process; whatever can be pickled.
+        items: Items of this process: number ``rank``, ``rank + world``, ``rank + 2 · world``, … of
+            the whole list. They must be picklable.
+
+    Returns:
+        The whole list.
     """
     if world() == 1:
         return items
@@ -56,8 +81,22 @@ def interleave(items: list[Any]) -> list[Any]:
     return every
 
 
+def end_process() -> NoReturn:
+    """Leave the process group and end this process with exit code 0.
+
+    Call it last in a process whose group has the backend gloo. Threads of gloo sometimes abort a
+    process while its interpreter shuts down, so the interpreter does not: output is flushed, but
+    functions registered with `atexit` are not called.
+    """
+    distributed.barrier()  # no process ends while another one still needs it
+    distributed.destroy_process_group()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
 class _Total(torch.autograd.Function):
-    """The sum over all processes, each of which has its own loss."""
+    """Sum over all processes whose gradient is summed as well: every process has its own loss."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -69,13 +108,20 @@ class _Total(torch.autograd.Function):
 
 
 class SyncBatchNorm(nn.BatchNorm2d):
-    """Batch normalisation by the statistics of the whole batch, on a CPU.
+    """Batch normalization with the statistics of the whole batch of all processes, on the CPU.
 
-    torch's own does it on a GPU only. Any shape (N, C, …).
+    `torch.nn.SyncBatchNorm` works on a GPU only.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise ``x`` and, in training, learn the running statistics."""
+        """Normalize a batch and, in training mode, update the running statistics.
+
+        Args:
+            x: Part of the batch that this process has, (N, C, …).
+
+        Returns:
+            The normalized part, of the same shape and dtype.
+        """
         if not self.training:
             return super().forward(x)
         dims, shape = [0, *range(2, x.dim())], [1, -1, *[1] * (x.dim() - 2)]
@@ -83,17 +129,17 @@ class SyncBatchNorm(nn.BatchNorm2d):
         mean = _Total.apply(x.sum(dims)) / n
         centred = x - mean.view(shape)
         variance = _Total.apply(centred.square().sum(dims)) / n
-        self._learn(mean.detach(), variance.detach() * n / (n - 1))
+        self._update_statistics(mean.detach(), variance.detach() * n / (n - 1))
         y = centred * torch.rsqrt(variance + self.eps).view(shape)
         if self.weight is not None:
             y = y * self.weight.view(shape) + self.bias.view(shape)
         return y
 
     @torch.no_grad()
-    def _learn(self, mean: Tensor, variance: Tensor) -> None:
+    def _update_statistics(self, mean: Tensor, variance: Tensor) -> None:
         if self.running_mean is None or self.running_var is None:
             return
-        assert self.num_batches_tracked is not None  # noqa: S101 - there is one with the others
+        assert self.num_batches_tracked is not None  # noqa: S101 - it exists where the others do
         self.num_batches_tracked += 1
         momentum = self.momentum
         if momentum is None:
@@ -102,18 +148,20 @@ class SyncBatchNorm(nn.BatchNorm2d):
         self.running_var.lerp_(variance, momentum)
 
     def _check_input_dim(self, x: Tensor) -> None:
-        """Take any shape."""
+        """Accept any shape."""
 
 
 def synchronise_batch_norm(model: nn.Module, device: torch.device) -> nn.Module:
-    """Have batch normalisation see the whole batch, so that processes together are as one.
+    """Synchronize the batch normalization of a model over all processes.
+
+    Several processes then compute what one process with the whole batch would compute.
 
     Args:
-        model: changed in place; its ``state_dict`` keeps its names.
-        device: what it runs on.
+        model: Model. It is changed in place; the names in its ``state_dict`` stay.
+        device: Device that the model runs on.
 
     Returns:
-        The model.
+        The model. On a GPU it may be a new module, if ``model`` is itself a batch normalization.
     """
     if device.type == "cuda":
         return nn.SyncBatchNorm.convert_sync_batchnorm(model)

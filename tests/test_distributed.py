@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -87,9 +89,7 @@ def one_of_two(rank: int, folder: str) -> None:
         result, weights = train(trial(*case))
         content = {"weights": weights, "history": result.history, "metrics": result.metrics}
         torch.save(content, Path(folder, f"{number}-{rank}.pt"))
-    distributed.barrier()
-    distributed.destroy_process_group()
-    os._exit(0)  # threads of gloo sometimes abort a process while its interpreter shuts down
+    parallel.end_process()
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +124,7 @@ def each_gathers(rank: int, folder: str) -> None:
     share = x[rank::2].clone().requires_grad_()
     norm(share)[:, 0].pow(3).sum().backward()
     torch.save({"grad": share.grad, **norm.state_dict()}, Path(folder, f"norm-{rank}.pt"))
-    distributed.destroy_process_group()
+    parallel.end_process()
 
 
 def test_tensors_of_unequal_length_are_gathered_and_statistics_are_the_whole_batchs(
@@ -150,3 +150,21 @@ def test_alone_nothing_is_exchanged() -> None:
     assert parallel.gather(x) is x
     assert parallel.total(x) is x
     assert (parallel.rank(), parallel.world()) == (0, 1)
+
+
+def each_ends(rank: int, folder: str) -> None:
+    store = Path(folder, "store").as_uri()
+    distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
+    atexit.register(Path(folder, "shut down").touch)
+    sys.stdout = Path(folder, f"printed-{rank}").open("w", encoding="utf-8")  # noqa: SIM115
+    print("the last line")
+    parallel.end_process()
+
+
+def test_a_process_ends_with_its_output_and_without_a_shutdown_of_its_interpreter(
+    tmp_path: Path,
+) -> None:
+    spawn(each_ends, (str(tmp_path),), nprocs=2, join=True)
+    for rank in (0, 1):
+        assert (tmp_path / f"printed-{rank}").read_text() == "the last line\n"
+    assert not (tmp_path / "shut down").exists()

@@ -87,7 +87,7 @@ def each_evaluates(rank: int, folder: str) -> None:
     metrics = detection.evaluate(Says(*detections[share]), [(blank(3)[share], targets[share])])
     items = parallel.interleave(list(range(5))[share])
     torch.save((metrics, items), Path(folder, f"{rank}.pt"))
-    distributed.destroy_process_group()
+    parallel.end_process()
 
 
 def three_images() -> tuple[list[Image], list[Image]]:

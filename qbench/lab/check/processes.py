@@ -11,6 +11,7 @@ import torch
 from torch import distributed, nn
 from torch.multiprocessing.spawn import spawn
 
+from qbench.distributed import end_process
 from qbench.lab.check.checks import BrokenPromiseError
 from qbench.lab.check.networks import Case
 from qbench.lab.check.steps import optimizer_of, state_of, take_steps, train
@@ -60,4 +61,4 @@ def _one_of_two(rank: int, cases: Sequence[Case], plugins: Sequence[Plugin], fol
         model = nn.parallel.DistributedDataParallel(handle.model, find_unused_parameters=True)
         take_steps(handle, optimizer_of(handle), range(2), model)
         torch.save(state_of(handle.model), Path(folder, f"{number}-{rank}.pt"))
-    distributed.destroy_process_group()
+    end_process()
