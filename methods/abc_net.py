@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from qbench.functional import sign, straight_through
-from qbench.method import Bits, Layer, Method, Recipe
+from qbench.method import BitWidths, Layer, Method, Recipe
 from qbench.quant.surgery import RELU, replace_modules
 
 
@@ -48,13 +48,13 @@ class ABCNet(Method):
         initialization="pretrained",
     )
 
-    def supports(self, bits: Bits, task: str) -> str | None:
+    def supports(self, bits: BitWidths, task: str) -> str | None:
         """Any number of bases."""
         if bits.weights.top is not None:
             return f"its levels are sums of fitted scales, not 0…±{bits.weights.top}"
         return None
 
-    def prepare(self, model: nn.Module, bits: Bits) -> nn.Module:
+    def prepare(self, model: nn.Module, bits: BitWidths) -> nn.Module:
         """Leave nonlinearity to the binary activations."""
         if bits.activations.is_float:
             return model
@@ -64,9 +64,9 @@ class ABCNet(Method):
         """Σ α_i B_i."""
         return BinaryBases(layer.weight_bits.bits)
 
-    def input_quantizer(self, layer: Layer, sample: Tensor) -> BinaryActivations:
+    def activation_quantizer(self, layer: Layer, sample: Tensor) -> BinaryActivations:
         """Σ β_n A_n."""
-        return BinaryActivations(layer.input_bits.bits, sample)
+        return BinaryActivations(layer.activation_bits.bits, sample)
 
 
 class BinaryBases(nn.Module):

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from qbench.method import Bits, Field, Layer, Method
+from qbench.method import BitWidths, Field, Layer, Method
 
 from .ptq_minmax import FixedInput
 from .ptq_mse import FACTORS, PTQMSE
@@ -54,7 +54,7 @@ class AdaRound(Method):
     batch_size: Annotated[int, Field(ge=1)] = 32
     regularization: Annotated[float, Field(ge=0)] = 0.01
 
-    def supports(self, bits: Bits, task: str) -> str | None:
+    def supports(self, bits: BitWidths, task: str) -> str | None:
         """Weights of 2 to 8 bits, any activations."""
         if bits.weights.is_float:
             return "it is about rounding weights"
@@ -68,9 +68,9 @@ class AdaRound(Method):
         """W̃, V at the start."""
         return AdaptiveRounding(layer.weight_bits.bits, weight)
 
-    def input_quantizer(self, layer: Layer, sample: Tensor) -> FixedInput:
+    def activation_quantizer(self, layer: Layer, sample: Tensor) -> FixedInput:
         """Of least error."""
-        return PTQMSE().input_quantizer(layer, sample)
+        return PTQMSE().activation_quantizer(layer, sample)
 
     def calibrate(self, model: nn.Module, batches: list[Tensor]) -> None:
         """Learn V, layer after layer."""
@@ -96,15 +96,15 @@ class AdaRound(Method):
     @contextmanager
     def _float_inputs(self) -> Iterator[None]:
         """Have no input quantized for a while."""
-        quantized = [m for m in self.layers if m.input_quantizer is not None]
+        quantized = [m for m in self.layers if m.activation_quantizer is not None]
         for layer in quantized:
             layer.module.input_quantizer = nn.Identity()
         try:
             yield
         finally:
             for layer in quantized:
-                assert layer.input_quantizer is not None  # noqa: S101
-                layer.module.input_quantizer = layer.input_quantizer
+                assert layer.activation_quantizer is not None  # noqa: S101
+                layer.module.input_quantizer = layer.activation_quantizer
 
     def _learn(self, layer: Layer, seen: Tensor, target: Tensor) -> None:
         quantizer = layer.weight_quantizer

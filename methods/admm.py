@@ -33,7 +33,7 @@ import torch
 from torch import Tensor, nn
 
 from qbench.functional import nearest_level
-from qbench.method import Bits, Field, Layer, Method, Recipe, Width
+from qbench.method import BitWidth, BitWidths, Field, Layer, Method, Recipe
 
 BASES = {"1": (-1, 1), "2": (-1, 0, 1), "2(±1)": (-1, 0, 1)}
 
@@ -69,7 +69,7 @@ class ADMM(Method):
     updates: Annotated[int, Field(ge=1)] = 1
     extragradient: bool = True
 
-    def supports(self, bits: Bits, task: str) -> str | None:
+    def supports(self, bits: BitWidths, task: str) -> str | None:
         """1/32, 2/32, 3(±2)/32, 3(±4)/32, and whatever else names its levels."""
         if not bits.activations.is_float:
             return "it quantizes weights only"
@@ -91,13 +91,13 @@ class ADMM(Method):
         if step > 1 and (step - 1) % -(-steps // self.updates) == 0:
             self._update()
 
-    def before_step(self) -> None:
+    def before_optimizer_step(self) -> None:
         """Remember where a prediction starts; start the correction from there."""
         if self.extragradient:
             for layer in self.layers:
-                self._split(layer).before_step(layer.latent_weight)
+                self._split(layer).before_optimizer_step(layer.latent_weight)
 
-    def penalty(self) -> Tensor:
+    def regularization_loss(self) -> Tensor:
         """ρ/2 Σ ‖W − G + λ‖²."""
         distances = [
             (layer.latent_weight - split.projected + split.dual).square().sum()
@@ -131,7 +131,7 @@ class SplitWeight(nn.Module):
     start: Tensor
     predicted: Tensor
 
-    def __init__(self, width: Width, weight: Tensor) -> None:
+    def __init__(self, width: BitWidth, weight: Tensor) -> None:
         super().__init__()
         codes = BASES.get(str(width)) or width.levels or ()
         self.register_buffer("codes", torch.tensor(codes).to(weight))
@@ -149,7 +149,7 @@ class SplitWeight(nn.Module):
         self.projected.copy_(project(w + self.dual, self.codes))
         self.dual += w - self.projected
 
-    def before_step(self, w: Tensor) -> None:
+    def before_optimizer_step(self, w: Tensor) -> None:
         """Prediction and correction in turn: W ← where the prediction started."""
         w.copy_(torch.where(self.predicted, self.start, w))
         self.start.copy_(w)

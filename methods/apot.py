@@ -30,7 +30,7 @@ import torch
 from torch import Tensor, nn
 
 from qbench.functional import add_gradient, nearest_level, straight_through
-from qbench.method import Bits, Field, Layer, Method, Recipe
+from qbench.method import BitWidths, Field, Layer, Method, Recipe
 
 # Exponents of each base set's powers of two, by bits of the magnitude.
 EXPONENTS = {
@@ -72,7 +72,7 @@ class APoT(Method):
     additive: bool = True
     normalization_gradient: bool = True
 
-    def supports(self, bits: Bits, task: str) -> str | None:
+    def supports(self, bits: BitWidths, task: str) -> str | None:
         """Weights of 2 to 7 bits, activations of 2 to 6."""
         if bits.weights.top not in (None, 1):
             return f"its levels are sums of powers of two, not 0…±{bits.weights.top}"
@@ -92,9 +92,11 @@ class APoT(Method):
             normalization_gradient=self.normalization_gradient,
         )
 
-    def input_quantizer(self, layer: Layer, sample: Tensor) -> PowersOfTwoInput:
+    def activation_quantizer(self, layer: Layer, sample: Tensor) -> PowersOfTwoInput:
         """x̂."""
-        return PowersOfTwoInput(magnitudes(layer.input_bits.bits, self.additive), self.input_clip)
+        return PowersOfTwoInput(
+            magnitudes(layer.activation_bits.bits, self.additive), self.input_clip
+        )
 
 
 def ternary_or(bits: int, additive: bool) -> Tensor:

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from qbench.functional import sign, straight_through
-from qbench.method import Bits, Layer, Method, Recipe
+from qbench.method import BitWidths, Layer, Method, Recipe
 from qbench.quant.surgery import RELU, pool_before_norm, replace_modules
 
 
@@ -52,7 +52,7 @@ class BinaryConnect(Method):
     )
     stochastic: bool = False
 
-    def supports(self, bits: Bits, task: str) -> str | None:
+    def supports(self, bits: BitWidths, task: str) -> str | None:
         """1-bit weights; activations of 1 bit or full precision."""
         if bits.weights.bits != 1:
             return "its weights have 1 bit"
@@ -60,7 +60,7 @@ class BinaryConnect(Method):
             return "its activations have 1 or 32 bits"
         return None
 
-    def prepare(self, model: nn.Module, bits: Bits) -> nn.Module:
+    def prepare(self, model: nn.Module, bits: BitWidths) -> nn.Module:
         """Let negative values reach a binarised input."""
         if bits.activations.bits == 1:
             return replace_modules(pool_before_norm(model), RELU, nn.Hardtanh)
@@ -70,11 +70,11 @@ class BinaryConnect(Method):
         """sign(w), or drawn."""
         return SignWeight(self.stochastic)
 
-    def input_quantizer(self, layer: Layer, sample: Tensor) -> SignInput:
+    def activation_quantizer(self, layer: Layer, sample: Tensor) -> SignInput:
         """sign(x)."""
         return SignInput()
 
-    def after_step(self) -> None:
+    def after_optimizer_step(self) -> None:
         """Clip the latent weights: w ← clip(w, −1, 1)."""
         for layer in self.layers:
             layer.latent_weight.clamp_(-1, 1)

@@ -28,7 +28,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from qbench.functional import filter_dims, sign, straight_through
-from qbench.method import Bits, Layer, Method, Recipe, Scope
+from qbench.method import BitWidths, Layer, Method, Recipe, Scope
 from qbench.quant.surgery import add_shortcuts, pool_before_norm
 
 
@@ -59,13 +59,13 @@ class BiReal(Method):
         """Every filter has its own scale."""
         return "filter"
 
-    def supports(self, bits: Bits, task: str) -> str | None:
+    def supports(self, bits: BitWidths, task: str) -> str | None:
         """1/1."""
         if bits.weights.bits != 1 or bits.activations.bits != 1:
             return "its weights and activations have 1 bit"
         return None
 
-    def prepare(self, model: nn.Module, bits: Bits) -> nn.Module:
+    def prepare(self, model: nn.Module, bits: BitWidths) -> nn.Module:
         """Shortcuts, no ReLU, pooling before normalisation."""
         return add_shortcuts(pool_before_norm(model), lambda channels: nn.Identity())
 
@@ -73,7 +73,7 @@ class BiReal(Method):
         """w_b."""
         return MagnitudeAwareFilters(magnitude_aware=self.gradient == "paper")
 
-    def input_quantizer(self, layer: Layer, sample: Tensor) -> nn.Module:
+    def activation_quantizer(self, layer: Layer, sample: Tensor) -> nn.Module:
         """x_b."""
         return PolynomialSign()
 

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from qbench.functional import sign, straight_through
-from qbench.method import Bits, Layer, Method, Recipe
+from qbench.method import BitWidths, Layer, Method, Recipe
 from qbench.quant.surgery import RELU, pool_before_norm, replace_modules
 
 from .binary_connect import SignWeight
@@ -58,7 +58,7 @@ class BNN(Method):
     )
     stochastic: bool = False
 
-    def supports(self, bits: Bits, task: str) -> str | None:
+    def supports(self, bits: BitWidths, task: str) -> str | None:
         """1/1."""
         if bits.weights.bits != 1:
             return "its weights have 1 bit"
@@ -66,7 +66,7 @@ class BNN(Method):
             return "its activations have 1 bit (with full precision it is BinaryConnect)"
         return None
 
-    def prepare(self, model: nn.Module, bits: Bits) -> nn.Module:
+    def prepare(self, model: nn.Module, bits: BitWidths) -> nn.Module:
         """Let negative values reach the signs, past ReLUs and pooling."""
         return replace_modules(pool_before_norm(model), RELU, nn.Hardtanh)
 
@@ -74,11 +74,11 @@ class BNN(Method):
         """sign(w)."""
         return SignWeight(stochastic=False)
 
-    def input_quantizer(self, layer: Layer, sample: Tensor) -> BinaryActivation:
+    def activation_quantizer(self, layer: Layer, sample: Tensor) -> BinaryActivation:
         """sign(x), or drawn."""
         return BinaryActivation(self.stochastic)
 
-    def after_step(self) -> None:
+    def after_optimizer_step(self) -> None:
         """Clip the latent weights: w ← clip(w, −1, 1)."""
         for layer in self.layers:
             layer.latent_weight.clamp_(-1, 1)

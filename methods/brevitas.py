@@ -39,7 +39,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from qbench.method import Bits, Layer, Method, Scope
+from qbench.method import BitWidths, Layer, Method, Scope
 
 
 class Brevitas(Method):
@@ -59,7 +59,7 @@ class Brevitas(Method):
         """As the option says."""
         return self.scope
 
-    def supports(self, bits: Bits, task: str) -> str | None:
+    def supports(self, bits: BitWidths, task: str) -> str | None:
         """Any width whose levels are evenly spaced and as many as 2^k − 1, with Brevitas there."""
         try:
             importlib.import_module("brevitas.quant.scaled_int")
@@ -94,14 +94,14 @@ class Brevitas(Method):
         )
         return TensorQuant(injector.tensor_quant)
 
-    def input_quantizer(self, layer: Layer, sample: Tensor) -> TensorQuant:
+    def activation_quantizer(self, layer: Layer, sample: Tensor) -> TensorQuant:
         """Build a quantizer with a learned range, from the percentile of the sample."""
         from brevitas.inject.enum import QuantType
         from brevitas.quant import scaled_int
 
         signed = bool(sample.min() < 0)
         default = scaled_int.Int8ActPerTensorFloat if signed else scaled_int.Uint8ActPerTensorFloat
-        bits = layer.input_bits.bits
+        bits = layer.activation_bits.bits
         changes: dict[str, Any] = {"bit_width": bits}
         if signed and bits == 1:
             changes = {"quant_type": QuantType.BINARY}

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from qbench.functional import filter_dims, sign
-from qbench.method import Bits, Layer, Method, Recipe, Scope
+from qbench.method import BitWidths, Layer, Method, Recipe, Scope
 
 Gradient = Literal["paper", "exact", "lua"]
 
@@ -64,7 +64,7 @@ class BWN(Method):
         """α is each filter's own."""
         return "filter"
 
-    def supports(self, bits: Bits, task: str) -> str | None:
+    def supports(self, bits: BitWidths, task: str) -> str | None:
         """1/32."""
         if bits.weights.bits != 1:
             return "its weights have 1 bit"
@@ -80,9 +80,9 @@ class BWN(Method):
         """Centre the weights, so that the first forward pass sees them so."""
         if epoch == 1:
             with torch.no_grad():
-                self.after_step()
+                self.after_optimizer_step()
 
-    def after_step(self) -> None:
+    def after_optimizer_step(self) -> None:
         """Centre the latent weights for the next forward pass, where asked to."""
         if self.centre:
             for layer in self.layers:

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from qbench.functional import quantize_unit, sign, straight_through
-from qbench.method import Bits, Layer, Method, Recipe
+from qbench.method import BitWidths, Layer, Method, Recipe
 
 
 class DoReFa(Method):
@@ -59,7 +59,7 @@ class DoReFa(Method):
         if self.gradient_bits != 32 and not 1 <= self.gradient_bits <= 8:
             raise ValueError(f"gradient_bits: {self.gradient_bits} is not 1 to 8, nor 32")
 
-    def supports(self, bits: Bits, task: str) -> str | None:
+    def supports(self, bits: BitWidths, task: str) -> str | None:
         """Any width with 2^k levels."""
         if bits.weights.top is not None:
             return f"its levels are 2^k evenly spaced values, not 0…±{bits.weights.top}"
@@ -70,9 +70,9 @@ class DoReFa(Method):
         bits = layer.weight_bits.bits
         return LayerBinaryWeight() if bits == 1 else TanhWeight(bits)
 
-    def input_quantizer(self, layer: Layer, sample: Tensor) -> UnitInput:
+    def activation_quantizer(self, layer: Layer, sample: Tensor) -> UnitInput:
         """Eq. 11."""
-        return UnitInput(layer.input_bits.bits)
+        return UnitInput(layer.activation_bits.bits)
 
     def output_module(self, layer: Layer) -> nn.Module | None:
         """Eq. 12, where asked for."""

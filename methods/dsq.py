@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from qbench.functional import straight_through
-from qbench.method import Bits, Field, Layer, Method, Recipe
+from qbench.method import BitWidths, Field, Layer, Method, Recipe
 
 
 class DSQ(Method):
@@ -49,7 +49,7 @@ class DSQ(Method):
     alpha: Annotated[float, Field(gt=0, le=0.5)] = 0.2
     learn_alpha: bool = True
 
-    def supports(self, bits: Bits, task: str) -> str | None:
+    def supports(self, bits: BitWidths, task: str) -> str | None:
         """Any width with 2^k levels."""
         if bits.weights.top is not None:
             return f"its levels are 2^k evenly spaced values, not 0…±{bits.weights.top}"
@@ -60,14 +60,14 @@ class DSQ(Method):
         u = float(weight.abs().max())
         return self._staircase(layer.weight_bits.bits, -u, u)
 
-    def input_quantizer(self, layer: Layer, sample: Tensor) -> SoftStaircase:
+    def activation_quantizer(self, layer: Layer, sample: Tensor) -> SoftStaircase:
         """Over the inputs' range at the start."""
-        return self._staircase(layer.input_bits.bits, float(sample.min()), float(sample.max()))
+        return self._staircase(layer.activation_bits.bits, float(sample.min()), float(sample.max()))
 
-    def after_step(self) -> None:
+    def after_optimizer_step(self) -> None:
         """Keep α in (0, ½]."""
         for layer in self.layers:
-            for quantizer in (layer.weight_quantizer, layer.input_quantizer):
+            for quantizer in (layer.weight_quantizer, layer.activation_quantizer):
                 if isinstance(quantizer, SoftStaircase):
                     quantizer.alpha.clamp_(1e-3, 0.5)
 

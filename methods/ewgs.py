@@ -29,7 +29,7 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor, nn
 
-from qbench.method import Bits, Field, Layer, Method, Recipe
+from qbench.method import BitWidths, Field, Layer, Method, Recipe
 
 
 class EWGS(Method):
@@ -56,7 +56,7 @@ class EWGS(Method):
     delta: Annotated[float, Field(ge=0)] = 1e-3
     lr_factor: Annotated[float, Field(gt=0)] = 0.1
 
-    def supports(self, bits: Bits, task: str) -> str | None:
+    def supports(self, bits: BitWidths, task: str) -> str | None:
         """Any width with 2^k levels."""
         if bits.weights.top is not None:
             return f"its levels are 2^k evenly spaced values, not 0…±{bits.weights.top}"
@@ -67,11 +67,11 @@ class EWGS(Method):
         reach = max(3 * float(weight.std()), 1e-6)
         return ScaledWeight(layer.weight_bits.bits, -reach, reach, self.delta)
 
-    def input_quantizer(self, layer: Layer, sample: Tensor) -> UnitInterval:
+    def activation_quantizer(self, layer: Layer, sample: Tensor) -> UnitInterval:
         """x_q."""
         low = float(sample.min())
         high = 3 * float(sample.std()) / (1 - 2 / torch.pi) ** 0.5
-        return UnitInterval(layer.input_bits.bits, low, max(high, low + 1e-6), self.delta)
+        return UnitInterval(layer.activation_bits.bits, low, max(high, low + 1e-6), self.delta)
 
     def calibrate(self, model: nn.Module, batches: list[Tensor]) -> None:
         """Start o where outputs keep their mean size."""
@@ -96,7 +96,7 @@ class EWGS(Method):
     @contextmanager
     def _off(self) -> Iterator[None]:
         """Have nothing quantized for a while."""
-        pairs = ((layer.weight_quantizer, layer.input_quantizer) for layer in self.layers)
+        pairs = ((layer.weight_quantizer, layer.activation_quantizer) for layer in self.layers)
         intervals = [q for pair in pairs for q in pair if isinstance(q, UnitInterval)]
         for interval in intervals:
             interval.on = False

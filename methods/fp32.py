@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qbench.method import Bits, Method
+from qbench.method import BitWidths, Method
 
 
 class FullPrecision(Method):
@@ -12,6 +12,6 @@ class FullPrecision(Method):
     title = "Full precision"
     quantizes = "nothing"
 
-    def supports(self, bits: Bits, task: str) -> str | None:
+    def supports(self, bits: BitWidths, task: str) -> str | None:
         """Only 32/32."""
         return None if bits.is_float else "full precision has no bit-width to choose"

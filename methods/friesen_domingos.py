@@ -24,7 +24,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from qbench.functional import sign, straight_through
-from qbench.method import Bits, Layer, Method, Recipe
+from qbench.method import BitWidths, Layer, Method, Recipe
 from qbench.quant.surgery import RELU, replace_modules
 
 Loss = Literal["soft_hinge", "saturated"]
@@ -55,19 +55,19 @@ class FriesenDomingos(Method):
     )
     loss: Loss = "soft_hinge"
 
-    def supports(self, bits: Bits, task: str) -> str | None:
+    def supports(self, bits: BitWidths, task: str) -> str | None:
         """32/1 to 32/8."""
         return None if bits.weights.is_float else "it quantizes activations only"
 
-    def prepare(self, model: nn.Module, bits: Bits) -> nn.Module:
+    def prepare(self, model: nn.Module, bits: BitWidths) -> nn.Module:
         """Let negative values reach a sign."""
         if bits.activations.bits == 1:
             return replace_modules(model, RELU, nn.Hardtanh)
         return model
 
-    def input_quantizer(self, layer: Layer, sample: Tensor) -> nn.Module:
+    def activation_quantizer(self, layer: Layer, sample: Tensor) -> nn.Module:
         """Return the sign, or the staircase."""
-        bits = layer.input_bits.bits
+        bits = layer.activation_bits.bits
         return Sign(self.loss) if bits == 1 else HardStaircase(2**bits - 1, self.loss)
 
 

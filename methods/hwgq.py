@@ -34,7 +34,7 @@ import torch
 from torch import Tensor, nn
 
 from qbench.functional import filter_dims, sign, straight_through
-from qbench.method import Bits, Layer, Method, Recipe, Scope
+from qbench.method import BitWidths, Layer, Method, Recipe, Scope
 from qbench.quant.surgery import pool_before_norm
 
 STEPS = {1: 0.799, 2: 0.538, 3: 0.3217, 4: 0.185}
@@ -81,7 +81,7 @@ class HWGQ(Method):
         """α is each filter's own."""
         return "filter"
 
-    def supports(self, bits: Bits, task: str) -> str | None:
+    def supports(self, bits: BitWidths, task: str) -> str | None:
         """1/1 to 1/4."""
         if bits.weights.bits != 1:
             return "its weights have 1 bit"
@@ -89,7 +89,7 @@ class HWGQ(Method):
             return "its activations have 1 to 4 bits"
         return None
 
-    def prepare(self, model: nn.Module, bits: Bits) -> nn.Module:
+    def prepare(self, model: nn.Module, bits: BitWidths) -> nn.Module:
         """Pool before batch normalisation; take its scale and shift out, where asked to."""
         if self.plain_norm:
             for module in model.modules():
@@ -102,9 +102,9 @@ class HWGQ(Method):
         """α · sign(w)."""
         return WindowedBinaryFilters()
 
-    def input_quantizer(self, layer: Layer, sample: Tensor) -> HalfWave:
+    def activation_quantizer(self, layer: Layer, sample: Tensor) -> HalfWave:
         """Q(x)."""
-        bits = layer.input_bits.bits
+        bits = layer.activation_bits.bits
         if self.levels == "uniform":
             levels = [i * STEPS[bits] for i in range(1, 2**bits)]
         else:

@@ -35,7 +35,7 @@ import torch
 from torch import Tensor, nn
 
 from qbench.functional import nearest_level
-from qbench.method import Bits, Layer, Method, Recipe, Width
+from qbench.method import BitWidth, BitWidths, Layer, Method, Recipe
 
 PORTIONS = {
     5: (0.5, 0.75, 0.875, 1.0),
@@ -82,7 +82,7 @@ class INQ(Method):
                 f"portions: {list(self.portions)}; write shares above 0, ascending, the last 1"
             )
 
-    def supports(self, bits: Bits, task: str) -> str | None:
+    def supports(self, bits: BitWidths, task: str) -> str | None:
         """2/32 to 8/32; 2(±1), 3(±2) and 4(±8) are the same levels."""
         if not bits.activations.is_float:
             return "it quantizes weights only"
@@ -108,7 +108,7 @@ class INQ(Method):
                 assert isinstance(quantizer, PowersOfTwo)  # noqa: S101
                 quantizer.freeze(layer.latent_weight, portion)
 
-    def after_step(self) -> None:
+    def after_optimizer_step(self) -> None:
         """Put frozen weights back where momentum and weight decay have moved them: · T."""
         for layer in self.layers:
             quantizer = layer.weight_quantizer
@@ -128,7 +128,7 @@ class PowersOfTwo(nn.Module):
     frozen: Tensor
     values: Tensor
 
-    def __init__(self, width: Width, weight: Tensor) -> None:
+    def __init__(self, width: BitWidth, weight: Tensor) -> None:
         super().__init__()
         size = float(weight.abs().max()) or 1.0
         n1 = torch.tensor(4 * size / 3, dtype=torch.float64).log2().floor()

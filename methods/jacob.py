@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from qbench.functional import filter_dims, straight_through
-from qbench.method import Bits, Field, Layer, Method, Quantizer, Recipe, Scope
+from qbench.method import BitWidths, Field, Layer, Method, Quantizer, Recipe, Scope
 
 
 class Jacob(Method):
@@ -63,7 +63,7 @@ class Jacob(Method):
         """As the option says."""
         return self.scope
 
-    def supports(self, bits: Bits, task: str) -> str | None:
+    def supports(self, bits: BitWidths, task: str) -> str | None:
         """Weights of 2 to 8 bits, any activations."""
         if bits.weights.bits == 1:
             return "its weights have 2^k − 1 levels, so at least 2 bits"
@@ -75,15 +75,17 @@ class Jacob(Method):
         """From the least to the largest weight."""
         return AffineWeight(layer.weight_bits.bits, per_filter=self.scope == "filter")
 
-    def input_quantizer(self, layer: Layer, sample: Tensor) -> AffineInput:
+    def activation_quantizer(self, layer: Layer, sample: Tensor) -> AffineInput:
         """Over the running range."""
-        return AffineInput(layer.input_bits.bits, sample, self.momentum, started=self.delay == 0)
+        return AffineInput(
+            layer.activation_bits.bits, sample, self.momentum, started=self.delay == 0
+        )
 
     def on_epoch_start(self, epoch: int, epochs: int) -> None:
         """Start to quantize activations after the delay."""
         for layer in self.layers:
-            if isinstance(layer.input_quantizer, AffineInput):
-                layer.input_quantizer.started.fill_(epoch > self.delay)
+            if isinstance(layer.activation_quantizer, AffineInput):
+                layer.activation_quantizer.started.fill_(epoch > self.delay)
 
 
 class AffineWeight(nn.Module):
@@ -134,7 +136,7 @@ class AffineInput(Quantizer):
             return torch.where(self.started, quantized, x)
         return quantized
 
-    def update(self, x: Tensor) -> None:
+    def observe(self, x: Tensor) -> None:
         """Move the range toward this batch's."""
         self.low.lerp_(x.min().to(self.low.dtype), 1 - self.momentum)
         self.high.lerp_(x.max().to(self.high.dtype), 1 - self.momentum)

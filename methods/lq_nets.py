@@ -33,7 +33,7 @@ import torch
 from torch import Tensor
 
 from qbench.functional import straight_through
-from qbench.method import Bits, Field, Layer, Method, Quantizer, Recipe, Scope
+from qbench.method import BitWidths, Field, Layer, Method, Quantizer, Recipe, Scope
 
 RIDGE = 1e-4
 
@@ -70,7 +70,7 @@ class LQNets(Method):
         """Every filter has its own basis."""
         return "filter"
 
-    def supports(self, bits: Bits, task: str) -> str | None:
+    def supports(self, bits: BitWidths, task: str) -> str | None:
         """Any width with 2^k levels."""
         if bits.weights.top is not None:
             return f"it learns its 2^k levels, ±{bits.weights.top} would fix them"
@@ -83,9 +83,9 @@ class LQNets(Method):
         unit = 0.6745 * (2 / fan_out) ** 0.5 / 2 ** (bits - 1)
         return LearnedLevels((-1, 1), bits, unit, len(weight), self.momentum, self.debias)
 
-    def input_quantizer(self, layer: Layer, sample: Tensor) -> LearnedLevels:
+    def activation_quantizer(self, layer: Layer, sample: Tensor) -> LearnedLevels:
         """Codes {0, 1}ᴷ, one basis."""
-        bits = layer.input_bits.bits
+        bits = layer.activation_bits.bits
         unit = 0.6745 * 2 / (2**bits - 1)
         return LearnedLevels((0, 1), bits, unit, 1, self.momentum, self.debias)
 
@@ -131,7 +131,7 @@ class LearnedLevels(Quantizer):
             x = x.clamp(max=levels.amax().to(x.dtype))
         return straight_through(x, quantized)
 
-    def update(self, x: Tensor) -> None:
+    def observe(self, x: Tensor) -> None:
         """One QEM iteration on ``x``, then the moving average."""
         levels, order = self._levels()
         nearest = order.gather(1, self._nearest(x, levels))  # the code of every value

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from qbench.functional import round_ste, scale_gradient
-from qbench.method import Bits, Layer, Method, Recipe
+from qbench.method import BitWidths, Layer, Method, Recipe
 
 
 class LSQ(Method):
@@ -53,7 +53,7 @@ class LSQ(Method):
     weight_range: Literal["full", "symmetric"] = "full"
     activation_count: Literal["features", "numel"] = "features"
 
-    def supports(self, bits: Bits, task: str) -> str | None:
+    def supports(self, bits: BitWidths, task: str) -> str | None:
         """Weights of 2 to 8 bits, any activations."""
         if bits.weights.bits == 1:
             return "its 1-bit weights would be {−s, 0}"
@@ -69,9 +69,9 @@ class LSQ(Method):
         low = -top if symmetric else -top - 1
         return LearnedStep(low, top, initial_step(weight, top), weight.numel())
 
-    def input_quantizer(self, layer: Layer, sample: Tensor) -> LearnedStep:
+    def activation_quantizer(self, layer: Layer, sample: Tensor) -> LearnedStep:
         """Unsigned after a ReLU."""
-        bits = layer.input_bits.bits
+        bits = layer.activation_bits.bits
         signed = bits > 1 and bool(sample.min() < 0)
         low, top = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
         count = sample[0].numel() if self.activation_count == "features" else None

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from qbench.functional import round_ste, scale_gradient
-from qbench.method import Bits, Layer, Method, Recipe
+from qbench.method import BitWidths, Layer, Method, Recipe
 
 from .lsq import LearnedStep
 
@@ -42,7 +42,7 @@ class LSQPlus(Method):
     )
     paper_layers = "first_last_8bit"
 
-    def supports(self, bits: Bits, task: str) -> str | None:
+    def supports(self, bits: BitWidths, task: str) -> str | None:
         """Weights of 2 to 8 bits, any activations."""
         if bits.weights.bits == 1:
             return "its 1-bit weights would be {−s, 0}"
@@ -57,9 +57,9 @@ class LSQPlus(Method):
         step = max(abs(mean - 3 * std), abs(mean + 3 * std)) / half
         return LearnedStep(-half, half - 1, max(step, 1e-8), weight.numel())
 
-    def input_quantizer(self, layer: Layer, sample: Tensor) -> LearnedOffset:
+    def activation_quantizer(self, layer: Layer, sample: Tensor) -> LearnedOffset:
         """With an offset."""
-        top = 2**layer.input_bits.bits - 1
+        top = 2**layer.activation_bits.bits - 1
         step, offset = closest(sample, top)
         return LearnedOffset(top, step, offset, sample[0].numel())
 

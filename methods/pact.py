@@ -33,7 +33,7 @@ import torch
 from torch import Tensor, nn
 
 from qbench.functional import quantize_unit, straight_through
-from qbench.method import Bits, Field, Layer, Method, Recipe
+from qbench.method import BitWidths, Field, Layer, Method, Recipe
 
 from .dorefa import LayerBinaryWeight, TanhWeight
 
@@ -74,7 +74,7 @@ class PACT(Method):
     initial: Annotated[float, Field(ge=0)] = 0.0
     decay: Annotated[float, Field(ge=0)] = 1e-4
 
-    def supports(self, bits: Bits, task: str) -> str | None:
+    def supports(self, bits: BitWidths, task: str) -> str | None:
         """Widths with 2^k levels for which the weights' scale is known."""
         if bits.weights.top is not None:
             return f"its levels are 2^k evenly spaced values, not 0…±{bits.weights.top}"
@@ -89,10 +89,10 @@ class PACT(Method):
             return StatisticsAwareWeight(bits)
         return LayerBinaryWeight() if bits == 1 else TanhWeight(bits)
 
-    def input_quantizer(self, layer: Layer, sample: Tensor) -> LearnedClipInput:
+    def activation_quantizer(self, layer: Layer, sample: Tensor) -> LearnedClipInput:
         """Eq. 1–3."""
         alpha = self.initial or float(sample.max())
-        return LearnedClipInput(layer.input_bits.bits, max(alpha, 1e-3))
+        return LearnedClipInput(layer.activation_bits.bits, max(alpha, 1e-3))
 
     def parameter_groups(
         self, parameters: list[nn.Parameter], lr: float

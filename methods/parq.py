@@ -46,7 +46,7 @@ import torch
 from torch import Tensor, nn
 
 from qbench.functional import straight_through
-from qbench.method import Bits, Field, Layer, Method, Recipe, Scope, Width
+from qbench.method import BitWidth, BitWidths, Field, Layer, Method, Recipe, Scope
 
 Levels = Literal["lsb", "uniform", "max_uniform", "ternary"]
 Prox = Literal["parq", "binary_relax", "hard"]
@@ -104,7 +104,7 @@ class PARQ(Method):
         """As the option says."""
         return self.scope
 
-    def supports(self, bits: Bits, task: str) -> str | None:
+    def supports(self, bits: BitWidths, task: str) -> str | None:
         """Weights of the quantizer's widths, where torchao is installed."""
         try:
             importlib.import_module("torchao.prototype.parq")
@@ -138,7 +138,7 @@ class PARQ(Method):
         """Count."""
         self._step, self._steps = step, steps
 
-    def after_step(self) -> None:
+    def after_optimizer_step(self) -> None:
         """Choose levels anew, where it is time, and go on with the annealing."""
         now = (self._epoch - 1) * self._steps + self._step - 1
         total = self._epochs * self._steps
@@ -163,7 +163,7 @@ class ProximalWeight(nn.Module):
 
     levels: Tensor
 
-    def __init__(self, method: PARQ, width: Width, weight: Tensor) -> None:
+    def __init__(self, method: PARQ, width: BitWidth, weight: Tensor) -> None:
         super().__init__()
         from torchao.prototype import parq
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from qbench.functional import filter_dims
-from qbench.method import Bits, Layer, Method, Scope
+from qbench.method import BitWidths, Layer, Method, Scope
 
 
 class PTQMinMax(Method):
@@ -40,7 +40,7 @@ class PTQMinMax(Method):
         """As the option says."""
         return self.scope
 
-    def supports(self, bits: Bits, task: str) -> str | None:
+    def supports(self, bits: BitWidths, task: str) -> str | None:
         """Weights of 2 to 8 bits, any activations."""
         if bits.weights.bits == 1:
             return "its weights have 2^k − 1 levels, so at least 2 bits"
@@ -56,9 +56,9 @@ class PTQMinMax(Method):
         shape = weight.abs().amax(dims, keepdim=True).shape
         return FixedWeight(self.weight_range(rows, n).reshape(shape) / n, n)
 
-    def input_quantizer(self, layer: Layer, sample: Tensor) -> FixedInput:
+    def activation_quantizer(self, layer: Layer, sample: Tensor) -> FixedInput:
         """Affine, over `input_range`."""
-        levels = 2**layer.input_bits.bits
+        levels = 2**layer.activation_bits.bits
         low, high = self.input_range(sample.flatten(), levels)
         return FixedInput(low, high, levels)
 

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from qbench.functional import round_ste
-from qbench.method import Bits, Field, Layer, Method, Recipe
+from qbench.method import BitWidths, Field, Layer, Method, Recipe
 
 
 class QIL(Method):
@@ -58,7 +58,7 @@ class QIL(Method):
     learn_gamma: bool = True
     lr_factor: Annotated[float, Field(gt=0)] = 0.01
 
-    def supports(self, bits: Bits, task: str) -> str | None:
+    def supports(self, bits: BitWidths, task: str) -> str | None:
         """Weights of 2 to 8 bits, any activations."""
         if bits.weights.bits == 1:
             return "its weights have 2^k − 1 levels, so at least 2 bits"
@@ -71,9 +71,9 @@ class QIL(Method):
         steps = 2 ** (layer.weight_bits.bits - 1) - 1
         return Interval(steps, float(weight.abs().max()), signed=True, gamma=self.learn_gamma)
 
-    def input_quantizer(self, layer: Layer, sample: Tensor) -> Interval:
+    def activation_quantizer(self, layer: Layer, sample: Tensor) -> Interval:
         """Unsigned after a ReLU."""
-        bits = layer.input_bits.bits
+        bits = layer.activation_bits.bits
         signed = bits > 1 and bool(sample.min() < 0)
         steps = 2 ** (bits - 1) - 1 if signed else 2**bits - 1
         return Interval(steps, float(sample.abs().max()), signed, gamma=False)

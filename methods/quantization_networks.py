@@ -35,7 +35,7 @@ import torch
 from torch import Tensor, nn
 
 from qbench.functional import hard_staircase, kmeans_1d, staircase, straight_through
-from qbench.method import Bits, Field, Layer, Method, Recipe, Width
+from qbench.method import BitWidth, BitWidths, Field, Layer, Method, Recipe
 
 ZERO_BIAS = 0.05
 
@@ -90,7 +90,7 @@ class QuantizationNetworks(Method):
             raise ValueError(f"weight_levels: two levels or more, ascending, not {list(levels)}")
         self._shared: dict[tuple[float, ...], tuple[SigmoidStaircase, list[Tensor]]] = {}
 
-    def supports(self, bits: Bits, task: str) -> str | None:
+    def supports(self, bits: BitWidths, task: str) -> str | None:
         """Any width, as long as ``weight_levels`` fit into it."""
         if self.weight_levels is None or bits.weights.is_float:
             return None
@@ -107,9 +107,9 @@ class QuantizationNetworks(Method):
             OfficialWeights if self._official else SigmoidStaircase, levels, weight
         )
 
-    def input_quantizer(self, layer: Layer, sample: Tensor) -> SigmoidStaircase:
+    def activation_quantizer(self, layer: Layer, sample: Tensor) -> SigmoidStaircase:
         """Staircase from zero."""
-        levels = range(2**layer.input_bits.bits)
+        levels = range(2**layer.activation_bits.bits)
         return self._quantizer(
             OfficialInputs if self._official else SigmoidStaircase, levels, sample
         )
@@ -135,7 +135,7 @@ class QuantizationNetworks(Method):
             for quantizer in self._weight_quantizers() + self._input_quantizers():
                 quantizer.raise_temperature(self.temperature_rate, step / steps)
 
-    def before_step(self) -> None:
+    def before_optimizer_step(self) -> None:
         """Apply the released code's chain rule to gradients that are already clipped."""
         for layer in self.layers:
             if isinstance(layer.weight_quantizer, OfficialWeights):
@@ -156,7 +156,7 @@ class QuantizationNetworks(Method):
         return list({id(q): q for q in found if isinstance(q, SigmoidStaircase)}.values())
 
     def _input_quantizers(self) -> list[SigmoidStaircase]:
-        found = (layer.input_quantizer for layer in self.layers)
+        found = (layer.activation_quantizer for layer in self.layers)
         return list({id(q): q for q in found if isinstance(q, SigmoidStaircase)}.values())
 
     def _quantizer(
@@ -260,7 +260,7 @@ class SigmoidStaircase(nn.Module):
         return hard_staircase(x, self.alpha, self.beta, self.biases, self.scales, self.offset)
 
 
-def levels_of(width: Width) -> tuple[int, ...]:
+def levels_of(width: BitWidth) -> tuple[int, ...]:
     """Y for weights of a width: its fixed levels, else all odd-many integers that fit."""
     if width.levels is not None:
         return width.levels

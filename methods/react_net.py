@@ -18,7 +18,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from qbench.method import Bits, Layer, Method, Recipe, Scope
+from qbench.method import BitWidths, Layer, Method, Recipe, Scope
 from qbench.quant.surgery import add_shortcuts, pool_before_norm
 
 from .bireal import MagnitudeAwareFilters, PolynomialSign
@@ -46,13 +46,13 @@ class ReActNet(Method):
         """Every filter has its own scale."""
         return "filter"
 
-    def supports(self, bits: Bits, task: str) -> str | None:
+    def supports(self, bits: BitWidths, task: str) -> str | None:
         """1/1."""
         if bits.weights.bits != 1 or bits.activations.bits != 1:
             return "its weights and activations have 1 bit"
         return None
 
-    def prepare(self, model: nn.Module, bits: Bits) -> nn.Module:
+    def prepare(self, model: nn.Module, bits: BitWidths) -> nn.Module:
         """Shortcuts, each followed by an RPReLU, and pooling before normalisation."""
         return add_shortcuts(pool_before_norm(model), RPReLU)
 
@@ -60,7 +60,7 @@ class ReActNet(Method):
         """Bi-Real's, with the released code's gradient."""
         return MagnitudeAwareFilters(magnitude_aware=False)
 
-    def input_quantizer(self, layer: Layer, sample: Tensor) -> RSign:
+    def activation_quantizer(self, layer: Layer, sample: Tensor) -> RSign:
         """Build a sign with a learned threshold for each channel."""
         return RSign(sample.shape[1], sample.dim())
 

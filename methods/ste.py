@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from qbench.functional import filter_dims, round_ste, sign, straight_through
-from qbench.method import Bits, Field, Layer, Method, Quantizer, Scope
+from qbench.method import BitWidths, Field, Layer, Method, Quantizer, Scope
 
 
 class STE(Method):
@@ -52,7 +52,7 @@ class STE(Method):
         """As the option says."""
         return self.scope
 
-    def supports(self, bits: Bits, task: str) -> str | None:
+    def supports(self, bits: BitWidths, task: str) -> str | None:
         """Any width whose levels are evenly spaced and as many as 2^k − 1."""
         if bits.weights.top not in (None, 2 ** (bits.weights.bits - 1) - 1):
             return f"its levels are evenly spaced integers, not ±{bits.weights.top}"
@@ -62,9 +62,9 @@ class STE(Method):
         """Symmetric, scaled to the maximum."""
         return UniformWeight(layer.weight_bits.bits, per_filter=self.scope == "filter")
 
-    def input_quantizer(self, layer: Layer, sample: Tensor) -> UniformInput:
+    def activation_quantizer(self, layer: Layer, sample: Tensor) -> UniformInput:
         """Unsigned after a ReLU, scaled to the running maximum."""
-        return UniformInput(layer.input_bits.bits, sample, self.percentile, self.momentum)
+        return UniformInput(layer.activation_bits.bits, sample, self.percentile, self.momentum)
 
 
 class UniformWeight(Quantizer):
@@ -119,7 +119,7 @@ class UniformInput(Quantizer):
         s = r / n
         return round_ste((x / s).clamp(-n if self.signed else 0, n)) * s
 
-    def update(self, x: Tensor) -> None:
+    def observe(self, x: Tensor) -> None:
         """Move the range toward this batch's."""
         self.range.lerp_(self._range(x).to(self.range.dtype), 1 - self.momentum)
 

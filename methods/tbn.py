@@ -20,7 +20,7 @@ from typing import Annotated
 from torch import Tensor, nn
 
 from qbench.functional import straight_through
-from qbench.method import Bits, Field, Layer, Method, Recipe, Scope, Width
+from qbench.method import BitWidth, BitWidths, Field, Layer, Method, Recipe, Scope
 from qbench.quant.surgery import RELU, pool_before_norm, replace_modules
 
 from .hwgq import WindowedBinaryFilters
@@ -55,13 +55,13 @@ class TBN(Method):
         """α is each filter's own."""
         return "filter"
 
-    def supports(self, bits: Bits, task: str) -> str | None:
+    def supports(self, bits: BitWidths, task: str) -> str | None:
         """1/2."""
         if bits.weights.bits != 1:
             return "its weights have 1 bit"
-        return None if bits.activations == Width(2) else "its activations are ternary (2 bits)"
+        return None if bits.activations == BitWidth(2) else "its activations are ternary (2 bits)"
 
-    def prepare(self, model: nn.Module, bits: Bits) -> nn.Module:
+    def prepare(self, model: nn.Module, bits: BitWidths) -> nn.Module:
         """Let negative values reach the ternary activations, past ReLUs and pooling."""
         return replace_modules(pool_before_norm(model), RELU, nn.Hardtanh)
 
@@ -69,7 +69,7 @@ class TBN(Method):
         """α · sign(w)."""
         return WindowedBinaryFilters()
 
-    def input_quantizer(self, layer: Layer, sample: Tensor) -> TernaryInput:
+    def activation_quantizer(self, layer: Layer, sample: Tensor) -> TernaryInput:
         """x_t."""
         return TernaryInput(self.threshold)
 

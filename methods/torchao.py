@@ -38,7 +38,7 @@ import torch
 from torch import Tensor, nn
 
 from qbench.functional import straight_through
-from qbench.method import Bits, Field, Layer, Method, Quantizer, Scope
+from qbench.method import BitWidths, Field, Layer, Method, Quantizer, Scope
 
 
 class TorchAO(Method):
@@ -60,7 +60,7 @@ class TorchAO(Method):
         """As the option says."""
         return self.scope
 
-    def supports(self, bits: Bits, task: str) -> str | None:
+    def supports(self, bits: BitWidths, task: str) -> str | None:
         """Weights of 2 to 8 bits, any inputs, where torchao is installed."""
         try:
             importlib.import_module("torchao.quantization.qat")
@@ -82,9 +82,9 @@ class TorchAO(Method):
             )
         return FakeQuantizedWeight(layer.weight_bits.bits, per_filter)
 
-    def input_quantizer(self, layer: Layer, sample: Tensor) -> FakeQuantizedInput:
+    def activation_quantizer(self, layer: Layer, sample: Tensor) -> FakeQuantizedInput:
         """Asymmetric, over the running range."""
-        return FakeQuantizedInput(layer.input_bits.bits, sample, self.momentum)
+        return FakeQuantizedInput(layer.activation_bits.bits, sample, self.momentum)
 
 
 class FakeQuantizedWeight(nn.Module):
@@ -157,7 +157,7 @@ class FakeQuantizedInput(Quantizer):
         )
         return _fake_quantize(self.fake_quantizer, x.reshape(1, -1), self.codes).view(x.shape)
 
-    def update(self, x: Tensor) -> None:
+    def observe(self, x: Tensor) -> None:
         """Move the range toward this batch's."""
         self.low.lerp_(x.min().to(self.low.dtype), 1 - self.momentum)
         self.high.lerp_(x.max().to(self.high.dtype), 1 - self.momentum)

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from qbench.functional import add_gradient
-from qbench.method import Bits, Field, Layer, Method, Recipe, Width
+from qbench.method import BitWidth, BitWidths, Field, Layer, Method, Recipe
 
 
 class TTQ(Method):
@@ -54,9 +54,9 @@ class TTQ(Method):
     threshold: Annotated[float, Field(ge=0, lt=1)] = 0.05
     initial: Literal["ones", "mean"] = "ones"
 
-    def supports(self, bits: Bits, task: str) -> str | None:
+    def supports(self, bits: BitWidths, task: str) -> str | None:
         """2/32."""
-        if bits.weights != Width(2):
+        if bits.weights != BitWidth(2):
             return "its weights are {−W_n, 0, W_p} (2 bits)"
         return None if bits.activations.is_float else "it quantizes weights only"
 

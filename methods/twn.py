@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 from torch import Tensor, nn
 
 from qbench.functional import filter_dims, straight_through
-from qbench.method import Bits, Field, Layer, Method, Recipe, Scope, Width
+from qbench.method import BitWidth, BitWidths, Field, Layer, Method, Recipe, Scope
 
 
 class TWN(Method):
@@ -50,9 +50,9 @@ class TWN(Method):
         """As the option says."""
         return self.scope
 
-    def supports(self, bits: Bits, task: str) -> str | None:
+    def supports(self, bits: BitWidths, task: str) -> str | None:
         """2/32."""
-        if bits.weights not in (Width(2), Width(2, 1)):
+        if bits.weights not in (BitWidth(2), BitWidth(2, 1)):
             return "its weights are ternary (2 bits)"
         return None if bits.activations.is_float else "it quantizes weights only"
 

@@ -22,7 +22,7 @@ from typing import Annotated
 from torch import Tensor, nn
 
 from qbench.functional import quantize_unit, round_ste
-from qbench.method import Bits, Field, Layer, Method, Recipe, Scope
+from qbench.method import BitWidths, Field, Layer, Method, Recipe, Scope
 from qbench.quant.surgery import widen
 
 from .hwgq import WindowedBinaryFilters
@@ -58,13 +58,13 @@ class WRPN(Method):
         binary = any(layer.weight_bits.bits == 1 for layer in getattr(self, "layers", ()))
         return "filter" if binary else "layer"
 
-    def supports(self, bits: Bits, task: str) -> str | None:
+    def supports(self, bits: BitWidths, task: str) -> str | None:
         """Any width whose levels are evenly spaced."""
         if bits.weights.top not in (None, 2 ** (bits.weights.bits - 1) - 1):
             return f"its levels are evenly spaced integers, not ±{bits.weights.top}"
         return None
 
-    def prepare(self, model: nn.Module, bits: Bits) -> nn.Module:
+    def prepare(self, model: nn.Module, bits: BitWidths) -> nn.Module:
         """Widen the network."""
         return model if self.widen == 1 else widen(model, self.widen)
 
@@ -73,9 +73,9 @@ class WRPN(Method):
         bits = layer.weight_bits.bits
         return WindowedBinaryFilters() if bits == 1 else ClippedWeight(bits)
 
-    def input_quantizer(self, layer: Layer, sample: Tensor) -> UnitClippedInput:
+    def activation_quantizer(self, layer: Layer, sample: Tensor) -> UnitClippedInput:
         """Unsigned."""
-        return UnitClippedInput(layer.input_bits.bits)
+        return UnitClippedInput(layer.activation_bits.bits)
 
 
 class ClippedWeight(nn.Module):

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from qbench.functional import sign, straight_through
-from qbench.method import Bits, Layer, Method, Recipe, Scope
+from qbench.method import BitWidths, Layer, Method, Recipe, Scope
 from qbench.quant.surgery import RELU, pool_before_norm, replace_modules
 
 from .bwn import Gradient, ScaledBinaryFilters, centre
@@ -69,7 +69,7 @@ class XNOR(Method):
         """α is each filter's own."""
         return "filter"
 
-    def supports(self, bits: Bits, task: str) -> str | None:
+    def supports(self, bits: BitWidths, task: str) -> str | None:
         """1/1."""
         if bits.weights.bits != 1:
             return "its weights have 1 bit"
@@ -77,7 +77,7 @@ class XNOR(Method):
             return "its activations have 1 bit (with full precision it is BWN)"
         return None
 
-    def prepare(self, model: nn.Module, bits: Bits) -> nn.Module:
+    def prepare(self, model: nn.Module, bits: BitWidths) -> nn.Module:
         """Take the ReLUs away, pool before normalisation, and make room for K."""
         model = replace_modules(pool_before_norm(model), RELU, nn.Hardtanh)
         if self.scale_map:
@@ -91,7 +91,7 @@ class XNOR(Method):
         """α · sign(w)."""
         return ScaledBinaryFilters(self.gradient)
 
-    def input_quantizer(self, layer: Layer, sample: Tensor) -> ScaledBinaryInput:
+    def activation_quantizer(self, layer: Layer, sample: Tensor) -> ScaledBinaryInput:
         """sign(x)."""
         return ScaledBinaryInput()
 
@@ -99,9 +99,9 @@ class XNOR(Method):
         """Centre the weights, so that the first forward pass sees them so."""
         if epoch == 1:
             with torch.no_grad():
-                self.after_step()
+                self.after_optimizer_step()
 
-    def after_step(self) -> None:
+    def after_optimizer_step(self) -> None:
         """Centre the latent weights for the next forward pass, where asked to."""
         if self.centre:
             for layer in self.layers:

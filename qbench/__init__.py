@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from qbench.quant.attach import Handle, attach
-    from qbench.spec.bits import Bits, Width
+    from qbench.spec.bits import BitWidth, BitWidths
 
 __version__ = "0.2.0"
-__all__ = ["Bits", "Handle", "Width", "attach"]
+__all__ = ["BitWidth", "BitWidths", "Handle", "attach"]
 
 
 def __getattr__(name: str) -> Any:
@@ -18,7 +18,7 @@ def __getattr__(name: str) -> Any:
         from qbench.quant import attach as attachment
 
         return getattr(attachment, name)
-    if name in {"Bits", "Width"}:
+    if name in {"BitWidth", "BitWidths"}:
         from qbench.spec import bits
 
         return getattr(bits, name)

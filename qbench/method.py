@@ -32,7 +32,7 @@ import pydantic
 from pydantic import ConfigDict, Field
 from torch import Tensor, nn
 
-from qbench.spec.bits import Bits, Width
+from qbench.spec.bits import BitWidth, BitWidths
 from qbench.spec.recipe import Recipe
 
 Scope = Literal["layer", "filter"]
@@ -49,22 +49,22 @@ class Layer:
         name: Name of the layer in the model, as in ``named_modules()``.
         module: The ``nn.Conv2d`` or ``nn.Linear``.
         weight_bits: Bit-width of the weight. If full precision, the weight is not quantized.
-        input_bits: Bit-width of the input. If full precision, the input is not quantized.
+        activation_bits: Bit-width of the input. If full precision, the input is not quantized.
         weight_quantizer: Quantizer of the weight, once attached.
-        input_quantizer: Quantizer of the input, once attached.
+        activation_quantizer: Quantizer of the input, once attached.
 
     Example:
-        >>> layer = Layer("fc", nn.Linear(4, 2), Width.parse("2"), Width.parse("32"))
-        >>> layer.weight_bits.count, layer.input_bits.is_float
+        >>> layer = Layer("fc", nn.Linear(4, 2), BitWidth.parse("2"), BitWidth.parse("32"))
+        >>> layer.weight_bits.count, layer.activation_bits.is_float
         (4, True)
     """
 
     name: str
     module: nn.Module
-    weight_bits: Width
-    input_bits: Width
+    weight_bits: BitWidth
+    activation_bits: BitWidth
     weight_quantizer: nn.Module | None = field(default=None, repr=False)
-    input_quantizer: nn.Module | None = field(default=None, repr=False)
+    activation_quantizer: nn.Module | None = field(default=None, repr=False)
 
     @property
     def latent_weight(self) -> nn.Parameter:
@@ -92,15 +92,15 @@ class Quantizer(nn.Module):
         ...         self.register_buffer("largest", torch.zeros(()))
         ...     def forward(self, x):
         ...         return x.clamp(-self.largest, self.largest)
-        ...     def update(self, x):
+        ...     def observe(self, x):
         ...         self.largest.copy_(torch.maximum(self.largest, x.abs().max()))
         >>> quantizer = RunningMaximum()
-        >>> quantizer.update(torch.tensor([0.5, -2.0]))
+        >>> quantizer.observe(torch.tensor([0.5, -2.0]))
         >>> quantizer(torch.tensor([3.0, -1.0])).tolist()
         [2.0, -1.0]
     """
 
-    def update(self, x: Tensor) -> None:
+    def observe(self, x: Tensor) -> None:
         """Update the state from the tensor that was just quantized.
 
         Called once per training forward pass of the layer, after `forward`, without autograd.
@@ -180,11 +180,11 @@ class Method:
         """
         return None
 
-    def input_quantizer(self, layer: Layer, sample: Tensor) -> nn.Module | None:
+    def activation_quantizer(self, layer: Layer, sample: Tensor) -> nn.Module | None:
         """Build the quantizer of one layer's input.
 
         Args:
-            layer: The layer. ``layer.input_bits`` is the bit-width to quantize to.
+            layer: The layer. ``layer.activation_bits`` is the bit-width to quantize to.
             sample: Inputs of the layer on training data, (images, …), detached. Initialise the
                 quantizer from them.
 
@@ -217,7 +217,7 @@ class Method:
 
     # What it promises ------------------------------------------------------------------------
 
-    def supports(self, bits: Bits, task: str) -> str | None:
+    def supports(self, bits: BitWidths, task: str) -> str | None:
         """Return why the method does not support bit-widths, or None if it does.
 
         Args:
@@ -252,19 +252,19 @@ class Method:
             steps: Number of steps of the epoch.
         """
 
-    def before_step(self) -> None:
+    def before_optimizer_step(self) -> None:
         """Change the clipped gradients before an optimizer step, outside autograd."""
 
-    def after_step(self) -> None:
+    def after_optimizer_step(self) -> None:
         """Change the latent weights after an optimizer step, outside autograd."""
 
-    def penalty(self) -> Tensor | None:
+    def regularization_loss(self) -> Tensor | None:
         """Return a scalar to add to the loss, or None."""
         return None
 
     # Around the model ------------------------------------------------------------------------
 
-    def prepare(self, model: nn.Module, bits: Bits) -> nn.Module:
+    def prepare(self, model: nn.Module, bits: BitWidths) -> nn.Module:
         """Change the model before quantizers are attached: its block order, its activations.
 
         Args:
@@ -302,12 +302,12 @@ def _snake_case(name: str) -> str:
 
 
 __all__ = [
-    "Bits",
+    "BitWidth",
+    "BitWidths",
     "Field",
     "Layer",
     "Method",
     "Quantizer",
     "Recipe",
     "Scope",
-    "Width",
 ]

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qbench.spec.bits import FULL_PRECISION, Bits
+from qbench.spec.bits import FULL_PRECISION, BitWidths
 
 if TYPE_CHECKING:
     from qbench.benchmark.benchmark import Benchmark
@@ -34,7 +34,7 @@ def write(benchmark: Benchmark, html: bool = False) -> list[Path]:
     presentation = Presentation(
         name=suite.name,
         title=suite.title or suite.name,
-        bits=[str(Bits.parse(text)) for text in suite.bits],
+        bits=[str(BitWidths.parse(text)) for text in suite.bits],
         shown=shown,
         rehearsal=benchmark.rehearsal,
         tables=suite.tables,
@@ -82,7 +82,7 @@ def _draw_examples(benchmark: Benchmark) -> list[Path]:
     images, targets = dataset.first(EXAMPLE_IMAGES)
     drawn: list[Path] = []
     for model in suite.models:
-        for bits in [str(Bits.parse(text)) for text in suite.bits]:
+        for bits in [str(BitWidths.parse(text)) for text in suite.bits]:
             columns = {
                 planned.label: found[planned.trial.key]
                 for planned in done

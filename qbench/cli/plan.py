@@ -17,7 +17,7 @@ from rich.table import Table
 from qbench.benchmark.benchmark import Benchmark
 from qbench.benchmark.estimate import Estimator
 from qbench.cli.progress import duration
-from qbench.spec.bits import Bits
+from qbench.spec.bits import BitWidths
 from qbench.spec.trial import FP32, Trial
 from qbench.suite.grid import PlannedTrial
 
@@ -98,7 +98,7 @@ def _status_table(benchmark: Benchmark, model: str) -> Table:
     """Return the table of one model: rows × bit-widths, each with the trials done of all."""
     grid = [planned for planned in benchmark.planned if planned.trial.model == model]
     there = list(dict.fromkeys(planned.trial.bits for planned in grid))
-    order = [str(Bits.parse(text)) for text in benchmark.suite.bits]
+    order = [str(BitWidths.parse(text)) for text in benchmark.suite.bits]
     columns = sorted(there, key=lambda bits: order.index(bits) if bits in order else -1)
     title = f"{benchmark.suite.name}, {model}: trials done / all"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, collapse_padding=True)

@@ -1,9 +1,10 @@
 """Attach, harden and remove the quantizers of a method.
 
-A weight quantizer is a ``torch.nn.utils.parametrize`` parametrization of ``layer.weight``; an input
-quantizer is a submodule ``layer.input_quantizer`` that a forward pre-hook runs; what a method does
-to outputs is a submodule ``layer.output_module`` that a forward hook runs. The model stays the
-module it was: ``state_dict``, ``deepcopy``, DDP, ``torch.compile`` and autocast keep working.
+A weight quantizer is a ``torch.nn.utils.parametrize`` parametrization of ``layer.weight``. An
+activation quantizer is a submodule ``module.input_quantizer`` that a forward pre-hook runs; that
+name is part of stored states. What a method does to outputs is a submodule
+``module.output_module`` that a forward hook runs. The model stays the module it was:
+``state_dict``, ``deepcopy``, DDP, ``torch.compile`` and autocast keep working.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from qbench.method import Layer, Method, Quantizer
 from qbench.quant.calibration import evaluation_mode, sample_inputs
 from qbench.quant.layers import rename_layers, select_layers
 from qbench.quant.options import build_method
-from qbench.spec.bits import Bits
+from qbench.spec.bits import BitWidths
 from qbench.spec.policies import DEFAULT_LAYERS, LayerPolicy, policy_widths
 
 
@@ -30,7 +31,7 @@ def attach(
     model: nn.Module,
     method: str | Method,
     *,
-    bits: str | Bits,
+    bits: str | BitWidths,
     calibration: Iterable[Any] = (),
     layers: LayerPolicy = DEFAULT_LAYERS,
     task: str = "classification",
@@ -69,7 +70,7 @@ def attach(
     elif options:
         raise QbenchError(f"options go with a method's name, not with a {method.title} built")
     try:
-        widths = bits if isinstance(bits, Bits) else Bits.parse(bits)
+        widths = bits if isinstance(bits, BitWidths) else BitWidths.parse(bits)
         wanted = policy_widths(layers, widths)
     except ValueError as error:
         raise QbenchError(str(error)) from error
@@ -86,19 +87,19 @@ def attach(
     try:
         for layer in method.layers:
             handle._attach_weight(layer)
-            if not layer.input_bits.is_float:
+            if not layer.activation_bits.is_float:
                 handle._attach_input(layer, samples[layer.name])
             handle._attach_output(layer)
         if isinstance(kept, list):
             with evaluation_mode(model):
                 method.calibrate(model, kept)
     except BaseException:
-        handle.detach()
+        handle.remove()
         raise
     return handle
 
 
-def prepare(model: nn.Module, method: Method, bits: Bits, layers: LayerPolicy) -> nn.Module:
+def prepare(model: nn.Module, method: Method, bits: BitWidths, layers: LayerPolicy) -> nn.Module:
     """Change a model as a method asks and set the layers of the method. `attach` begins with it.
 
     Args:
@@ -143,7 +144,7 @@ class Handle:
     @property
     def quantizers(self) -> list[nn.Module]:
         """The attached quantizers, each once, in the order of the model."""
-        pairs = ((layer.weight_quantizer, layer.input_quantizer) for layer in self.layers)
+        pairs = ((layer.weight_quantizer, layer.activation_quantizer) for layer in self.layers)
         return list(dict.fromkeys(q for pair in pairs for q in pair if q is not None))
 
     def on_epoch_start(self, epoch: int, epochs: int) -> None:
@@ -164,20 +165,20 @@ class Handle:
         """
         self.method.on_step_start(step, steps)
 
-    def before_step(self) -> None:
+    def before_optimizer_step(self) -> None:
         """Call after gradients are computed and clipped, before the optimizer step."""
         with torch.no_grad():
-            self.method.before_step()
+            self.method.before_optimizer_step()
 
-    def after_step(self) -> None:
+    def after_optimizer_step(self) -> None:
         """Call after the optimizer step."""
         with torch.no_grad():
-            self.method.after_step()
+            self.method.after_optimizer_step()
 
-    def penalty(self) -> Tensor:
+    def regularization_loss(self) -> Tensor:
         """Return the scalar that the method adds to the loss, zero for most methods."""
-        penalty = self.method.penalty()
-        return torch.zeros(()) if penalty is None else penalty
+        loss = self.method.regularization_loss()
+        return torch.zeros(()) if loss is None else loss
 
     def parameter_groups(
         self, lr: float, weight_decay: float, other_lr: float | None = None
@@ -227,12 +228,12 @@ class Handle:
                 _own_class(layer.module)
                 parametrize.remove_parametrizations(layer.module, "weight")
                 layer.weight_quantizer = None
-            if not isinstance(layer.input_quantizer, Hardened | None):
-                layer.input_quantizer = Hardened(layer.input_quantizer)
-                layer.module.input_quantizer = layer.input_quantizer
+            if not isinstance(layer.activation_quantizer, Hardened | None):
+                layer.activation_quantizer = Hardened(layer.activation_quantizer)
+                layer.module.input_quantizer = layer.activation_quantizer
         return self.model
 
-    def detach(self) -> nn.Module:
+    def remove(self) -> nn.Module:
         """Remove the quantizers and restore the latent weights.
 
         Returns:
@@ -247,9 +248,9 @@ class Handle:
                     layer.module, "weight", leave_parametrized=False
                 )
                 layer.weight_quantizer = None
-            if layer.input_quantizer is not None:
+            if layer.activation_quantizer is not None:
                 del layer.module.input_quantizer
-                layer.input_quantizer = None
+                layer.activation_quantizer = None
             if hasattr(layer.module, "output_module"):
                 del layer.module.output_module
         return self.model
@@ -271,13 +272,13 @@ class Handle:
             self._update_hooks.append(hook)
 
     def _attach_input(self, layer: Layer, sample: Tensor) -> None:
-        quantizer = self.method.input_quantizer(layer, sample)
+        quantizer = self.method.activation_quantizer(layer, sample)
         if quantizer is None:
             return
         quantizer.to(sample.device)
         _check_output(quantizer, sample[:1], f"{self.method.name}'s input quantizer", layer)
         layer.module.input_quantizer = quantizer
-        layer.input_quantizer = quantizer
+        layer.activation_quantizer = quantizer
         self._layer_hooks.append(layer.module.register_forward_pre_hook(_quantize_input))
 
     def _attach_output(self, layer: Layer) -> None:
@@ -332,7 +333,7 @@ def _own_class(module: nn.Module) -> None:
 
 
 def _learns_outside_autograd(quantizer: nn.Module) -> bool:
-    return isinstance(quantizer, Quantizer) and type(quantizer).update is not Quantizer.update
+    return isinstance(quantizer, Quantizer) and type(quantizer).observe is not Quantizer.observe
 
 
 # Hooks are functions of this module, not closures, so that a model with them can be pickled.
@@ -342,7 +343,7 @@ def _update_weight_quantizer(module: nn.Module, args: Any, output: Any) -> None:
     if module.training:
         weight: Any = module.parametrizations.weight  # type: ignore[union-attr]
         with torch.no_grad():
-            weight[0].update(weight.original)
+            weight[0].observe(weight.original)
 
 
 def _quantize_input(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -352,7 +353,7 @@ def _quantize_input(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]
     y = quantizer(x)
     if module.training and isinstance(quantizer, Quantizer):
         with torch.no_grad():
-            quantizer.update(distributed.gather(x.detach()))
+            quantizer.observe(distributed.gather(x.detach()))
     return (y, *args[1:])
 
 

@@ -42,17 +42,17 @@ def audit(
         for layer in layers
         if not layer.weight_bits.is_float
     ]
-    inputs = _inputs(model, [m for m in layers if not m.input_bits.is_float], images)
+    inputs = _inputs(model, [m for m in layers if not m.activation_bits.is_float], images)
     counts += [
         LevelCount(
             layer=layer.name,
             tensor="input",
             levels=count_levels(inputs[layer.name], "layer"),
-            promised=layer.input_bits.count,
+            promised=layer.activation_bits.count,
             scope="layer",
         )
         for layer in layers
-        if not layer.input_bits.is_float
+        if not layer.activation_bits.is_float
     ]
     return counts
 

@@ -33,7 +33,7 @@ def sample_inputs(
     Raises:
         QbenchError: A layer saw no data.
     """
-    wanted = [layer for layer in layers if not layer.input_bits.is_float]
+    wanted = [layer for layer in layers if not layer.activation_bits.is_float]
     if not wanted:
         return {}
     seen: dict[str, list[Tensor]] = {layer.name: [] for layer in wanted}

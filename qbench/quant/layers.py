@@ -8,13 +8,13 @@ from torch import nn
 
 from qbench.errors import QbenchError, nearest
 from qbench.method import Layer
-from qbench.spec.bits import Bits
+from qbench.spec.bits import BitWidths
 from qbench.spec.policies import POLICIES, LayerPolicy, eight_bits
 
 QUANTIZABLE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
 
-def select_layers(model: nn.Module, policy: LayerPolicy, bits: Bits) -> list[Layer]:
+def select_layers(model: nn.Module, policy: LayerPolicy, bits: BitWidths) -> list[Layer]:
     """Select the layers that a policy quantizes, each with its bit-widths.
 
     Args:
@@ -31,7 +31,7 @@ def select_layers(model: nn.Module, policy: LayerPolicy, bits: Bits) -> list[Lay
     found = {name: m for name, m in model.named_modules() if isinstance(m, QUANTIZABLE)}
     names = list(found)
     ends = {names[0], names[-1]} if names else set()
-    widths: dict[str, Bits]
+    widths: dict[str, BitWidths]
     if isinstance(policy, str):
         if policy not in POLICIES:
             raise QbenchError(f"'{policy}' is no layer policy{nearest(policy, POLICIES)}")
@@ -39,7 +39,7 @@ def select_layers(model: nn.Module, policy: LayerPolicy, bits: Bits) -> list[Lay
         if policy == "first_last_8bit":
             widths |= {name: eight_bits(bits) for name in ends}
     elif isinstance(policy, Mapping):
-        widths = {name: Bits.parse(text) for name, text in policy.items()}
+        widths = {name: BitWidths.parse(text) for name, text in policy.items()}
     else:
         widths = dict.fromkeys(policy, bits)
     for name in widths:

@@ -30,7 +30,7 @@ from qbench.method import Layer, Method, Scope
 from qbench.quant.attach import prepare
 from qbench.quant.layers import QUANTIZABLE
 from qbench.quant.options import build_method
-from qbench.spec.bits import FLOAT_BITS, FULL_PRECISION, Bits
+from qbench.spec.bits import FLOAT_BITS, FULL_PRECISION, BitWidths
 from qbench.spec.trial import Trial
 
 
@@ -125,13 +125,13 @@ class Footprints:
             self._plain[trial.model] = counted, cost(network, [], counted)
         counted, full = self._plain[trial.model]
         method = build_method(trial.method, trial.options)
-        bits = Bits.parse(trial.bits)
+        bits = BitWidths.parse(trial.bits)
         with torch.device(self._device):
             model = prepare(self._build(trial.model), method, bits, trial.layers).eval()
         if type(method).prepare is not Method.prepare:
             counted = multiply_adds(model, self._dataset)
         names = [name for name, m in model.named_modules() if isinstance(m, QUANTIZABLE)]
-        widths = {m.name: f"{m.weight_bits}/{m.input_bits}" for m in method.layers}
+        widths = {m.name: f"{m.weight_bits}/{m.activation_bits}" for m in method.layers}
         return Footprint(
             cost(model, method.layers, counted, method.weight_scope),
             full,
@@ -173,7 +173,7 @@ def cost(
     weight_bits = FLOAT_BITS * sum(p.numel() for p in model.parameters())
     for layer in layers:
         k = layer.weight_bits.bits
-        bops += counted.by_layer[layer.name] * k * layer.input_bits.bits
+        bops += counted.by_layer[layer.name] * k * layer.activation_bits.bits
         if not layer.weight_bits.is_float:
             weight = layer.latent_weight
             groups = len(weight) if weight_scope == "filter" else 1

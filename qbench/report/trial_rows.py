@@ -13,7 +13,7 @@ from qbench.report.claim import Likeness, likeness
 from qbench.report.columns import as_printed
 from qbench.report.cost import Footprints
 from qbench.report.tables.text import DASH
-from qbench.spec.bits import Bits
+from qbench.spec.bits import BitWidths
 from qbench.spec.metrics import MEASURED
 from qbench.spec.recipe import Recipe
 from qbench.spec.trial import FP32, Trial
@@ -81,7 +81,7 @@ class TrialRows:
         tags = done.data.tags if done is not None else {}
         metrics = self._store.metrics(done) if done is not None else {}
         seconds = done.data.metrics if done is not None else {}
-        bits = Bits.parse(trial.bits)
+        bits = BitWidths.parse(trial.bits)
         beside = self._published.get(trial.model)
         number = beside.find(planned.row, bits) if beside else None
         return {

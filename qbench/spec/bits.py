@@ -17,18 +17,18 @@ _WIDTH = re.compile(r"(?P<bits>\d+)(?:\((?:±|\+-|\+/-)(?P<top>\d+)\))?", re.ASC
 
 
 @dataclass(frozen=True)
-class Width:
+class BitWidth:
     """Bit-width of weights or of activations.
 
     Attributes:
-        bits: Bits per value, 1 to 8, or 32 for full precision.
+        bits: BitWidths per value, 1 to 8, or 32 for full precision.
         top: Largest integer level m of ``k(±m)``. None if the method chooses its levels.
 
     Raises:
         ValueError: The bits are out of range, or ±m does not fit into them.
 
     Example:
-        >>> Width.parse("3(±4)").levels
+        >>> BitWidth.parse("3(±4)").levels
         (-4, -2, -1, 0, 1, 2, 4)
     """
 
@@ -48,7 +48,7 @@ class Width:
             raise ValueError(f"'{self}': ±{self.top} does not fit into {self.bits} bits{hint}")
 
     @classmethod
-    def parse(cls, text: str) -> Width:
+    def parse(cls, text: str) -> BitWidth:
         """Parse one side of ``W/A``.
 
         Args:
@@ -96,7 +96,7 @@ def _levels(bits: int, top: int) -> tuple[int, ...] | None:
 
 
 @dataclass(frozen=True)
-class Bits:
+class BitWidths:
     """Pair ``W/A`` of the bit-widths of weights and activations.
 
     Attributes:
@@ -104,17 +104,17 @@ class Bits:
         activations: Bit-width of activations. It has no fixed levels (``top`` is None).
 
     Example:
-        >>> Bits.parse("1/32").activations.is_float
+        >>> BitWidths.parse("1/32").activations.is_float
         True
-        >>> str(Bits.parse("3(+-4)/2"))
+        >>> str(BitWidths.parse("3(+-4)/2"))
         '3(±4)/2'
     """
 
-    weights: Width
-    activations: Width
+    weights: BitWidth
+    activations: BitWidth
 
     @classmethod
-    def parse(cls, text: str) -> Bits:
+    def parse(cls, text: str) -> BitWidths:
         """Parse ``W/A``.
 
         Args:
@@ -126,7 +126,7 @@ class Bits:
         weights, slash, activations = str(text).partition("/")
         if not slash:
             raise ValueError(f"'{text}' is no bit-width pair; write weights/activations as 2/32")
-        pair = cls(Width.parse(weights), Width.parse(activations))
+        pair = cls(BitWidth.parse(weights), BitWidth.parse(activations))
         if pair.activations.top is not None:
             raise ValueError(
                 f"'{text}': activations follow a ReLU, their levels are 0…2^k−1; write "
@@ -143,4 +143,4 @@ class Bits:
         return f"{self.weights}/{self.activations}"
 
 
-FULL_PRECISION = Bits(Width(FLOAT_BITS), Width(FLOAT_BITS))
+FULL_PRECISION = BitWidths(BitWidth(FLOAT_BITS), BitWidth(FLOAT_BITS))

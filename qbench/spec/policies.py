@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from qbench.spec.bits import Bits, Width
+from qbench.spec.bits import BitWidth, BitWidths
 
 POLICIES = ("skip_first_last", "all", "first_last_8bit")
 DEFAULT_LAYERS = "skip_first_last"
@@ -12,7 +12,7 @@ DEFAULT_LAYERS = "skip_first_last"
 LayerPolicy = str | Sequence[str] | Mapping[str, str]
 
 
-def policy_widths(policy: LayerPolicy, bits: Bits) -> list[Bits]:
+def policy_widths(policy: LayerPolicy, bits: BitWidths) -> list[BitWidths]:
     """Return every pair of widths that a policy asks of a method, each once.
 
     Args:
@@ -23,7 +23,7 @@ def policy_widths(policy: LayerPolicy, bits: Bits) -> list[Bits]:
         ValueError: A width in a mapping is not valid.
     """
     if isinstance(policy, Mapping):
-        widths = [Bits.parse(text) for text in policy.values()]
+        widths = [BitWidths.parse(text) for text in policy.values()]
     elif policy == "first_last_8bit":
         widths = [bits, eight_bits(bits)]
     else:
@@ -31,7 +31,7 @@ def policy_widths(policy: LayerPolicy, bits: Bits) -> list[Bits]:
     return list(dict.fromkeys(widths))
 
 
-def eight_bits(bits: Bits) -> Bits:
+def eight_bits(bits: BitWidths) -> BitWidths:
     """Return the widths of the first and the last layer under ``first_last_8bit``.
 
     Args:
@@ -40,8 +40,8 @@ def eight_bits(bits: Bits) -> Bits:
     Returns:
         8 bits, where ``bits`` is not full precision.
     """
-    eight = Width(8)
-    return Bits(
+    eight = BitWidth(8)
+    return BitWidths(
         bits.weights if bits.weights.is_float else eight,
         bits.activations if bits.activations.is_float else eight,
     )

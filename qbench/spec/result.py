@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from qbench.spec.bits import Bits, Width
+from qbench.spec.bits import BitWidth, BitWidths
 from qbench.spec.trial import Trial
 
 Levels = tuple[int | None, int | None]
@@ -42,7 +42,7 @@ class LevelCount(BaseModel):
         )
 
 
-def most_levels(counts: Sequence[LevelCount], bits: Bits) -> Levels:
+def most_levels(counts: Sequence[LevelCount], bits: BitWidths) -> Levels:
     """Return the largest level counts of weights and activations over all layers.
 
     Layers with widths of their own, such as 8-bit first and last layers, do not count.
@@ -55,7 +55,7 @@ def most_levels(counts: Sequence[LevelCount], bits: Bits) -> Levels:
         Largest number of levels of a weight and of an activation. None where no tensor counts.
     """
 
-    def most(tensor: str, width: Width) -> int | None:
+    def most(tensor: str, width: BitWidth) -> int | None:
         found = [
             count.levels
             for count in counts
@@ -198,7 +198,7 @@ class Result(WeightObservations):
     @property
     def levels(self) -> Levels:
         """Largest level counts of weights and activations, as of `most_levels`."""
-        return most_levels(self.audit, Bits.parse(self.trial.bits))
+        return most_levels(self.audit, BitWidths.parse(self.trial.bits))
 
     @property
     def audit_text(self) -> str:

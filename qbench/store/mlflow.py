@@ -28,7 +28,7 @@ from pydantic import TypeAdapter
 
 from qbench import files
 from qbench.errors import QbenchError
-from qbench.spec.bits import Bits
+from qbench.spec.bits import BitWidths
 from qbench.spec.result import (
     ImageDetections,
     LevelCount,
@@ -399,7 +399,7 @@ class Store:
             counts = [LevelCount.model_validate(count) for count in self.read(run, "audit.json")]
         except QbenchError:
             return None, None
-        return most_levels(counts, Bits.parse(trial_of(run).bits))
+        return most_levels(counts, BitWidths.parse(trial_of(run).bits))
 
     def read(self, run: Run, artifact: str) -> Any:
         """Return the parsed content of a JSON artifact.

@@ -15,14 +15,14 @@ from qbench.errors import QbenchError
 from qbench.method import Method
 from qbench.quant.layers import select_layers
 from qbench.quant.options import build_method, determining_options
-from qbench.spec.bits import FULL_PRECISION, Bits
+from qbench.spec.bits import FULL_PRECISION, BitWidths
 from qbench.spec.policies import DEFAULT_LAYERS, policy_widths
 from qbench.spec.recipe import Recipe
 from qbench.spec.trial import FP32, Trial, full_precision_trial
 from qbench.spec.weights import identify, is_backbone
 from qbench.suite.suite import MethodRow, Suite
 
-_ANY = Bits.parse("1/1")
+_ANY = BitWidths.parse("1/1")
 # Recipe of networks whose weights are given: their trials' keys must not depend on any other.
 _UNTRAINED = Recipe(epochs=0, batch_size=1, optimizer="sgd", lr=1.0)
 
@@ -150,7 +150,7 @@ class _Grid:
         }
         if not pretrained and not is_backbone(suite.weights.get(model, "")):
             own["weights"] = ""
-        for bits in map(Bits.parse, row.widths(model, suite.bits)):
+        for bits in map(BitWidths.parse, row.widths(model, suite.bits)):
             task = self._dataset.task
             reason = problem or _refusal(method, policy_widths(layers, bits), task)
             for start in starts:
@@ -190,7 +190,7 @@ def _changed(recipe: Recipe, changes: dict[str, object]) -> Recipe:
         raise QbenchError(f"recipe: {reasons}") from error
 
 
-def _refusal(method: Method, widths: list[Bits], task: str) -> str:
+def _refusal(method: Method, widths: list[BitWidths], task: str) -> str:
     if all(bits.is_float for bits in widths):
         return "32/32 leaves nothing to quantize"
     try:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from qbench.errors import QbenchError
-from qbench.spec.bits import Bits, Width
+from qbench.spec.bits import BitWidth, BitWidths
 from qbench.suite.bundled import bundled_folder
 from qbench.suite.suite import MethodRow, Published
 
@@ -60,7 +60,7 @@ class PublishedNumbers:
         self._rows = frame
         self._wanted = wanted
 
-    def find(self, row: MethodRow, bits: Bits) -> Number | None:
+    def find(self, row: MethodRow, bits: BitWidths) -> Number | None:
         """Return the published number of a row of a suite.
 
         Args:
@@ -95,7 +95,7 @@ def _values(row: pd.Series[str], prefix: str) -> dict[str, float]:
     return {name: float(text) for name, text in found.items() if text}
 
 
-def _fits(published: str, width: Width) -> bool:
+def _fits(published: str, width: BitWidth) -> bool:
     """Return whether published levels, such as ``-1 0 1`` or ``-15..15``, are those of a width."""
     if not published:
         return width.levels is None

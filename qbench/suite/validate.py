@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from qbench import registry
 from qbench.errors import QbenchError, nearest
 from qbench.quant.options import option_fields, validate_method
-from qbench.spec.bits import Bits
+from qbench.spec.bits import BitWidths
 from qbench.spec.layout import unknown_metrics
 from qbench.spec.policies import POLICIES
 from qbench.spec.recipe import Recipe
@@ -178,7 +178,7 @@ def _table_problems(tables: Any, dataset: Any) -> Iterator[Problem]:
 def _bits_problems(bits: Any, location: Location) -> Iterator[Problem]:
     for index, text in enumerate(bits if isinstance(bits, list) else []):
         try:
-            Bits.parse(str(text))
+            BitWidths.parse(str(text))
         except ValueError as error:
             yield (*location, index), str(error)
 
@@ -249,7 +249,7 @@ def _layer_problems(layers: Any) -> Iterator[Problem]:
         yield ("layers",), f"'{layers}' is no layer policy{nearest(layers, POLICIES)}"
     for name, text in layers.items() if isinstance(layers, dict) else []:
         try:
-            Bits.parse(str(text))
+            BitWidths.parse(str(text))
         except ValueError as error:
             yield ("layers", str(name)), str(error)
 

@@ -44,15 +44,15 @@ def training_step(
     """
     handle.on_step_start(step, steps)
     total = loss()
-    total = total + handle.penalty().to(total.device)
+    total = total + handle.regularization_loss().to(total.device)
     optimizer.zero_grad()
     total.backward()
     if gradient_clip is not None:
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         nn.utils.clip_grad_norm_(parameters, gradient_clip)
-    handle.before_step()
+    handle.before_optimizer_step()
     optimizer.step()
-    handle.after_step()
+    handle.after_optimizer_step()
     return total.detach()
 
 

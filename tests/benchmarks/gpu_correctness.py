@@ -91,9 +91,9 @@ def quantizers_of(method: str, bits: str) -> dict[str, tuple[nn.Module, Tensor]]
     found: dict[str, tuple[nn.Module, Tensor]] = {}
     if layer.weight_quantizer is not None:
         found["weight"] = layer.weight_quantizer, layer.latent_weight.detach()
-    if layer.input_quantizer is not None:
+    if layer.activation_quantizer is not None:
         channels = layer.latent_weight.shape[1]
-        found["input"] = layer.input_quantizer, torch.randn(16, channels, 16, 16)
+        found["input"] = layer.activation_quantizer, torch.randn(16, channels, 16, 16)
     return found
 
 
@@ -106,7 +106,7 @@ def module_run(quantizer: nn.Module) -> Callable[[Tensor], Found]:
         found = backward(mine(x), x, parameters)
         if isinstance(mine, Quantizer):
             with torch.no_grad():
-                mine.update(x.detach())
+                mine.observe(x.detach())
             found |= {f"state {n}": b for n, b in mine.state_dict().items()}
         with torch.no_grad():
             found["hard output"] = mine.eval()(x.detach())

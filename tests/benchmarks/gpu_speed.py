@@ -19,7 +19,7 @@ import torch
 from qbench import registry
 from qbench.method import Method
 from qbench.quant.options import build_method
-from qbench.spec.bits import FULL_PRECISION, Bits
+from qbench.spec.bits import FULL_PRECISION, BitWidths
 from qbench.train.provenance import environment
 from tests.benchmarks.gpu_report import Options, Row, told
 from tests.benchmarks.steps import Setting, step_of, timed, together, where
@@ -59,7 +59,9 @@ def methods() -> list[tuple[str, str]]:
     for name in registry.names("methods"):
         if name not in _LIBRARIES and registry.method_class(name).trains:
             method = build_method(name, {})
-            fitting = (w for w in WIDTHS if not method.supports(Bits.parse(w), "classification"))
+            fitting = (
+                w for w in WIDTHS if not method.supports(BitWidths.parse(w), "classification")
+            )
             if width := next(fitting, None):
                 found.append((name, width))
     return found

@@ -13,7 +13,7 @@ import torch
 from qbench import registry
 from qbench.quant.attach import attach, prepare
 from qbench.quant.options import build_method
-from qbench.spec.bits import FULL_PRECISION, Bits
+from qbench.spec.bits import FULL_PRECISION, BitWidths
 from qbench.spec.recipe import Recipe
 from qbench.tasks import classification
 
@@ -109,7 +109,7 @@ def training_step(
     """
     net = registry.build_model(model, CLASSES, shape[0]).to(device)
     net.to(memory_format=torch.channels_last)
-    chosen, widths = build_method(method, {}), Bits.parse(bits)
+    chosen, widths = build_method(method, {}), BitWidths.parse(bits)
     if not quantize:
         net = prepare(net, chosen, widths, "skip_first_last").to(device)
         chosen, widths = build_method("fp32", {}), FULL_PRECISION
@@ -127,12 +127,12 @@ def training_step(
         handle.on_step_start(1, 1)
         with autocast:
             loss = classification.loss(network, batch)
-        loss = loss + handle.penalty().to(device)
+        loss = loss + handle.regularization_loss().to(device)
         optimizer.zero_grad()
         loss.backward()
-        handle.before_step()
+        handle.before_optimizer_step()
         optimizer.step()
-        handle.after_step()
+        handle.after_optimizer_step()
 
     return train
 

@@ -23,7 +23,7 @@ from torch.nn import functional as F  # noqa: N812
 from qbench import registry
 from qbench.quant.options import build_method, determining_options
 from qbench.quant.staircase import kernels
-from qbench.spec.bits import Bits
+from qbench.spec.bits import BitWidths
 from qbench.spec.recipe import Recipe
 from qbench.spec.trial import Trial, full_precision_trial
 from qbench.train import fingerprint
@@ -49,7 +49,7 @@ def widths(method: str) -> list[str]:
     built = build_method(method, OPTIONS.get(method, {}))
 
     def supported(widths: tuple[str, ...]) -> list[str]:
-        parsed = {bits: Bits.parse(bits) for bits in widths}
+        parsed = {bits: BitWidths.parse(bits) for bits in widths}
         return [b for b, pair in parsed.items() if built.supports(pair, "classification") is None]
 
     return supported(WIDTHS) or supported(ACTIVATION_WIDTHS)

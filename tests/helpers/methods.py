@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from qbench import registry
 from qbench.quant.options import build_method
-from qbench.spec.bits import Bits
+from qbench.spec.bits import BitWidths
 
 
 def is_there(name: str) -> bool:
     """Whether the library that a method wraps, if any, is installed."""
-    reason = build_method(name, {}).supports(Bits.parse("4/32"), "classification")
+    reason = build_method(name, {}).supports(BitWidths.parse("4/32"), "classification")
     return "pip install" not in (reason or "")
 
 

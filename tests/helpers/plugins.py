@@ -76,9 +76,9 @@ HOOKS = (
     "calibrate",
     "on_epoch_start",
     "on_step_start",
-    "before_step",
-    "after_step",
-    "penalty",
+    "before_optimizer_step",
+    "after_optimizer_step",
+    "regularization_loss",
     "parameter_groups",
 )
 WRONG = """
@@ -134,7 +134,7 @@ class NanLater(Base):
         return torch.tensor(float("nan") if self.epoch == 3 else 0.0)
 
 class Interrupts(Base):
-    def before_step(self):
+    def before_optimizer_step(self):
         raise KeyboardInterrupt
 
 class Crashes(Base):

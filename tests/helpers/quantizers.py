@@ -10,15 +10,15 @@ from torch import Tensor, nn
 from qbench.method import Layer
 from qbench.quant.attach import Handle, attach
 from qbench.quant.options import build_method
-from qbench.spec.bits import Width
+from qbench.spec.bits import BitWidth
 from tests.helpers.tensors import Array, normal
 
-FULL_PRECISION = Width(32)
+FULL_PRECISION = BitWidth(32)
 
 
 def build_weight_quantizer(name: str, weight: Tensor, bits: str | int, **options: Any) -> nn.Module:
     """Return the quantizer that a method builds for a weight, in training mode."""
-    layer = Layer("layer", nn.Identity(), Width.parse(str(bits)), FULL_PRECISION)
+    layer = Layer("layer", nn.Identity(), BitWidth.parse(str(bits)), FULL_PRECISION)
     quantizer = build_method(name, options).weight_quantizer(layer, weight)
     assert quantizer is not None
     return quantizer.train()
@@ -26,8 +26,8 @@ def build_weight_quantizer(name: str, weight: Tensor, bits: str | int, **options
 
 def build_activation_quantizer(name: str, sample: Tensor, bits: int, **options: Any) -> nn.Module:
     """Return the quantizer that a method builds for an activation, in training mode."""
-    layer = Layer("layer", nn.Identity(), FULL_PRECISION, Width(bits))
-    quantizer = build_method(name, options).input_quantizer(layer, sample)
+    layer = Layer("layer", nn.Identity(), FULL_PRECISION, BitWidth(bits))
+    quantizer = build_method(name, options).activation_quantizer(layer, sample)
     assert quantizer is not None
     return quantizer.train()
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qbench.spec.bits import Bits
+from qbench.spec.bits import BitWidths
 
 VALUES = {"1": [-1, 1], "2": [-1, 0, 1], "3(±4)": [-4, -2, -1, 0, 1, 2, 4]}
 MOMENTUM, DECAY, CLIP = 0.9, 1e-4, 0.5
@@ -111,7 +111,7 @@ class ReleasedInput(nn.Module):
 def released_training(
     model: Any,
     batches: Iterable[tuple[Tensor, Tensor]],
-    bits: Bits,
+    bits: BitWidths,
     biases: list[Any],
     betas: list[float],
     t: float,

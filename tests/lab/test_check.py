@@ -21,7 +21,7 @@ from qbench.lab.check import (
 )
 from qbench.quant.options import build_method
 from qbench.quant.plugins import Plugin, load_plugin
-from qbench.spec.bits import Bits
+from qbench.spec.bits import BitWidths
 from tests.conftest import Qbench
 from tests.helpers.methods import FEW, NAMES
 from tests.helpers.plugins import GOOD
@@ -75,7 +75,7 @@ def test_every_method_keeps_the_contract_on_every_network_compiled_and_in_two_pr
 @pytest.mark.parametrize("name", NAMES)
 def test_what_is_checked_covers_every_width_that_a_method_accepts(name: str) -> None:
     method = build_method(name, {})
-    accepted = [b for b in WIDTHS if method.supports(Bits.parse(b), "classification") is None]
+    accepted = [b for b in WIDTHS if method.supports(BitWidths.parse(b), "classification") is None]
     report = check(name, networks=[], thorough=False)
     for side in (0, 1):
         assert {b.split("/")[side] for b in report.widths} == {b.split("/")[side] for b in accepted}
@@ -242,7 +242,7 @@ class Broken(Broken):
     def supports(self, bits, task):
         return None if str(bits) == "1/1" else "1/1 only"
 
-    def input_quantizer(self, layer, sample):
+    def activation_quantizer(self, layer, sample):
         return Input()
 
 class Input(nn.Module):
@@ -263,7 +263,7 @@ class Broken(Broken):
         if epoch == 1:
             self.first = [layer.latent_weight.detach().clone() for layer in self.layers]
 
-    def after_step(self):
+    def after_optimizer_step(self):
         for layer, first in zip(self.layers, self.first):
             layer.latent_weight.copy_(first)
 
@@ -299,7 +299,7 @@ class Weight(Quantizer):
     def forward(self, w):
         return straight_through(w, self.size * sign(w))
 
-    def update(self, x):
+    def observe(self, x):
         self.size *= 1.1
 """,
     ),
@@ -360,7 +360,7 @@ class Broken(Broken):
     def supports(self, bits, task):
         return None if str(bits) == "1/1" else "1/1 only"
 
-    def input_quantizer(self, layer, sample):
+    def activation_quantizer(self, layer, sample):
         return Input()
 
 class Input(nn.Module):

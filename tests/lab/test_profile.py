@@ -22,7 +22,7 @@ from qbench.method import Method
 
 
 class Breaks(Method):
-    def after_step(self):
+    def after_optimizer_step(self):
         raise RuntimeError("not today")
 """
 

@@ -51,7 +51,7 @@ def test_admm_penalty_pulls_weights_to_g_minus_lambda() -> None:
     split = first_weight_quantizer(handle)
     split.get_buffer("dual").copy_(normal(5, 8, seed=6))
     w, g = latent_weight(handle), split.get_buffer("projected")
-    handle.penalty().backward()
+    handle.regularization_loss().backward()
     assert w.grad is not None
     expected = 0.3 * (w.detach() - g + split.get_buffer("dual"))
     np.testing.assert_allclose(w.grad.numpy(), expected.numpy(), rtol=1e-12)
@@ -77,7 +77,9 @@ def test_admm_brings_a_quadratic_to_a_quantized_point() -> None:
         handle.on_epoch_start(epoch, 60)
         for _ in range(20):
             optimizer.zero_grad()
-            (0.5 * (latent_weight(handle) - target).square().sum() + handle.penalty()).backward()
+            (
+                0.5 * (latent_weight(handle) - target).square().sum() + handle.regularization_loss()
+            ).backward()
             optimizer.step()
     split = first_weight_quantizer(handle)
     left = latent_weight(handle).detach() - split.get_buffer("projected")
@@ -92,9 +94,9 @@ def test_admm_correction_starts_where_the_prediction_did() -> None:
     optimizer = torch.optim.SGD([w], lr=0.1)
     for slope in slopes:
         w.grad = slope.clone()
-        handle.before_step()
+        handle.before_optimizer_step()
         optimizer.step()
-        handle.after_step()
+        handle.after_optimizer_step()
     np.testing.assert_allclose(w.detach().numpy(), (start - 0.1 * slopes[1]).numpy(), rtol=1e-12)
 
 
@@ -118,7 +120,7 @@ def test_admm_penalty_is_half_rho_times_the_squared_distance() -> None:
     split.get_buffer("projected").copy_(normal(5, 8, seed=7))
     w = latent_weight(handle).detach().numpy()
     distance = w - normal(5, 8, seed=7).numpy() + normal(5, 8, seed=6).numpy()
-    assert float(handle.penalty().detach()) == pytest.approx(0.15 * (distance**2).sum())
+    assert float(handle.regularization_loss().detach()) == pytest.approx(0.15 * (distance**2).sum())
 
 
 def test_admm_trains_the_float_weight_and_ends_with_the_projection_of_w_plus_lambda() -> None:
@@ -159,9 +161,9 @@ def test_admm_predictions_and_corrections_alternate() -> None:
     found = []
     for slope in slopes:
         w.grad = slope.clone()
-        handle.before_step()
+        handle.before_optimizer_step()
         optimizer.step()
-        handle.after_step()
+        handle.after_optimizer_step()
         found.append((w.detach() - start).numpy() / -0.1)
     first, second, third, fourth, fifth = slopes.numpy()
     expected = [first, second, second + third, second + fourth, second + fourth + fifth]
@@ -178,7 +180,7 @@ def test_extragradient_makes_admm_contract_where_plain_steps_do_not() -> None:
         begin = float(w.detach().norm())
         for _ in range(20):
             w.grad = torch.cat([w.detach()[:, 4:], -w.detach()[:, :4]], 1)
-            handle.before_step()
+            handle.before_optimizer_step()
             optimizer.step()
         sizes[extragradient] = float(w.detach().norm()) / begin
     assert sizes[False] == pytest.approx((1 + 0.3**2) ** 10)

@@ -77,7 +77,7 @@ def test_bwn_centring_subtracts_the_mean_over_input_channels_then_clips(moment: 
         handle.on_epoch_start(1, 10)
     else:
         handle.layers[0].latent_weight.data = w.clone()
-        handle.after_step()
+        handle.after_optimizer_step()
     centred = np.clip(w.numpy() - w.numpy().mean(axis=1, keepdims=True), -1, 1)
     found = handle.layers[0].latent_weight.detach().numpy()
     np.testing.assert_allclose(found, centred, atol=1e-14)
@@ -89,5 +89,5 @@ def test_bwn_leaves_weights_where_they_are_unless_told_to_centre() -> None:
     before = convolution.weight.detach().clone()
     handle = attach_everywhere(nn.Sequential(convolution), "bwn")
     handle.on_epoch_start(1, 10)
-    handle.after_step()
+    handle.after_optimizer_step()
     assert torch.equal(handle.layers[0].latent_weight, before)

@@ -63,7 +63,7 @@ def test_inq_freezes_the_largest_weights_first_and_never_lets_them_move() -> Non
         assert grad is not None
         assert not grad.numpy()[frozen].any()
         optimizer.step()
-        handle.after_step()
+        handle.after_optimizer_step()
         np.testing.assert_array_equal(latent_weight(handle).detach().numpy()[frozen], values)
     now = quantizer.get_buffer("frozen").numpy()
     assert now.sum() == 30

@@ -35,7 +35,7 @@ def test_jacob_weights_are_affine_over_their_range_with_zero_a_level(bits: int) 
 def test_jacob_range_is_a_running_average() -> None:
     first, second = normal(50, seed=1), normal(50, seed=2)
     quantizer = activation_quantizer("jacob", first, 4, momentum=0.75)
-    quantizer.update(second)  # type: ignore[operator]
+    quantizer.observe(second)  # type: ignore[operator]
     for name, of in (("low", np.min), ("high", np.max)):
         expected = 0.75 * of(first.numpy()) + 0.25 * of(second.numpy())
         assert float(quantizer.get_buffer(name)) == pytest.approx(float(expected))
@@ -51,7 +51,7 @@ def test_jacob_gradient_passes_inside_the_range_only() -> None:
 def test_jacob_activations_wait_for_the_delay() -> None:
     handle = attach_to_linear("jacob", "32/2", delay=1)
     x = normal(4, 8).abs()
-    quantizer = handle.layers[0].input_quantizer
+    quantizer = handle.layers[0].activation_quantizer
     assert quantizer is not None
     handle.on_epoch_start(1, 3)
     assert torch.equal(quantizer.train()(x), x)
@@ -118,6 +118,6 @@ def test_jacob_range_starts_at_the_samples_and_settles_on_what_all_batches_share
     ends = [float(quantizer.get_buffer(name)) for name in ("low", "high")]
     assert ends == [-1, 4]
     for _ in range(2000):
-        quantizer.update(torch.tensor([0.0, 2.0]).double())  # type: ignore[operator]
+        quantizer.observe(torch.tensor([0.0, 2.0]).double())  # type: ignore[operator]
     ends = [float(quantizer.get_buffer(name)) for name in ("low", "high")]
     np.testing.assert_allclose(ends, [0, 2], atol=1e-6)

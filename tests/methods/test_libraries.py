@@ -11,7 +11,7 @@ from torch import nn
 from qbench.errors import QbenchError
 from qbench.quant.attach import attach
 from qbench.quant.options import build_method
-from qbench.spec.bits import Bits
+from qbench.spec.bits import BitWidths
 from tests.helpers.libraries import needs_brevitas, needs_torchao
 
 MODULES = {
@@ -31,7 +31,7 @@ def test_without_its_library_a_method_says_what_to_install(
     advice = f"needs {library}: pip install 'qbench-quant[libraries]'"
     method = build_method(name, {})
     for bits in ("2/32", "8/8", "3(±4)/32"):
-        assert method.supports(Bits.parse(bits), "classification") == advice
+        assert method.supports(BitWidths.parse(bits), "classification") == advice
     with pytest.raises(QbenchError, match=f"{name} cannot do 2/32: needs {library}"):
         attach(nn.Sequential(nn.Linear(4, 4)), name, bits="2/32", layers="all")
 
@@ -56,5 +56,5 @@ def test_methods_are_listed_without_importing_their_libraries() -> None:
     ],
 )
 def test_what_a_library_cannot_do_is_refused(name: str, bits: str, reason: str) -> None:
-    found = build_method(name, {}).supports(Bits.parse(bits), "classification")
+    found = build_method(name, {}).supports(BitWidths.parse(bits), "classification")
     assert reason in (found or "")

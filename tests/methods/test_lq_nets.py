@@ -36,7 +36,7 @@ def learn(quantizer: nn.Module, x: Tensor) -> None:
     """Update the basis once (Algorithm 1)."""
     assert isinstance(quantizer, Quantizer)
     with torch.no_grad():
-        quantizer.update(x)
+        quantizer.observe(x)
 
 
 def codes_of(x: Array, v: Array, digits: tuple[int, int]) -> Array:
@@ -238,7 +238,7 @@ def test_lq_nets_learns_in_training_only_and_after_the_weight_was_used() -> None
     x = torch.rand(4, 3)
     for quantizer, data in (
         (layer.weight_quantizer, layer.latent_weight.detach()),
-        (layer.input_quantizer, x),
+        (layer.activation_quantizer, x),
     ):
         assert quantizer is not None
         before = basis_of(quantizer)

@@ -18,7 +18,7 @@ from qbench import registry
 from qbench.quant.attach import attach
 from qbench.quant.audit import audit
 from qbench.quant.options import build_method
-from qbench.spec.bits import Bits
+from qbench.spec.bits import BitWidths
 
 SIZES = {
     "alexnet_bn": 64,
@@ -40,7 +40,7 @@ def supported_widths(name: str) -> Iterator[str]:
     """Yield the bit-widths of the papers' tables that a method supports."""
     method = build_method(name, {})
     for bits in WIDTHS:
-        if method.supports(Bits.parse(bits), "classification") is None:
+        if method.supports(BitWidths.parse(bits), "classification") is None:
             yield bits
 
 
@@ -67,23 +67,27 @@ def try_on(
         model.train()
         for step, x in enumerate(batches, 1):
             handle.on_step_start(step, 2)
-            loss = nn.functional.cross_entropy(model(x), torch.arange(4)) + handle.penalty()
+            loss = (
+                nn.functional.cross_entropy(model(x), torch.arange(4))
+                + handle.regularization_loss()
+            )
             optimizer.zero_grad()
             loss.backward()
             parameters = [p for group in groups for p in group["params"]]
             norm = nn.utils.clip_grad_norm_(parameters, 5.0)
             assert math.isfinite(float(loss.detach()))
             assert 0 < float(norm) < math.inf
-            handle.before_step()
+            handle.before_optimizer_step()
             optimizer.step()
-            handle.after_step()
+            handle.after_optimizer_step()
     layers = list(handle.layers)
     handle.harden().eval()
     with torch.no_grad():
         assert model(batches[0]).isfinite().all()
     counts = audit(layers, method.weight_scope, model.state_dict(), model, batches[0])
     sides = [
-        not width.is_float for width in (Bits.parse(bits).weights, Bits.parse(bits).activations)
+        not width.is_float
+        for width in (BitWidths.parse(bits).weights, BitWidths.parse(bits).activations)
     ]
     assert len(counts) == len(layers) * sum(sides) > 0
     assert not [count for count in counts if count.levels > count.promised]

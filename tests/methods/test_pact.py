@@ -87,7 +87,11 @@ def test_pact_alpha_starts_at_the_largest_input_or_where_it_is_told_and_decays()
     )
     assert parameter_value(activation_quantizer("pact", sample, 2, initial=10.0), "alpha") == 10
     handle = attach_to_convnet("pact", "2/2", decay=0.3)
-    alphas = [m.input_quantizer.get_parameter("alpha") for m in handle.layers if m.input_quantizer]
+    alphas = [
+        m.activation_quantizer.get_parameter("alpha")
+        for m in handle.layers
+        if m.activation_quantizer
+    ]
     (group,) = [g for g in handle.parameter_groups(0.1, 0.01) if g["params"][0] is alphas[0]]
     assert group["weight_decay"] == 0.3
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from qbench.errors import QbenchError
 from qbench.quant.attach import Handle, attach
 from qbench.quant.options import build_method
-from qbench.spec.bits import Bits, Width
+from qbench.spec.bits import BitWidth, BitWidths
 from tests.helpers.libraries import needs_torchao
 from tests.helpers.quantizers import build_weight_quantizer, first_weight_quantizer, output_of
 from tests.helpers.tensors import Array, normal, normal32
@@ -34,7 +34,7 @@ def greedy(u: Array, bits: int) -> Array:
 
 def parq_levels(u: Array, quantizer: str, bits: str) -> Array:
     """Return the levels that a quantizer of torchao's PARQ chooses for weights u."""
-    size, k = np.abs(u), Width.parse(bits).bits
+    size, k = np.abs(u), BitWidth.parse(bits).bits
     if quantizer == "lsb" and bits == "2(±1)":
         return 1.1 * size.mean() * np.arange(-1, 2)
     if quantizer == "lsb":
@@ -97,7 +97,7 @@ def after_a_step(handle: Handle, epoch: int, step: int) -> Array:
     """Return the weight after a step of one of 4 epochs of 25 steps."""
     handle.on_epoch_start(epoch, 4)
     handle.on_step_start(step, 25)
-    handle.after_step()
+    handle.after_optimizer_step()
     return parq_weight(handle)
 
 
@@ -204,7 +204,7 @@ def test_parq_takes_the_steps_of_torchaos_optimizer(quantizer: str, prox: str, s
         optimizer.zero_grad()
         (handle.model(x) - x[:, :6]).square().mean().backward()
         optimizer.step()
-        handle.after_step()
+        handle.after_optimizer_step()
         expected = torch_linear.weight.detach().numpy()
         np.testing.assert_allclose(parq_weight(handle), expected, rtol=1e-4, atol=1e-6)
     latent = reference.state[torch_linear.weight]["latent"].numpy()
@@ -264,4 +264,4 @@ def test_parq_refuses_a_schedule_that_is_none(options: dict[str, Any], message: 
 @needs_torchao
 def test_parq_supports_what_its_quantizer_does(quantizer: str, bits: str, supported: bool) -> None:
     method = build_method("parq", {"quantizer": quantizer})
-    assert (method.supports(Bits.parse(bits), "classification") is None) == supported
+    assert (method.supports(BitWidths.parse(bits), "classification") is None) == supported

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from qbench.errors import QbenchError
 from qbench.quant.attach import Handle, attach
 from qbench.quant.options import build_method
-from qbench.spec.bits import Bits
+from qbench.spec.bits import BitWidths
 from tests.helpers.quantizers import (
     activation_quantizer,
     attach_everywhere,
@@ -285,9 +285,9 @@ def train(handle: Handle, steps: int, lr: float = 0.05) -> None:
         handle.on_step_start(step, steps)
         optimizer.zero_grad()
         nn.functional.cross_entropy(handle.model(x), target).backward()
-        handle.before_step()
+        handle.before_optimizer_step()
         optimizer.step()
-        handle.after_step()
+        handle.after_optimizer_step()
 
 
 def temperatures(handle: Handle, kind: str) -> list[float]:
@@ -303,7 +303,9 @@ def parameters(handle: Handle, kind: str) -> list[float]:
 def activations_are_float(handle: Handle) -> bool:
     """Return whether, in training, activations pass their quantizers unchanged."""
     x = torch.linspace(0, 1, 50)
-    quantizers = [layer.input_quantizer for layer in handle.layers if layer.input_quantizer]
+    quantizers = [
+        layer.activation_quantizer for layer in handle.layers if layer.activation_quantizer
+    ]
     return all(torch.equal(quantizer.train()(x), x) for quantizer in quantizers)
 
 
@@ -460,7 +462,7 @@ def test_weights_take_any_levels_given() -> None:
 def test_levels_that_do_not_fit_are_refused(
     options: dict[str, Any], bits: str, reason: str
 ) -> None:
-    refusal = build_method(NAME, options).supports(Bits.parse(bits), "classification")
+    refusal = build_method(NAME, options).supports(BitWidths.parse(bits), "classification")
     assert refusal is not None
     assert reason in refusal
 
@@ -503,11 +505,11 @@ def test_ten_official_steps_are_those_of_the_released_code(
     options: dict[str, Any] = {"compat": "official", "temperature_rate": rate, "phases": [0, 0, 1]}
     handle = attached(bits, **options)
     found: list[Any] = [layer.weight_quantizer for layer in handle.layers]
-    found += [layer.input_quantizer for layer in handle.layers if layer.input_quantizer]
+    found += [layer.activation_quantizer for layer in handle.layers if layer.activation_quantizer]
     biases = [quantizer.biases.tolist() for quantizer in found]
     betas = [float(quantizer.beta.detach()) for quantizer in found[2:]]
     expected: Any = released_training(
-        network(), batches(10), Bits.parse(bits), biases, betas, rate, lr
+        network(), batches(10), BitWidths.parse(bits), biases, betas, rate, lr
     )
 
     groups = handle.parameter_groups(lr=lr, weight_decay=DECAY)
@@ -519,9 +521,9 @@ def test_ten_official_steps_are_those_of_the_released_code(
         nn.functional.cross_entropy(handle.model(x), target).backward()
         every = [p for group in optimizer.param_groups for p in group["params"]]
         nn.utils.clip_grad_norm_(every, CLIP)
-        handle.before_step()
+        handle.before_optimizer_step()
         optimizer.step()
-        handle.after_step()
+        handle.after_optimizer_step()
 
     start: Any = network()
     for layer in handle.layers:

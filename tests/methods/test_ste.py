@@ -120,7 +120,7 @@ def ste_ranges(momentum: float, maxima: list[float], training: bool = True) -> l
         calibration=[torch.tensor([[0.5, 1.0]])],
         momentum=momentum,
     )
-    quantizer = handle.layers[0].input_quantizer
+    quantizer = handle.layers[0].activation_quantizer
     assert quantizer is not None
     model.train(training)
     ranges = []

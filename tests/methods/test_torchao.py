@@ -13,7 +13,7 @@ from torch import nn
 from qbench.method import Quantizer
 from qbench.quant.attach import attach
 from qbench.quant.options import build_method
-from qbench.spec.bits import Bits
+from qbench.spec.bits import BitWidths
 from tests.helpers.gradients import gradient
 from tests.helpers.libraries import needs_torchao
 from tests.helpers.quantizers import build_activation_quantizer, build_weight_quantizer, output_of
@@ -76,7 +76,7 @@ def test_torchao_one_bit_weights_would_all_be_zero() -> None:
     quantizer = IntxFakeQuantizer(IntxFakeQuantizeConfig(vars(torch)["int1"], "per_channel"))
     assert not quantizer(normal32(6, 50)).any()
     method = build_method("torchao", {})
-    assert "round to 0" in (method.supports(Bits.parse("1/32"), "classification") or "")
+    assert "round to 0" in (method.supports(BitWidths.parse("1/32"), "classification") or "")
 
 
 @needs_torchao
@@ -88,7 +88,7 @@ def test_torchao_inputs_are_affine_over_a_running_range(bits: int, signed: bool)
         x, more = x.relu(), more.relu()
     quantizer = build_activation_quantizer("torchao", x, bits, momentum=0.75)
     assert isinstance(quantizer, Quantizer)
-    quantizer.update(3 * more)
+    quantizer.observe(3 * more)
     low = 0.75 * x.numpy().min() + 0.25 * 3 * more.numpy().min()
     high = 0.75 * x.numpy().max() + 0.25 * 3 * more.numpy().max()
     n = 2**bits - 1

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from qbench.quant.layers import select_layers
-from qbench.spec.bits import Bits
+from qbench.spec.bits import BitWidths
 from tests.helpers.networks import SIZES, build, calls, images, order
 
 
@@ -30,7 +30,7 @@ def test_all_layers_but_the_first_and_the_last_are_quantized(name: str, count: i
     model = build(name)
     kinds = (nn.Conv2d, nn.Linear)
     weighted = [n for n, module in model.named_modules() if isinstance(module, kinds)]
-    layers = select_layers(model, "skip_first_last", Bits.parse("2/2"))
+    layers = select_layers(model, "skip_first_last", BitWidths.parse("2/2"))
     assert [layer.name for layer in layers] == weighted[1:-1]
     assert len(layers) == count
 
@@ -39,7 +39,7 @@ def test_all_layers_but_the_first_and_the_last_are_quantized(name: str, count: i
 def test_every_quantized_layer_is_given_what_a_relu_returned(name: str) -> None:
     model = build(name)
     quantized = {
-        layer.module for layer in select_layers(model, "skip_first_last", Bits.parse("2/2"))
+        layer.module for layer in select_layers(model, "skip_first_last", BitWidths.parse("2/2"))
     }
     least: dict[nn.Module, float] = {}
     share: dict[nn.Module, float] = {}

@@ -20,7 +20,7 @@ from qbench.models.ssd import (
 from qbench.quant.attach import attach
 from qbench.quant.audit import audit
 from qbench.quant.options import build_method
-from qbench.spec.bits import Bits
+from qbench.spec.bits import BitWidths
 from qbench.tasks import detection
 from tests.helpers.detectors import TINY, batch
 from tests.helpers.methods import FEW, NAMES
@@ -176,15 +176,15 @@ def take_a_step(
         handle.on_epoch_start(epoch, 3)
         model.train()
         handle.on_step_start(1, 1)
-        loss = detection.loss(model, data) + handle.penalty()
+        loss = detection.loss(model, data) + handle.regularization_loss()
         optimizer.zero_grad()
         loss.backward()
         gradients = [p.grad for p in model.parameters() if p.grad is not None]
         assert all(gradient.isfinite().all() for gradient in gradients)
         nn.utils.clip_grad_norm_([p for group in groups for p in group["params"]], 10)
-        handle.before_step()
+        handle.before_optimizer_step()
         optimizer.step()
-        handle.after_step()
+        handle.after_optimizer_step()
     after = [layer.latent_weight.detach() for layer in handle.layers]
     assert method.trains != all(map(torch.equal, before, after))
     model.eval()
@@ -209,7 +209,7 @@ def take_a_step(
 def accepted(name: str) -> list[str]:
     """Widths for a method: those of the paper's table, or the first of others that it takes."""
     method = build_method(name, {})
-    taken = [b for b in WIDTHS if method.supports(Bits.parse(b), "detection") is None]
+    taken = [b for b in WIDTHS if method.supports(BitWidths.parse(b), "detection") is None]
     return [b for b in taken if b in WIDTHS[:3]] or taken[:1]
 
 

@@ -16,14 +16,14 @@ from qbench.errors import QbenchError
 from qbench.method import Layer, Method
 from qbench.quant.attach import Handle, attach
 from qbench.quant.options import build_method
-from qbench.spec.bits import Bits, Width
+from qbench.spec.bits import BitWidth, BitWidths
 
 WIDTHS = ["1/32", "2/32", "3/32", "3(±2)/32", "3(±4)/32", "1/1", "1/2", "2/2", "4/4", "32/4"]
 NAMES = [name for name in registry.names("methods") if name != "fp32"]
 
 
 def reason_against(name: str, bits: str) -> str | None:
-    return build_method(name, {}).supports(Bits.parse(bits), "classification")
+    return build_method(name, {}).supports(BitWidths.parse(bits), "classification")
 
 
 REFUSED = [(name, bits) for name in NAMES for bits in WIDTHS if reason_against(name, bits)]
@@ -63,12 +63,12 @@ def train(handle: Handle, steps: int = 2, dtype: torch.dtype = torch.float32) ->
         optimizer.zero_grad()
         backward(handle, images(step).to(dtype))
         optimizer.step()
-        handle.after_step()
+        handle.after_optimizer_step()
 
 
 def backward(handle: Handle, x: Tensor) -> None:
     target = torch.arange(len(x)) % 4
-    loss = nn.functional.cross_entropy(handle.model(x), target) + handle.penalty()
+    loss = nn.functional.cross_entropy(handle.model(x), target) + handle.regularization_loss()
     loss.backward()
 
 
@@ -119,10 +119,10 @@ def test_hardening_twice_is_hardening_once() -> None:
 def test_a_model_detached_after_hardening_still_runs() -> None:
     handle = attached()
     handle.harden()
-    assert handle.detach()(images()).isfinite().all()
+    assert handle.remove()(images()).isfinite().all()
 
 
-@pytest.mark.parametrize("end", [Handle.harden, Handle.detach])
+@pytest.mark.parametrize("end", [Handle.harden, Handle.remove])
 def test_hardening_or_detaching_a_deep_copy_leaves_the_original_attached(
     end: Callable[[Handle], nn.Module],
 ) -> None:
@@ -135,7 +135,7 @@ def test_hardening_or_detaching_a_deep_copy_leaves_the_original_attached(
     assert same(state(handle.model), before)
 
 
-@pytest.mark.parametrize("end", [Handle.harden, Handle.detach])
+@pytest.mark.parametrize("end", [Handle.harden, Handle.remove])
 def test_after_the_original_was_hardened_or_detached_its_deep_copy_still_works(
     end: Callable[[Handle], nn.Module],
 ) -> None:
@@ -150,7 +150,7 @@ def test_after_the_original_was_hardened_or_detached_its_deep_copy_still_works(
 def test_a_model_can_be_attached_to_again_after_it_was_detached() -> None:
     plain = network()
     handle = attached()
-    handle.detach()
+    handle.remove()
     handle.model.load_state_dict(plain.state_dict())
     again = with_method(handle.model, "ste", "4/4")
     fresh = with_method(plain, "ste", "4/4")
@@ -162,7 +162,7 @@ def test_detaching_gives_the_float_model_back() -> None:
     model = network()
     before = state(model)
     handle = with_method(model, "quantization_networks", "2/2")
-    assert handle.detach() is model
+    assert handle.remove() is model
     assert same(state(model), before)
     assert [type(m) for m in model.modules()] == [type(m) for m in network().modules()]
 
@@ -195,7 +195,7 @@ def test_an_output_module_is_between_a_layer_and_the_next_until_it_is_detached()
     handle = attach(model, Doubles(), bits="2/32", layers=["0"])
     assert torch.equal(model[0](x), 2 * plain)
     assert torch.equal(handle.harden()[0](x), 2 * plain)  # type: ignore[index]
-    handle.detach()
+    handle.remove()
     assert torch.equal(model[0](x), plain)
 
 
@@ -231,14 +231,14 @@ class Misshapen(Method):
     def weight_quantizer(self, layer: Layer, weight: Tensor) -> nn.Module | None:
         return Shaped(self.change) if self.on == "weight" else None
 
-    def input_quantizer(self, layer: Layer, sample: Tensor) -> nn.Module | None:
+    def activation_quantizer(self, layer: Layer, sample: Tensor) -> nn.Module | None:
         return Shaped(self.change) if self.on == "input" else None
 
 
 def names_of(layers: Any, bits: str = "2/32") -> dict[str, str]:
     """The layers that a policy quantizes, with their widths."""
     handle = attach(network(), "ste", bits=bits, layers=layers, calibration=[images()])
-    return {layer.name: f"{layer.weight_bits}/{layer.input_bits}" for layer in handle.layers}
+    return {layer.name: f"{layer.weight_bits}/{layer.activation_bits}" for layer in handle.layers}
 
 
 @pytest.mark.parametrize(
@@ -289,7 +289,7 @@ def test_what_is_no_width_is_refused(bits: str, message: str) -> None:
 
 
 def test_bits_may_be_given_parsed() -> None:
-    handle = attach(network(), "ste", bits=Bits(Width(3), Width(32)))
+    handle = attach(network(), "ste", bits=BitWidths(BitWidth(3), BitWidth(32)))
     assert {str(layer.weight_bits) for layer in handle.layers} == {"3"}
 
 
@@ -313,7 +313,7 @@ def test_quantizing_weights_needs_none() -> None:
 )
 def test_calibration_takes_tensors_or_pairs(batches: list[Any]) -> None:
     handle = attach(network(), "ste", bits="2/2", layers=["0"], calibration=batches)
-    quantizer = handle.layers[0].input_quantizer
+    quantizer = handle.layers[0].activation_quantizer
     assert quantizer is not None
     largest = max(float(images().abs().max()), float(images(1).abs().max()))
     assert float(quantizer(torch.tensor(1e6))) == pytest.approx(largest)
@@ -329,7 +329,7 @@ def test_calibration_samples_a_layers_own_inputs_as_they_are_in_evaluation(train
         largest = float(plain[:6](images()).max())
     before = state(model)
     handle = attach(model, "ste", bits="32/2", layers=["6"], calibration=[images()])
-    quantizer = handle.layers[0].input_quantizer
+    quantizer = handle.layers[0].activation_quantizer
     assert quantizer is not None
     assert float(quantizer(torch.tensor(1e6))) == pytest.approx(largest)
     after = state(model)

@@ -11,7 +11,7 @@ from qbench.data.digits import Digits
 from qbench.method import Layer, Method
 from qbench.quant.options import build_method, method_options
 from qbench.report.cost import Cost, Footprints, cost, multiply_adds
-from qbench.spec.bits import Width
+from qbench.spec.bits import BitWidth
 from qbench.spec.recipe import Recipe
 from qbench.spec.trial import Trial
 
@@ -32,7 +32,7 @@ def small() -> nn.Module:
 
 
 def layer(model: nn.Module, name: str, weight: int, activation: int) -> Layer:
-    return Layer(name, model.get_submodule(name), Width(weight), Width(activation))
+    return Layer(name, model.get_submodule(name), BitWidth(weight), BitWidth(activation))
 
 
 def test_multiply_adds_are_those_counted_by_hand() -> None:

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from qbench.spec.bits import Bits, Width
+from qbench.spec.bits import BitWidth, BitWidths
 
 
 @pytest.mark.parametrize(
@@ -19,19 +19,19 @@ from qbench.spec.bits import Bits, Width
     ],
 )
 def test_a_width_names_its_levels(text: str, levels: tuple[int, ...] | None) -> None:
-    assert Width.parse(text).levels == levels
+    assert BitWidth.parse(text).levels == levels
 
 
 @pytest.mark.parametrize(
     ("text", "count"), [("1", 2), ("2", 4), ("3", 8), ("3(±2)", 5), ("3(±4)", 7)]
 )
 def test_a_width_allows_so_many_values(text: str, count: int) -> None:
-    assert Width.parse(text).count == count
+    assert BitWidth.parse(text).count == count
 
 
 @pytest.mark.parametrize("text", ["1/32", "2/2", "3(±4)/32", "5(±15)/8", "32/32"])
 def test_a_pair_is_written_as_it_is_read(text: str) -> None:
-    assert str(Bits.parse(text)) == text
+    assert str(BitWidths.parse(text)) == text
 
 
 @pytest.mark.parametrize(
@@ -49,4 +49,4 @@ def test_a_pair_is_written_as_it_is_read(text: str) -> None:
 )
 def test_what_is_no_width_is_refused_with_advice(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
-        Bits.parse(text)
+        BitWidths.parse(text)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from qbench.errors import QbenchError
-from qbench.spec.bits import Bits
+from qbench.spec.bits import BitWidths
 from qbench.suite.published import PublishedNumbers
 from qbench.suite.suite import MethodRow, Published
 
@@ -34,12 +34,12 @@ def table(number: str, model: str, results: Path = Path("nowhere")) -> Published
 )
 def test_a_width_finds_the_number_of_its_own_levels(bits: str, top1: float | None) -> None:
     """Table 2 of the paper, read there."""
-    found = table("2", "resnet18").find(QN, Bits.parse(bits))
+    found = table("2", "resnet18").find(QN, BitWidths.parse(bits))
     assert (found and found.values["top1"]) == top1
 
 
 def test_a_number_says_where_it_is_from() -> None:
-    found = table("2", "resnet18").find(QN, Bits.parse("1/1"))
+    found = table("2", "resnet18").find(QN, BitWidths.parse("1/1"))
     assert found is not None
     assert found.source == (
         "resnet18 on imagenet, where full precision has 70.3 (arXiv:1911.09464, Table 2)"
@@ -48,7 +48,7 @@ def test_a_number_says_where_it_is_from() -> None:
 
 def test_one_of_several_rows_is_chosen_by_its_note() -> None:
     ablation = table("5", "alexnet_bn")
-    bits = Bits.parse("2/32")
+    bits = BitWidths.parse("2/32")
     assert ablation.find(QN, bits) is None
     uniform = ablation.find(QN.model_copy(update={"published": "linear (uniform)"}), bits)
     k_means = ablation.find(QN.model_copy(update={"published": "non-uniform"}), bits)

@@ -170,13 +170,13 @@ def train(
         handle.model.train()
         for data in training:
             optimizer.zero_grad()
-            (detection.loss(handle.model, data) + handle.penalty()).backward()
+            (detection.loss(handle.model, data) + handle.regularization_loss()).backward()
             if recipe.gradient_clip is not None:
                 parameters = [p for group in groups for p in group["params"]]
                 nn.utils.clip_grad_norm_(parameters, recipe.gradient_clip)
-            handle.before_step()
+            handle.before_optimizer_step()
             optimizer.step()
-            handle.after_step()
+            handle.after_optimizer_step()
         schedule.step()
     hard = handle.harden().eval()
     return hard, detection.evaluate(hard, test)["map50_voc07"]

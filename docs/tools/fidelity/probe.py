@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from qbench.method import Layer, Method
 from qbench.quant.options import build_method
-from qbench.spec.bits import FLOAT_BITS, Width
+from qbench.spec.bits import FLOAT_BITS, BitWidth
 
 Function = Callable[[Tensor], Tensor]
 
@@ -97,7 +97,7 @@ def layer_of(bits: int, kind: str, shape: Sequence[int] = SHAPE) -> Layer:
         shape: Shape of the weight.
     """
     outputs, inputs, height, width = shape
-    widths = {"weight": Width(FLOAT_BITS), "input": Width(FLOAT_BITS), kind: Width(bits)}
+    widths = {"weight": BitWidth(FLOAT_BITS), "input": BitWidth(FLOAT_BITS), kind: BitWidth(bits)}
     conv = nn.Conv2d(inputs, outputs, (height, width))
     return Layer("conv", conv, widths["weight"], widths["input"])
 
@@ -114,7 +114,7 @@ def built_quantizer(method: Method, layer: Layer, x: Tensor, kind: str) -> nn.Mo
     Raises:
         ValueError: If the method leaves it in full precision.
     """
-    build = method.weight_quantizer if kind == "weight" else method.input_quantizer
+    build = method.weight_quantizer if kind == "weight" else method.activation_quantizer
     quantizer = build(layer, x)
     if quantizer is None:
         raise ValueError(f"{method.name} does not quantize a layer's {kind}")

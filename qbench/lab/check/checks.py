@@ -29,7 +29,7 @@ from qbench.lab.check.steps import (
 from qbench.method import Scope
 from qbench.quant.attach import Handle
 from qbench.quant.audit import count_levels
-from qbench.spec.bits import Bits, Width
+from qbench.spec.bits import BitWidth, BitWidths
 
 Check = Callable[[Case], None]
 
@@ -49,11 +49,11 @@ def attaches_as_told(handle: Handle, widths: str) -> None:
     Raises:
         BrokenPromiseError: A quantizer is missing, or one is too many.
     """
-    bits = Bits.parse(widths)
+    bits = BitWidths.parse(widths)
     for layer in handle.layers:
         pairs = (
             ("weight", layer.weight_quantizer, bits.weights),
-            ("input", layer.input_quantizer, bits.activations),
+            ("input", layer.activation_quantizer, bits.activations),
         )
         for kind, quantizer, width in pairs:
             if quantizer is None and not width.is_float:
@@ -120,14 +120,14 @@ def has_the_levels_it_promises(case: Case) -> None:
     for scale in (1.0, 30.0):
         for name, (_, after) in through_quantizers(handle, scale * images(2)).items():
             layer = next(layer for layer in handle.layers if layer.name == name)
-            if (levels := count_levels(after, "layer")) > layer.input_bits.count:
+            if (levels := count_levels(after, "layer")) > layer.activation_bits.count:
                 raise BrokenPromiseError(
                     f"the input of {name} has {levels} values after hardening, where "
-                    f"{layer.input_bits} bits allow {layer.input_bits.count}"
+                    f"{layer.activation_bits} bits allow {layer.activation_bits.count}"
                 )
 
 
-def has_named_levels(weight: Tensor, width: Width, scope: Scope) -> bool:
+def has_named_levels(weight: Tensor, width: BitWidth, scope: Scope) -> bool:
     """Return whether the values of each group are one scale times integers that the width names.
 
     Args:
@@ -170,9 +170,9 @@ def hardens_to_what_it_evaluates(case: Case) -> None:
     hard = through_quantizers(handle, images(3))
     through_quantizers(handle, 10 * images(4))
     for layer in handle.layers:
-        if layer.name in hard and layer.input_quantizer is not None:
+        if layer.name in hard and layer.activation_quantizer is not None:
             before, after = hard[layer.name]
-            if not equal(layer.input_quantizer(before), after):
+            if not equal(layer.activation_quantizer(before), after):
                 raise BrokenPromiseError(
                     f"the input quantizer of {layer.name} still changes after hardening"
                 )
@@ -191,7 +191,7 @@ def has_gradients_everywhere(case: Case) -> None:
         if parameter.grad is not None and not parameter.grad.isfinite().all():
             raise BrokenPromiseError(f"the gradient of {name} is not finite")
     for name, (before, _) in through_quantizers(handle, images()).items():
-        quantizer = next(m.input_quantizer for m in handle.layers if m.name == name)
+        quantizer = next(m.activation_quantizer for m in handle.layers if m.name == name)
         assert quantizer is not None  # noqa: S101
         passed = []
         for size in (0.1, 1.0, 10.0):  # whatever the quantizer's range, some of it is hit
@@ -308,13 +308,13 @@ def updates_once_a_step(case: Case) -> None:
             if not equal(*reads):
                 raise BrokenPromiseError(
                     f"{layer.name}.weight is another each time it is read: forward must change no "
-                    "state, see Quantizer.update"
+                    "state, see Quantizer.observe"
                 )
         take_steps(curious, optimizer, range(step, step + 1))
     if name := difference(state_of(handle.model), state_of(curious.model)):
         raise BrokenPromiseError(
             f"reading weights between steps changes {name}: state that is not learned moves in "
-            "Quantizer.update, which is called once a step"
+            "Quantizer.observe, which is called once a step"
         )
 
 
@@ -337,7 +337,7 @@ def comes_off(case: Case) -> None:
     handle = case.attach()
     train(handle)
     latent = {layer.name: layer.latent_weight.detach().clone() for layer in handle.layers}
-    model = handle.detach()
+    model = handle.remove()
     modules = dict(model.named_modules())
     for name, weight in latent.items():
         if not equal(modules[name].get_parameter("weight"), weight):

@@ -29,7 +29,7 @@ from qbench.lab.check.steps import layer_weight, state_of, through_quantizers, t
 from qbench.method import Method
 from qbench.quant.audit import count_levels
 from qbench.quant.options import build_method
-from qbench.spec.bits import Bits
+from qbench.spec.bits import BitWidths
 
 WEIGHTS = ("1", "2", "3", "3(±2)", "3(±4)", "4", "8", "32")
 ACTIVATIONS = ("32", "1", "2", "4", "8")
@@ -203,7 +203,7 @@ def _cover(accepted: Sequence[str]) -> list[str]:
 def _refusal(method: Method, bits: str, report: Report) -> str | None:
     """Return why a method refuses bit-widths, or None; report an answer that is neither."""
     try:
-        reason = method.supports(Bits.parse(bits), "classification")
+        reason = method.supports(BitWidths.parse(bits), "classification")
     except Exception as error:
         message = f"supports() raised {type(error).__name__}: {error}; return a reason, or None"
         report.findings.append(Finding("supports", "", bits, message, traceback.format_exc()))
@@ -257,7 +257,7 @@ def _would_do(case: Case, method: Method) -> bool:
         weights = [(layer_weight(m).detach(), m.weight_bits) for m in handle.layers]
         counts = [(count_levels(w, method.weight_scope), width) for w, width in weights]
         counts += [
-            (count_levels(through[m.name][1], "layer"), m.input_bits)
+            (count_levels(through[m.name][1], "layer"), m.activation_bits)
             for m in handle.layers
             if m.name in through
         ]

@@ -84,7 +84,7 @@ def untouched(handle: Handle, x: Tensor) -> str | None:
         hook.remove()
     target = torch.arange(len(x)) % OUTPUTS
     random = torch.Generator().manual_seed(0)
-    loss = F.cross_entropy(output, target) + handle.penalty()
+    loss = F.cross_entropy(output, target) + handle.regularization_loss()
     for each in outputs.values():
         loss = loss + (each * torch.randn(each.shape, generator=random)).mean()
     loss.backward()
@@ -146,9 +146,9 @@ def through_quantizers(handle: Handle, x: Tensor) -> dict[str, tuple[Tensor, Ten
         return hook
 
     hooks = [
-        layer.input_quantizer.register_forward_hook(keep(layer.name))
+        layer.activation_quantizer.register_forward_hook(keep(layer.name))
         for layer in handle.layers
-        if layer.input_quantizer is not None
+        if layer.activation_quantizer is not None
     ]
     with torch.no_grad():
         handle.model(x)

@@ -21,7 +21,7 @@ from typing import Annotated
 from torch import Tensor, nn
 
 from qbench.functional import round_ste
-from qbench.method import Bits, Field, Layer, Method, Recipe
+from qbench.method import BitWidths, Field, Layer, Method, Recipe
 
 
 class MyMethod(Method):
@@ -38,7 +38,7 @@ class MyMethod(Method):
     paper_recipe = Recipe(optimizer="sgd", lr=0.01, epochs=90, batch_size=256)
     reach: Annotated[float, Field(gt=0)] = 3.0  # an option: `my_method: {reach: 2}` in a suite
 
-    def supports(self, bits: Bits, task: str) -> str | None:
+    def supports(self, bits: BitWidths, task: str) -> str | None:
         """Return a short reason why the method cannot do these widths, or None if it can."""
         if bits.weights.bits == 1:
             return "its weights have 2^k − 1 levels, so at least 2 bits"
@@ -50,9 +50,9 @@ class MyMethod(Method):
         """Build the quantizer of a layer's weight; ``weight`` is what training starts from."""
         return WeightQuantizer(layer.weight_bits.bits, self.reach)
 
-    def input_quantizer(self, layer: Layer, sample: Tensor) -> nn.Module:
+    def activation_quantizer(self, layer: Layer, sample: Tensor) -> nn.Module:
         """Build the quantizer of a layer's input; ``sample`` holds inputs on training data."""
-        return InputQuantizer(layer.input_bits.bits, self.reach * sample.abs().mean())
+        return InputQuantizer(layer.activation_bits.bits, self.reach * sample.abs().mean())
 
 
 class WeightQuantizer(nn.Module):

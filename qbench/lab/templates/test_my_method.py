@@ -9,10 +9,10 @@ from qbench.lab.check import MethodCheck, parametrize_with_checks
 from qbench.method import Layer
 from qbench.quant.options import build_method
 from qbench.quant.plugins import Plugin, load_plugin
-from qbench.spec.bits import Width
+from qbench.spec.bits import BitWidth
 
 FILE = Path(__file__).with_name("my_method.py")
-FLOAT = Width(32)
+FLOAT = BitWidth(32)
 (NAME,) = load_plugin(Plugin.read(FILE))
 
 
@@ -26,7 +26,7 @@ def test_its_weights_are_what_the_paper_says() -> None:
     """Compare with the equation in plain numpy."""
     weight = torch.randn(8, 4, 3, 3, generator=torch.Generator().manual_seed(0))
     for bits in (2, 3, 4, 8):
-        layer = Layer("layer", torch.nn.Identity(), Width(bits), FLOAT)
+        layer = Layer("layer", torch.nn.Identity(), BitWidth(bits), FLOAT)
         quantizer = build_method(NAME, {}).weight_quantizer(layer, weight)
         assert quantizer is not None
         w, n = weight.numpy(), 2 ** (bits - 1) - 1
