@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import shutil
 import tempfile
@@ -17,9 +16,10 @@ from qbench.quant.plugins import Plugin
 from qbench.schedule.backlog import TRIES, Backlog, ErrorReader, ProgressCallback, reason_of
 from qbench.schedule.capacity import share_of_process, trials_at_once
 from qbench.schedule.cluster import connect, disconnect, nodes_of_cluster
+from qbench.schedule.driver import DriverSpool
 from qbench.schedule.progress import ProgressListener, Summary
 from qbench.schedule.recorder import ResultRecorder
-from qbench.schedule.worker import Desk, Job, TrialActor
+from qbench.schedule.worker import TrialActor, WorkerConfig
 from qbench.spec.result import Result
 from qbench.spec.trial import Trial
 from qbench.store.spool import Spool
@@ -68,15 +68,7 @@ def run(
         while backlog.waiting and falls < TRIES:
             ended = summary.ended
             try:
-                _train(
-                    backlog,
-                    Desk(spool, "", suite),
-                    resources,
-                    address,
-                    plugins,
-                    data,
-                    loader_workers,
-                )
+                _train(backlog, suite, spool, resources, address, plugins, data, loader_workers)
             except QbenchError as error:
                 if falls == 0:
                     raise
@@ -100,30 +92,33 @@ def run(
 
 def _train(
     backlog: Backlog,
-    desk: Desk,
+    suite: str,
+    spool: Spool,
     resources: Resources,
     address: str | None,
     plugins: Sequence[Plugin],
     data: Mapping[str, Any] | None,
     loader_workers: float,
 ) -> None:
-    """Have Tune train the trials that wait, until none does."""
+    """Have Tune train the waiting trials until none waits."""
     disconnect()
     connect(address)
     scratch = tempfile.mkdtemp(prefix="qbench-tune-")
     try:
         nodes = nodes_of_cluster()
         process = share_of_process(resources, nodes, loader_workers)
-        desk = dataclasses.replace(desk, node=ray.get_runtime_context().get_node_id())
-        job = Job(desk, list(plugins), dict(data or {}), *process, resources.limits)
+        driver = DriverSpool(spool, ray.get_runtime_context().get_node_id())
+        worker = WorkerConfig(
+            driver, suite, list(plugins), dict(data or {}), *process, resources.limits
+        )
         together = resources.processes > 1
         tune.run(
-            tune.with_parameters(TrialActor, job=job),
+            tune.with_parameters(TrialActor, worker=worker),
             name="grid",
             search_alg=backlog,
             num_samples=TRIES * len(backlog.waiting),
             scheduler=ErrorReader(backlog),
-            # Ray Train takes what a trial on several processes needs, so Tune takes but a byte.
+            # Ray Train reserves the resources of a trial on several processes; Tune takes one byte.
             resources_per_trial=(
                 {"memory": 1} if together else {"cpu": process.cpus, "gpu": process.gpus}
             ),

@@ -102,6 +102,10 @@ class Spool:
         """Return the path of the weights that other trials start from."""
         return self.root / "weights" / f"{key}.pt"
 
+    def weights(self, key: str) -> bytes:
+        """Return the weights that other trials start from."""
+        return self.weights_path(key).read_bytes()
+
     def checkpoint_path(self, key: str) -> Path:
         """Return the path of the last checkpoint of a trial."""
         return self.root / "checkpoints" / f"{key}.pt"
