@@ -20,6 +20,7 @@ from qbench.report.trial_rows import TrialRows
 from qbench.spec.result import Result
 from qbench.store.mlflow import Store
 from qbench.store.spool import Spool
+from qbench.store.tags import REASON
 from qbench.suite.grid import PlannedTrial, expand
 from qbench.suite.rehearsal import rehearsed
 from qbench.suite.suite import Suite, load_suite
@@ -200,7 +201,7 @@ class Benchmark:
             planned: A trial of the suite.
         """
         run = self.runs.get(planned.trial.key)
-        recorded = run.data.tags.get("qbench.reason", "") if run is not None else ""
+        recorded = run.data.tags.get(REASON, "") if run is not None else ""
         return planned.unsupported or recorded
 
     @property

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from qbench.errors import QbenchError
 from qbench.store.mlflow import Store
-from qbench.store.tags import ENVIRONMENT
+from qbench.store.recording import AUDIT_FILE, TRACEBACK_FILE
+from qbench.store.tags import ENVIRONMENT, TRIAL
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -44,14 +45,14 @@ def evidence_of(store: Store, run: Run) -> Evidence:
     tags = run.data.tags
     failed = run.info.status == "FAILED"
     return Evidence(
-        trial=json.loads(tags["qbench.trial"]),
+        trial=json.loads(tags[TRIAL]),
         environment={
             name.removeprefix(ENVIRONMENT): value
             for name, value in sorted(tags.items())
             if name.startswith(ENVIRONMENT)
         },
-        audit=json.loads(_if_kept(store, run, "audit.json") or "[]"),
-        log=_FOLDERS.sub("", _if_kept(store, run, "traceback.txt") if failed else ""),
+        audit=json.loads(_if_kept(store, run, AUDIT_FILE) or "[]"),
+        log=_FOLDERS.sub("", _if_kept(store, run, TRACEBACK_FILE) if failed else ""),
     )
 
 

@@ -1,62 +1,38 @@
 """The store records each trial as an MLflow run, looks runs up and fetches their artifacts.
 
-The default store is a sqlite database in the results folder. ``MLFLOW_TRACKING_URI`` names another
-store, such as a tracking server. A run counts once its status is FINISHED or FAILED. The status is
-written last, so an incomplete run is never listed.
+A run counts once its status is FINISHED or FAILED. The status is written last, so an incomplete run
+is never listed.
 """
 
 from __future__ import annotations
 
 import json
-import logging
-import os
-import shutil
 import tempfile
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 import pandas as pd
-from mlflow.entities import Metric, Param, Run, RunTag, ViewType
-from mlflow.exceptions import MlflowException
-from mlflow.tracking import MlflowClient
+from mlflow.entities import Run
 from pydantic import TypeAdapter
 
-from qbench import files
 from qbench.errors import QbenchError
 from qbench.spec.bits import BitWidths
-from qbench.spec.result import (
-    ImageDetections,
-    LevelCount,
-    Levels,
-    Result,
-    WeightObservations,
-    most_levels,
+from qbench.spec.result import ImageDetections, LevelCount, Levels, Result, most_levels
+from qbench.store import lock, recording
+from qbench.store.connection import Connection, first_line
+from qbench.store.recording import (
+    AUDIT_FILE,
+    ENVIRONMENT_FILE,
+    EXAMPLES_FILE,
+    HISTORY_FILE,
+    UNREADABLE_FILE,
 )
-from qbench.spec.trial import Trial
-from qbench.store import lock
 from qbench.store.sqlite import ended_runs
-from qbench.store.tags import (
-    CODE,
-    ENVIRONMENT,
-    FINAL,
-    IMPORTED,
-    KEY,
-    SET_ASIDE,
-    code_of,
-    digest,
-    trial_of,
-)
-
-EXAMPLES = "examples.json"
-_HISTORY = "history.json"
-_PAGE = 1000
-_SQLITE = "sqlite:///"
-_TAG_LENGTH = 4000
+from qbench.store.tags import FINAL, KEY, LEVELS, REASON, SET_ASIDE, code_of, trial_of
 
 
 class Store:
@@ -71,111 +47,16 @@ class Store:
     """
 
     def __init__(self, results: Path, local: bool = False) -> None:
-        logging.getLogger("mlflow").setLevel(logging.CRITICAL)
-        logging.getLogger("alembic").setLevel(logging.ERROR)
-        warnings.filterwarnings("ignore", module="mlflow")
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
-        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-        self._artifacts: str | None = None
-        self._folder = results
-        self.uri = "" if local else os.environ.get("MLFLOW_TRACKING_URI", "")
-        if not self.uri:
-            results.mkdir(parents=True, exist_ok=True)
-            self.uri = f"{_SQLITE}{(results / 'mlflow.db').resolve()}"
-            self._artifacts = (results / "artifacts").resolve().as_uri()
-        self._connection: MlflowClient | None = None
-        if not self.uri.startswith(_SQLITE):  # a database is read without a client
-            self._connect()
+        self._connection = Connection(results, local)
 
     @property
-    def _client(self) -> MlflowClient:
-        return self._connect()
-
-    def _connect(self) -> MlflowClient:
-        """Connect to the store on the first call and return its client.
-
-        Raises:
-            QbenchError: The store cannot be opened.
-        """
-        if self._connection is not None:
-            return self._connection
-        # Two commands that create one database at the same time corrupt it.
-        only = _holding(self._folder) if self._artifacts is not None else nullcontext()
-        try:
-            with only:
-                client = MlflowClient(tracking_uri=self.uri)
-                client.search_experiments(max_results=1)
-        except Exception as error:
-            raise QbenchError(f"cannot open the store {self.uri}: {_first_line(error)}") from error
-        self._connection = client
-        return client
+    def uri(self) -> str:
+        """Address of the store."""
+        return self._connection.uri
 
     def record(self, result: Result, folder: Path | None) -> None:
-        """Record a result as a run of the experiment that is named after its suite.
-
-        A result that is already recorded is not recorded again.
-
-        Args:
-            result: Result of the trial.
-            folder: Folder of its ``weights.pt``, if it has any. None marks a result that was
-                trained elsewhere and has no weights.
-
-        Raises:
-            QbenchError: MLflow refuses. No incomplete result is listed under the trial's key.
-        """
-        try:
-            self._record(result, folder)
-        except (MlflowException, OSError) as error:
-            raise QbenchError(
-                f"cannot record a trial in {self.uri}: {_first_line(error)}"
-            ) from error
-
-    def _record(self, result: Result, folder: Path | None) -> None:
-        trial = result.trial
-        if self._is_recorded(result):
-            return
-        ended = int(1000 * (result.started + result.seconds))
-        run = self._client.create_run(
-            self._experiment(result.suite),
-            start_time=int(1000 * result.started),
-            run_name=trial.name,
-            tags={"qbench.key": trial.key, "mlflow.source.name": "qbench"},
-        )
-        run_id = run.info.run_id
-        at = int(1000 * result.started)
-        metrics = [
-            Metric(name, value, at, int(record["epoch"]))
-            for record in result.history
-            for name, value in record.items()
-            if name != "epoch"
-        ]
-        last = int(result.history[-1]["epoch"]) if result.history else 0
-        final = {f"{FINAL}{name}": value for name, value in result.metrics.items()}
-        final |= {"seconds": result.seconds, "train_seconds": result.train_seconds}
-        metrics += [Metric(name, value, ended, last) for name, value in final.items()]
-        params = [Param(name, value) for name, value in _params(trial).items()]
-        tags = {
-            "qbench.trial": trial.model_dump_json(),
-            "qbench.status": result.status,
-            "qbench.reason": result.reason[:_TAG_LENGTH],
-            "qbench.audit": result.audit_text[:_TAG_LENGTH],
-            "qbench.levels": json.dumps(result.levels),
-            **{tag: str(getattr(result.code, name)) for name, tag in CODE.items()},
-            "qbench.unreadable": result.unreadable_text[:_TAG_LENGTH],
-            **{f"{ENVIRONMENT}{name}": value for name, value in result.environment.items()},
-        }
-        if folder is None:
-            tags[IMPORTED] = "true"
-        tags["qbench.digest"] = digest(tags, final)
-        run_tags = [RunTag(name, value) for name, value in tags.items()]
-        self._client.log_batch(run_id, metrics[:1000], params, run_tags)
-        for start in range(1000, len(metrics), 1000):
-            self._client.log_batch(run_id, metrics[start : start + 1000])
-        with tempfile.TemporaryDirectory() as scratch:
-            self._write_artifacts(result, folder, Path(scratch))
-            self._client.log_artifacts(run_id, scratch)
-        status = "FINISHED" if result.status == "done" else "FAILED"
-        self._client.set_terminated(run_id, status, ended)
+        """Record a result; see `qbench.store.recording.record`."""
+        recording.record(self._connection, result, folder)
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -187,67 +68,15 @@ class Store:
         Raises:
             QbenchError: The store cannot be reached.
         """
-        self._connect()  # reports an error before the training instead of after it
-        if self._artifacts is not None:  # a results folder has a lock file
+        client = self._connection.open()  # reports an error before the training
+        if self._connection.artifacts is not None:  # a results folder has a lock file
             yield
             return
         with ExitStack() as stack:
-            try:
-                experiment = self._experiment(lock.EXPERIMENT)
-                stack.enter_context(lock.alone(self._client, experiment))
-            except MlflowException as error:
-                raise QbenchError(f"cannot write to {self.uri}: {_first_line(error)}") from error
+            with self._connection.reporting("cannot write to"):
+                experiment = self._connection.experiment(lock.EXPERIMENT)
+                stack.enter_context(lock.alone(client, experiment))
             yield
-
-    def _is_recorded(self, result: Result) -> bool:
-        """Return whether a run holds this result, and delete an incomplete run of it.
-
-        A killed command leaves an incomplete run. If another machine has finished the trial in the
-        meantime, its run counts.
-        """
-        started = int(1000 * result.started)
-        of_trial = f"tags.`qbench.key` = '{result.trial.key}'"
-        for run in list(self._search(of_trial, "attributes.start_time ASC")):
-            if run.info.status == "FINISHED":
-                return True
-            if run.info.start_time == started:
-                if run.info.status == "FAILED":
-                    return True
-                self._client.delete_run(run.info.run_id)
-        return False
-
-    def _write_artifacts(self, result: Result, source: Path | None, folder: Path) -> None:
-        files = {
-            "trial.json": result.trial.model_dump(mode="json"),
-            _HISTORY: result.history,
-            "audit.json": [count.model_dump() for count in result.audit],
-            "environment.json": result.environment,
-            "unreadable.json": result.unreadable,
-        }
-        for name, content in files.items():
-            (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        observed = result.model_dump_json(include=set(WeightObservations.model_fields))
-        (folder / "weights.json").write_text(observed + "\n", encoding="utf-8")
-        if result.examples:
-            text = TypeAdapter(list[ImageDetections]).dump_json(result.examples).decode()
-            (folder / EXAMPLES).write_text(text + "\n", encoding="utf-8")
-        if result.traceback:
-            (folder / "traceback.txt").write_text(result.traceback, encoding="utf-8")
-        if source is not None and (source / "weights.pt").exists():
-            shutil.copyfile(source / "weights.pt", folder / "weights.pt")
-
-    def _experiment(self, name: str) -> str:
-        found = self._client.get_experiment_by_name(name)
-        if found is not None:
-            return str(found.experiment_id)
-        location = f"{self._artifacts}/{name}" if self._artifacts else None
-        try:
-            return str(self._client.create_experiment(name, artifact_location=location))
-        except MlflowException:  # another process created it in between
-            found = self._client.get_experiment_by_name(name)
-            if found is None:
-                raise
-            return str(found.experiment_id)
 
     def runs(self, keys: Iterable[str]) -> dict[str, Run]:
         """Return the run that counts for each key.
@@ -265,6 +94,10 @@ class Store:
             QbenchError: The store cannot be read.
         """
         wanted = set(keys)
+        return {key: run for key, run in self._best().items() if key in wanted}
+
+    def _best(self) -> dict[str, Run]:
+        """Return the run that counts for each key, as `runs` describes it."""
         best: dict[str, Run] = {}
         ended = self._ended()
         for run in ended:
@@ -273,7 +106,7 @@ class Store:
         for run in reversed(ended):
             if run.info.status == "FINISHED":
                 best[run.data.tags[KEY]] = run
-        return {key: run for key, run in best.items() if key in wanted}
+        return best
 
     def finished(self) -> list[Run]:
         """Return the first finished run of each trial, in the order in which they started.
@@ -300,11 +133,9 @@ class Store:
         Raises:
             QbenchError: MLflow refuses.
         """
-        try:
+        with self._connection.reporting("cannot write to"):
             for run in runs:
-                self._client.set_tag(run.info.run_id, SET_ASIDE, "trained again")
-        except (MlflowException, OSError) as error:
-            raise QbenchError(f"cannot write to {self.uri}: {_first_line(error)}") from error
+                self._connection.client.set_tag(run.info.run_id, SET_ASIDE, "trained again")
 
     def find(self, prefix: str) -> dict[str, Run]:
         """Return the runs that count whose key starts with a prefix.
@@ -318,8 +149,7 @@ class Store:
         Raises:
             QbenchError: The store cannot be read.
         """
-        found = self._search(f"tags.`qbench.key` LIKE '{prefix}%'", "attributes.start_time ASC")
-        return self.runs({run.data.tags["qbench.key"] for run in found})
+        return {key: run for key, run in self._best().items() if key.startswith(prefix)}
 
     def histories(self, runs: dict[str, Run], metrics: Sequence[str]) -> pd.DataFrame:
         """Return the metrics of finished runs by epoch.
@@ -330,6 +160,9 @@ class Store:
 
         Returns:
             A row for each key and epoch, with the columns ``key``, ``epoch`` and ``metrics``.
+
+        Raises:
+            QbenchError: The store cannot be read.
         """
         records = [
             {"key": key, **record}
@@ -340,12 +173,13 @@ class Store:
 
     def _history(self, run: Run, metrics: Sequence[str]) -> Iterable[dict[str, float]]:
         """Return the metrics of each epoch, from a local file if there is one: that is faster."""
-        if (local := _local(run, _HISTORY)) is not None:
+        if (local := _local(run, HISTORY_FILE)) is not None:
             return list(json.loads(local.read_bytes()))
         rows: dict[int, dict[str, float]] = {}
-        for metric in metrics:
-            for point in self._client.get_metric_history(run.info.run_id, metric):
-                rows.setdefault(point.step, {"epoch": point.step})[metric] = point.value
+        with self._connection.reporting("cannot read the store"):
+            for metric in metrics:
+                for point in self._connection.client.get_metric_history(run.info.run_id, metric):
+                    rows.setdefault(point.step, {"epoch": point.step})[metric] = point.value
         return rows.values()
 
     @staticmethod
@@ -364,23 +198,25 @@ class Store:
             run: Run of a trial that has ended.
 
         Raises:
-            QbenchError: An artifact of the run cannot be fetched.
+            QbenchError: The store cannot be read, or an artifact of the run cannot be fetched.
         """
         tags = run.data.tags
+        with self._connection.reporting("cannot read the store"):
+            experiment = self._connection.client.get_experiment(run.info.experiment_id)
         return Result(
             trial=trial_of(run),
-            suite=self._client.get_experiment(run.info.experiment_id).name,
+            suite=experiment.name,
             status="done" if run.info.status == "FINISHED" else "failed",
-            reason=tags["qbench.reason"],
+            reason=tags[REASON],
             metrics=dict(sorted(self.metrics(run).items())),
-            history=self.read(run, _HISTORY),
-            audit=self.read(run, "audit.json"),
+            history=self.read(run, HISTORY_FILE),
+            audit=self.read(run, AUDIT_FILE),
             started=run.info.start_time / 1000,
             seconds=run.data.metrics["seconds"],
             train_seconds=run.data.metrics["train_seconds"],
-            environment=self.read(run, "environment.json"),
+            environment=self.read(run, ENVIRONMENT_FILE),
             code=code_of(run),
-            unreadable=self.read(run, "unreadable.json"),
+            unreadable=self.read(run, UNREADABLE_FILE),
         )
 
     def levels(self, run: Run) -> Levels:
@@ -392,11 +228,11 @@ class Store:
             Level counts of weights and activations, as `Result.levels`. (None, None) if neither
             the tag nor the artifact exists.
         """
-        if (tag := run.data.tags.get("qbench.levels")) is not None:
+        if (tag := run.data.tags.get(LEVELS)) is not None:
             weights, inputs = json.loads(tag)
             return weights, inputs
         try:
-            counts = [LevelCount.model_validate(count) for count in self.read(run, "audit.json")]
+            counts = [LevelCount.model_validate(count) for count in self.read(run, AUDIT_FILE)]
         except QbenchError:
             return None, None
         return most_levels(counts, BitWidths.parse(trial_of(run).bits))
@@ -439,10 +275,12 @@ class Store:
         Raises:
             QbenchError: The detections cannot be fetched.
         """
-        if not any(item.path == EXAMPLES for item in self._client.list_artifacts(run.info.run_id)):
+        with self._connection.reporting("cannot list artifacts in"):
+            kept = self._connection.client.list_artifacts(run.info.run_id)
+        if not any(item.path == EXAMPLES_FILE for item in kept):
             return []
         with tempfile.TemporaryDirectory() as scratch:
-            text = self.fetch(run, EXAMPLES, Path(scratch)).read_bytes()
+            text = self.fetch(run, EXAMPLES_FILE, Path(scratch)).read_bytes()
         return TypeAdapter(list[ImageDetections]).validate_json(text)
 
     def fetch(self, run: Run, artifact: str, target: Path) -> Path:
@@ -460,61 +298,24 @@ class Store:
             QbenchError: The run has no such artifact, or it cannot be fetched.
         """
         try:
-            found = self._client.download_artifacts(run.info.run_id, artifact, str(target))
+            found = self._connection.client.download_artifacts(
+                run.info.run_id, artifact, str(target)
+            )
         except Exception as error:
             raise QbenchError(
-                f"cannot fetch {artifact} of run {run.info.run_id}: {_first_line(error)}"
+                f"cannot fetch {artifact} of run {run.info.run_id}: {first_line(error)}"
             ) from error
         return Path(found)
 
     def _ended(self) -> list[Run]:
         """Return the runs that have ended and count, in the order in which they started."""
         found: Iterable[Run] | None = None
-        if self.uri.startswith(_SQLITE):
-            found = ended_runs(Path(self.uri.removeprefix(_SQLITE)), KEY)
+        if self._connection.database is not None:
+            found = ended_runs(self._connection.database, KEY)
         if found is None:
-            found = self._search("attributes.status != 'RUNNING'", "attributes.start_time ASC")
+            found = self._connection.search("attributes.status != 'RUNNING'")
         states = ("FINISHED", "FAILED")
         return [r for r in found if r.info.status in states and SET_ASIDE not in r.data.tags]
-
-    def _search(self, condition: str, order: str) -> Iterable[Run]:
-        """Search the runs of trials through MLflow.
-
-        Raises:
-            QbenchError: The store cannot be read.
-        """
-        try:
-            yield from self._pages(condition, order)
-        except (MlflowException, OSError) as error:
-            raise QbenchError(f"cannot read the store {self.uri}: {_first_line(error)}") from error
-
-    def _pages(self, condition: str, order: str) -> Iterable[Run]:
-        experiments = [
-            e.experiment_id for e in self._client.search_experiments(view_type=ViewType.ACTIVE_ONLY)
-        ]
-        token = None
-        while experiments:
-            page = self._client.search_runs(
-                experiments,
-                f"{condition} AND tags.`{KEY}` LIKE '%'",
-                max_results=_PAGE,
-                order_by=[order],
-                page_token=token,
-            )
-            yield from (run for run in page if SET_ASIDE not in run.data.tags)
-            token = page.token
-            if not token:
-                return
-
-
-@contextmanager
-def _holding(folder: Path) -> Iterator[None]:
-    """Context manager that locks a results folder. A read-only folder is not locked."""
-    with ExitStack() as stack:
-        with suppress(OSError):
-            (folder / ".state").mkdir(exist_ok=True)
-            stack.enter_context(files.lock(folder / ".state" / "store", wait=True))
-        yield
 
 
 def _local(run: Run, artifact: str) -> Path | None:
@@ -522,18 +323,3 @@ def _local(run: Run, artifact: str) -> Path | None:
     place = urlsplit(run.info.artifact_uri or "")
     path = Path(url2pathname(place.path)) / artifact
     return path if place.scheme == "file" and path.exists() else None
-
-
-def _params(trial: Trial) -> dict[str, Any]:
-    """Flatten a trial to MLflow parameters: ``recipe.lr``, ``options.temperature_rate``."""
-    flat: dict[str, Any] = {}
-    for name, value in trial.model_dump(mode="json").items():
-        if isinstance(value, dict):
-            flat |= {f"{name}.{inner}": item for inner, item in value.items()}
-        elif value is not None:
-            flat[name] = value
-    return {name: str(value) for name, value in flat.items()}
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

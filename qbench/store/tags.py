@@ -6,21 +6,31 @@ import hashlib
 import json
 import sys
 from collections.abc import Mapping
-
-from mlflow.entities import Run
+from typing import TYPE_CHECKING
 
 from qbench.spec.result import CodeFingerprint
 from qbench.spec.trial import Trial
 
-ENVIRONMENT = "environment."  # prefix of the tags of the environment
-FINAL = "final_"  # prefix of the metrics after the last epoch
-IMPORTED = "qbench.imported"
-_MAX_FLOAT = sys.float_info.max  # MLflow stores it in place of infinity
-KEY = "qbench.key"
-SET_ASIDE = "qbench.set_aside"
-EDITED = "what is stored of it was changed by hand"
-_SEALED = ("qbench.trial", "qbench.status", "qbench.audit", "qbench.method_source")
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+AUDIT = "qbench.audit"
 CODE = {"syntax": "qbench.syntax", "revision": "qbench.revision", "numerics": "qbench.numerics"}
+DIGEST = "qbench.digest"
+ENVIRONMENT = "environment."  # prefix of the tags of the environment
+IMPORTED = "qbench.imported"
+KEY = "qbench.key"
+LEVELS = "qbench.levels"
+REASON = "qbench.reason"
+RESULT = "qbench.result"  # hash of the result, which tells results of one trial apart
+SET_ASIDE = "qbench.set_aside"
+STATUS = "qbench.status"
+TRIAL = "qbench.trial"
+UNREADABLE = "qbench.unreadable"
+FINAL = "final_"  # prefix of the metrics after the last epoch
+EDITED = "what is stored of it was changed by hand"
+_SEALED = (TRIAL, STATUS, AUDIT, "qbench.method_source")
+_MAX_FLOAT = sys.float_info.max  # MLflow stores it in place of infinity
 
 
 def was_imported(run: Run) -> bool:
@@ -33,7 +43,7 @@ def was_changed(run: Run) -> bool:
 
     Runs without a recorded digest count as unchanged.
     """
-    recorded = run.data.tags.get("qbench.digest")
+    recorded = run.data.tags.get(DIGEST)
     return recorded is not None and recorded != digest(run.data.tags, run.data.metrics)
 
 
@@ -59,7 +69,7 @@ def digest(tags: Mapping[str, str], metrics: Mapping[str, float]) -> str:
 
 def trial_of(run: Run) -> Trial:
     """Return the trial that a run recorded."""
-    return Trial.model_validate_json(run.data.tags["qbench.trial"])
+    return Trial.model_validate_json(run.data.tags[TRIAL])
 
 
 def code_of(run: Run) -> CodeFingerprint:

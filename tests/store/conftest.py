@@ -1,0 +1,26 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from qbench.store.connection import Connection
+from qbench.store.mlflow import Store
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database without runs. MLflow takes seconds to create one, so tests copy it."""
+    folder = tmp_path_factory.mktemp("database")
+    Connection(folder, local=True).open()
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def store(tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    """An empty store in a results folder."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    (tmp_path / "results").mkdir()
+    shutil.copyfile(empty_database, tmp_path / "results" / "mlflow.db")
+    return Store(tmp_path / "results")

@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from qbench.store.mlflow import Store
+from qbench.store.sqlite import ended_runs
+from tests.helpers.results import result
+
+
+def test_the_database_is_read_as_mlflow_reads_it(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seed, status in enumerate(("done", "failed", "done")):
+        each = result(status, seed=seed)
+        each.metrics["test_loss"] = float("nan")
+        store.record(each, tmp_path)
+    store.set_aside(store.finished()[:1])
+    directly = store._ended()
+    monkeypatch.setattr("qbench.store.mlflow.ended_runs", lambda *_: None)
+    through_mlflow = store._ended()
+    assert len(directly) == 2
+    for mine, its in zip(directly, through_mlflow, strict=True):
+        assert dict(mine.info) == dict(its.info)
+        assert mine.data.tags == its.data.tags
+        assert repr(mine.data.metrics) == repr(its.data.metrics)
+
+
+def test_a_file_that_cannot_be_read_is_left_to_mlflow(tmp_path: Path) -> None:
+    assert ended_runs(tmp_path / "nothing.db", "x") is None
+    (tmp_path / "text.db").write_text("no database")
+    assert ended_runs(tmp_path / "text.db", "x") is None
