@@ -10,11 +10,12 @@ import functools
 import inspect
 from collections.abc import Mapping
 from importlib.metadata import EntryPoint, entry_points
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
 from pydantic import ValidationError, validate_call
 
 from qbench.errors import QbenchError, nearest
+from qbench.spec.booleans import check_no_boolean
 
 if TYPE_CHECKING:
     from torch import nn
@@ -95,6 +96,12 @@ def build_dataset(name: str, options: Mapping[str, Any] | None = None) -> Datase
     for option in given:
         if option not in known:
             raise QbenchError(f"{name}: no option '{option}' of data{nearest(option, known)}")
+    types = get_type_hints(cls.__init__)
+    for option, value in given.items():
+        try:
+            check_no_boolean(value, types.get(option, Any))
+        except ValueError as error:
+            raise QbenchError(f"{name}: data.{option}: {error}") from error
     try:
         dataset: Dataset = cls.__new__(cls)
         validate_call(cls.__init__)(dataset, **given)

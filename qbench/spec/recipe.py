@@ -10,9 +10,12 @@ from pydantic import (
     ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
+    field_validator,
     model_serializer,
     model_validator,
 )
+
+from qbench.spec.booleans import no_boolean
 
 
 class KeyContent(BaseModel):
@@ -102,6 +105,8 @@ class Recipe(KeyContent):
     compile: bool = False
     steps: int | None = Field(default=None, ge=1)
     other_lr: float | None = Field(default=None, ge=0)
+
+    _no_boolean = field_validator("*", mode="before")(no_boolean)
 
     @model_validator(mode="after")
     def _schedule_has_what_it_needs(self) -> Recipe:

@@ -14,10 +14,12 @@ from pydantic import (
     Field,
     StringConstraints,
     ValidationError,
+    field_validator,
 )
 
 from qbench import registry
 from qbench.errors import QbenchError
+from qbench.spec.booleans import no_boolean
 from qbench.spec.layout import TableLayout
 from qbench.suite.bundled import suite_file
 from qbench.suite.short_forms import row_fields, spelled_out
@@ -83,6 +85,8 @@ class Resources(BaseModel):
     processes: int = Field(default=1, ge=1)
     time_limit: Annotated[float, BeforeValidator(_seconds), Field(gt=0)] | None = None
     memory: float | None = Field(default=None, gt=0)
+
+    _no_boolean = field_validator("*", mode="before")(no_boolean)
 
     @property
     def limits(self) -> Limits:
@@ -214,6 +218,8 @@ class Suite(BaseModel):
     tables: list[TableLayout] = Field(default_factory=lambda: [TableLayout()], min_length=1)
     data: dict[str, Any] = Field(default_factory=dict)
     weights: dict[str, str] = Field(default_factory=dict)
+
+    _no_boolean = field_validator("threads", mode="before")(no_boolean)
 
     def published_for(self, model: str) -> Published | None:
         """Return the published table that a model's numbers are shown next to, or None."""

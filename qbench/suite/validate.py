@@ -16,6 +16,7 @@ from qbench import registry
 from qbench.errors import QbenchError, nearest
 from qbench.quant.options import option_fields, validate_method
 from qbench.spec.bits import BitWidths
+from qbench.spec.booleans import check_no_boolean
 from qbench.spec.layout import unknown_metrics
 from qbench.spec.policies import POLICIES
 from qbench.spec.recipe import Recipe
@@ -228,12 +229,22 @@ def _method_problems(entry: Any, location: Location) -> Iterator[Problem]:
     if isinstance(row.get("recipe"), dict):
         yield from _recipe_problems(row["recipe"], (*location, "recipe"))
     try:
+        yield from _boolean_problems(name, options, (*location, name))
         validate_method(name, options)
     except QbenchError as error:
         yield location, str(error)
     except ValidationError as error:
         for found, message in problems_of_schema(error, list(option_fields(name))):
             yield (*location, name, *found), message
+
+
+def _boolean_problems(name: str, options: dict[str, Any], location: Location) -> Iterator[Problem]:
+    """Find true and false in place of other options of a method."""
+    for option, field in option_fields(name).items():
+        try:
+            check_no_boolean(options.get(option), field.annotation)
+        except ValueError as error:
+            yield (*location, option), str(error)
 
 
 def _repetition_problems(values: Any, key: str) -> Iterator[Problem]:

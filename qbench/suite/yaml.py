@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,17 @@ from qbench.errors import QbenchError, nearest
 # Keys and indices that lead to a value.
 Location = tuple[str | int, ...]
 _MAX_BYTES = 1_000_000
+# What every version of YAML reads alike, by the type that PyYAML, of version 1.1, gives it.
+_UNAMBIGUOUS = {
+    "int": re.compile(r"[-+]?(0|[1-9][0-9]*)"),
+    "float": re.compile(
+        r"[-+]?(\.[0-9]+|(0|[1-9][0-9]*)(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.inf|\.nan",
+        re.IGNORECASE,
+    ),
+    "bool": re.compile(r"true|false", re.IGNORECASE),
+    "timestamp": re.compile(r"(?!)"),
+    "str": re.compile(r"(?!\s*[-+]?0(o[0-7]+|[0-9]+(\.[0-9]*)?)\s*$).*", re.DOTALL),
+}
 _MAX_DEPTH = 20
 _OPENING = (
     yaml.BlockMappingStartToken,
@@ -48,8 +60,9 @@ class Document:
             path: Path of the file, which has 1 MB at most and is nested 20 deep at most.
 
         Raises:
-            QbenchError: The file cannot be read, is not YAML, is not a mapping, has a key twice, or
-                uses anchors, aliases or tags.
+            QbenchError: The file cannot be read, is not YAML, is not a mapping, has a key twice,
+                uses anchors, aliases or tags, or has a value that versions of YAML read
+                differently, such as ``010``.
         """
         try:
             if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe, a device
@@ -82,7 +95,8 @@ class Document:
         if not isinstance(data, dict) or not isinstance(node, yaml.MappingNode):
             raise QbenchError(f"{path}: expected `key: value` lines, found {_kind(data)}")
         document = cls(data, path)
-        problems = list(document._index(node, ()))
+        problems = [f"{path}:{line}: {problem}" for line, problem in _ambiguities(node)]
+        problems += document._index(node, ())
         if problems:
             raise QbenchError("\n".join(problems))
         return document
@@ -95,7 +109,8 @@ class Document:
                 of names, such as ``methods``, a name selects the options of all its entries.
 
         Raises:
-            QbenchError: There is no ``=``, the value is not YAML, or the key leads nowhere.
+            QbenchError: There is no ``=``, the value is not YAML or is ambiguous, or the key leads
+                nowhere.
         """
         key, value = parse_assignment(assignment)
         *outer, last = key.split(".")
@@ -161,15 +176,55 @@ def parse_assignment(text: str) -> tuple[str, Any]:
         The key and the value.
 
     Raises:
-        QbenchError: There is no ``=``, or the value is not YAML.
+        QbenchError: There is no ``=``, or the value is not YAML or is ambiguous.
     """
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise QbenchError(f"--set {text}: write it as key=value")
     try:
-        return key.strip(), yaml.safe_load(value)
+        ambiguities = [problem for _, problem in _ambiguities(yaml.compose(value, yaml.SafeLoader))]
+        content = yaml.safe_load(value)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise QbenchError(f"--set {text}: the value is not YAML") from error
+    if ambiguities:
+        raise QbenchError(f"--set {text}: {ambiguities[0]}")
+    return key.strip(), content
+
+
+def _ambiguities(node: yaml.Node | None) -> Iterator[tuple[int, str]]:
+    """Yield the line and a message for each value that versions of YAML read differently."""
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            yield from _ambiguities(key)
+            yield from _ambiguities(value)
+    elif isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            yield from _ambiguities(item)
+    elif isinstance(node, yaml.ScalarNode) and node.style is None:  # not in quotes
+        kind = node.tag.rpartition(":")[2]
+        if kind in _UNAMBIGUOUS and not _UNAMBIGUOUS[kind].fullmatch(node.value):
+            yield node.start_mark.line + 1, _ambiguity(node.value, kind)
+
+
+def _ambiguity(text: str, kind: str) -> str:
+    """Say how YAML 1.1 reads a value, and how to write what was meant."""
+    quoted = f"'{text}' in quotes for text"
+    plain = text.replace("_", "")
+    if kind == "timestamp":
+        return f"{text} is a date in YAML; write {quoted}"
+    if ":" in text:
+        read = yaml.safe_load(text)
+        return (
+            f"{text} is {read} in YAML, a number to base 60; write {read}, a time with its unit as "
+            f"in '90 s', or {quoted}"
+        )
+    if kind == "bool":
+        read = str(yaml.safe_load(text)).lower()
+        return f"{text} is {read} in YAML; write {read}, or {quoted}"
+    sign, digits = (plain[0], plain[1:]) if plain[0] in "+-" else ("", plain)
+    prefix = re.match(r"0[xob](?=[0-9a-f])", digits, re.IGNORECASE)
+    meant = str(int(digits, 0)) if prefix else re.sub(r"^0+(?=[0-9])", "", digits)
+    return f"{text} is read differently by versions of YAML; write {sign}{meant}, or {quoted}"
 
 
 def _descend(
