@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from qbench.method import Layer
+from qbench.quant.calibration import evaluation_mode
 from qbench.spec.result import QuantizerCurve, WeightDistribution
 
 _BINS = 100
@@ -66,21 +66,10 @@ class WeightRecorder:
     def _values(self, training: bool) -> list[float]:
         quantizer, weight = self._layers[0].weight_quantizer, self._layers[0].latent_weight
         assert quantizer is not None  # noqa: S101
-        with _mode(quantizer, training):
+        with evaluation_mode(quantizer):  # it restores the mode that the next line sets
+            quantizer.train(training)
             values: list[float] = quantizer(self._x.to(weight)).float().cpu().tolist()
         return values
-
-
-@contextmanager
-def _mode(module: nn.Module, training: bool) -> Iterator[None]:
-    """Context manager that sets the mode of a module and restores each submodule's on exit."""
-    before = [(m, m.training) for m in module.modules()]
-    module.train(training)
-    try:
-        yield
-    finally:
-        for m, was in before:
-            m.training = was
 
 
 def _spread(epochs: int) -> set[int]:
@@ -93,7 +82,7 @@ def _distribution(layer: Layer, before: Tensor) -> WeightDistribution:
     quantizer = layer.weight_quantizer
     assert quantizer is not None  # noqa: S101
     after = layer.latent_weight.detach()
-    with _mode(quantizer, training=False):
+    with evaluation_mode(quantizer):
         quantized = quantizer(after)
     after, quantized = after.float().cpu().flatten(), quantized.float().cpu().flatten()
     before = before.float().flatten()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from torch.nn import functional as F  # noqa: N812
 from qbench.lab.check.networks import OUTPUTS, images
 from qbench.method import Layer
 from qbench.quant.attach import Handle
+from qbench.quant.hooks import observed
 from qbench.train.loop import training_step
 
 
@@ -70,18 +71,13 @@ def untouched(handle: Handle, x: Tensor) -> str | None:
     outputs: dict[str, Tensor] = {}
     alive: set[str] = set()
 
-    def look(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple[Tensor], output: Tensor) -> None:
-            outputs[name] = output
-            if args[0].any():
-                alive.add(name)
+    def look(name: str, given: Tensor, output: Tensor) -> None:
+        outputs[name] = output
+        if given.any():
+            alive.add(name)
 
-        return hook
-
-    hooks = [m.module.register_forward_hook(look(m.name)) for m in handle.layers]
-    output = handle.model(x)
-    for hook in hooks:
-        hook.remove()
+    with observed({layer.name: layer.module for layer in handle.layers}, look):
+        output = handle.model(x)
     target = torch.arange(len(x)) % OUTPUTS
     random = torch.Generator().manual_seed(0)
     loss = F.cross_entropy(output, target) + handle.regularization_loss()
@@ -139,19 +135,14 @@ def through_quantizers(handle: Handle, x: Tensor) -> dict[str, tuple[Tensor, Ten
     """
     seen: dict[str, tuple[Tensor, Tensor]] = {}
 
-    def keep(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple[Tensor], y: Tensor) -> None:
-            seen[name] = (args[0].detach(), y.detach())
+    def keep(name: str, given: Tensor, quantized: Tensor) -> None:
+        seen[name] = (given.detach(), quantized.detach())
 
-        return hook
-
-    hooks = [
-        layer.activation_quantizer.register_forward_hook(keep(layer.name))
+    quantizers = {
+        layer.name: layer.activation_quantizer
         for layer in handle.layers
         if layer.activation_quantizer is not None
-    ]
-    with torch.no_grad():
+    }
+    with observed(quantizers, keep), torch.no_grad():
         handle.model(x)
-    for hook in hooks:
-        hook.remove()
     return seen

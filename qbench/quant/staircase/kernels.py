@@ -34,7 +34,7 @@ _BEST_FLAGS = (
     ("-fopenmp",),
     (),
 )
-_log = logging.getLogger(__name__)
+_LOGGER = logging.getLogger(__name__)
 
 
 @functools.lru_cache(maxsize=1)
@@ -54,7 +54,7 @@ def load() -> ctypes.CDLL | None:
             _compile(compiler, library)
         return ctypes.CDLL(str(library))
     except (OSError, subprocess.SubprocessError) as error:
-        _log.warning("the C kernels could not be built, torch takes their place: %s", error)
+        _LOGGER.warning("the C kernels could not be built, torch takes their place: %s", error)
         return None
 
 

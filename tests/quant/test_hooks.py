@@ -1,0 +1,43 @@
+"""Observing the modules of a model."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from qbench.quant.attach import attach
+from qbench.quant.hooks import observed, observed_inputs
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
+
+
+def test_inputs_and_outputs_are_observed_in_every_pass_until_the_end() -> None:
+    model, seen = network(), []
+    with observed({"last": model[2]}, lambda *found: seen.append(found)):
+        for scale in (1.0, 2.0):
+            model(torch.full((3, 4), scale))
+    model(torch.zeros(3, 4))
+    assert [name for name, _, _ in seen] == ["last", "last"]
+    for _, x, y in seen:
+        assert torch.equal(model[2](x), y)
+
+
+def test_the_hooks_of_a_pass_that_fails_are_removed_too() -> None:
+    model = network()
+    with pytest.raises(RuntimeError), observed(dict(model.named_children()), lambda *_: None):
+        model(torch.zeros(3, 5))
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_the_input_of_a_layer_is_observed_as_its_quantizer_leaves_it() -> None:
+    x = torch.rand(64, 4)
+    handle = attach(network(), "ste", bits="2/2", layers="all", calibration=[x])
+    seen: dict[str, Tensor] = {}
+    with observed_inputs(handle.layers, seen.__setitem__):
+        handle.model(x)
+    for layer in handle.layers:
+        assert len(seen[layer.name].unique()) <= 4
