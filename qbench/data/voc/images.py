@@ -5,26 +5,30 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from qbench.data import UnreadableError
-from qbench.data.voc.annotation import read_objects
+from qbench.data.voc.annotation import Annotation, read_annotation
 from qbench.errors import QbenchError
 
 Target = dict[str, Tensor]
 Item = tuple[Tensor, Target]
+_UPRIGHT, _TURNED = 1, (5, 6, 7, 8)  # values of the EXIF orientation; the others do not turn by 90°
 
 
 class VOCImages(Dataset[Item]):
     """Images of a list, transformed, with their objects.
 
-    The constructor reads all annotations. An item is an image, uint8, (3, S, S), and its target: a
-    dict of ``boxes``, float32, (n, 4), ``labels``, int64, (n,), and ``difficult``, bool, (n,). An
-    image that cannot be decoded raises `UnreadableError`.
+    The constructor reads all annotations, and the header of each image. An image with an EXIF
+    orientation is turned upright if the size in its annotation is that of the upright image.
+
+    An item is an image, uint8, (3, S, S), and its target: a dict of ``boxes``, float32, (n, 4),
+    ``labels``, int64, (n,), and ``difficult``, bool, (n,). An image that cannot be decoded raises
+    `UnreadableError`.
 
     Args:
         folder: Folder of a year, such as ``VOCdevkit/VOC2007``.
@@ -34,8 +38,8 @@ class VOCImages(Dataset[Item]):
         train: If True, leave out difficult objects, and images without other objects.
 
     Raises:
-        QbenchError: The list has no usable image, or an annotation is not valid. The message names
-            the file.
+        QbenchError: The list has no usable image or has one twice, an annotation is not valid, or
+            an annotation and its image contradict each other. The message names the file.
     """
 
     def __init__(
@@ -48,15 +52,18 @@ class VOCImages(Dataset[Item]):
     ) -> None:
         clip = [v2.ToImage(), v2.ClampBoundingBoxes(), drop_boxes_without_area()]
         self._transform = v2.Compose([*clip, *steps, v2.ToPureTensor()])
-        self._images: list[tuple[Path, Target]] = []
+        self._images: list[tuple[Path, Target, bool]] = []
         names = listed(file := list_of(folder, split))
         for name in names:
-            objects = read_objects(folder / "Annotations" / f"{name}.xml", classes)
+            image = image_of(folder, name)
+            annotation = read_annotation(folder / "Annotations" / f"{name}.xml", classes)
+            objects = annotation.objects
+            turned = _boxes_are_turned(image, annotation)
             if train:
                 easy = ~objects["difficult"]
                 objects = {key: value[easy] for key, value in objects.items()}
             if len(objects["labels"]) or not train:
-                self._images.append((folder / "JPEGImages" / f"{name}.jpg", objects))
+                self._images.append((image, objects, turned))
         if not self._images:
             raise QbenchError(
                 f"{file}: of the {len(names)} images that it lists none has an object to train on"
@@ -66,10 +73,10 @@ class VOCImages(Dataset[Item]):
         return len(self._images)
 
     def __getitem__(self, index: int) -> Item:
-        file, objects = self._images[index]
+        file, objects, turned = self._images[index]
         try:
             with Image.open(file) as opened:
-                image = opened.convert("RGB")
+                image = (ImageOps.exif_transpose(opened) if turned else opened).convert("RGB")
         except (OSError, SyntaxError, ValueError) as error:
             raise UnreadableError(f"{file} ({error})") from error
         size = (image.height, image.width)
@@ -87,6 +94,40 @@ def _of_each_box(item: Item) -> tuple[Tensor, Tensor]:
     return item[1]["labels"], item[1]["difficult"]
 
 
+def _boxes_are_turned(image: Path, annotation: Annotation) -> bool:
+    """Return whether boxes are those of the image as its EXIF orientation turns it.
+
+    Raises:
+        QbenchError: The sizes differ, or nothing tells whether the boxes are turned.
+    """
+    try:
+        with Image.open(image) as opened:
+            stored = opened.size
+            orientation = opened.getexif().get(ExifTags.Base.Orientation, _UPRIGHT)
+    except (OSError, SyntaxError, ValueError):
+        return False  # `VOCImages` reports it when it is read
+    upright = stored[::-1] if orientation in _TURNED else stored
+    if annotation.size is not None and annotation.size not in (stored, upright):
+        width, height = annotation.size
+        raise QbenchError(
+            f"{image}: has {stored[0]} × {stored[1]} pixels, and its annotation is of "
+            f"{width} × {height}; annotate the image as it is"
+        )
+    if stored != upright and annotation.size is not None:
+        return annotation.size == upright
+    if orientation not in (_UPRIGHT, 0) and len(annotation.objects["labels"]):
+        raise QbenchError(
+            f"{image}: its EXIF orientation turns it, and nothing tells whether its boxes are "
+            "turned as well; save the image upright, without EXIF, and check its annotation"
+        )
+    return False
+
+
+def image_of(folder: Path, name: str) -> Path:
+    """Return the path of an image in the folder of a year."""
+    return folder / "JPEGImages" / f"{name}.jpg"
+
+
 def list_of(folder: Path, split: str) -> Path:
     """Return the path of the list of a split in the folder of a year."""
     return folder / "ImageSets" / "Main" / f"{split}.txt"
@@ -102,9 +143,18 @@ def listed(file: Path) -> list[str]:
         Names without folder and suffix.
 
     Raises:
-        QbenchError: The list is empty.
+        QbenchError: The list is empty, a name is in it twice, or a line has more than a name. The
+            message names the line.
     """
-    names = file.read_text(encoding="utf-8").split()
-    if not names:
+    lines: dict[str, int] = {}
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+        name = line.strip()
+        if len(name.split()) > 1:
+            raise QbenchError(f"{file}:{number}: expected the name of an image, found '{name}'")
+        if name in lines:
+            raise QbenchError(f"{file}:{number}: {name} is in line {lines[name]} already")
+        if name:
+            lines[name] = number
+    if not lines:
         raise QbenchError(f"{file}: it lists no image")
-    return names
+    return list(lines)

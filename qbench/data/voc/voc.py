@@ -16,7 +16,14 @@ from torchvision.transforms import v2
 
 from qbench.data import Dataset, content_of
 from qbench.data.voc.classes import VOC_CLASSES
-from qbench.data.voc.images import Item, Target, VOCImages, drop_boxes_without_area, list_of, listed
+from qbench.data.voc.images import (
+    Item,
+    Target,
+    VOCImages,
+    drop_boxes_without_area,
+    list_of,
+    listed,
+)
 from qbench.errors import QbenchError
 from qbench.spec.recipe import Recipe
 
@@ -121,22 +128,16 @@ class VOC(Dataset):
     def sizes(self) -> tuple[int, int]:
         """Return the numbers of images in the lists, or of the original if data are missing."""
         if self.missing():
-            return sum(self.training[year] for year in self.years), self.testing
-        *training, test = (
-            len(listed(list_of(self._year(year), split))) for year, split in self._splits
-        )
-        return sum(training), test
+            return self._original_sizes
+        *training, test = self._read_lists()
+        return sum(map(len, training)), len(test)
 
     def identity(self) -> dict[str, Any]:
         """Return what differs from the original: image size, years, numbers of images."""
         own: dict[str, Any] = {"image_size": self.image_shape[1], "years": list(self.years)}
         own |= dict(zip(("train", "test"), self.sizes(), strict=True))
-        original = {
-            "image_size": self.size,
-            "years": list(self.training),
-            "train": sum(self.training[year] for year in self.years),
-            "test": self.testing,
-        }
+        original = {"image_size": self.size, "years": list(self.training)}
+        original |= dict(zip(("train", "test"), self._original_sizes, strict=True))
         return {name: value for name, value in own.items() if value != original[name]}
 
     def train(self) -> ConcatDataset[Item]:
@@ -182,6 +183,27 @@ class VOC(Dataset):
         return {"root": str(folder)}
 
     @property
+    def _original_sizes(self) -> tuple[int, int]:
+        return sum(self.training[year] for year in self.years), self.testing
+
+    def _read_lists(self) -> list[list[str]]:
+        """Return the names of the images of each split, and check that none trains and tests.
+
+        Raises:
+            QbenchError: A list is not valid, or a test image is a training image.
+        """
+        files = [list_of(self._year(year), split) for year, split in self._splits]
+        names = [listed(file) for file in files]
+        for (year, _), training in zip(self._splits[:-1], names, strict=False):
+            shared = set(training).intersection(names[-1]) if year == 2007 else set()
+            if shared:
+                raise QbenchError(
+                    f"{files[-1]}: {min(shared)} is a training image too, in {files[0]}, one of "
+                    f"{len(shared)} such images"
+                )
+        return names
+
+    @property
     def _stretch(self) -> v2.Transform:
         return v2.Resize(self.image_shape[1:], antialias=True)
 
@@ -213,4 +235,5 @@ class VOC(Dataset):
     def _images(self, year: int, split: str, steps: list[v2.Transform], train: bool) -> VOCImages:
         if reason := self.missing():
             raise QbenchError(reason)
+        self._read_lists()
         return VOCImages(self._year(year), split, self.classes, steps, train)

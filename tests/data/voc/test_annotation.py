@@ -40,3 +40,42 @@ def test_an_annotation_that_is_not_there_is_named(tmp_path: Path, add: Add) -> N
     file.unlink()
     with pytest.raises(QbenchError, match=f"{file}: cannot read this annotation: No such file"):
         voc(tmp_path).train()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        ("annotation>", "html>", "is no annotation of Pascal VOC: its outermost element is <html>"),
+        ("annotation>", "x:annotation xmlns:x='y'>", "this annotation is no XML|is no annotation"),
+        ("object>", "Object>", "has an object that is not directly in <annotation>"),
+        ("  <object>", "<objects><object>", "has an object that is not|is no XML"),
+        (".jpg</filename>", "0.jpg</filename>", r"is the annotation of other0\.jpg, by its <file"),
+        ("<width>40", "<width>wide", "<size> should have two whole numbers"),
+    ],
+)
+def test_what_an_annotation_says_of_itself_is_checked(
+    tmp_path: Path, add: Add, old: str, new: str, reason: str
+) -> None:
+    file = add("test", object_xml("dog", (1, 1, 9, 9)), name="other")
+    file.write_text(file.read_text().replace(old, new))
+    with pytest.raises(QbenchError, match=reason):
+        voc(tmp_path).test()
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("<size><width>40</width><height>20</height><depth>3</depth></size>", ""),
+        ("<width>40</width><height>20</height>", "<width>0</width><height>0</height>"),
+        ("<filename>other.jpg</filename>", ""),
+        ("other.jpg", "other.png"),
+        ("other.jpg", "other"),
+    ],
+)
+def test_an_annotation_need_not_say_its_size_and_its_suffix(
+    tmp_path: Path, add: Add, old: str, new: str
+) -> None:
+    file = add("test", object_xml("dog", (1, 1, 9, 9)), name="other")
+    assert old in file.read_text()
+    file.write_text(file.read_text().replace(old, new))
+    assert len(voc(tmp_path).test()) == 2

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import ExifTags, Image
 
 from qbench.data import UnreadableError
 from qbench.data.voc.voc import VOC
@@ -100,3 +101,77 @@ def test_a_list_without_images_is_refused_by_its_name(tmp_path: Path, add: Add) 
     (tmp_path / "VOCdevkit/VOC2007/Annotations/trainval9.xml").write_text("<annotation/>")
     with pytest.raises(QbenchError, match=f"{names}: of the 1 images .* none has an object"):
         voc(tmp_path).train()
+
+
+# What images and lists say of themselves ---------------------------------------------------------
+
+
+def turn(file: Path, orientation: int) -> Path:
+    """Give an image an EXIF orientation; returns its file."""
+    image = file.parents[1] / "JPEGImages" / f"{file.stem}.jpg"
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    Image.open(image).save(image, exif=exif)
+    return image
+
+
+def resize(file: Path, width: int, height: int) -> None:
+    """Change the size in an annotation of 40 × 20 pixels."""
+    size = f"<width>{width}</width><height>{height}</height>"
+    file.write_text(
+        file.read_text().replace("<width>40</width><height>20</height>", size if width else "")
+    )
+
+
+def test_an_image_is_turned_upright_where_its_boxes_are(tmp_path: Path, add: Add) -> None:
+    stored, upright = (add("test", object_xml("dog", (1, 1, 10, 10))) for _ in range(2))
+    for file in (stored, upright):
+        turn(file, 6)
+    resize(upright, 20, 40)
+    images = voc(tmp_path).test()
+    assert images[1][1]["boxes"].tolist() == [[0, 0, 5, 10]]  # of 40 × 20 pixels
+    assert images[2][1]["boxes"].tolist() == [[0, 0, 10, 5]]  # of 20 × 40 pixels
+    turned = images[1][0].rot90(-1, (1, 2)).float()
+    assert (images[2][0].float() - turned).abs().mean() < 3
+
+
+@pytest.mark.parametrize(("orientation", "width"), [(3, 40), (2, 40), (4, 0), (6, 0)])
+def test_an_image_is_named_where_its_boxes_may_be_turned_or_not(
+    tmp_path: Path, add: Add, orientation: int, width: int
+) -> None:
+    file = add("test", object_xml("dog", (1, 1, 10, 10)))
+    image = turn(file, orientation)
+    resize(file, width, 20)
+    with pytest.raises(QbenchError, match=f"{image}: its EXIF orientation turns it, and nothing"):
+        voc(tmp_path).test()
+    file.write_text("<annotation/>")
+    assert len(voc(tmp_path).test()) == 2
+
+
+@pytest.mark.parametrize("size", [(20, 40), (80, 40), (41, 20)])
+def test_an_image_of_another_size_than_its_annotation_is_named(
+    tmp_path: Path, add: Add, size: tuple[int, int]
+) -> None:
+    resize(add("test", object_xml("dog", (1, 1, 10, 10)), name="a"), *size)
+    reason = rf"a\.jpg: has 40 × 20 pixels, and its annotation is of {size[0]} × {size[1]}"
+    with pytest.raises(QbenchError, match=reason):
+        voc(tmp_path).test()
+
+
+@pytest.mark.parametrize(
+    ("split", "line", "reason"),
+    [
+        ("test", "test1", r"test\.txt:2: test1 is in line 1 already"),
+        ("trainval", "trainval0", r"trainval\.txt:2: trainval0 is in line 1 already"),
+        ("test", "trainval0", r"test\.txt: trainval0 is a training image too, in .*trainval\.txt"),
+        ("test", "test1 -1", r"test\.txt:2: expected the name of an image, found 'test1 -1'"),
+    ],
+)
+def test_a_list_that_has_an_image_twice_is_named(
+    tmp_path: Path, add: Add, split: str, line: str, reason: str
+) -> None:
+    with (tmp_path / f"VOCdevkit/VOC2007/ImageSets/Main/{split}.txt").open("a") as names:
+        names.write(f"{line}\n")
+    for read in (voc(tmp_path).test, voc(tmp_path).identity):
+        with pytest.raises(QbenchError, match=reason):
+            read()
