@@ -1,4 +1,4 @@
-"""The trials that wait for a worker, as a searcher of Ray Tune, and what Tune reports to it."""
+"""Searcher of Ray Tune that holds the trials that wait for a worker, and the events of Tune."""
 
 from __future__ import annotations
 
@@ -20,11 +20,26 @@ from qbench.spec.trial import FP32, Trial
 from qbench.store.spool import Spool
 from qbench.train.limits import Limits, over_time
 
-TRIES = 3  # of a trial whose worker dies: killed with its node, or by what ran beside it
+TRIES = 3  # attempts at a trial whose worker dies, such as with its node
 
 
 class Backlog(Searcher):
-    """Searcher that hands Tune the trials in order, once their full-precision weights are there."""
+    """Searcher that gives Tune the trials in order, once the trials they start from have ended.
+
+    Args:
+        suite: Name of the suite.
+        trials: Trials to train, in order.
+        spool: Spool that workers write results to.
+        recorder: Receives the key of each trial that ends.
+        listener: Is called as trials progress.
+        summary: Counts the trials that end.
+        limits: Limits of a trial.
+
+    Attributes:
+        waiting: Trials that no worker has started.
+        running: Trials in training, by Tune's id.
+        errors: Exceptions that ended workers, by Tune's id.
+    """
 
     def __init__(
         self,
@@ -60,7 +75,7 @@ class Backlog(Searcher):
                 pending.discard(trial.key)
                 self._end(ended)
             elif trial.base is None or trial.base.key not in pending:
-                if ended is not None:  # a failure that no store took; this try comes in its place
+                if ended is not None:  # a failure that was not recorded; this attempt replaces it
                     self._spool.discard(trial.key)
                 self.waiting.remove(trial)
                 self.running[trial_id] = trial
@@ -127,7 +142,7 @@ class Backlog(Searcher):
         result = Result(
             trial=trial, suite=self._suite, status="failed", reason=reason, started=time.time()
         )
-        with contextlib.suppress(OSError):  # the recorder finds that it is not there, and says so
+        with contextlib.suppress(OSError):  # the recorder reports that it is absent
             self._spool.put(result, None)
         return result
 
@@ -139,7 +154,7 @@ class Backlog(Searcher):
 
 
 def reason_of(error: BaseException | None) -> str:
-    """Say in a line why a worker ended without a result."""
+    """Return in one line why a worker ended without a result."""
     cause = getattr(error, "cause", error)
     if isinstance(cause, ray.exceptions.OutOfMemoryError):
         return "the machine ran out of memory"

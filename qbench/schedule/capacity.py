@@ -1,4 +1,4 @@
-"""How many trials fit on a machine, or on the nodes of a cluster, at once."""
+"""Number of trials that fit on a machine, or on the nodes of a cluster, at once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _ROUNDING = 1e-9  # ten shares of 0.1 fill a GPU
 
 
 class Share(NamedTuple):
-    """CPU cores and GPUs: those of a node, or the share that one process takes of them."""
+    """CPU cores and GPUs of a node, or the share of them that one process takes."""
 
     cpus: float
     gpus: float

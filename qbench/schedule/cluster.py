@@ -1,4 +1,4 @@
-"""The connection to Ray: a running cluster, or this machine alone."""
+"""Connection to Ray: to a running cluster, or on this machine alone."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from qbench.schedule.capacity import Share
 def disconnect() -> None:
     """Disconnect from Ray, and stop it if it is local to this process.
 
-    Garbage collection is off meanwhile: Ray ends the process if what Tune leaves behind is
-    collected during a shutdown, in whichever thread.
+    Garbage collection is off during the shutdown: Ray ends the process if objects that Tune has
+    left are collected meanwhile, in any thread.
     """
     gc.collect()
     gc.disable()
@@ -48,12 +48,12 @@ def connect(address: str | None) -> None:
         )
     except (ConnectionError, RuntimeError, ValueError) as error:
         where = f"no Ray cluster answers at {address}" if address else "Ray does not start"
-        reason = " ".join(str(error).split())[:400]  # of versions that differ it takes five lines
+        reason = " ".join(str(error).split())[:400]  # five lines if the versions differ
         raise QbenchError(f"{where}: {reason}") from error
 
 
 def _probe(address: str) -> None:
-    """Raise QbenchError if nothing listens at an address: Ray itself tries for minutes."""
+    """Raise QbenchError if nothing listens at an address. Ray itself would try for minutes."""
     if address in ("auto", "local"):
         return
     host, colon, port = address.rpartition(":")

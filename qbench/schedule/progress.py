@@ -1,4 +1,4 @@
-"""What the training of a grid reports: its progress and how it ended."""
+"""Progress of the training of a grid, and a summary of how it ended."""
 
 from __future__ import annotations
 

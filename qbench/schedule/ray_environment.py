@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-# A machine for itself is reached from nowhere else: Ray binds to 127.0.0.1 where it may have no
-# other nodes, whatever the system that this is named after.
+# With "0", Ray has no other nodes and binds to 127.0.0.1, so that no other machine can reach it. This
+# holds on every system, whatever the name says.
 _LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 _SETTINGS = {
-    # glibc gives a large tensor's pages back when it is freed, and takes them anew, zeroed, for the
-    # next: on a CPU that is half the time of a step of AlexNet. Up to 2 GiB are kept instead.
+    # By default, glibc returns the pages of a large tensor to the system when it is freed, and gets
+    # zeroed pages for the next. On a CPU that is half the time of a training step of AlexNet. With
+    # these settings it keeps up to 2 GiB.
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(2 * 2**30),
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -18,20 +19,21 @@ _SETTINGS = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # a trial without a GPU sees none
     "RAY_USAGE_STATS_ENABLED": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # what is done is known from the store
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # the store knows which trials are done
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
 
 
 def prepare(address: str | None) -> None:
-    """Set Ray up to be quiet, to listen on loopback alone, and to show a cluster its token.
+    """Configure Ray to be quiet, to listen on loopback only, and to send a cluster its token.
 
-    To be called before ``ray`` is imported. Ray starts clusters with a token where it finds one,
-    and, unless told to, does not send it when it connects to one by address; a cluster without
-    tokens ignores it.
+    Call it before ``ray`` is imported. Ray starts a cluster with a token if it finds one, but does
+    not send it to a cluster that it connects to by address unless this is configured. A cluster
+    without tokens ignores it.
 
     Args:
-        address: of the cluster that will be used; None: this machine alone.
+        address: Address of the cluster that will be used. None: that of ``RAY_ADDRESS``, else this
+            machine.
     """
     os.environ.update(_SETTINGS)
     if not (address or os.environ.get("RAY_ADDRESS")):

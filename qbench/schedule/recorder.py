@@ -12,7 +12,7 @@ from qbench.schedule.progress import Summary
 from qbench.spec.result import Result
 from qbench.store.spool import Spool
 
-PATIENCE_SECONDS = 30.0  # with a store that is away when all is trained
+PATIENCE_SECONDS = 30.0  # for a store that is away after the last trial
 
 
 class ResultRecorder:

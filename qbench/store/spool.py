@@ -7,7 +7,7 @@ weights of full-precision trials stay here for the trials that start from them.
     spool/<key>/outcome.json, weights.pt     waiting to be recorded
     weights/<key>.pt                         full-precision weights
     checkpoints/<key>.pt                     checkpoint from which an interrupted trial continues
-    progress/<key>                           the last epoch of a trial on several processes
+    progress/<key>                           last epoch of a trial on several processes
     lock                                     held by the command that records
     store                                    held by the command that creates the database
 """

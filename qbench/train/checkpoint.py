@@ -28,17 +28,30 @@ class Checkpoints(Protocol):
 
 
 def pack(content: Mapping[str, Any]) -> bytes:
-    """Serialise tensors, numbers, text, and lists and dictionaries of them."""
+    """Serialize tensors, numbers, text, and lists and dictionaries of them.
+
+    Args:
+        content: What to serialize, by name.
+
+    Returns:
+        A file as ``torch.save`` writes it.
+    """
     buffer = io.BytesIO()
     torch.save(dict(content), buffer)
     return buffer.getvalue()
 
 
 def unpack(data: bytes) -> dict[str, Any]:
-    """Read what `pack` wrote, onto the CPU; nothing else is accepted.
+    """Read what `pack` wrote. Tensors are loaded onto the CPU, and no code is executed.
+
+    Args:
+        data: What `pack` returned.
+
+    Returns:
+        What was given to `pack`.
 
     Raises:
-        RefusedError: It holds more than data, or it is damaged.
+        RefusedError: The data hold more than data, or are damaged.
     """
     try:
         content: dict[str, Any] = torch.load(
@@ -50,15 +63,21 @@ def unpack(data: bytes) -> dict[str, Any]:
 
 
 def dump_weights(model: nn.Module) -> bytes:
-    """Serialise the ``state_dict`` of a model, on the CPU."""
+    """Serialize the ``state_dict`` of a model, with its tensors on the CPU."""
     return pack({name: tensor.cpu() for name, tensor in model.state_dict().items()})
 
 
 def load_weights(data: bytes) -> dict[str, Tensor]:
     """Read what `dump_weights` wrote.
 
+    Args:
+        data: What `dump_weights` returned.
+
+    Returns:
+        Tensors by name, as `torch.nn.Module.load_state_dict` takes them.
+
     Raises:
-        RefusedError: As `unpack`.
+        RefusedError: As in `unpack`.
     """
     return unpack(data)
 
@@ -82,7 +101,7 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: Mapping[str, Any]) -> None:
-    """Restore the generators to a state that `random_state` returned."""
+    """Restore the random generators to a state that `random_state` returned."""
     version, python, gauss = state["python"]
     random.setstate((version, tuple(python), gauss))
     numpy = state["numpy"]

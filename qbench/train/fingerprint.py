@@ -26,7 +26,7 @@ def code_of(method: str) -> CodeFingerprint:
     """Return the fingerprint of the present code of a method.
 
     Args:
-        method: name of the method.
+        method: Name of the method.
 
     Raises:
         QbenchError: No method has the name.
@@ -39,8 +39,8 @@ def change(method: str, recorded: CodeFingerprint) -> str:
     """Return what has changed in the code since a result was recorded, or an empty string.
 
     Args:
-        method: name of the method.
-        recorded: fingerprint that was recorded with the result.
+        method: Name of the method.
+        recorded: Fingerprint that was recorded with the result.
 
     Raises:
         QbenchError: No method has the name.

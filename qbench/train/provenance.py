@@ -19,10 +19,12 @@ PACKAGES = ("torch", "torchvision", "ray", "mlflow", "numpy", "pandas")
 
 @functools.cache
 def environment() -> dict[str, str]:
-    """Versions, git commit and hardware of this process, as text by name.
+    """Return the versions, the git commit and the hardware of this process.
 
-    Without a git checkout around the installed code, ``git_commit`` is empty. Host names and paths
-    are left out: results are published.
+    Host names and paths are left out, because results are published.
+
+    Returns:
+        Texts by name. ``git_commit`` is empty if the installed code is not in a git checkout.
     """
     found = {"python": platform.python_version(), "platform": platform.platform()}
     found["qbench"] = __version__

@@ -1,4 +1,4 @@
-"""Load full-precision weights that are not trained here: torchvision's, or those of a file.
+"""Load full-precision weights that are not trained here, from torchvision or from a file.
 
 `qbench.spec.weights` explains how a suite chooses them.
 """
@@ -16,12 +16,20 @@ from qbench.errors import QbenchError
 from qbench.spec.weights import is_backbone, is_torchvision, torchvision_weights, weights_file
 from qbench.train.checkpoint import dump_weights, load_weights, pack
 
-# Under which training scripts keep a network's state beside an optimiser's.
+# Names under which training scripts store a network's state beside that of an optimizer.
 _WRAPPERS = ("state_dict", "model")
 
 
 def missing(model: str, choice: str) -> str:
-    """Say what has to be there or come before a run, or ''."""
+    """Return what a run needs and does not find, or an empty string.
+
+    Args:
+        model: Name of the model.
+        choice: Choice of a suite, as for `qbench.spec.weights.identify`.
+
+    Returns:
+        A sentence: the file that does not exist, or the download that a run starts.
+    """
     if not is_torchvision(choice):
         path = weights_file(choice)
         return "" if path.is_file() else f"weights of {model}: there is no file {path}"
@@ -36,15 +44,15 @@ def fetch(model: str, choice: str, network: nn.Module) -> bytes:
     """Read weights, and check that they fit.
 
     Args:
-        model: the model's name.
-        choice: as for `qbench.spec.weights.identify`.
-        network: the model that they are to be loaded into.
+        model: Name of the model.
+        choice: Choice of a suite, as for `qbench.spec.weights.identify`.
+        network: The model, which the weights are loaded into.
 
     Returns:
-        What `start` takes.
+        The serialized weights, for `start`.
 
     Raises:
-        QbenchError: they cannot be had, hold more than tensors, or do not fit the model.
+        QbenchError: The weights cannot be read, hold more than tensors, or do not fit the model.
     """
     try:
         if is_torchvision(choice):
@@ -68,12 +76,15 @@ def fetch(model: str, choice: str, network: nn.Module) -> bytes:
 
 
 def start(network: nn.Module, data: bytes, backbone: bool) -> None:
-    """Load what `fetch` returned, or a trained network's weights, into a network.
+    """Load weights that `fetch` returned, or those of a trained network, into a network.
 
     Args:
-        network: a model as its name builds it.
-        data: the weights, serialised.
-        backbone: whether they are of its backbone alone.
+        network: A model as its name builds it.
+        data: Serialized weights.
+        backbone: Whether they are the weights of a detector's backbone alone.
+
+    Raises:
+        qbench.train.checkpoint.RefusedError: The data hold more than weights, or are damaged.
     """
     state = load_weights(data)
     if backbone:

@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 
 from qbench import registry
 from qbench.quant.options import build_method, method_options
 from qbench.quant.plugins import Plugin, load_plugin
-from qbench.spec.recipe import Recipe
 from qbench.train.checkpoint import load_weights
+from qbench.train.trial import ExecutionEnvironment, Training
 from tests.helpers import plugins
+from tests.helpers.checkpoints import Kept, poison
 from tests.helpers.training import RECIPE, train, trial
 
 
@@ -88,43 +92,6 @@ def test_the_gap_between_soft_and_hard_closes_as_the_temperature_grows() -> None
     assert gaps[1] < 0.1 * gaps[0]
 
 
-def test_the_distribution_of_every_quantized_weight_is_recorded() -> None:
-    result, hardened = train(trial(bits="3(±4)/2"))
-    assert hardened is not None
-    state = load_weights(hardened)
-    assert [weights.layer for weights in result.weights] == ["3", "7", "10"]
-    for weights in result.weights:
-        count = state[f"{weights.layer}.weight"].numel()
-        assert sum(weights.before) == sum(weights.after) == count
-        assert len(weights.edges) == len(weights.before) + 1
-        found = state[f"{weights.layer}.weight"].unique()
-        assert weights.levels == pytest.approx(found.tolist(), rel=1e-5)
-        assert len(weights.thresholds) == len(weights.levels) - 1
-        assert weights.thresholds == sorted(weights.thresholds)
-
-
-def test_weights_quantized_filter_by_filter_have_no_levels_of_the_layer() -> None:
-    result, _ = train(trial("bwn", bits="1/32"))
-    assert result.weights[0].levels == result.weights[0].thresholds == []
-    assert sum(result.weights[0].after) > 0
-    assert result.curve is None
-
-
-def test_the_function_that_quantizes_is_recorded_as_it_hardens() -> None:
-    recipe = RECIPE.model_copy(update={"epochs": 6})
-    result, _ = train(trial(bits="2/32", recipe=recipe))
-    curve = result.curve
-    assert curve is not None
-    assert curve.layer == "3"
-    assert {1, 6} <= curve.soft.keys() <= set(range(1, 7))
-    assert len(set(curve.hard)) == 3
-    hard = torch.tensor(curve.hard)
-    distances = [
-        float((torch.tensor(y) - hard).abs().mean()) for _, y in sorted(curve.soft.items())
-    ]
-    assert distances == sorted(distances, reverse=True)
-
-
 def test_every_quantized_tensor_is_audited() -> None:
     result, _ = train(trial())
     assert [(count.layer, count.tensor) for count in result.audit] == [
@@ -158,27 +125,6 @@ def test_more_levels_than_promised_are_found(bad_methods: None) -> None:
     assert result.audit_text.endswith("4 promised (and 2 more)")
 
 
-@pytest.mark.parametrize(
-    ("schedule", "rates"),
-    [
-        ({"schedule": "constant"}, [1, 1, 1, 1]),
-        ({"schedule": "cosine"}, [1, 0.8535534, 0.5, 0.1464466]),
-        ({"schedule": "step", "milestones": (1, 3), "gamma": 0.1}, [1, 0.1, 0.1, 0.01]),
-        ({"schedule": "exponential", "final_lr": 0.0001}, [1, 0.1, 0.01, 0.001]),
-        ({"schedule": "linear", "final_lr": 0.2}, [1, 0.8, 0.6, 0.4]),
-        ({"schedule": "cosine_restarts", "milestones": (1, 3)}, [1, 1, 0.5, 1]),
-    ],
-)
-def test_the_learning_rate_follows_its_schedule(
-    schedule: dict[str, object], rates: list[float]
-) -> None:
-    recipe = Recipe.model_validate(
-        {"epochs": 4, "batch_size": 500, "optimizer": "sgd", "lr": 1.0, **schedule}
-    )
-    result, _ = train(trial("fp32", bits="32/32", recipe=recipe))
-    assert [record["lr"] for record in result.history] == pytest.approx(rates)
-
-
 def test_without_epochs_a_network_is_quantized_and_evaluated() -> None:
     none = RECIPE.model_copy(update={"epochs": 0})
     result, weights = train(trial("ptq_mse", bits="4/4", recipe=none))
@@ -192,3 +138,29 @@ def test_any_torchvision_classifier_can_be_trained() -> None:
     one = RECIPE.model_copy(update={"epochs": 1, "batch_size": 500})
     result, _ = train(trial("ste", model="resnet18", bits="2/2", recipe=one))
     assert result.status == "done", result.reason
+
+
+def test_every_hook_that_raises_fails_its_trial_with_its_reason() -> None:
+    load_plugin(Plugin("wrong.py", plugins.WRONG))
+    for hook in plugins.HOOKS:
+        result, _ = train(trial(f"in_{hook}", bits="1/32", options={}))
+        assert (result.status, result.reason) == ("failed", f"RuntimeError: wrong in {hook}")
+        assert 'raise RuntimeError(f"wrong in {hook}")' in result.traceback
+
+
+@pytest.mark.parametrize("damage", [lambda data: data, lambda data: data[:100], lambda data: b""])
+def test_poisoned_or_damaged_weights_are_refused_by_name(tmp_path: Path, damage: Any) -> None:
+    start = trial("ste").recipe.model_copy(update={"initialization": "pretrained"})
+    what = trial("ste", recipe=start, full_precision=start)
+    result, _ = train(what, damage(poison(tmp_path)))
+    assert result.status == "failed"
+    assert f"weights/{what.source}.pt, are refused" in result.reason
+    assert not (tmp_path / "owned").exists()
+
+
+def test_a_poisoned_checkpoint_is_refused_by_name(tmp_path: Path) -> None:
+    what = trial("ste")
+    training = Training(what, None, ExecutionEnvironment(checkpoints=Kept(poison(tmp_path))))
+    assert list(training.epochs()) == []
+    assert f"checkpoints/{what.key}.pt, is refused" in training.result.reason
+    assert not (tmp_path / "owned").exists()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -14,6 +13,7 @@ from qbench.errors import QbenchError
 from qbench.spec.weights import identify
 from qbench.train import weights
 from qbench.train.checkpoint import load_weights
+from tests.helpers.checkpoints import poison
 
 
 def network(seed: int = 0) -> nn.Module:
@@ -103,11 +103,7 @@ def test_torchvisions_backbones_are_named_and_only_detectors_have_one() -> None:
 
 
 def test_a_file_that_would_run_code_is_refused(tmp_path: Path) -> None:
-    class Evil:
-        def __reduce__(self) -> tuple[Any, ...]:
-            return Path.touch, (tmp_path / "owned",)
-
-    torch.save({"state_dict": Evil()}, tmp_path / "net.pt")
+    (tmp_path / "net.pt").write_bytes(poison(tmp_path))
     with pytest.raises(QbenchError, match=r"cannot read .*net\.pt"):
         weights.fetch("convnet_tiny", str(tmp_path / "net.pt"), network())
     assert not (tmp_path / "owned").exists()

@@ -1,8 +1,7 @@
-"""A trial that was interrupted ends with the same bits as one that was not."""
+"""An interrupted trial ends with the same bits as one that was not interrupted."""
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from qbench.train.checkpoint import (
     unpack,
 )
 from qbench.train.trial import ExecutionEnvironment, Training
-from tests.helpers.checkpoints import Kept
+from tests.helpers.checkpoints import Kept, poison
 
 RECIPE = Recipe(
     epochs=4, batch_size=128, optimizer="sgd", lr=0.05, schedule="step", milestones=(2,)
@@ -143,12 +142,12 @@ def test_the_generators_of_python_numpy_and_torch_go_back() -> None:
 
 
 def test_a_checkpoint_that_is_more_than_data_is_refused(tmp_path: Path) -> None:
-    class Evil:
-        def __reduce__(self) -> tuple[Any, ...]:
-            return Path.touch, (tmp_path / "owned",)
-
-    buffer = io.BytesIO()
-    torch.save({"model": Evil()}, buffer)
     with pytest.raises(RefusedError):
-        unpack(buffer.getvalue())
+        unpack(poison(tmp_path))
     assert not (tmp_path / "owned").exists()
+
+
+@pytest.mark.parametrize("length", [0, 100])
+def test_a_damaged_checkpoint_is_refused(length: int) -> None:
+    with pytest.raises(RefusedError, match="holds more than data, or is damaged"):
+        unpack(pack({"epochs": 3})[:length])
