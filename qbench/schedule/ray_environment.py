@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-# With "0", Ray has no other nodes and binds to 127.0.0.1, so that no other machine can reach it. This
-# holds on every system, whatever the name says.
+# With "0", Ray has no other nodes and binds to 127.0.0.1, so that no other machine can reach it.
+# This holds on every system, whatever the name says.
 _LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 _SETTINGS = {
     # By default, glibc returns the pages of a large tensor to the system when it is freed, and gets
