@@ -1,6 +1,6 @@
-"""Compiled loops for the CPU, built with the machine's C compiler the first time they are wanted.
+"""Loops in C for the CPU. The machine's own compiler compiles them when they are first needed.
 
-Everything has a form in torch as well: without a compiler the same numbers come out, later.
+torch computes the same without them, but not as fast.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ import torch
 from torch import Tensor
 
 BLOCK = 256
-"""Elements that one partial sum covers, as in the C source."""
+"""Number of elements of one partial sum, as in the C source."""
 
 _SOURCE = Path(__file__).parent / "staircase.c"
 _FLAGS = ("-O3", "-shared", "-fPIC", "-fno-math-errno", "-fno-trapping-math")
 _BEST_FLAGS = (
-    # What the fastest loops need and not every compiler knows.
+    # What the fastest loops need, which not every compiler knows.
     ("-march=native", "-mprefer-vector-width=512", "-fno-tree-slp-vectorize", "-fopenmp"),
     ("-march=native", "-fno-slp-vectorize", "-fopenmp"),
     ("-fopenmp",),
@@ -41,7 +41,7 @@ _LOGGER = logging.getLogger(__name__)
 def load() -> ctypes.CDLL | None:
     """Return the compiled loops, or None if no compiler can build them.
 
-    The library is kept in the user's cache folder under a name made of everything it depends on:
+    The library is kept in the user's cache folder. Its name has a hash of all that it depends on:
     the source, the compiler and the processor.
     """
     compiler = shlex.split(os.environ.get("CC", "cc"))  # it may be `ccache gcc`
@@ -59,12 +59,13 @@ def load() -> ctypes.CDLL | None:
 
 
 class CTable(ctypes.Structure):
-    """A table, as the loops take it.
+    """Table in the form that the loops take.
 
     Args:
-        slope: rows per unit of x.
-        shift: the row of x = 0.
-        rows: (rows, 4) float32, contiguous, on the CPU; must outlive the structure.
+        slope: Number of rows per unit of x.
+        shift: Row of x = 0.
+        rows: `qbench.quant.staircase.table.Table.rows`, contiguous, on the CPU. The tensor must
+            outlive the structure.
     """
 
     _fields_ = (
@@ -82,11 +83,11 @@ def call(function: str, tensors: Sequence[Tensor], table: CTable, *numbers: floa
     """Run one of the loops, on as many threads as torch uses.
 
     Args:
-        function: its name in the C source.
-        tensors: its leading arguments, flat and of the same size but for the sums: float32 on the
-            CPU, the sums float64.
-        table: the table to read.
-        numbers: the arguments that follow.
+        function: Name of the function in the C source.
+        tensors: Its first arguments, on the CPU: tensors (N,) in float32 and, for a backward pass,
+            the partial sums, (⌈N / `BLOCK`⌉, 2) in float64.
+        table: Table to read.
+        numbers: The remaining arguments.
     """
     library = load()
     assert library is not None  # noqa: S101
@@ -125,7 +126,7 @@ def _cache_folder() -> Path:
 
 
 def _compile(compiler: Sequence[str], library: Path) -> None:
-    # Built aside and renamed, so that two processes never see half a file.
+    # It is renamed when complete, so that another process never sees half a file.
     with tempfile.TemporaryDirectory(dir=library.parent) as folder:
         aside = Path(folder) / library.name
         for flags in _BEST_FLAGS:
