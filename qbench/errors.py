@@ -20,11 +20,11 @@ def nearest(word: object, known: Iterable[str]) -> str:
     """Return ``; did you mean 'x'?`` for the known word closest to ``word``, or all if few.
 
     Args:
-        word: what the user wrote.
-        known: the valid words.
+        word: Word that the user wrote.
+        known: The valid words.
 
     Returns:
-        A clause to append to an error message.
+        A clause to append to an error message, or an empty string if no word is valid.
     """
     words = sorted(known)
     by_letters = {name.lower(): name for name in words}
