@@ -89,7 +89,14 @@ class Backlog(Searcher):
         trial = self.running.pop(trial_id, None)
         if trial is None or (result is not None and not result.get("done") and not error):
             return
-        ended = self._spool.get(trial.key) or self._ended_badly(trial_id, trial)
+        ended = self._spool.get(trial.key)
+        if ended is None and not error and result is not None:
+            # A worker reports the end after it has written the result. Another attempt would write
+            # it to the same place.
+            where = self._spool.folder(trial.key)
+            reason = f"its worker reported that it had ended, and {where} has no readable result"
+            ended = self._failed(trial, reason)
+        ended = ended or self._ended_badly(trial_id, trial)
         if ended is None:
             self.waiting.insert(0, trial)
         else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from qbench.spec.bits import BitWidth, BitWidths
 from qbench.spec.trial import Trial
@@ -13,7 +13,13 @@ from qbench.spec.trial import Trial
 Levels = tuple[int | None, int | None]
 
 
-class LevelCount(BaseModel):
+class PlainData(BaseModel):
+    """Plain data whose JSON keeps NaN and infinity, which pydantic would write as ``null``."""
+
+    model_config = ConfigDict(ser_json_inf_nan="constants")
+
+
+class LevelCount(PlainData):
     """The audit of one tensor.
 
     Attributes:
@@ -66,7 +72,7 @@ def most_levels(counts: Sequence[LevelCount], bits: BitWidths) -> Levels:
     return most("weight", bits.weights), most("input", bits.activations)
 
 
-class WeightDistribution(BaseModel):
+class WeightDistribution(PlainData):
     """Distribution of a layer's weights, and the levels that quantization maps them to.
 
     Attributes:
@@ -88,7 +94,7 @@ class WeightDistribution(BaseModel):
     thresholds: list[float] = Field(default_factory=list)
 
 
-class QuantizerCurve(BaseModel):
+class QuantizerCurve(PlainData):
     """Function that quantizes a layer's weights, at several stages of training.
 
     Attributes:
@@ -104,7 +110,7 @@ class QuantizerCurve(BaseModel):
     hard: list[float]
 
 
-class WeightObservations(BaseModel):
+class WeightObservations(PlainData):
     """Observations of the weights during training.
 
     Attributes:
@@ -116,7 +122,7 @@ class WeightObservations(BaseModel):
     curve: QuantizerCurve | None = None
 
 
-class CodeFingerprint(BaseModel):
+class CodeFingerprint(PlainData):
     """Fingerprint of the code that a result was computed with.
 
     The defaults stand for results that were recorded before code had fingerprints.
@@ -133,7 +139,7 @@ class CodeFingerprint(BaseModel):
     numerics: int = 1
 
 
-class ImageDetections(BaseModel):
+class ImageDetections(PlainData):
     """Objects that a detector finds in an image.
 
     Attributes:

@@ -149,17 +149,23 @@ class Training:
     def _finish(self, loop: TrainingLoop) -> None:
         """Harden the trained model, audit it, and measure the final metrics."""
         handle, model, result = loop.handle, loop.handle.model, self.result
-        result.weights, result.curve = loop.recorder.weights(), loop.recorder.curve()
+        weights, curve = loop.recorder.weights(), loop.recorder.curve()
         layers = list(handle.layers)
         handle.harden()
-        self.weights = dump_weights(model)
+        _check_hardened(model)
+        state = dump_weights(model)
         images = loop.task.inputs(next(iter(loop.evaluation)))
         scope = handle.method.weight_scope
-        result.audit = audit(layers, scope, load_weights(self.weights), model, images)
+        audited = audit(layers, scope, load_weights(state), model, images)
         model.eval()
-        result.metrics = loop.evaluate()
-        result.unreadable = loop.unreadable()
+        metrics = loop.evaluate()
+        for name, value in metrics.items():
+            if math.isnan(value):
+                raise TrainingError(f"the {name} of the hardened network is not a number")
+        result.weights, result.curve, result.audit = weights, curve, audited
+        result.metrics, result.unreadable = metrics, loop.unreadable()
         result.examples = loop.task.examples(model, loop.dataset)
+        self.weights = state
 
     def _save_checkpoint(self, loop: TrainingLoop) -> None:
         """Store the state after an epoch, from the first process only."""
@@ -284,6 +290,17 @@ def _check_finite(model: nn.Module) -> None:
     for name, parameter in model.named_parameters():
         if not parameter.isfinite().all():
             raise TrainingError(f"after training, {name} is not finite")
+
+
+def _check_hardened(model: nn.Module) -> None:
+    """Raise TrainingError if a parameter of a hardened model is not finite.
+
+    The parameters were finite before, so it is the quantizer that gives such a value.
+    """
+    for name, parameter in model.named_parameters():
+        if not parameter.isfinite().all():
+            layer, _, what = name.rpartition(".")
+            raise TrainingError(f"the hardened {what} of '{layer}' is not finite")
 
 
 def seed_everything(seed: int) -> None:

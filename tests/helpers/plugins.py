@@ -48,6 +48,18 @@ class TooManyLevels(Method):
     def weight_quantizer(self, layer, weight):
         return Times(1.0)
 
+class HardNotFinite(Method):
+    def weight_quantizer(self, layer, weight):
+        return NotFiniteInEvaluation()
+
+class HardInputNotFinite(Method):
+    def activation_quantizer(self, layer, sample):
+        return NotFiniteInEvaluation()
+
+class NotFiniteInEvaluation(torch.nn.Module):
+    def forward(self, w):
+        return w if self.training else w * float("nan")
+
 class Exits(Method):
     def weight_quantizer(self, layer, weight):
         sys.exit(3)

@@ -145,6 +145,27 @@ def test_a_failure_that_cannot_be_written_down_is_told(
     assert f"{short_trial.key} cannot be read" in grid.summary.unrecorded
 
 
+@pytest.mark.parametrize("left", [None, '{"trial": {'])
+def test_a_result_that_was_reported_and_is_not_there_is_said_to_be_so_once(
+    tmp_path: Path, short_trial: Trial, left: str | None
+) -> None:
+    grid = Grid(tmp_path, [short_trial])
+    name = grid.start()
+    folder = grid.spool.folder(short_trial.key)
+    if left is not None:
+        folder.mkdir(parents=True)
+        (folder / "outcome.json").write_text(left)
+    grid.backlog.on_trial_complete(name, {"done": True})
+    grid.close()
+    assert [(result.status, result.reason) for result in grid.heard.results] == [
+        (
+            "failed",
+            f"its worker reported that it had ended, and {folder} has no readable result",
+        )
+    ]
+    assert grid.backlog.suggest("next") == "FINISHED"
+
+
 def test_the_reason_of_a_worker_that_failed_is_its_last_line() -> None:
     error = RuntimeError("while starting:\n  no such device")
     assert reason_of(error) == "its worker failed:   no such device"

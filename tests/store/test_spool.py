@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from qbench.spec.result import QuantizerCurve
 from qbench.store.spool import Spool
 from tests.helpers.results import result
 
@@ -79,3 +80,16 @@ def test_reading_an_empty_spool_creates_nothing(tmp_path: Path, method: object) 
     assert not method(Spool(root), "key")
     assert list(Spool(root).waiting()) == []
     assert not root.exists()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_a_result_that_is_not_finite_is_returned_as_it_was_put(
+    tmp_path: Path, value: float
+) -> None:
+    spool, put = Spool(tmp_path), result()
+    put.metrics["test_loss"] = value
+    put.history[0]["test_loss"] = value
+    curve = {"layer": "3", "x": [0.0], "soft": {1: [value]}, "hard": [0.0]}
+    put.curve = QuantizerCurve.model_validate(curve)
+    spool.put(put, None)
+    assert repr(spool.get(put.trial.key)) == repr(put)

@@ -9,6 +9,7 @@ import torch
 from qbench import registry
 from qbench.quant.options import build_method, method_options
 from qbench.quant.plugins import Plugin, load_plugin
+from qbench.spec.result import Result
 from qbench.train.checkpoint import load_weights
 from qbench.train.trial import ExecutionEnvironment, Training
 from tests.helpers import plugins
@@ -107,6 +108,7 @@ def test_every_quantized_tensor_is_audited() -> None:
         ("not_finite", "the training loss is nan in epoch 1"),
         ("wrong_shape", "must keep shape and dtype"),
         ("exits", "the method called sys.exit(3)"),
+        ("hard_not_finite", "the hardened weight of '3' is not finite"),
     ],
 )
 def test_a_bad_method_fails_its_trial_with_a_reason(
@@ -115,6 +117,14 @@ def test_a_bad_method_fails_its_trial_with_a_reason(
     result, weights = train(trial(method, bits="2/32"))
     assert result.status == "failed"
     assert reason in result.reason
+    assert weights is None
+    assert Result.model_validate_json(result.model_dump_json()).reason == result.reason
+
+
+def test_activations_that_are_not_finite_when_hard_fail_the_trial(bad_methods: None) -> None:
+    result, weights = train(trial("hard_input_not_finite", bits="32/2"))
+    assert result.status == "failed"
+    assert result.reason == "the test_loss of the hardened network is not a number"
     assert weights is None
 
 
