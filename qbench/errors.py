@@ -16,6 +16,14 @@ class QbenchError(Exception):
 _FEW = 30
 
 
+def reason_of(error: Exception) -> str:
+    """Return an exception as one line: its type and message, or the message of a `QbenchError`."""
+    text = next(iter(str(error).strip().splitlines()), "")
+    if isinstance(error, QbenchError):
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
 def nearest(word: object, known: Iterable[str]) -> str:
     """Return ``; did you mean 'x'?`` for the known word closest to ``word``, or all if few.
 

@@ -29,6 +29,9 @@ full_precision: {epochs: 3}
 """
 
 
+pytest_plugins = ["tests.helpers.foreign_models"]
+
+
 @pytest.fixture(autouse=True)
 def no_plugins_left(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a test registers is gone after it."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 import os
 import statistics
 import time
@@ -18,6 +19,7 @@ import torch
 from qbench import registry, tasks
 from qbench.benchmark.benchmark import Benchmark
 from qbench.data import Dataset
+from qbench.report.problems import noted
 from qbench.schedule.capacity import Share, trials_at_once
 from qbench.spec.trial import FP32, Trial
 from qbench.suite.grid import without_storage
@@ -36,6 +38,9 @@ class Estimator:
 
     Args:
         benchmark: The benchmark, whose finished trials estimates are based on.
+
+    Attributes:
+        problems: Which models could not be estimated, and why.
     """
 
     def __init__(self, benchmark: Benchmark) -> None:
@@ -46,6 +51,7 @@ class Estimator:
                 per_epoch = metrics["seconds"] / max(1, planned.trial.recipe.epochs)
                 for kind in _kinds(planned.trial):
                     measured[kind].append(per_epoch)
+        self.problems: list[str] = []
         self._resources = benchmark.suite.resources
         self._dataset = benchmark.dataset
         self._timed: dict[tuple[str, int], float] = {}
@@ -59,7 +65,7 @@ class Estimator:
         return max(1, trials_at_once(process, self._resources.processes, [machine]))
 
     def seconds(self, trial: Trial) -> float:
-        """Return the seconds that one trial takes.
+        """Return the seconds that one trial takes, or NaN if its model cannot be timed.
 
         Times a training step of the model if no finished trial resembles this one.
 
@@ -78,10 +84,13 @@ class Estimator:
     def total_seconds(self, trials: Sequence[Trial]) -> float:
         """Return the seconds that trials take when as many as fit are trained at once.
 
+        Trials of models that cannot be timed are left out.
+
         Args:
             trials: The trials.
         """
-        return sum(map(self.seconds, trials)) / self.at_once
+        known = (seconds for trial in trials if (seconds := self.seconds(trial)) == seconds)
+        return sum(known) / self.at_once
 
     def disk_bytes(self, trials: Sequence[Trial]) -> int:
         """Return the bytes on disk that trials take.
@@ -98,15 +107,20 @@ class Estimator:
         return stored + 2 * checkpoints  # a checkpoint also holds the optimizer's momentum
 
     def _weight_bytes(self, model: str) -> int:
-        net = without_storage(model, self._dataset)
-        return sum(t.numel() * t.element_size() for t in net.state_dict().values())
+        sizes: list[int] = []
+        with noted(self.problems, f"the size of {model}"):
+            state = without_storage(model, self._dataset).state_dict()
+            sizes = [t.numel() * t.element_size() for t in state.values()]
+        return sum(sizes)
 
     def _image_seconds(self, trial: Trial) -> float:
         """Return the seconds of a full-precision training step, per image."""
         kind = (trial.model, trial.threads)
         if kind not in self._timed:
             _LOGGER.info("timing a step of %s", trial.model)
-            self._timed[kind] = image_seconds(trial.model, self._dataset, trial.threads)
+            self._timed[kind] = math.nan
+            with noted(self.problems, f"the time of {trial.model}"):
+                self._timed[kind] = image_seconds(trial.model, self._dataset, trial.threads)
         return self._timed[kind]
 
 

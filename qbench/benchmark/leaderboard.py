@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pandas as pd
+
+from qbench.report.problems import noted
 from qbench.spec.bits import FULL_PRECISION, BitWidths
 
 if TYPE_CHECKING:
+    from mlflow.entities import Run
+
     from qbench.benchmark.benchmark import Benchmark
+    from qbench.report.write import Report
+    from qbench.spec.result import ImageDetections
+    from qbench.store.mlflow import Store
 
 
-def write(benchmark: Benchmark, html: bool = False) -> list[Path]:
+def write(benchmark: Benchmark, html: bool = False) -> Report:
     """Write the tables and figures of a suite from what is stored.
 
     Args:
@@ -20,10 +30,10 @@ def write(benchmark: Benchmark, html: bool = False) -> list[Path]:
         html: Whether to write the page ``leaderboard.html`` too.
 
     Returns:
-        The files written, in the benchmark's `folder`.
+        The files written, in the benchmark's `folder`, and what could not be made.
 
     Raises:
-        QbenchError: The store cannot be read.
+        QbenchError: The store cannot be read, or nothing can be made of the trials.
         OSError: The folder cannot be written.
     """
     from qbench.report import write as report
@@ -40,15 +50,45 @@ def write(benchmark: Benchmark, html: bool = False) -> list[Path]:
         tables=suite.tables,
     )
     trials = benchmark.trials()
+    problems = list(benchmark.rows.problems)
+    names = {planned.trial.key: planned.name for planned in benchmark.planned}
     finished = {key: run for key, run in runs.items() if run.info.status == "FINISHED"}
-    histories = store.histories(finished, history_columns(shown[0]))
-    examples = _draw_examples(benchmark)
+    histories = _histories(store, finished, history_columns(shown[0]), names, problems)
+    examples = _draw_examples(benchmark, problems)
     evidence = None
     if html:
         from qbench.store.evidence import evidence_of
 
-        evidence = {key: evidence_of(store, run) for key, run in runs.items()}
-    return report.write(presentation, trials, histories, benchmark.folder, examples, evidence)
+        evidence = {}
+        for key, run in runs.items():
+            with noted(problems, f"the details of {names[key]}"):
+                evidence[key] = evidence_of(store, run)
+    return report.write(
+        presentation,
+        trials,
+        histories,
+        benchmark.folder,
+        examples,
+        evidence,
+        problems,
+    )
+
+
+def _histories(
+    store: Store,
+    runs: Mapping[str, Run],
+    columns: Sequence[str],
+    names: Mapping[str, str],
+    problems: list[str],
+) -> pd.DataFrame:
+    """Return the histories of runs, without those that cannot be read."""
+    with suppress(Exception):  # which one it is of is found below
+        return store.histories(dict(runs), columns)
+    found = [store.histories({}, columns)]
+    for key, run in runs.items():
+        with noted(problems, f"the curves of {names[key]}"):
+            found.append(store.histories({key: run}, columns))
+    return pd.concat([frame for frame in found if len(frame)] or found[:1])
 
 
 def history_columns(metric: str) -> tuple[str, ...]:
@@ -60,7 +100,7 @@ def history_columns(metric: str) -> tuple[str, ...]:
     return ("train_loss", metric, f"soft_{metric}", "lr")
 
 
-def _draw_examples(benchmark: Benchmark) -> list[Path]:
+def _draw_examples(benchmark: Benchmark, problems: list[str]) -> list[Path]:
     """Draw what detectors find in a few test images: at full precision, and with each method.
 
     Draws one picture for each model and pair of bit-widths, from the first seed. Draws nothing in a
@@ -74,8 +114,11 @@ def _draw_examples(benchmark: Benchmark) -> list[Path]:
 
     first = [planned for planned in benchmark.planned if planned.trial.seed == suite.seeds[0]]
     done = [planned for planned in first if benchmark.status(planned) == "done"]
-    keys = [planned.trial.key for planned in done]
-    found = {key: benchmark.store.examples(benchmark.runs[key]) for key in keys}
+    found: dict[str, list[ImageDetections]] = {}
+    for planned in done:
+        with noted(problems, f"the detections of {planned.name}"):
+            key = planned.trial.key
+            found[key] = benchmark.store.examples(benchmark.runs[key])
     if not any(found.values()):
         return []
     benchmark.folder.mkdir(parents=True, exist_ok=True)
@@ -86,12 +129,14 @@ def _draw_examples(benchmark: Benchmark) -> list[Path]:
             columns = {
                 planned.label: found[planned.trial.key]
                 for planned in done
-                if planned.trial.model == model
+                if planned.trial.key in found
+                and planned.trial.model == model
                 and planned.trial.bits in (str(FULL_PRECISION), bits)
             }
             if len(columns) > 1:
                 stem = f"detections_{model}_{'-'.join(re.findall(r'[0-9]+', bits))}"
-                drawn += detections(
-                    images, targets, columns, dataset.classes, benchmark.folder, stem
-                )
+                with noted(problems, f"the figure {stem}"):
+                    drawn += detections(
+                        images, targets, columns, dataset.classes, benchmark.folder, stem
+                    )
     return drawn

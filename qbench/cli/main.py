@@ -91,7 +91,8 @@ def plan(
     """Show what `run` would train, and how long it would take.
 
     Lists the trials that are done, missing or unsupported, and estimates the time and the disk
-    space that the missing ones take on this machine.
+    space that the missing ones take on this machine. Exit code 0: `run` could start. 2: the suite
+    has a mistake, or its data are missing.
     """
     from rich.console import Console
 
@@ -105,6 +106,7 @@ def plan(
             print(json.dumps(plans.as_json(benchmark), indent=2, ensure_ascii=False))
         else:
             plans.show(benchmark)
+    raise typer.Exit(2 if benchmark.dataset.missing() else 0)
 
 
 @app.command()
@@ -237,12 +239,13 @@ def _train(
     """
     from qbench.benchmark import stale
     from qbench.cli import messages
-    from qbench.cli.progress import Display, duration
+    from qbench.cli.progress import Display
+    from qbench.cli.words import counted, duration
 
     with messages.lines(console), benchmark.alone():
         if again:
             count = stale.set_aside(benchmark, again)
-            console.print(f"{count} finished trials are trained again.")
+            console.print(f"{counted(count, 'finished trial')} to train again.")
         to_do = benchmark.to_do()
         runnable = sum(not planned.unsupported for planned in benchmark.planned)
         done = runnable - len(to_do)
@@ -250,7 +253,8 @@ def _train(
         if not to_do:
             console.print(f"All {done} trials are done; nothing to train.")
         else:
-            console.print(f"{len(to_do)} trials to train, {done} of {runnable} done already.")
+            to_train = counted(len(to_do), "trial")
+            console.print(f"{to_train} to train, {done} of {runnable} done already.")
             with Display(
                 console, {planned.trial.key: planned.name for planned in to_do}
             ) as display:
@@ -258,7 +262,7 @@ def _train(
             interrupted, stopped = summary.interrupted, summary.stopped
             unrecorded = summary.unrecorded
             spent = duration(summary.seconds)
-            console.print(f"{summary.ended} trials ended; {spent} of training.")
+            console.print(f"{counted(summary.ended, 'trial')} ended; {spent} of training.")
         try:
             _write_tables(benchmark, console)
         except QbenchError as error:
@@ -294,6 +298,7 @@ def _write_tables(benchmark: Benchmark, console: Console, html: bool = False) ->
     from rich.markup import escape
 
     from qbench.benchmark import leaderboard
+    from qbench.cli.words import counted
 
     for reason, count in Counter(benchmark.stale.values()).items():
         console.print(
@@ -302,9 +307,12 @@ def _write_tables(benchmark: Benchmark, console: Console, html: bool = False) ->
             soft_wrap=True,
         )
     with console.status("Writing tables and figures …"):
-        files = leaderboard.write(benchmark, html)
+        report = leaderboard.write(benchmark, html)
+    for problem in report.problems:
+        console.print(f"[yellow]Not made:[/] {escape(problem)}", soft_wrap=True)
     table = benchmark.folder / ("leaderboard.html" if html else "leaderboard.md")
-    console.print(f"Wrote {len(files)} files; the table is {table}", soft_wrap=True, markup=False)
+    written = counted(len(report.files), "file")
+    console.print(f"Wrote {written}; the table is {table}", soft_wrap=True, markup=False)
 
 
 def _resume_command(

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from qbench.benchmark.benchmark import Benchmark
 from qbench.benchmark.estimate import Estimator
-from qbench.cli.progress import duration
+from qbench.cli.words import counted, duration, rounded, size
 from qbench.spec.bits import BitWidths
 from qbench.spec.trial import FP32, Trial
 from qbench.suite.grid import PlannedTrial
@@ -58,6 +58,7 @@ def show(benchmark: Benchmark) -> None:
     console = Console(highlight=False)
     models = list(dict.fromkeys(planned.trial.model for planned in benchmark.planned))
     for model in models:
+        console.print(f"{benchmark.suite.name}, {model}: trials done / all", soft_wrap=True)
         _print_whole(console, _status_table(benchmark, model))
     for reason, refused in _refusals(benchmark).items():
         console.print(f"– {'; '.join(refused)}: {reason}", soft_wrap=True, markup=False)
@@ -66,7 +67,8 @@ def show(benchmark: Benchmark) -> None:
             reason = benchmark.reason(planned)
             console.print(f"  failed: {planned.trial.name}: {reason}", soft_wrap=True, markup=False)
     for reason, count in Counter(benchmark.stale.values()).items():
-        console.print(f"{count} stale: {reason}; `run --again stale` trains them again")
+        text = f"{count} stale: {reason}; `qbench run --again stale` trains them again"
+        console.print(text, soft_wrap=True, markup=False)
     for text in benchmark.missing():
         console.print(f"Missing: {text}", soft_wrap=True, markup=False)
     if not to_do:
@@ -75,10 +77,12 @@ def show(benchmark: Benchmark) -> None:
     if len(models) > 1:
         console.print(_model_table(to_do, estimator, models))
     free = shutil.disk_usage(benchmark.results).free
+    disk = estimator.disk_bytes(to_do)
+    for problem in estimator.problems:
+        console.print(f"Not estimated: {problem}", soft_wrap=True, markup=False)
     console.print(
-        f"{len(to_do)} trials to train, about {duration(seconds)} on this machine "
-        f"({estimator.at_once} at once), and {_size(estimator.disk_bytes(to_do))} of disk, of "
-        f"which {_size(free)} are free.",
+        f"{counted(len(to_do), 'trial')} to train, about {duration(seconds)} on this machine "
+        f"({estimator.at_once} at once), and {size(disk)} of disk, of which {size(free)} are free.",
         soft_wrap=True,
     )
 
@@ -100,8 +104,7 @@ def _status_table(benchmark: Benchmark, model: str) -> Table:
     there = list(dict.fromkeys(planned.trial.bits for planned in grid))
     order = [str(BitWidths.parse(text)) for text in benchmark.suite.bits]
     columns = sorted(there, key=lambda bits: order.index(bits) if bits in order else -1)
-    title = f"{benchmark.suite.name}, {model}: trials done / all"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, collapse_padding=True)
+    table = Table(box=box.SIMPLE_HEAD, collapse_padding=True)
     table.add_column("method", no_wrap=True)
     for bits in columns:
         table.add_column(bits, justify="right", no_wrap=True)
@@ -146,13 +149,9 @@ def _model_table(to_do: Sequence[Trial], estimator: Estimator, models: list[str]
     for model in models:
         trials = [trial for trial in to_do if trial.model == model]
         full = sum(trial.method == FP32 for trial in trials)
-        seconds = sum(map(estimator.seconds, trials))
-        table.add_row(model, str(full), str(len(trials) - full), f"{seconds / 3600:,.1f}")
+        seconds = sum(estimator.seconds(trial) for trial in trials)
+        table.add_row(model, str(full), str(len(trials) - full), rounded(seconds / 3600))
     return table
-
-
-def _size(count: int) -> str:
-    return f"{count / 2**30:,.1f} GiB" if count >= 2**30 else f"{count / 2**20:,.1f} MiB"
 
 
 def _entry(benchmark: Benchmark, planned: PlannedTrial, estimator: Estimator) -> dict[str, Any]:
@@ -173,5 +172,11 @@ def _entry(benchmark: Benchmark, planned: PlannedTrial, estimator: Estimator) ->
         "reason": benchmark.reason(planned),
         "stale": benchmark.stale.get(trial.key, ""),
         "base": trial.base.key if trial.base else None,
-        "estimated_seconds": round(estimator.seconds(trial), 1) if waits else 0.0,
+        "estimated_seconds": _seconds(estimator, trial) if waits else 0.0,
     }
+
+
+def _seconds(estimator: Estimator, trial: Trial) -> float | None:
+    """Return the seconds of a trial, or None, since JSON has no NaN."""
+    seconds = estimator.seconds(trial)
+    return round(seconds, 1) if seconds == seconds else None

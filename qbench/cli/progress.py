@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from qbench.cli.words import duration
 from qbench.spec.result import Result
 from qbench.spec.trial import Trial
 
@@ -142,18 +143,3 @@ class Display:
 def _score(result: Result) -> tuple[str, float]:
     """Return the name and the value of a task's first metric."""
     return next(iter(result.metrics.items()))
-
-
-def duration(seconds: float) -> str:
-    """Return a time in words: ``40 s``, ``3 min``, ``2.5 h`` or ``4.1 days``.
-
-    Args:
-        seconds: The time.
-    """
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    if seconds < 48 * 3600:
-        return f"{seconds / 3600:.1f} h"
-    return f"{seconds / 86400:.1f} days"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qbench.cli.options import AsJson, Assignments, MethodFiles, Results, SuiteFile
+from qbench.cli.words import counted
 
 if TYPE_CHECKING:
     from qbench.report.comparison import Difference
@@ -78,7 +79,9 @@ def _show(found: Sequence[Difference], a: Path, b: Path) -> None:
     counts = Counter(each.verdict for each in found)
     verdicts = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
     console.print(
-        f"A: {a}, B: {b}. {len(found)} results: {verdicts}.", markup=False, soft_wrap=True
+        f"A: {a}, B: {b}. {counted(len(found), 'result')}: {verdicts}.",
+        markup=False,
+        soft_wrap=True,
     )
 
 
@@ -107,7 +110,7 @@ def export(
 
     benchmark = Benchmark.open(suite, results, assignments or (), methods or ())
     files, left_out = exchange.export(benchmark, folder)
-    print(f"Wrote {len(files)} trials to {folder}")
+    print(f"Wrote {counted(len(files), 'trial')} to {folder}")
     for name in left_out:
         print(f"Left out: {name}: {EDITED}")
 
@@ -135,7 +138,7 @@ def import_(
         if not alone:
             raise QbenchError(f"a run is writing to {results}; import once it has ended")
         merged = exchange.merge(files, Store(results))
-    print(f"{len(merged.added)} trials added, {len(merged.duplicates)} there already.")
+    print(f"{counted(len(merged.added), 'trial')} added, {len(merged.duplicates)} there already.")
     for conflict in merged.conflicts:
         name, key = conflict.result.trial.name, conflict.result.trial.key
         print(f"{conflict.place}: not taken: {name} ({key}) is there with {conflict.text}")

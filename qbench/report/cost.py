@@ -30,6 +30,7 @@ from qbench.method import Layer, Method, Scope
 from qbench.quant.attach import prepare
 from qbench.quant.layers import QUANTIZABLE
 from qbench.quant.options import build_method
+from qbench.report.problems import noted
 from qbench.spec.bits import FLOAT_BITS, FULL_PRECISION, BitWidths
 from qbench.spec.trial import Trial
 
@@ -93,11 +94,15 @@ class Footprints:
 
     Args:
         dataset: Dataset whose images the networks take. Its files may be missing.
+
+    Attributes:
+        problems: Which networks could not be counted, and why.
     """
 
     def __init__(self, dataset: Dataset) -> None:
         self._dataset = dataset
         self._known: dict[str, Footprint | None] = {}
+        self.problems: list[str] = []
         self._plain: dict[str, tuple[MultiplyAdds, Cost]] = {}
 
     def of(self, trial: Trial) -> Footprint | None:
@@ -112,10 +117,9 @@ class Footprints:
         same = (trial.method, trial.options, trial.model, trial.bits, trial.layers)
         what = json.dumps(same)
         if what not in self._known:
-            try:
+            self._known[what] = None
+            with noted(self.problems, f"the cost of {trial.method} on {trial.model}"):
                 self._known[what] = self._count(trial)
-            except Exception:  # an error in a plugin leaves only its own columns empty
-                self._known[what] = None
         return self._known[what]
 
     def _count(self, trial: Trial) -> Footprint:

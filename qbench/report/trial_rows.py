@@ -12,6 +12,7 @@ from qbench.quant.options import build_method
 from qbench.report.claim import Likeness, likeness
 from qbench.report.columns import as_printed
 from qbench.report.cost import Footprints
+from qbench.report.problems import noted
 from qbench.report.tables.text import DASH
 from qbench.spec.bits import BitWidths
 from qbench.spec.metrics import MEASURED
@@ -54,11 +55,17 @@ class TrialRows:
         self._dataset = dataset
         self._store = store
         self._footprints = Footprints(dataset)
+        self._problems: list[str] = []
         self._published = {
             model: PublishedNumbers(results, wanted)
             for model in suite.models
             if (wanted := suite.published_for(model)) is not None
         }
+
+    @property
+    def problems(self) -> list[str]:
+        """What could not be made of the rows so far, and why."""
+        return [*self._footprints.problems, *self._problems]
 
     def row(
         self, planned: PlannedTrial, *, status: str, reason: str, stale: str, run: Run | None
@@ -119,8 +126,9 @@ class TrialRows:
         found = Likeness()
         wanted = self._suite.published_for(planned.trial.model)
         if wanted is not None and value == value:
-            method = build_method(planned.trial.method, planned.trial.options)
-            found = likeness(planned, wanted, self._suite, self._dataset, method)
+            with noted(self._problems, f"the claim of {planned.label}"):
+                method = build_method(planned.trial.method, planned.trial.options)
+                found = likeness(planned, wanted, self._suite, self._dataset, method)
         return {
             "published": self._shown(number) if number else "",
             "source": number.source if number else "",
@@ -138,7 +146,10 @@ class TrialRows:
         return "/".join(DASH if value is None else as_printed(value) for value in values)
 
     def _policy(self, trial: Trial, done: Run | None) -> dict[str, object]:
-        weights, inputs = self._store.levels(done) if done is not None else (None, None)
+        weights, inputs = None, None
+        if done is not None:
+            with noted(self._problems, f"the levels of {trial.name}"):
+                weights, inputs = self._store.levels(done)
         start: str = trial.recipe.initialization
         if trial.weights and (trial.method == FP32 or start == "pretrained"):
             start = f"given: {trial.weights}"

@@ -1,7 +1,8 @@
 """Write all files of a suite's results folder: tables, figures and the page.
 
-The functions here are pure functions of frames: the same trials give the same bytes. The way of a
-number from a trial to a file:
+The functions here are pure functions of frames: the same trials give the same bytes. An exception
+costs only the part, the model or the method that it comes from (`qbench.report.problems`). The way
+of a number from a trial to a file:
 
 1. `qbench.report.trial_rows` makes one row for each trial.
 2. `qbench.report.summary` makes one row for each result, over its seeds. It decides, with the tests
@@ -13,16 +14,18 @@ number from a trial to a file:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from qbench.errors import QbenchError
 from qbench.files import write_atomic
 from qbench.report.presentation import REHEARSAL_HEADING, Presentation
-from qbench.report.summary import summarise
+from qbench.report.problems import make_of_sound, noted
+from qbench.report.summary import RESULT, summarise
 from qbench.report.tables.details import DetailsTable, claims, protocol_and_cost
 from qbench.report.tables.latex import details_to_latex, document, to_latex
 from qbench.report.tables.markdown import details_to_markdown, to_markdown
@@ -32,6 +35,19 @@ if TYPE_CHECKING:
     from qbench.store.evidence import Evidence
 
 
+@dataclass(frozen=True)
+class Report:
+    """Files that were written.
+
+    Attributes:
+        files: Paths of the files.
+        problems: What could not be made, and why: a line for each part.
+    """
+
+    files: list[Path]
+    problems: list[str]
+
+
 def write(
     presentation: Presentation,
     trials: pd.DataFrame,
@@ -39,7 +55,8 @@ def write(
     folder: Path,
     further: Sequence[Path] = (),
     evidence: Mapping[str, Evidence] | None = None,
-) -> list[Path]:
+    problems: Sequence[str] = (),
+) -> Report:
     """Write the tables, the figures and the page of a suite. Each file is replaced as a whole.
 
     Args:
@@ -56,38 +73,77 @@ def write(
         further: Figures that exist already, shown after the others.
         evidence: Environment, audit and log of each trial that has ended, by key. If None, the page
             is not written.
+        problems: What could not be made of these frames; the files say so too.
 
     Returns:
-        ``leaderboard.md`` and ``details.md``; ``leaderboard.tex``, a document of ``tables.tex`` and
-        ``details.tex``; ``leaderboard.csv``, one row for each result, and ``trials.csv``, one row
-        for each trial; the figures that there is data for; and ``leaderboard.html`` if `evidence`
-        is given.
+        The files: ``leaderboard.md`` and ``details.md``; ``leaderboard.tex``, a document of
+        ``tables.tex`` and ``details.tex``; ``leaderboard.csv``, one row for each result, and
+        ``trials.csv``, one row for each trial; ``leaderboard.html`` if `evidence` is given; and the
+        figures that there is data for.
 
     Raises:
-        KeyError: A frame lacks a required column.
+        QbenchError: Nothing can be made of the trials.
         OSError: The folder cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    summary = summarise(trials, presentation.shown[0])
+    found, metric = list(problems), presentation.shown[0]
+    summary = make_of_sound(
+        found, "the summary", trials, lambda rows: summarise(rows, metric), pd.DataFrame()
+    )
+    if summary.empty:
+        raise QbenchError(f"no table can be made: {'; '.join(found) or 'there are no trials'}")
+    every, trials = trials, trials[_results_in(trials, summary)]
     figures: list[Path] = []
     if not presentation.rehearsal:  # a figure cannot mark each of its points as a rehearsal
-        figures += _draw(presentation.shown[0], trials, histories, summary, folder)
+        figures += _draw(metric, trials, histories, summary, folder, found)
     figures += further
+    arranged = make_of_sound(
+        found,
+        "the tables",
+        trials,
+        lambda rows: tables(presentation, rows, summary),
+        list[ResultsTable](),
+    )
+    texts: dict[str, str] = {}
+    beside = _details(presentation, claims, summary, found)
+    single = _details(presentation, protocol_and_cost, summary, found)
+    title = presentation.heading
     pictures = [path.name for path in figures if path.suffix == ".png"]
-    found = tables(presentation, trials, summary)
-    texts = _texts(presentation, trials, summary, found, pictures)
+    makers: dict[str, Callable[[], str]] = {
+        "details.md": lambda: details_to_markdown(f"Protocol and cost: {title}", single),
+        "leaderboard.tex": lambda: document(["tables", "details"]),
+        "tables.tex": lambda: to_latex(presentation.name, title, arranged),
+        "details.tex": lambda: details_to_latex([*beside, *single]),
+        "leaderboard.csv": lambda: _csv(
+            _of_rehearsal(summary) if presentation.rehearsal else summary
+        ),
+        "trials.csv": lambda: _csv(every),
+        "leaderboard.md": lambda: to_markdown(
+            title, arranged, pictures, beside, "details.md", found
+        ),  # the last one: it lists the problems
+    }
     if evidence is not None:
-        from qbench.report.page.page import MIME_TYPES, render
-
-        captions = list(dict.fromkeys(table.caption for table in found))
-        content = {path.name: path.read_bytes() for path in figures if path.suffix in MIME_TYPES}
-        texts["leaderboard.html"] = render(
-            presentation, captions, summary, trials, histories, evidence, content
+        page = make_of_sound(
+            found,
+            "the page",
+            trials,
+            lambda rows: _page(presentation, arranged, summary, rows, histories, evidence, figures),
+            "",
         )
+        texts |= {"leaderboard.html": page} if page else {}
+    for file, make in makers.items():
+        with noted(found, file):
+            texts[file] = make()
     for file, text in texts.items():
         with write_atomic(folder / file) as scratch:
             scratch.write_bytes(text.encode(errors="backslashreplace"))
-    return [folder / file for file in texts] + figures
+    return Report([folder / file for file in texts] + figures, found)
+
+
+def _results_in(rows: pd.DataFrame, others: pd.DataFrame) -> pd.Series[bool]:
+    """Return which rows belong to a result that is among other rows."""
+    known = pd.MultiIndex.from_frame(others[RESULT])
+    return pd.Series(pd.MultiIndex.from_frame(rows[RESULT]).isin(known), index=rows.index)
 
 
 def _draw(
@@ -96,6 +152,7 @@ def _draw(
     histories: pd.DataFrame,
     summary: pd.DataFrame,
     folder: Path,
+    problems: list[str],
 ) -> list[Path]:
     """Draw the figures of a suite that there is data for."""
     # matplotlib takes a second to import
@@ -104,42 +161,58 @@ def _draw(
     from qbench.report.figures.ranks import ranks
     from qbench.report.figures.training import soft_and_hard, training_curves
 
-    return [
-        *accuracy_by_bits(trials, folder, metric),
-        *pareto(summary, folder),
-        *ranks(summary, folder),
-        *training_curves(trials, histories, folder, metric),
-        *soft_and_hard(trials, histories, folder, metric),
-    ]
-
-
-def _texts(
-    presentation: Presentation,
-    trials: pd.DataFrame,
-    summary: pd.DataFrame,
-    found: Sequence[ResultsTable],
-    pictures: Sequence[str],
-) -> dict[str, str]:
-    """Return the content of each text file by its name."""
-    title = presentation.heading
-    beside, single = claims(summary), protocol_and_cost(summary)
-    if presentation.rehearsal:  # each table may be read without the others
-        beside, single = ([_of_rehearsal(each) for each in group] for group in (beside, single))
-        summary = summary.assign(status=summary["status"].replace("done", "rehearsal"))
-    return {
-        "leaderboard.md": to_markdown(title, found, pictures, beside, see="details.md"),
-        "details.md": details_to_markdown(f"Protocol and cost: {title}", single),
-        "leaderboard.tex": document(["tables", "details"]),
-        "tables.tex": to_latex(presentation.name, title, found),
-        "details.tex": details_to_latex([*beside, *single]),
-        "leaderboard.csv": _csv(summary),
-        "trials.csv": _csv(trials),
+    drawings: dict[str, tuple[pd.DataFrame, Callable[[pd.DataFrame], list[Path]]]] = {
+        "accuracy_by_bits": (trials, lambda rows: accuracy_by_bits(rows, folder, metric)),
+        "pareto": (summary, lambda rows: pareto(rows, folder)),
+        "ranks": (summary, lambda rows: ranks(rows, folder)),
+        "training_curves": (trials, lambda rows: training_curves(rows, histories, folder, metric)),
+        "soft_and_hard": (trials, lambda rows: soft_and_hard(rows, histories, folder, metric)),
     }
+    drawn: list[Path] = []
+    for stem, (rows, draw) in drawings.items():
+        before = len(problems)
+        files = make_of_sound(problems, f"the figure {stem}", rows, draw, list[Path]())
+        if not files and len(problems) > before:  # of an earlier report, or of a part
+            for suffix in (".png", ".svg"):
+                (folder / f"{stem}{suffix}").unlink(missing_ok=True)
+        drawn += files
+    return drawn
 
 
-def _of_rehearsal(details: DetailsTable) -> DetailsTable:
-    return replace(details, title=f"{REHEARSAL_HEADING}: {details.title}")
+def _page(
+    presentation: Presentation,
+    arranged: Sequence[ResultsTable],
+    summary: pd.DataFrame,
+    trials: pd.DataFrame,
+    histories: pd.DataFrame,
+    evidence: Mapping[str, Evidence],
+    figures: Sequence[Path],
+) -> str:
+    from qbench.report.page.page import MIME_TYPES, render
+
+    captions = list(dict.fromkeys(table.caption for table in arranged))
+    content = {path.name: path.read_bytes() for path in figures if path.suffix in MIME_TYPES}
+    shown = summary[_results_in(summary, trials)]
+    return render(presentation, captions, shown, trials, histories, evidence, content)
+
+
+def _details(
+    presentation: Presentation,
+    make: Callable[[pd.DataFrame], list[DetailsTable]],
+    summary: pd.DataFrame,
+    problems: list[str],
+) -> list[DetailsTable]:
+    """Make tables of details. Of a rehearsal, each title says so, since it may be read alone."""
+    what = make.__name__.replace("_", " ")
+    found = make_of_sound(problems, f"the tables of {what}", summary, make, list[DetailsTable]())
+    if not presentation.rehearsal:
+        return found
+    return [replace(each, title=f"{REHEARSAL_HEADING}: {each.title}") for each in found]
 
 
 def _csv(frame: pd.DataFrame) -> str:
     return frame.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+
+
+def _of_rehearsal(summary: pd.DataFrame) -> pd.DataFrame:
+    return summary.assign(status=summary["status"].replace("done", "rehearsal"))

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import torch
 from pydantic import ValidationError
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from qbench import registry
 from qbench.data import Dataset
-from qbench.errors import QbenchError
+from qbench.errors import QbenchError, reason_of
 from qbench.method import Method
 from qbench.quant.layers import select_layers
 from qbench.quant.options import build_method, determining_options
@@ -21,6 +22,7 @@ from qbench.spec.recipe import Recipe
 from qbench.spec.trial import FP32, Trial, full_precision_trial
 from qbench.spec.weights import identify, is_backbone
 from qbench.suite.suite import MethodRow, Suite
+from qbench.tasks import classification
 
 _ANY = BitWidths.parse("1/1")
 # Recipe of networks whose weights are given: their trials' keys must not depend on any other.
@@ -160,26 +162,47 @@ class _Grid:
     def _model_problem(self, model: str) -> str:
         """Return why a model does not fit the dataset or the suite's layers, or an empty string."""
         layers = self._suite.layers
+        try:
+            network = without_storage(model, self._dataset)
+        except Exception as error:  # a mistake in a model must affect its own trials only
+            return f"{model} cannot be built: {reason_of(error)}"
+        if lazy := _lazy_layer(network):
+            return f"{model} {lazy}"
         if problem := self._shape_problem(model):
             return problem
         try:
-            network = without_storage(model, self._dataset)
             found = select_layers(network, DEFAULT_LAYERS if layers is None else layers, _ANY)
         except QbenchError as error:
             return str(error)
         return "" if found else f"`layers` leave nothing of {model} to quantize"
 
     def _shape_problem(self, model: str) -> str:
+        """Return why a classifier does not map images of the dataset to scores of its classes."""
+        dataset = self._dataset
+        if dataset.task != "classification":
+            return ""
+        try:
+            shape = self._output_shape(model)
+        except Exception as error:
+            size = "×".join(map(str, dataset.image_shape))
+            return f"{model} cannot take images of {size}: {_message(error)}"
+        if shape != (2, dataset.num_classes):
+            return f"{model} maps 2 images to {shape}, not to (2, {dataset.num_classes}) scores"
+        return ""
+
+    def _output_shape(self, model: str) -> tuple[int, ...]:
+        """Return the shape of a classifier's scores of two images."""
         dataset = self._dataset
         try:
-            net = without_storage(model, dataset)
-            if dataset.task == "classification":
-                net(torch.empty(2, *dataset.image_shape, device="meta"))
-        except (RuntimeError, ValueError) as error:
-            shape = "×".join(map(str, dataset.image_shape))
-            reason = str(error).splitlines()[0]
-            return f"{model} cannot take images of {shape}: {reason}"
-        return ""
+            network = without_storage(model, dataset)
+            output = network(torch.empty(2, *dataset.image_shape, device="meta"))
+        except QbenchError:
+            raise
+        except Exception:  # a network that looks at values cannot run without them
+            network = registry.build_model(model, dataset.num_classes, dataset.image_shape[0])
+            with torch.no_grad():
+                output = network.eval()(torch.zeros(2, *dataset.image_shape))
+        return tuple(classification.scores(output).shape)
 
 
 def _changed(recipe: Recipe, changes: dict[str, object]) -> Recipe:
@@ -188,6 +211,25 @@ def _changed(recipe: Recipe, changes: dict[str, object]) -> Recipe:
     except ValidationError as error:
         reasons = "; ".join(e["msg"].removeprefix("Value error, ") for e in error.errors())
         raise QbenchError(f"recipe: {reasons}") from error
+
+
+def _own_tensors(module: nn.Module) -> list[torch.Tensor]:
+    return [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+
+
+def _lazy_layer(network: nn.Module) -> str:
+    """Return what is wrong if a layer learns its size from the first batch, or an empty string."""
+    for name, module in network.named_modules():
+        if any(is_lazy(each) for each in _own_tensors(module)):
+            kind = type(module).__name__
+            return f"has a lazy layer, '{name}' ({kind}), which has no weights yet: give its size"
+    return ""
+
+
+def _message(error: Exception) -> str:
+    """Return the first line of an error's message, with its type if the message does not tell."""
+    told = isinstance(error, RuntimeError | ValueError) and str(error).strip()
+    return str(error).strip().splitlines()[0] if told else reason_of(error)
 
 
 def _refusal(method: Method, widths: list[BitWidths], task: str) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,11 @@ from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from qbench.data import Dataset
+from qbench.errors import QbenchError
 from qbench.spec.result import ImageDetections
+
+AUXILIARY_WEIGHT = 0.3
+"""Weight of the loss of an auxiliary classifier (GoogLeNet, arXiv:1409.4842, Section 5)."""
 
 LabelledBatch = tuple[Tensor, Tensor]
 
@@ -29,20 +34,56 @@ def random_batch(
     return images, torch.randint(classes, (size,), device=device)
 
 
+def scores(output: Any) -> Tensor:
+    """Return the logits in the output of a classifier.
+
+    Args:
+        output: Logits, (N, classes), or a tuple of tensors whose first item they are. Networks with
+            auxiliary classifiers return such a tuple in training.
+
+    Raises:
+        QbenchError: The output is neither.
+    """
+    return _all_scores(output)[0]
+
+
+def _all_scores(output: Any) -> Sequence[Tensor]:
+    """Return the logits in the output of a classifier, those of the network's end first."""
+    if isinstance(output, Tensor):
+        return (output,)
+    if isinstance(output, tuple) and output and all(isinstance(item, Tensor) for item in output):
+        return output
+    raise QbenchError(
+        f"a classifier returns logits, or a tuple of them, not {type(output).__name__}"
+    )
+
+
 def loss(model: nn.Module, batch: LabelledBatch) -> Tensor:
     """Compute the mean cross-entropy of a batch.
 
+    The logits of auxiliary classifiers are trained too: their cross-entropies are added with the
+    weight `AUXILIARY_WEIGHT`.
+
     Args:
-        model: Classifier. Maps (N, C, H, W) to logits, (N, classes).
+        model: Classifier. Maps (N, C, H, W) to logits, (N, classes), or to a tuple of them, those
+            of auxiliary classifiers last.
         batch: Images, (N, C, H, W), and labels, int64, (N,), from 0.
 
     Returns:
         Loss in nats, a scalar of float32, or of float64 if the logits are.
+
+    Raises:
+        QbenchError: The model returns no logits.
     """
     images, labels = batch
-    logits = model(images)
     # Autocast gives bfloat16 logits, in which a small loss underflows to 0.
-    return F.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), labels)
+    total, *auxiliary = (
+        F.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), labels)
+        for logits in _all_scores(model(images))
+    )
+    for each in auxiliary:
+        total = total + AUXILIARY_WEIGHT * each
+    return total
 
 
 @torch.inference_mode()
@@ -59,7 +100,7 @@ def evaluate(model: nn.Module, batches: Iterable[LabelledBatch]) -> dict[str, fl
     """
     metrics: dict[str, Metric] = {}
     for images, target in batches:
-        logits = model(images).float()
+        logits = scores(model(images)).float()
         if not metrics:
             metrics = _metrics(logits.shape[1], logits.device)
         for metric in metrics.values():

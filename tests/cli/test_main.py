@@ -162,7 +162,7 @@ def test_stale_results_are_told_and_trained_again(
     method = tmp_path / "good.py"
     method.write_text(plugins.GOOD)
     with_method = (tiny_run.suite, "--methods", method, "--set", "seeds=[0]")
-    assert "1 trials to train" in qbench("run", *with_method)
+    assert "1 trial to train" in qbench("run", *with_method)
     method.write_text(plugins.GOOD.replace("self.factor *", "2 * self.factor *"))
 
     told = qbench("plan", *with_method)
@@ -178,7 +178,7 @@ def test_stale_results_are_told_and_trained_again(
     assert "stale: median_sign's code" in table
     assert "did you mean 'stale'?" in qbench("run", *with_method, "--again", "stael", code=2)
     output = qbench("run", *with_method, "--again", "stale")
-    assert "2 finished trials are trained again." in output
+    assert "2 finished trials to train again." in output
     assert "stale" not in (results / "tiny/leaderboard.md").read_text(encoding="utf-8")
     qbench("run", tiny_run.suite)
     assert tables(results / "tiny") == tables(tiny_run.folder)

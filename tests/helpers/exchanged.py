@@ -23,9 +23,14 @@ seeds: [0, 1]
 
 
 def filled(suite: Path, results: Path, top1: dict[str, float]) -> Benchmark:
-    """A results folder in which a suite is done: a method's accuracy, and a little by seed."""
+    """A results folder in which a suite is done: a method's accuracy, and a little by seed.
+
+    What the suite cannot run has no result.
+    """
     benchmark = Benchmark.open(suite, results)
     for planned in benchmark.planned:
+        if planned.unsupported:
+            continue
         value = top1[planned.trial.method] + 0.1 * planned.trial.seed**2
         code = fingerprint.code_of(planned.trial.method)
         own = {"trial": planned.trial, "suite": "small", "code": code}

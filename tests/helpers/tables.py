@@ -69,7 +69,7 @@ def grid() -> list[pd.DataFrame]:
 def written(tmp_path: Path, *cells: pd.DataFrame) -> dict[str, str]:
     frame = pd.concat(cells, ignore_index=True)
     histories = pd.DataFrame(columns=["key", "epoch", "train_loss", "top1", "lr"])
-    paths = report.write(Presentation("suite", "50% of <them>"), frame, histories, tmp_path)
+    paths = report.write(Presentation("suite", "50% of <them>"), frame, histories, tmp_path).files
     return {path.name: path.read_text(encoding="utf-8") for path in paths if path.suffix != ".png"}
 
 

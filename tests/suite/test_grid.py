@@ -28,6 +28,31 @@ def test_a_model_that_cannot_take_the_images_is_refused(tmp_path: Path) -> None:
     assert all(c.unsupported.startswith("alexnet cannot take images of 1×8×8") for c in found)
 
 
+@pytest.mark.usefixtures("foreign_models")
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        (
+            "lazy",
+            "lazy has a lazy layer, '2' (LazyLinear), which has no weights yet: give its size",
+        ),
+        ("raises", "raises cannot be built: KeyError: 'width'"),
+        (
+            "wrapped",
+            "wrapped cannot take images of 1×8×8: a classifier returns logits, or a tuple of them, "
+            "not dict",
+        ),
+        ("too_few_scores", "too_few_scores maps 2 images to (2, 9), not to (2, 10) scores"),
+        ("branched", ""),
+        ("looks_at_values", ""),
+    ],
+)
+def test_a_model_is_accepted_or_refused_alone(tmp_path: Path, model: str, reason: str) -> None:
+    found = grid(tmp_path, f"models=[convnet_tiny, {model}]", "methods=[ste]")
+    reasons = {c.trial.model: c.unsupported for c in found}
+    assert reasons == {"convnet_tiny": "", model: reason}
+
+
 def test_an_unknown_layer_is_refused_with_the_nearest(tmp_path: Path) -> None:
     found = grid(tmp_path, "layers=['3', '99']")
     assert all("no conv or linear layer '99'" in c.unsupported for c in found)

@@ -80,12 +80,12 @@ def test_a_plan_tells_what_is_missing_and_what_it_takes(
     qbench.environment["TORCH_HOME"] = str(tmp_path / "torch")
     qbench.environment.pop("QBENCH_DATA", None)
     small = ["--set", "data.image_size=32"]  # so that a step is soon timed
-    told = qbench("plan", suite, *small)
+    told = qbench("plan", suite, *small, code=2)
     assert "Missing: imagenet: where is it? Set QBENCH_DATA" in told
     assert "Missing: weights of resnet18: a run downloads 45 MB from https://" in told
     assert "6 trials to train, about" in told
     assert "of disk, of which" in told
-    plan = json.loads(qbench("plan", suite, *small, "--json"))
+    plan = json.loads(qbench("plan", suite, *small, "--json", code=2))
     assert len(plan["missing"]) == 2
     # Each of six trials stores 11.7 million float32 parameters and some statistics.
     assert 6 * 46.7e6 < plan["estimated_bytes"] < 6 * 47e6 + 2 * (os.cpu_count() or 1) * 47e6

@@ -107,4 +107,4 @@ def test_without_shared_memory_what_needs_some_fails_and_says_so(
     assert "shared memory" in output
     assert "1 failed" in output
     output = qbench_in(cramped.results)("run", tmp_path / "loaded.yaml")
-    assert "1 trials to train" in output
+    assert "1 trial to train" in output

@@ -14,6 +14,7 @@ from qbench.train.checkpoint import load_weights
 from qbench.train.trial import ExecutionEnvironment, Training
 from tests.helpers import plugins
 from tests.helpers.checkpoints import Kept, poison
+from tests.helpers.foreign_models import Branched
 from tests.helpers.training import RECIPE, train, trial
 
 
@@ -174,3 +175,15 @@ def test_a_poisoned_checkpoint_is_refused_by_name(tmp_path: Path) -> None:
     assert list(training.epochs()) == []
     assert f"checkpoints/{what.key}.pt, is refused" in training.result.reason
     assert not (tmp_path / "owned").exists()
+
+
+@pytest.mark.usefixtures("foreign_models")
+@pytest.mark.parametrize(("method", "bits"), [("fp32", "32/32"), ("ste", "2/32")])
+def test_a_network_with_an_auxiliary_classifier_is_trained(method: str, bits: str) -> None:
+    result, weights = train(trial(method, model="branched", bits=bits))
+    assert (result.status, result.reason) == ("done", "")
+    assert result.metrics["top1"] > 20
+    assert weights is not None
+    torch.manual_seed(0)
+    start = Branched().side.weight
+    assert not torch.equal(load_weights(weights)["side.weight"], start)

@@ -11,7 +11,7 @@ from qbench.spec.metrics import TITLES
 from qbench.spec.trial import FP32
 
 RECIPES = {
-    "aligned": "recipe aligned: every method trained by the same recipe, {epochs} epochs",
+    "aligned": "recipe aligned: every method trained by the same recipe",
     "paper": "recipe paper: each method's published recipe",
 }
 BOLD = (
@@ -48,7 +48,8 @@ def caption(
     able = quantized[quantized["status"] != "unsupported"]
     trained = able[able["epochs"] > 0]
     epochs = " or ".join(map(str, trained["epochs"].unique()))
-    recipe = RECIPES[quantized["recipe"].iloc[0]].format(epochs=epochs)
+    name = quantized["recipe"].iloc[0]
+    recipe = RECIPES[name] + (f", {epochs} epochs" if epochs and name == "aligned" else "")
     if untrained := list(able.loc[able["epochs"] == 0, "label"].unique()):
         recipe += f"; calibrated only, without training: {', '.join(untrained)}"
     seeds = quantized["seed"].nunique()
@@ -67,6 +68,8 @@ def caption(
 
 def _full_precision(base: pd.DataFrame, shown: Sequence[str]) -> str:
     done = base[base["status"] == "done"]
+    if (base["status"] == "unsupported").all():
+        return "cannot be run"
     if done.empty:
         return "not finished (n = 0)"
     means = "/".join(mean_and_deviation(list(done[name])) for name in shown)

@@ -78,6 +78,8 @@ def protocol_and_cost(summary: pd.DataFrame) -> list[DetailsTable]:
     found = []
     for (dataset, model), group in summary.groupby(["dataset", "model"], sort=False):
         able = group[group["status"] != "unsupported"]
+        if able.empty:
+            continue
         quantized = able[able["method"] != FP32]
         what = f"{model} on {dataset}"
         if len(quantized):

@@ -17,6 +17,7 @@ def to_markdown(
     pictures: Sequence[str] = (),
     claims: Sequence[DetailsTable] = (),
     see: str = "",
+    problems: Sequence[str] = (),
 ) -> str:
     """Return a page of results: tables, published numbers and pictures.
 
@@ -26,6 +27,7 @@ def to_markdown(
         pictures: File names of pictures.
         claims: Tables of measured and published numbers.
         see: Name of the file with protocol and cost of each result. If empty, there is no link.
+        problems: What could not be made, and why.
 
     Returns:
         Markdown.
@@ -36,6 +38,8 @@ def to_markdown(
     for each in claims:
         blocks += _details(each)
     blocks += [f"Protocol and cost of each result: [{see}]({see})"] if see else []
+    if problems:
+        blocks.append("Not made:\n\n" + "\n".join(f"- {_escaped(text)}" for text in problems))
     blocks += [f"![{Path(file).stem.replace('_', ' ')}]({file})" for file in pictures]
     return "\n\n".join(blocks) + "\n"
 

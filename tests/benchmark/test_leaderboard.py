@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from qbench.benchmark import leaderboard
+from qbench.benchmark.benchmark import Benchmark
+from qbench.report import cost
+from qbench.store.mlflow import Store
+from tests.helpers.exchanged import BEFORE, SUITE, filled
+
+MIXED = SUITE.replace("[convnet_tiny]", "[convnet_tiny, alexnet_bn]")
+
+
+@pytest.fixture
+def mixed(tmp_path: Path, elsewhere: Path) -> Benchmark:
+    """A suite that is done, with a model that cannot take the images."""
+    path = tmp_path / "mixed.yaml"
+    path.write_text(MIXED, encoding="utf-8")
+    return filled(path, elsewhere, BEFORE)
+
+
+def test_a_model_that_cannot_take_the_images_costs_no_table(mixed: Benchmark) -> None:
+    report = leaderboard.write(mixed, html=True)
+    assert report.problems == []
+    text = (mixed.folder / "leaderboard.md").read_text(encoding="utf-8")
+    assert "convnet_tiny on digits" in text
+    assert "alexnet_bn cannot take images of 1×8×8" in text
+    for name in ("details.md", "details.tex", "tables.tex", "leaderboard.html", "pareto.png"):
+        assert mixed.folder / name in report.files
+
+
+def test_what_cannot_be_read_of_one_trial_is_left_out_of_the_report(
+    mixed: Benchmark, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = next(p.trial.key for p in mixed.planned if p.trial.method == "ste")
+    broken = mixed.runs[key]
+    for name in ("levels", "_history", "text"):
+        read = getattr(Store, name)
+
+        def fragile(store: Store, run: object, *more: object, read: object = read) -> object:
+            if run is broken:
+                raise ValueError("not JSON")
+            return read(store, run, *more)  # type: ignore[operator]
+
+        monkeypatch.setattr(Store, name, fragile)
+    report = leaderboard.write(mixed, html=True)
+    assert sorted(report.problems) == [
+        "the curves of STE 2/32 convnet_tiny digits seed 0: ValueError: not JSON",
+        "the details of STE 2/32 convnet_tiny digits seed 0: ValueError: not JSON",
+        "the levels of ste 2/32 convnet_tiny digits seed 0: ValueError: not JSON",
+    ]
+    text = (mixed.folder / "leaderboard.md").read_text(encoding="utf-8")
+    assert "90.05 ± 0.07" in text
+    assert "![training curves]" in text
+    assert "90.05 ± 0.07" in (mixed.folder / "leaderboard.html").read_text(encoding="utf-8")
+
+
+def test_a_cost_that_cannot_be_counted_is_named(
+    mixed: Benchmark, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise NotImplementedError("an operation")
+
+    monkeypatch.setattr(cost, "prepare", broken)
+    report = leaderboard.write(mixed)
+    assert "the cost of ste on convnet_tiny: NotImplementedError: an operation" in report.problems
+    assert "90.05" in (mixed.folder / "leaderboard.md").read_text(encoding="utf-8")

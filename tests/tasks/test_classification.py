@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from qbench.errors import QbenchError
+from qbench.tasks import classification
+
+SCORES = torch.tensor([[2.0, 0.0, 1.0], [0.0, 1.0, 0.0]])
+OTHERS = torch.tensor([[0.0, 3.0, 1.0], [1.0, 1.0, 0.0]])
+LABELS = torch.tensor([0, 1])
+BATCH = (torch.zeros(2, 1, 4, 4), LABELS)
+
+
+class Outputs(NamedTuple):
+    """What torchvision's networks with auxiliary classifiers return in training."""
+
+    logits: Tensor
+    aux_logits: Tensor
+
+
+class Says(nn.Module):
+    """A classifier that returns what it is told."""
+
+    def __init__(self, output: Any) -> None:
+        super().__init__()
+        self.output = output
+
+    def forward(self, images: Tensor) -> Any:
+        return self.output
+
+
+def test_the_loss_is_the_mean_cross_entropy() -> None:
+    expected = F.cross_entropy(SCORES, LABELS)
+    assert torch.equal(classification.loss(Says(SCORES), BATCH), expected)
+
+
+@pytest.mark.parametrize("output", [(SCORES, OTHERS), Outputs(SCORES, OTHERS)])
+def test_auxiliary_classifiers_are_trained_with_less_weight(output: Any) -> None:
+    found = float(classification.loss(Says(output), BATCH))
+    expected = F.cross_entropy(SCORES, LABELS) + 0.3 * F.cross_entropy(OTHERS, LABELS)
+    assert math.isclose(found, float(expected), rel_tol=1e-6)
+
+
+def test_only_the_end_of_the_network_is_measured() -> None:
+    alone = classification.evaluate(Says(SCORES), [BATCH])
+    assert classification.evaluate(Says((SCORES, OTHERS)), [BATCH]) == alone
+    assert alone["top1"] == 100
+
+
+@pytest.mark.parametrize("output", [{"out": SCORES}, None, (), (SCORES, "more")])
+def test_what_is_no_classifier_is_named(output: Any) -> None:
+    with pytest.raises(QbenchError, match="a classifier returns logits, or a tuple of them, not "):
+        classification.loss(Says(output), BATCH)
