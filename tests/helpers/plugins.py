@@ -48,18 +48,6 @@ class TooManyLevels(Method):
     def weight_quantizer(self, layer, weight):
         return Times(1.0)
 
-class HardNotFinite(Method):
-    def weight_quantizer(self, layer, weight):
-        return NotFiniteInEvaluation()
-
-class HardInputNotFinite(Method):
-    def activation_quantizer(self, layer, sample):
-        return NotFiniteInEvaluation()
-
-class NotFiniteInEvaluation(torch.nn.Module):
-    def forward(self, w):
-        return w if self.training else w * float("nan")
-
 class Exits(Method):
     def weight_quantizer(self, layer, weight):
         sys.exit(3)
@@ -79,6 +67,23 @@ class Times(torch.nn.Module):
 
     def forward(self, w):
         return w * self.factor
+"""
+
+HARD_NOT_FINITE = """
+import torch
+from qbench.method import Method
+
+class HardNotFinite(Method):
+    def weight_quantizer(self, layer, weight):
+        return NotFiniteInEvaluation()
+
+class HardInputNotFinite(Method):
+    def activation_quantizer(self, layer, sample):
+        return NotFiniteInEvaluation()
+
+class NotFiniteInEvaluation(torch.nn.Module):
+    def forward(self, w):
+        return w if self.training else w * float("nan")
 """
 
 HOOKS = (

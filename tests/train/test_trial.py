@@ -22,6 +22,7 @@ from tests.helpers.training import RECIPE, train, trial
 def bad_methods(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "_methods_of_files", {})
     load_plugin(Plugin("bad.py", plugins.BAD))
+    load_plugin(Plugin("hard_not_finite.py", plugins.HARD_NOT_FINITE))
 
 
 @pytest.mark.parametrize("method", ["ste", "lq_nets", "quantization_networks"])
