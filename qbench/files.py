@@ -1,4 +1,4 @@
-"""Files that several processes write: replaced as a whole, or locked."""
+"""Paths that the user gives, and files that several processes write."""
 
 from __future__ import annotations
 
@@ -9,6 +9,40 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+
+from qbench.errors import QbenchError
+
+
+def expanded(path: str | Path) -> Path:
+    """Expand ``~`` and ``~user`` at the start of a path.
+
+    A shell does this only in some places: not after ``--results=``, and not in a suite.
+
+    Args:
+        path: A path as the user wrote it.
+
+    Raises:
+        QbenchError: There is no such user.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        user = Path(path).parts[0]
+        raise QbenchError(f"{path}: '{user}' is the home folder of no user") from error
+
+
+def resolved(path: str | Path) -> Path:
+    """Return an absolute path, with ``~`` expanded. Symbolic links stay as they are.
+
+    Other processes have other working directories, so paths are resolved before they are passed on.
+
+    Args:
+        path: A path as the user wrote it.
+
+    Raises:
+        QbenchError: There is no such user.
+    """
+    return expanded(path).absolute()
 
 
 @contextmanager

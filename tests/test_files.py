@@ -4,7 +4,29 @@ from pathlib import Path
 
 import pytest
 
-from qbench.files import lock, write_atomic
+from qbench.errors import QbenchError
+from qbench.files import expanded, lock, resolved, write_atomic
+
+
+def test_the_home_folder_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert expanded("~/results") == tmp_path / "results"
+    assert expanded(Path("~")) == tmp_path
+    assert expanded("results/~") == Path("results/~")
+
+
+def test_the_home_folder_of_nobody_is_named() -> None:
+    with pytest.raises(QbenchError, match="'~nobody_of_this_name' is the home folder of no user"):
+        expanded("~nobody_of_this_name/results")
+
+
+def test_a_resolved_path_does_not_depend_on_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = resolved("results")
+    monkeypatch.chdir("/")
+    assert path == resolved(path) == tmp_path / "results"
 
 
 def test_a_file_is_replaced_as_a_whole(tmp_path: Path) -> None:

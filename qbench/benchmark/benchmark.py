@@ -15,6 +15,7 @@ from qbench import registry
 from qbench.benchmark import stale, starting_weights
 from qbench.data import Dataset
 from qbench.errors import QbenchError
+from qbench.files import resolved
 from qbench.quant.plugins import Plugin, load_plugin
 from qbench.report.trial_rows import TrialRows
 from qbench.spec.result import Result
@@ -121,13 +122,14 @@ class Benchmark:
             QbenchError: As in `open`.
         """
         suite, plugins = _read(path, assignments, method_files)
-        folder = results / _REHEARSAL_FOLDER
+        folder = resolved(results) / _REHEARSAL_FOLDER
         return cls._opened(rehearsed(suite, folder / "data"), plugins, folder, rehearsal=True)
 
     @classmethod
     def _opened(
         cls, suite: Suite, plugins: list[Plugin], results: Path, rehearsal: bool
     ) -> Benchmark:
+        results = resolved(results)
         store = Store(results, local=rehearsal)
         planned = expand(suite, rehearsal)
         dataset = registry.build_dataset(suite.dataset, suite.data)

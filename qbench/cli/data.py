@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from qbench.files import expanded
+
 if TYPE_CHECKING:
     from qbench.data.synthetic.tree import Track
 
@@ -24,7 +26,11 @@ app = typer.Typer(
 
 Folder = Annotated[
     Path,
-    typer.Argument(metavar="DIR", help="Folder to write to. It must be empty or not exist yet."),
+    typer.Argument(
+        metavar="DIR",
+        parser=expanded,
+        help="Folder to write to. It must be empty or not exist yet.",
+    ),
 ]
 
 

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from qbench.cli.options import AsJson, MethodFiles, Results
+from qbench.files import expanded
 
 
 class Listed(StrEnum):
@@ -50,6 +51,7 @@ def show(
         Path | None,
         typer.Option(
             metavar="DIR",
+            parser=expanded,
             help="Write figures of its training, its weights and its quantization function to this "
             "folder.",
         ),

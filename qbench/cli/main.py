@@ -21,6 +21,7 @@ from qbench import __version__
 from qbench.cli import data, lookup, methods, results
 from qbench.cli.options import Address, AsJson, Assignments, MethodFiles, Results, SuiteFile
 from qbench.errors import QbenchError
+from qbench.files import resolved
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -74,7 +75,8 @@ def _options(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    pass
+    if data := os.environ.get("QBENCH_DATA"):
+        os.environ["QBENCH_DATA"] = str(resolved(data))
 
 
 app.command("list")(lookup.list_)

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from qbench.cli.options import AsJson, MethodFiles
+from qbench.files import expanded
 
 
 def profile(
@@ -120,7 +121,7 @@ def check(
     from qbench.quant.plugins import Plugin, load_plugin
     from qbench.suite.yaml import parse_assignment
 
-    file = Path(method)
+    file = expanded(method)
     names = load_plugin(Plugin.read(file)) if file.suffix == ".py" else [method]
     chosen = dict(parse_assignment(text) for text in options or ())
     reports = []
@@ -146,7 +147,8 @@ def new_method(
         str, typer.Argument(metavar="NAME", help="Name of the new method, in snake_case.")
     ],
     folder: Annotated[
-        Path, typer.Option("--in", metavar="DIR", help="Folder to write the files to.")
+        Path,
+        typer.Option("--in", metavar="DIR", parser=expanded, help="Folder to write the files to."),
     ] = Path(),
 ) -> None:
     """Write a working method file and its test, to start from."""

@@ -7,10 +7,13 @@ from typing import Annotated
 
 import typer
 
+from qbench.files import expanded
+
 SuiteFile = Annotated[
     Path,
     typer.Argument(
         metavar="SUITE",
+        parser=expanded,
         help="A suite file, such as suites/digits_start.yaml, or the name of an installed suite.",
     ),
 ]
@@ -28,6 +31,7 @@ MethodFiles = Annotated[
     typer.Option(
         "--methods",
         metavar="FILE.py",
+        parser=expanded,
         help="Add the methods that this Python file defines. Repeatable.",
     ),
 ]
@@ -36,6 +40,7 @@ Results = Annotated[
     typer.Option(
         "--results",
         metavar="DIR",
+        parser=expanded,
         envvar="QBENCH_RESULTS",
         help="Folder for the tables, the figures and the store (unless MLFLOW_TRACKING_URI names "
         "another store).",

@@ -11,6 +11,7 @@ import typer
 
 from qbench.cli.options import AsJson, Assignments, MethodFiles, Results, SuiteFile
 from qbench.cli.words import counted
+from qbench.files import expanded, resolved
 
 if TYPE_CHECKING:
     from qbench.report.comparison import Difference
@@ -20,8 +21,8 @@ _STYLES = {"worse": "red", "better": "green"}
 
 
 def compare(
-    a: Annotated[Path, typer.Argument(metavar="A", help=_SIDE)],
-    b: Annotated[Path, typer.Argument(metavar="B", help=_SIDE)],
+    a: Annotated[Path, typer.Argument(metavar="A", parser=expanded, help=_SIDE)],
+    b: Annotated[Path, typer.Argument(metavar="B", parser=expanded, help=_SIDE)],
     results: Results = Path("results"),
     as_json: AsJson = False,
 ) -> None:
@@ -92,7 +93,10 @@ def _number(value: float, form: str) -> str:
 def export(
     suite: SuiteFile,
     folder: Annotated[
-        Path, typer.Argument(metavar="DIR", help="Folder to write to; it is made if needed.")
+        Path,
+        typer.Argument(
+            metavar="DIR", parser=expanded, help="Folder to write to; it is made if needed."
+        ),
     ],
     assignments: Assignments = None,
     methods: MethodFiles = None,
@@ -118,7 +122,9 @@ def export(
 def import_(
     paths: Annotated[
         list[Path],
-        typer.Argument(metavar="PATH", help="Exported files, or folders that hold them."),
+        typer.Argument(
+            metavar="PATH", parser=expanded, help="Exported files, or folders that hold them."
+        ),
     ],
     results: Results = Path("results"),
 ) -> None:
@@ -133,7 +139,7 @@ def import_(
     from qbench.store.mlflow import Store
     from qbench.store.spool import Spool
 
-    files = list(exchange.read(paths))
+    files, results = list(exchange.read(paths)), resolved(results)
     with Spool(results / ".state").lock(wait=False) as alone:
         if not alone:
             raise QbenchError(f"a run is writing to {results}; import once it has ended")

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from qbench import registry
 from qbench.errors import QbenchError, nearest
+from qbench.files import resolved
 from qbench.spec.recipe import Recipe
 
 _loaded: dict[str, Plugin] = {}
@@ -24,7 +25,7 @@ class Plugin:
     """A method file. It holds the text, so that it can be sent to other nodes.
 
     Attributes:
-        path: Path of the file on the user's machine, for messages.
+        path: Absolute path of the file on the user's machine.
         source: Its Python source code.
     """
 
@@ -42,7 +43,7 @@ class Plugin:
             QbenchError: The file does not exist, or is not text in UTF-8.
         """
         try:
-            return cls(str(path), path.read_text(encoding="utf-8"))
+            return cls(str(resolved(path)), resolved(path).read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or str(error)
             raise QbenchError(f"{path}: cannot read this method file: {reason}") from error

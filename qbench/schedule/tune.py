@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -24,6 +25,8 @@ from qbench.spec.result import Result
 from qbench.spec.trial import Trial
 from qbench.store.spool import Spool
 from qbench.suite.suite import Resources
+
+_SHARED = ("QBENCH_DATA",)  # variables that trials depend on
 
 
 def run(
@@ -108,8 +111,15 @@ def _train(
         nodes = nodes_of_cluster()
         process = share_of_process(resources, nodes, loader_workers)
         driver = DriverSpool(spool, ray.get_runtime_context().get_node_id())
+        environment = {name: os.environ[name] for name in _SHARED if name in os.environ}
         worker = WorkerConfig(
-            driver, suite, list(plugins), dict(data or {}), *process, resources.limits
+            driver,
+            suite,
+            list(plugins),
+            dict(data or {}),
+            environment,
+            *process,
+            resources.limits,
         )
         together = resources.processes > 1
         tune.run(

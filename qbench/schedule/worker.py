@@ -44,6 +44,7 @@ class WorkerConfig:
         suite: Name of the suite.
         plugins: Method files to load before the first trial.
         data: Options of the dataset.
+        environment: Variables of the driver's environment, for a node that does not set them.
         cpus: CPU cores of each process of a trial.
         gpus: GPUs of each process of a trial.
         limits: Limits of a trial.
@@ -53,6 +54,7 @@ class WorkerConfig:
     suite: str
     plugins: Sequence[Plugin] = ()
     data: Mapping[str, Any] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
     cpus: float = 1
     gpus: float = 0
     limits: Limits = field(default_factory=Limits)
@@ -61,6 +63,8 @@ class WorkerConfig:
         """Return the training of a trial in this process."""
         from qbench.train.trial import ExecutionEnvironment, Training
 
+        for name, value in self.environment.items():
+            os.environ.setdefault(name, value)
         weights = self.driver.call(Spool.weights, trial.source) if trial.source else None
         checkpoints = SpoolCheckpoints(self.driver, trial.key)
         return Training(trial, weights, ExecutionEnvironment(self.data, self.cpus, checkpoints))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from qbench.errors import QbenchError, nearest
+from qbench.files import expanded
 
 _BACKBONE = "backbone:"
 _TORCHVISION = "torchvision"
@@ -62,8 +63,8 @@ def is_torchvision(choice: str) -> bool:
 
 
 def weights_file(choice: str) -> Path:
-    """Return the path of the file that a choice names."""
-    return Path(choice.removeprefix(_BACKBONE))
+    """Return the path of the file that a choice names, with ``~`` expanded."""
+    return expanded(choice.removeprefix(_BACKBONE))
 
 
 def torchvision_weights(model: str, choice: str) -> Any:

@@ -49,11 +49,11 @@ class Connection:
         os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
         self.uri = "" if local else os.environ.get("MLFLOW_TRACKING_URI", "")
         self.artifacts: Path | None = None
-        self._folder = results
+        self._folder = files.resolved(results)
         if not self.uri:
-            results.mkdir(parents=True, exist_ok=True)
-            self.uri = f"{_SQLITE}{(results / 'mlflow.db').resolve()}"
-            self.artifacts = (results / "artifacts").resolve()
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self.uri = f"{_SQLITE}{self._folder / 'mlflow.db'}"
+            self.artifacts = self._folder / "artifacts"
         is_file = self.uri.startswith(_SQLITE)
         self.database = Path(self.uri.removeprefix(_SQLITE)) if is_file else None
         self._client: MlflowClient | None = None

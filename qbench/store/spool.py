@@ -32,7 +32,8 @@ class Spool:
     """Folder of the results that wait to be recorded, and of weights and checkpoints.
 
     Attributes:
-        root: Path of the folder, which is created on the first write.
+        root: Absolute path of the folder, which is created on the first write. Workers use it from
+            other working directories.
     """
 
     root: Path

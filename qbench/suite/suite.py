@@ -19,6 +19,7 @@ from pydantic import (
 
 from qbench import registry
 from qbench.errors import QbenchError
+from qbench.files import resolved
 from qbench.spec.booleans import no_boolean
 from qbench.spec.layout import TableLayout
 from qbench.suite.bundled import suite_file
@@ -220,6 +221,13 @@ class Suite(BaseModel):
     weights: dict[str, str] = Field(default_factory=dict)
 
     _no_boolean = field_validator("threads", mode="before")(no_boolean)
+
+    @field_validator("data")
+    @classmethod
+    def _resolve_root(cls, data: dict[str, Any]) -> dict[str, Any]:
+        """Resolve the folder of the data, which workers read from other working directories."""
+        root = data.get("root")
+        return {**data, "root": str(resolved(root))} if isinstance(root, str) else data
 
     def published_for(self, model: str) -> Published | None:
         """Return the published table that a model's numbers are shown next to, or None."""

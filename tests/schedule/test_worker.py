@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+import os
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +75,18 @@ def test_an_actor_trains_one_trial_after_another(config: WorkerConfig) -> None:
     assert trained.reset_config(given(trials[1]))
     trained.step()
     assert {r.trial.seed for r in config.driver.spool.waiting()} == {0, 1}
+
+
+def test_a_worker_gets_variables_of_the_driver_that_its_node_does_not_set(
+    config: WorkerConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SET_ON_THE_NODE", "here")
+    monkeypatch.delenv("NOT_SET_ON_THE_NODE", raising=False)
+    driver = {"SET_ON_THE_NODE": "there", "NOT_SET_ON_THE_NODE": "there"}
+    dataclasses.replace(config, environment=driver).training(trial("ste"))
+    assert os.environ["SET_ON_THE_NODE"] == "here"
+    assert os.environ["NOT_SET_ON_THE_NODE"] == "there"
+    monkeypatch.delenv("NOT_SET_ON_THE_NODE")
 
 
 def test_a_quantized_trial_starts_from_the_weights_in_the_spool(config: WorkerConfig) -> None:

@@ -67,3 +67,14 @@ def test_every_suite_that_comes_with_qbench_is_sound(path: Path) -> None:
     able = {planned.row.method for planned in expand(suite) if not planned.unsupported}
     optional = {"torchao", "parq", "brevitas"}  # whose libraries may not be installed
     assert {row.method for row in suite.methods} - optional <= able
+
+
+def test_the_folder_of_the_data_does_not_depend_on_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/anna")
+    here = load(tmp_path, BY_MODEL, "data.root=images")
+    assert here.data == {"root": str(tmp_path / "images")}
+    at_home = load(tmp_path, BY_MODEL, "data.root=~/images")
+    assert at_home.data == {"root": "/home/anna/images"}
