@@ -36,9 +36,18 @@ def table(results: pd.DataFrame) -> str:
         lines.append([label, *(_cell(cells[width]) for width in bits)])
     caption = (
         f"Top-1 accuracy in %, mean ± standard deviation over {full['seeds']} seeds. Columns are "
-        f"bits of weights/activations. Full precision reaches {value(full)}. Bold marks the best "
-        "of a column if a paired t-test over seeds distinguishes it from every other row."
+        f"bits of weights/activations. Full precision reaches {value(full)}."
     )
+    if any(row["bold"] for row in rows):
+        caption += (
+            " Bold marks the best of a column, where a paired t-test over seeds distinguishes it "
+            "from every other row."
+        )
+    else:
+        caption += (
+            " In no column does a paired t-test over seeds distinguish the best from every other "
+            "row."
+        )
     return (
         "\n".join("| " + " | ".join(line) + " |" for line in lines)
         + f"\n\n{textwrap.fill(caption, 100)}\n"

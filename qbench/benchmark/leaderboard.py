@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -10,7 +11,9 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from qbench.report.presentation import Presentation, shown_metrics
 from qbench.report.problems import noted
+from qbench.report.tables.text import setting_text
 from qbench.spec.bits import FULL_PRECISION, BitWidths
 
 if TYPE_CHECKING:
@@ -37,23 +40,14 @@ def write(benchmark: Benchmark, html: bool = False) -> Report:
         OSError: The folder cannot be written.
     """
     from qbench.report import write as report
-    from qbench.report.presentation import Presentation
 
-    suite, runs, store = benchmark.suite, benchmark.runs, benchmark.store
-    shown = benchmark.dataset.shown
-    presentation = Presentation(
-        name=suite.name,
-        title=suite.title or suite.name,
-        bits=[str(BitWidths.parse(text)) for text in suite.bits],
-        shown=shown,
-        rehearsal=benchmark.rehearsal,
-        tables=suite.tables,
-    )
+    runs, store = benchmark.runs, benchmark.store
+    presentation = _presentation(benchmark)
     trials = benchmark.trials()
     problems = list(benchmark.rows.problems)
     names = {planned.trial.key: planned.name for planned in benchmark.planned}
     finished = {key: run for key, run in runs.items() if run.info.status == "FINISHED"}
-    histories = _histories(store, finished, history_columns(shown[0]), names, problems)
+    histories = _histories(store, finished, history_columns(presentation.shown[0]), names, problems)
     examples = _draw_examples(benchmark, problems)
     evidence = None
     if html:
@@ -71,6 +65,23 @@ def write(benchmark: Benchmark, html: bool = False) -> Report:
         examples,
         evidence,
         problems,
+    )
+
+
+def _presentation(benchmark: Benchmark) -> Presentation:
+    suite, dataset = benchmark.suite, benchmark.dataset
+    own = dataset.identity()
+    told = ", ".join(f"{name} {setting_text(value)}" for name, value in own.items())
+    return Presentation(
+        name=suite.name,
+        title=suite.title or suite.name,
+        bits=[str(BitWidths.parse(text)) for text in suite.bits],
+        shown=shown_metrics(dataset),
+        rehearsal=benchmark.rehearsal,
+        tables=suite.tables,
+        data=f"Data: {dataset.title} with {told}." if told else "",
+        chance=100 / dataset.num_classes if dataset.task == "classification" else math.nan,
+        test_items=dataset.sizes()[1],
     )
 
 

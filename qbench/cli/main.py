@@ -186,9 +186,9 @@ def leaderboard(
         ),
     ] = False,
 ) -> None:
-    """Rebuild the tables and figures of a suite from the store.
+    """Write and print the tables of a suite from the store.
 
-    Nothing is trained.
+    Also draws the figures. Nothing is trained.
     """
     from rich.console import Console
 
@@ -296,10 +296,11 @@ def _print_failures(benchmark: Benchmark, console: Console) -> bool:
 
 
 def _write_tables(benchmark: Benchmark, console: Console, html: bool = False) -> None:
-    """Write the leaderboard of a benchmark, and print where it is and what in it is stale."""
+    """Write the leaderboard of a benchmark; print its tables, where it is, and what is stale."""
     from rich.markup import escape
 
     from qbench.benchmark import leaderboard
+    from qbench.cli import tables
     from qbench.cli.words import counted
 
     for reason, count in Counter(benchmark.stale.values()).items():
@@ -310,6 +311,8 @@ def _write_tables(benchmark: Benchmark, console: Console, html: bool = False) ->
         )
     with console.status("Writing tables and figures …"):
         report = leaderboard.write(benchmark, html)
+    tables.show(console, report.tables)
+    console.print()
     for problem in report.problems:
         console.print(f"[yellow]Not made:[/] {escape(problem)}", soft_wrap=True)
     table = benchmark.folder / ("leaderboard.html" if html else "leaderboard.md")

@@ -47,6 +47,7 @@ _DEFAULTS: dict[str, Any] = {
 Row = dict[str, Any]
 _PROTOCOL = ("first_layer", "last_layer", "start", "augmentation")
 _TOLD_ELSEWHERE = ("initialization",)
+_FEWEST_ROWS = 3  # of two rows, neither is like most
 
 
 def summarise(trials: pd.DataFrame, metric: str = "top1") -> pd.DataFrame:
@@ -251,7 +252,9 @@ def _standing(p: float, corrected: float) -> str:
 
 
 def _mark_protocols(results: list[_Result]) -> None:
-    """Set how the protocol of each result differs from that of most results."""
+    """Set how the protocol of each result differs from that of most rows, if there are three."""
+    if len({result.row["label"] for result in results}) < _FEWEST_ROWS:
+        return
     protocols = [_protocol(result) for result in results]
     counts: dict[str, Counter[str]] = {}
     for protocol in protocols:

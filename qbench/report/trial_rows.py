@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qbench.data import Dataset
+from qbench.errors import QbenchError
 from qbench.quant.options import build_method
 from qbench.report.claim import Likeness, likeness
 from qbench.report.columns import as_printed
 from qbench.report.cost import Footprints
+from qbench.report.presentation import shown_metrics
 from qbench.report.problems import noted
 from qbench.report.tables.text import DASH
 from qbench.spec.bits import BitWidths
@@ -47,7 +49,8 @@ class TrialRows:
         store: The store of finished trials.
 
     Raises:
-        QbenchError: The suite names published numbers that do not exist.
+        QbenchError: The suite names published numbers that do not exist, or the words of a row
+            select none.
     """
 
     def __init__(self, suite: Suite, dataset: Dataset, results: Path, store: Store) -> None:
@@ -61,6 +64,10 @@ class TrialRows:
             for model in suite.models
             if (wanted := suite.published_for(model)) is not None
         }
+        for row in suite.methods:
+            wrong = [numbers.check(row) for numbers in self._published.values()]
+            if wrong and all(wrong):
+                raise QbenchError(f"{suite.name}: {wrong[0]}")
 
     @property
     def problems(self) -> list[str]:
@@ -142,7 +149,7 @@ class TrialRows:
 
     def _shown(self, number: Number) -> str:
         """Return a published number as ``58.8/81.7``, with a dash for a missing value."""
-        values = [number.values.get(name) for name in self._dataset.shown]
+        values = [number.values.get(name) for name in shown_metrics(self._dataset)]
         return "/".join(DASH if value is None else as_printed(value) for value in values)
 
     def _policy(self, trial: Trial, done: Run | None) -> dict[str, object]:

@@ -42,10 +42,12 @@ class Report:
     Attributes:
         files: Paths of the files.
         problems: What could not be made, and why: a line for each part.
+        tables: The tables of results.
     """
 
     files: list[Path]
     problems: list[str]
+    tables: list[ResultsTable]
 
 
 def write(
@@ -137,7 +139,7 @@ def write(
     for file, text in texts.items():
         with write_atomic(folder / file) as scratch:
             scratch.write_bytes(text.encode(errors="backslashreplace"))
-    return Report([folder / file for file in texts] + figures, found)
+    return Report([folder / file for file in texts] + figures, found, arranged)
 
 
 def _results_in(rows: pd.DataFrame, others: pd.DataFrame) -> pd.Series[bool]:

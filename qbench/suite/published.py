@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from qbench.errors import QbenchError
+from qbench.errors import QbenchError, nearest
 from qbench.spec.bits import BitWidth, BitWidths
 from qbench.suite.bundled import bundled_folder
 from qbench.suite.suite import MethodRow, Published
@@ -57,8 +57,25 @@ class PublishedNumbers:
             frame = frame[frame[name] == value]
             if frame.empty:
                 raise QbenchError(f"{path}: has nothing of published.{name} '{value}'")
+        self._path = path
         self._rows = frame
         self._wanted = wanted
+
+    def check(self, row: MethodRow) -> str:
+        """Return what is wrong with the words that select a row's number, or an empty string.
+
+        Args:
+            row: Row of a suite. Its key ``published`` holds the words.
+        """
+        rows = self._rows[self._rows["method"] == row.method]
+        notes = [note for note in rows["note"].unique() if note]
+        if not row.published or any(row.published in note for note in notes):
+            return ""
+        where = f"{self._wanted.paper}, Table {self._wanted.table}, {self._wanted.model}"
+        return (
+            f"{row.method}: no note of {where} has the words '{row.published}' of published"
+            f"{nearest(row.published, notes)} ({self._path})"
+        )
 
     def find(self, row: MethodRow, bits: BitWidths) -> Number | None:
         """Return the published number of a row of a suite.

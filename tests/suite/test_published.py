@@ -17,6 +17,14 @@ def table(number: str, model: str, results: Path = Path("nowhere")) -> Published
     return PublishedNumbers(results, wanted)
 
 
+def test_words_that_select_no_number_are_a_mistake() -> None:
+    numbers = table("2", "resnet18")
+    assert numbers.check(QN) == ""
+    wrong = numbers.check(QN.model_copy(update={"published": "fine tuned"}))
+    assert "quantization_networks: no note of arXiv:1911.09464, Table 2, resnet18 has the" in wrong
+    assert "'fine tuned' of published" in wrong
+
+
 @pytest.mark.parametrize(
     ("bits", "top1"),
     [

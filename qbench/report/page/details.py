@@ -37,6 +37,20 @@ def value(row: Mapping[str, Any]) -> str:
     return f"{mean} ± {std}" if std else mean
 
 
+def published(row: Mapping[str, Any], trials: Sequence[Mapping[str, Any]]) -> str:
+    """Format the published number of a result, in parentheses if it is for another setting.
+
+    Args:
+        row: A row of `qbench.report.summary.summarise`.
+        trials: The trials of the result.
+
+    Returns:
+        The text. Empty if there is no such number.
+    """
+    text = BY_NAME["published"].text(row["published"])
+    return f"({text})" if text and trials[0].get("claim_unlike") else text
+
+
 def kind(row: Mapping[str, Any]) -> str:
     """Return the class of the cell of a result, which determines its style.
 
@@ -71,8 +85,8 @@ def tip(row: Mapping[str, Any], trials: Sequence[Mapping[str, Any]]) -> str:
         lines.append(f"{value(row)} %, n = {row['n']} of {row['seeds']} seeds ({each})")
     if row["standing"]:
         lines.append(f"Standing: {row['standing']}")
-    if published := BY_NAME["published"].text(row["published"]):
-        lines.append(f"Published, not run here: {published} ({row['source']})")
+    if number := published(row, trials):
+        lines.append(f"Published, not run here: {number} ({row['source']})")
     if row["verdict"]:
         note = f" ({row['verdict_note']})" if row["verdict_note"] else ""
         lines.append(f"Verdict: {row['verdict']}{note}")

@@ -19,7 +19,7 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from qbench.report.columns import BY_NAME, Column
-from qbench.report.page.details import PageDetails, kind, tip, value
+from qbench.report.page.details import PageDetails, kind, published, tip, value
 from qbench.report.presentation import Presentation
 from qbench.report.summary import columns_of, records
 from qbench.report.tables.text import one_line
@@ -140,7 +140,7 @@ def _result(
         "apart": bool(row["differs"]),
         "sort": _sort(row["mean"]),
         "words": one_line(" ".join(str(row[name]) for name in _SEARCHED)),
-        "published": BY_NAME["published"].text(row["published"]),
+        "published": published(row, details.trials_of(row)),
         "cells": cells,
         "details": about,
     }

@@ -15,11 +15,15 @@ RECIPES = {
     "paper": "recipe paper: each method's published recipe",
 }
 BOLD = (
-    "Bold: the best of its width, where a paired t-test over seeds tells every other row from it "
-    "(p < 0.05)."
+    "Bold: the best of its bit-widths, where a paired t-test over seeds distinguishes it from "
+    "every other row (p < 0.05)."
 )
-WORSE = "†: worse than the best, by that test and Holm's correction for the width."
-APART = "‡: its protocol is not that of most rows."
+WORSE = (
+    "†: worse than the best of its bit-widths (paired t-test over seeds with Holm's correction, "
+    "p < 0.05)."
+)
+APART = "‡: its protocol differs from that of most rows."
+ELSEWHERE = "Published numbers in parentheses are for another setting; the footnotes say which."
 REHEARSAL_NOTE = (
     "A rehearsal of a few steps on a stand-in for the data, to see that everything runs: "
     "no number measured here is a result. "
@@ -27,7 +31,7 @@ REHEARSAL_NOTE = (
 
 
 def caption(
-    what: str, trials: pd.DataFrame, shown: Sequence[str], full: bool, marks: Sequence[str]
+    what: str, trials: pd.DataFrame, shown: Sequence[str], full: str, sentences: Sequence[str]
 ) -> str:
     """Return a caption: what is measured, over how many seeds, with which recipe.
 
@@ -37,8 +41,8 @@ def caption(
             columns: ``method``, ``label``, ``seed``, ``recipe``, ``epochs`` (int), ``status``, and
             one (float, %) for each metric in `shown`.
         shown: Metrics that a cell shows.
-        full: Whether to state the full-precision accuracy.
-        marks: Sentences that explain the marks in the table.
+        full: Full-precision accuracy to state, as `full_precision` returns it.
+        sentences: Further sentences: on the data, doubts, and marks in the table.
 
     Returns:
         The caption, on one line, without markup.
@@ -59,15 +63,27 @@ def caption(
         f"{what}: {metrics} in % on the test split, of the hard-quantized "
         f"network after the last epoch, {over}; {recipe}."
     )
-    if full and len(base):
-        text += f" Full precision: {_full_precision(base, shown)}."
+    if full:
+        text += f" Full precision: {full}."
     if seeds == 1:
         text += " With one seed no difference is tested, and none is bold."
-    return one_line(" ".join([text, *marks]))
+    return one_line(" ".join([text, *sentences]))
 
 
-def _full_precision(base: pd.DataFrame, shown: Sequence[str]) -> str:
+def full_precision(trials: pd.DataFrame, shown: Sequence[str]) -> str:
+    """Return the full-precision accuracy, such as ``99.54 ± 0.16 (n = 3)``.
+
+    Args:
+        trials: Trials of the table, as in `caption`.
+        shown: Metrics that a cell shows.
+
+    Returns:
+        The text. Empty if no trial is in full precision.
+    """
+    base = trials[trials["method"] == FP32]
     done = base[base["status"] == "done"]
+    if base.empty:
+        return ""
     if (base["status"] == "unsupported").all():
         return "cannot be run"
     if done.empty:
@@ -88,5 +104,5 @@ def block_title(name: str, trials: pd.DataFrame, shown: Sequence[str]) -> str:
     Returns:
         The title, on one line. The accuracy is left out if no trial is in full precision.
     """
-    base = trials[trials["method"] == FP32]
-    return one_line(f"{name}, full precision {_full_precision(base, shown)}" if len(base) else name)
+    full = full_precision(trials, shown)
+    return one_line(f"{name}, full precision {full}" if full else name)

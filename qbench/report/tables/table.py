@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
 
+from qbench.report.baseline import baseline_doubts
 from qbench.report.presentation import Presentation
 from qbench.report.summary import RESULT, Row, grouped, records, summarise
 from qbench.report.tables import caption as captions
@@ -49,7 +50,8 @@ class ResultsTable:
         dataset: Dataset of the results.
         name: Subject of the table, such as a model if rows are methods and columns are bit-widths.
             Empty if the third dimension is shown as blocks.
-        caption: What the numbers are, and the full-precision accuracy.
+        caption: What the numbers are, what the data are, the full-precision accuracy, and
+            the sentences of `doubts` and `marks`.
         columns: Headings of the columns, such as bit-widths ``W/A``.
         corner: Dimension of the rows: ``method``, ``model`` or ``bits``.
         rows: Name of each row, and its cells, one for each column.
@@ -57,6 +59,9 @@ class ResultsTable:
         settings: Lines of `qbench.report.tables.settings.settings`.
         apart: Names of the rows whose protocol differs from that of most rows.
         blocks: Title of each block, by the index of its first row.
+        full_precision: Full-precision accuracy, if it is no cell. Otherwise an empty string.
+        doubts: Sentences on full-precision networks that say nothing about the quantizers.
+        marks: Sentences that explain the marks in the table.
     """
 
     dataset: str
@@ -69,6 +74,14 @@ class ResultsTable:
     settings: list[str] = field(default_factory=list)
     apart: set[str] = field(default_factory=set)
     blocks: dict[int, str] = field(default_factory=dict)
+    full_precision: str = ""
+    doubts: list[str] = field(default_factory=list)
+    marks: list[str] = field(default_factory=list)
+
+    @property
+    def subject(self) -> str:
+        """What the table is about: its name and dataset."""
+        return f"{self.name} on {self.dataset}" if self.name else self.dataset
 
     def note(self, text: str) -> int:
         """Add a footnote, unless the table has it already.
@@ -106,13 +119,14 @@ def tables(
         KeyError: A frame lacks a required column, or the summary lacks a result.
     """
     found = []
+    doubts = baseline_doubts(presentation, summary)
     for layout in presentation.tables:
         shown = layout.shown or tuple(presentation.shown)
         results = summary if shown[0] == presentation.shown[0] else summarise(trials, shown[0])
         standings = {tuple(row[name] for name in RESULT): row for row in records(results)}
         for dataset, group in trials.groupby("dataset", sort=False):
             for name, part in _parts(layout, group):
-                builder = _Builder(presentation, layout, shown, standings)
+                builder = _Builder(presentation, layout, shown, standings, doubts)
                 found.append(builder.table(str(dataset), name, part))
     return found
 
@@ -141,11 +155,13 @@ class _Builder:
         layout: TableLayout,
         shown: Sequence[str],
         standings: Standings,
+        doubts: Mapping[tuple[str, str], str],
     ) -> None:
         self._presentation = presentation
         self._layout = layout
         self._shown = shown
         self._standings = standings
+        self._doubts = doubts
         self._rows: list[list[Row]] = []  # the trials of each row
 
     def table(self, dataset: str, name: str, trials: pd.DataFrame) -> ResultsTable:
@@ -168,10 +184,20 @@ class _Builder:
             self._add_rows(result, shown)
         self._add_published(result)
         result.settings = settings(shown)
-        what = f"{name} on {dataset}" if name else dataset
-        full = within_model and layout.third == "tables"
-        marks = self._marks(result)
-        result.caption = captions.caption(what, trials, self._shown, full, marks)
+        result.marks = self._marks(result)
+        models = trials["model"].unique()
+        result.doubts = [
+            self._doubts[dataset, model] for model in models if (dataset, model) in self._doubts
+        ]
+        if within_model and layout.third == "tables":
+            result.full_precision = captions.full_precision(trials, self._shown)
+        result.caption = captions.caption(
+            result.subject,
+            trials,
+            self._shown,
+            result.full_precision,
+            [*filter(None, [self._presentation.data]), *result.doubts, *result.marks],
+        )
         if self._presentation.rehearsal:
             result.caption = captions.REHEARSAL_NOTE + result.caption
         return result
@@ -235,8 +261,11 @@ class _Builder:
             table.columns.append(f"{column} published")
             for (_, cells), row in zip(table.rows, numbers, strict=True):
                 if column in row:
-                    note = table.note(f"published, not run here: {row[column]['source']}")
-                    cells.append(TableCell(row[column]["published"], (note,), published=True))
+                    text, unlike = row[column]["published"], row[column].get("claim_unlike", "")
+                    note = f"published, not run here: {row[column]['source']}"
+                    if unlike:
+                        text, note = f"({text})", f"{note}; not comparable: {unlike}"
+                    cells.append(TableCell(text, (table.note(note),), published=True))
                 else:
                     cells.append(TableCell(""))
 
@@ -248,6 +277,7 @@ class _Builder:
             captions.BOLD: any(cell.best for cell in cells),
             captions.WORSE: any(cell.worse for cell in cells),
             captions.APART: bool(table.apart),
+            captions.ELSEWHERE: any(cell.published and cell.text[0] == "(" for cell in cells),
         }
         return [sentence for sentence, has in present.items() if has]
 

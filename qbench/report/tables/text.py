@@ -19,8 +19,10 @@ def mean_and_deviation(values: Sequence[float]) -> str:
         values: Values, one for each seed; at least one.
 
     Returns:
-        ``97.22 ± 0.31``, or ``97.22`` for a single value.
+        ``97.22 ± 0.31``, or ``97.22`` for a single value. A dash if a value is NaN.
     """
+    if np.isnan(values).any():
+        return DASH
     mean = f"{np.mean(values):.2f}"
     return mean if len(values) < 2 else f"{mean} ± {np.std(values, ddof=1):.2f}"
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
+from qbench.report.presentation import Presentation
 from qbench.report.summary import summarise
 from qbench.report.tables.latex import to_latex
 from qbench.report.tables.markdown import to_markdown
@@ -78,7 +79,7 @@ def test_the_best_of_a_width_is_bold_where_it_is_told_from_all_others() -> None:
     assert r"\textbf{90.83 $\pm$ 1.04}" in latex(found)
     assert "51.17 ± 1.04 †" in markdown(found)
     assert r"51.17 $\pm$ 1.04\,$^\dagger$" in latex(found)
-    assert "Bold: the best of its width, where a paired t-test" in found.caption
+    assert "Bold: the best of its bit-widths, where a paired t-test" in found.caption
     assert "†: worse than the best" in found.caption
 
 
@@ -104,7 +105,7 @@ def test_a_row_with_another_protocol_is_marked() -> None:
     assert found.apart == {"C"}
     assert "| C ‡" in markdown(found)
     assert r"C\,$^\ddagger$ &" in latex(found)
-    assert "‡: its protocol is not that of most rows." in found.caption
+    assert "‡: its protocol differs from that of most rows." in found.caption
 
 
 def test_a_cell_a_method_cannot_do_is_a_dash_with_its_reason() -> None:
@@ -226,3 +227,51 @@ def test_a_cell_shows_the_metrics_that_the_suite_names() -> None:
     first, _ = arranged(*grid(), cell="top5/top1")
     assert texts(first)["A"] == ["91.00/90.00", "86.00/85.00"]
     assert "top-5 accuracy/top-1 accuracy in %" in first.caption
+
+
+def test_the_mark_of_a_worse_row_names_its_test_without_a_bold_one() -> None:
+    found = only(
+        trials("A", 90.0, 91.0, 92.5), trials("B", 90.5, 90.8, 92.2), trials("C", 50.0, 51.5, 52.0)
+    )
+    assert best(found) == []
+    assert "Bold" not in found.caption
+    assert (
+        "†: worse than the best of its bit-widths (paired t-test over seeds with Holm's correction"
+        in found.caption
+    )
+
+
+def test_of_two_rows_neither_differs_from_most() -> None:
+    found = only(trials("A", 90.0, epochs=5), trials("B", 90.5, epochs=9))
+    assert found.apart == set()
+    assert "‡" not in found.caption
+
+
+def test_a_number_published_for_another_setting_is_in_parentheses() -> None:
+    unlike = "published for imagenet, not digits"
+    found = only(
+        trials("A", 99.0, published="60.9", source="net on images", claim_unlike=unlike),
+        trials("B", 98.0, published="99.5", source="net on digits", claim_unlike=""),
+    )
+    assert [cells[1].text for _, cells in found.rows] == ["(60.9)", "99.5"]
+    assert f"published, not run here: net on images; not comparable: {unlike}" in found.notes
+    assert found.caption.endswith(
+        "Published numbers in parentheses are for another setting; the footnotes say which."
+    )
+
+
+def test_a_metric_without_a_value_is_a_dash() -> None:
+    (found,) = arranged(trials("A", 99.0, 98.0, top5=float("nan")), shown=("top1", "top5"))
+    assert texts(found) == {"A": ["98.50 ± 0.71/–"]}
+
+
+def test_a_table_says_what_the_data_are_and_doubts_a_baseline_at_chance() -> None:
+    data = "Data: ImageNet with classes 10, train 500."
+    presentation = Presentation("suite", "Title", data=data, chance=10.0, test_items=100)
+    frame = pd.concat([full(12.0, 13.0), trials("A", 11.0, 12.0)], ignore_index=True)
+    (found,) = tables_of(presentation, frame, summarise(frame))
+    doubt = (
+        "Doubtful: full precision of net on digits (12.50 %) is no better than guessing (10.00 %)."
+    )
+    assert found.doubts == [doubt]
+    assert f"{data} {doubt}" in found.caption

@@ -1,0 +1,81 @@
+"""Print tables of results, fitted to the width of the console."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from qbench.report.tables.table import ResultsTable, TableCell
+
+_LONGEST_LABEL = 28
+_GAP = 2  # letters between columns
+
+
+def show(console: Console, tables: Sequence[ResultsTable]) -> None:
+    """Print tables of results. Columns that do not fit side by side continue below.
+
+    Args:
+        console: The console.
+        tables: The tables.
+    """
+    for table in tables:
+        full = f"; full precision {table.full_precision}" if table.full_precision else ""
+        console.print()
+        console.print(f"{table.subject}{full}", style="bold", markup=False, soft_wrap=True)
+        for part, columns in enumerate(_fitting(table, console.width)):
+            console.print("\n" * (part > 0), end="")
+            console.print(_part(table, columns))
+    for doubt in dict.fromkeys(doubt for table in tables for doubt in table.doubts):
+        console.print(doubt, style="yellow", markup=False, soft_wrap=True)
+    sentences = dict.fromkeys(sentence for table in tables for sentence in table.marks)
+    if any(cell.notes for table in tables for _, row in table.rows for cell in row):
+        sentences["Numbers in brackets are footnotes of the file."] = None
+    if sentences:
+        console.print()
+    for sentence in sentences:
+        console.print(sentence, markup=False, style="dim", soft_wrap=True)
+
+
+def _fitting(table: ResultsTable, width: int) -> Iterator[list[int]]:
+    """Yield the indices of the columns that fit side by side."""
+    room = width - _label_width(table)
+    chosen: list[int] = []
+    for index, heading in enumerate(table.columns):
+        cells = [_cell(row[index]).cell_len for _, row in table.rows]
+        needed = _GAP + max(len(heading), *cells)
+        if chosen and needed > room:
+            yield chosen
+            chosen, room = [], width - _label_width(table)
+        chosen.append(index)
+        room -= needed
+    yield chosen
+
+
+def _label_width(table: ResultsTable) -> int:
+    widest = max((len(label) + 2 for label, _ in table.rows), default=0)
+    return min(_LONGEST_LABEL, max(widest, len(table.corner)))
+
+
+def _part(table: ResultsTable, columns: Sequence[int]) -> Table:
+    shown = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0))
+    shown.add_column(table.corner, no_wrap=True, max_width=_label_width(table))
+    for index in columns:
+        shown.add_column(Text(table.columns[index]), justify="right", no_wrap=True)
+    for number, (label, cells) in enumerate(table.rows):
+        if number in table.blocks:
+            shown.add_row(Text(table.blocks[number], style="italic"))
+        mark = " ‡" if label in table.apart else ""
+        shown.add_row(Text(label + mark), *(_cell(cells[index]) for index in columns))
+    return shown
+
+
+def _cell(cell: TableCell) -> Text:
+    style = "bold" if cell.best else "italic" if cell.published else ""
+    text = Text(cell.text, style=style)
+    text.append(" †" if cell.worse else "")
+    if cell.notes:
+        text.append(f" [{','.join(map(str, cell.notes))}]", style="dim")
+    return text

@@ -1,0 +1,61 @@
+"""Doubts about full-precision networks that say nothing about the quantizers they start."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import pandas as pd
+
+from qbench.report.presentation import Presentation
+from qbench.report.summary import grouped, records
+from qbench.spec.trial import FP32
+
+LEAST_GAP = 2.0  # points; a network that is trained longer may gain this much
+_ERRORS = 3  # standard errors of an accuracy on the test items
+
+
+def baseline_doubts(
+    presentation: Presentation, summary: pd.DataFrame
+) -> Mapping[tuple[str, str], str]:
+    """Find full-precision networks at chance, or far below a network quantized from them.
+
+    A quantizer that starts from such a network is not tested: everything is as good as the start,
+    or the recipe of the full-precision network is at fault.
+
+    Args:
+        presentation: Names the accuracy of guessing and the number of test items.
+        summary: One row for each result, from `qbench.report.summary.summarise`. Columns:
+            ``dataset``, ``model``, ``label``, ``bits``, ``method``, ``n`` and ``mean`` (%).
+
+    Returns:
+        A sentence for each such network, by dataset and model.
+    """
+    found: dict[tuple[str, str], str] = {}
+    if presentation.rehearsal:
+        return found
+    measured = [row for row in records(summary) if row["n"]]
+    for network in grouped(measured, "dataset", "model"):
+        full = next((row for row in network if row["method"] == FP32), None)
+        best = max(network, key=lambda row: float(row["mean"]))
+        if full is None:
+            continue
+        mean, chance, items = full["mean"], presentation.chance, presentation.test_items
+        what = f"full precision of {full['model']} on {full['dataset']} ({mean:.2f} %)"
+        doubt = ""
+        if mean <= chance + _error(chance, items):
+            doubt = f"{what} is no better than guessing ({chance:.2f} %)"
+        elif best["mean"] - mean > max(LEAST_GAP, _error(mean, items)):
+            row = f"{best['label']} at {best['bits']} ({best['mean']:.2f} %)"
+            doubt = f"{what} is far below {row}"
+        if doubt:
+            found[full["dataset"], full["model"]] = f"Doubtful: {doubt}."
+    return found
+
+
+def _error(accuracy: float, items: int) -> float:
+    """Return three standard errors of an accuracy (%) on test items, 0 without their number."""
+    if math.isnan(accuracy) or not items:
+        return 0.0
+    share = min(max(accuracy / 100, 0.0), 1.0)
+    return _ERRORS * 100 * math.sqrt(share * (1 - share) / items)
