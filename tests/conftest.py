@@ -133,7 +133,7 @@ def qbench_here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[s
     def run(*words: object, code: int = 0) -> str:
         monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
         monkeypatch.setattr("sys.argv", ["qbench", *map(str, words)])
-        monkeypatch.setenv("COLUMNS", "200")
+        monkeypatch.setenv("COLUMNS", os.environ.get("COLUMNS", "200"))
         with pytest.raises(SystemExit) as ended:
             cli.main()
         captured = capsys.readouterr()

@@ -15,19 +15,21 @@ from qbench.quant.options import build_method, method_options
 from qbench.report.summary import RESULT
 from qbench.spec.metrics import MEASURED
 from qbench.spec.trial import Trial
+from qbench.suite.bundled import bundled_suites
 
 _SUITES = (".yaml", ".yml")
+_TRIALS = "trials.csv"
 _OWN = ("key", "method", "label", "options", "training", *RESULT, "seed", "status")
 _REQUIRED_COLUMNS = tuple(dict.fromkeys(_OWN))  # of a trials.csv
 _MAIN_METRICS = tuple(names[0] for names in MEASURED.values())  # the first of each task
 
 
 def load(path: Path, results: Path) -> pd.DataFrame:
-    """Read the finished trials of a suite, a results folder, a ``trials.csv`` or exported files.
+    """Read finished trials from anything that qbench writes.
 
     Args:
-        path: YAML file of a suite, folder with a store or with exported files, CSV file, or
-            exported file.
+        path: YAML file or name of a suite; folder with a store, with the tables of a suite, with
+            such folders, or with exported files; ``trials.csv``; or exported file.
         results: The results folder in which the trials of a suite are looked up.
 
     Returns:
@@ -38,20 +40,24 @@ def load(path: Path, results: Path) -> pd.DataFrame:
     Raises:
         QbenchError: The path is none of these, cannot be read, or holds no finished trial.
     """
-    if not path.exists():
+    if not path.exists() and str(path) not in bundled_suites():
         near = nearest(path.name, (p.name for p in path.parent.glob("*")))
         raise QbenchError(f"{path}: no such file or folder{near}")
-    if path.suffix in _SUITES:
+    if path.suffix in _SUITES or not path.exists():
         found = _from_suite(path, results)
     elif path.suffix == ".csv":
         found = _from_csv(path)
     elif (path / "mlflow.db").exists():
         found = _from_store(path)
+    elif tables := [*path.glob(_TRIALS), *sorted(path.glob(f"*/{_TRIALS}"))]:
+        found = pd.concat(map(_from_csv, tables), ignore_index=True).drop_duplicates("key")
     elif path.is_dir() or path.suffix == ".json":
         read = (result for _, result in exchange.read([path]) if result.status == "done")
         found = _from_trials((result.trial, result.metrics) for result in read)
     else:
-        raise QbenchError(f"{path}: compare suites (.yaml), results folders, .csv or .json files")
+        raise QbenchError(
+            f"{path}: compare suites (.yaml), folders that qbench wrote, trials.csv or .json files"
+        )
     if found.empty:
         raise QbenchError(f"{path}: nothing in it is finished")
     return found

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from qbench.cli.command import PlainCommand
 from qbench.files import expanded
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ Folder = Annotated[
 ]
 
 
-@app.command("imagenet-like")
+@app.command("imagenet-like", cls=PlainCommand)
 def imagenet_like(
     folder: Folder,
     classes: Annotated[int, typer.Option(metavar="N", help="Number of classes, 2 to 1000.")] = 10,
@@ -77,7 +78,7 @@ def imagenet_like(
     print(f"Next:\n  {shlex.join(words)}")
 
 
-@app.command("voc-like")
+@app.command("voc-like", cls=PlainCommand)
 def voc_like(
     folder: Folder,
     train: Annotated[

@@ -5,6 +5,7 @@ Verbs hold no logic. Nothing heavy is imported before a verb needs it.
 
 from __future__ import annotations
 
+import functools
 import gc
 import json
 import os
@@ -19,6 +20,7 @@ import typer
 
 from qbench import __version__
 from qbench.cli import data, lookup, methods, results
+from qbench.cli.command import HELP_NAMES, PlainCommand
 from qbench.cli.options import Address, AsJson, Assignments, MethodFiles, Results, SuiteFile
 from qbench.errors import QbenchError
 from qbench.files import resolved
@@ -41,7 +43,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    context_settings=HELP_NAMES,
 )
+verb = functools.partial(app.command, cls=PlainCommand)
 
 
 def main() -> None:
@@ -79,10 +83,10 @@ def _options(
         os.environ["QBENCH_DATA"] = str(resolved(data))
 
 
-app.command("list")(lookup.list_)
+verb("list")(lookup.list_)
 
 
-@app.command()
+@verb()
 def plan(
     suite: SuiteFile,
     assignments: Assignments = None,
@@ -111,7 +115,7 @@ def plan(
     raise typer.Exit(2 if benchmark.dataset.missing() else 0)
 
 
-@app.command()
+@verb()
 def rehearse(
     suite: SuiteFile,
     assignments: Assignments = None,
@@ -139,7 +143,7 @@ def rehearse(
     raise typer.Exit(_train(benchmark, console, address, command))
 
 
-@app.command()
+@verb()
 def run(
     suite: SuiteFile,
     assignments: Assignments = None,
@@ -172,7 +176,7 @@ def run(
     raise typer.Exit(_train(benchmark, console, address, command, again or ()))
 
 
-@app.command()
+@verb()
 def leaderboard(
     suite: SuiteFile,
     assignments: Assignments = None,
@@ -195,14 +199,14 @@ def leaderboard(
     _write_tables(_open(suite, results, assignments, methods), Console(highlight=False), html)
 
 
-app.command()(lookup.show)
-app.command()(results.compare)
-app.command()(results.export)
-app.command("import")(results.import_)
-app.command("new-method")(methods.new_method)
-app.command()(methods.check)
-app.command()(methods.profile)
-app.command()(lookup.schema)
+verb()(lookup.show)
+verb()(results.compare)
+verb()(results.export)
+verb("import")(results.import_)
+verb("new-method")(methods.new_method)
+verb()(methods.check)
+verb()(methods.profile)
+verb()(lookup.schema)
 app.add_typer(data.app, name="data")
 
 

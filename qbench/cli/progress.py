@@ -18,6 +18,7 @@ from qbench.spec.result import Result
 from qbench.spec.trial import Trial
 
 _QUIET_SECONDS = 60.0
+_STARTING = "Ray is starting; the first trial begins in about 20 seconds"
 
 
 class Display:
@@ -38,6 +39,7 @@ class Display:
         self._best: dict[str, Result] = {}
         self._done = 0
         self._failed = 0
+        self._begun = False
         self._start = self._spoke = time.monotonic()
         self._live: Live | None = None
         if console.is_terminal:
@@ -59,6 +61,8 @@ class Display:
     def __enter__(self) -> Self:
         if self._live:
             self._live.__enter__()
+        else:
+            self._console.print(f"{_STARTING}.")
         return self
 
     def __exit__(
@@ -72,6 +76,7 @@ class Display:
 
     def started(self, trial: Trial) -> None:
         """Show a trial as running."""
+        self._begun = True
         self._running[trial.key] = (trial, 0)
 
     def progressed(self, trial: Trial, epoch: int) -> None:
@@ -137,7 +142,8 @@ class Display:
         for bits, result in sorted(dict(self._best).items()):
             name = escape(self._names[result.trial.key])
             now.add_row(f"  best {bits}", name, f"{_score(result)[1]:.2f}")
-        return Group(self._bar, f"{counts}; {self._left()}", now)
+        state = f"{counts}; {self._left()}" if self._begun else f"{_STARTING} …"
+        return Group(self._bar, state, now)
 
 
 def _score(result: Result) -> tuple[str, float]:

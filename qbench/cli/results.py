@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,9 +15,11 @@ from qbench.cli.words import counted
 from qbench.files import expanded, resolved
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from qbench.report.comparison import Difference
 
-_SIDE = "A suite (.yaml), a results folder, a trials.csv, or exported .json files."
+_SIDE = "A suite (file or name), any folder that qbench wrote, a trials.csv, or exported files."
 _STYLES = {"worse": "red", "better": "green"}
 
 
@@ -45,45 +48,48 @@ def compare(
 
 
 def _show(found: Sequence[Difference], a: Path, b: Path) -> None:
-    from collections import Counter
-
     from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
 
-    table = Table(box=None, pad_edge=False)
-    for title in ("model", "method", "bits"):
-        table.add_column(title)
+    console = Console(highlight=False)
+    told = [each for each in found if each.verdict != "same" or each.settings or each.stale]
+    for network in dict.fromkeys((each.model, each.dataset) for each in told):
+        its = [each for each in told if (each.model, each.dataset) == network]
+        console.print(" on ".join(network), style="bold", markup=False)
+        console.print(_table(its))
+        for each in its:
+            twice = f"{len(each.conflicts)} with one key and two numbers" if each.conflicts else ""
+            for text in filter(None, (each.settings, twice, *each.stale)):
+                console.print(f"  {each.label} {each.bits}: {text}", markup=False)
+        console.print()
+    counts = Counter(each.verdict for each in found)
+    verdicts = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
+    what = counted(len(found), "result")
+    console.print(f"A: {a}, B: {b}. {what}: {verdicts}.", markup=False, soft_wrap=True)
+
+
+def _table(differences: Sequence[Difference]) -> Table:
+    """Return the table of differences on one network. It fits 80 letters."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("method")
+    table.add_column("bits", no_wrap=True)
     for title in ("A", "B", "B − A", "seeds", "p"):
-        table.add_column(title, justify="right")
-    for title in ("", "what changed"):
-        table.add_column(title)
-    for each in found:
-        if each.verdict == "same" and not each.settings and not each.stale:
-            continue
-        twice = f"{len(each.conflicts)} with one key and two numbers" if each.conflicts else ""
+        table.add_column(title, justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    for each in differences:
         table.add_row(
-            escape(f"{each.model} on {each.dataset}"),
-            escape(each.label),
+            Text(each.label),
             each.bits,
             *(_number(value, ".2f") for value in (each.mean_a, each.mean_b)),
             _number(each.change, "+.2f"),
             str(each.seeds) if each.seeds else "",
             _number(each.p, ".2g"),
             each.verdict,
-            escape("; ".join(filter(None, (each.settings, twice, *each.stale)))),
             style=_STYLES.get(each.verdict),
         )
-    console = Console(highlight=False)
-    if table.rows:
-        console.print(table)
-    counts = Counter(each.verdict for each in found)
-    verdicts = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
-    console.print(
-        f"A: {a}, B: {b}. {counted(len(found), 'result')}: {verdicts}.",
-        markup=False,
-        soft_wrap=True,
-    )
+    return table
 
 
 def _number(value: float, form: str) -> str:

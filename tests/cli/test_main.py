@@ -75,7 +75,7 @@ def test_published_numbers_stand_beside_those_of_the_run(tiny_run: TinyRun) -> N
     tiny_run.qbench(*arguments, wanted)
     table = (tiny_run.qbench.results / "beside" / "leaderboard.md").read_text()
     assert "2/32 published" in table
-    assert "*69.1* [" in table  # of Quantization Networks, Table 2
+    assert "*(69.1)* [" in table  # of Quantization Networks, Table 2
     assert "arXiv:1911.09464, Table 2" in table
     found = tiny_run.qbench(*arguments, wanted.replace("table: 2", "table: 99"), code=2)
     assert "has nothing of published.table '99'" in found

@@ -8,8 +8,11 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import QbenchHere
 from tests.helpers.exchanged import BEFORE, filled
+from tests.helpers.frames import trials
 
 
 def test_results_travel_by_commands(
@@ -47,6 +50,39 @@ def test_commands_tell_what_differs(
     found = json.loads(qbench_here("compare", small_results, elsewhere, "--json", code=1))
     verdicts = {each["label"]: each["verdict"] for each in found}
     assert verdicts == {"Full precision": "same", "STE": "not tested", "DoReFa-Net": "same"}
+
+
+def test_whatever_qbench_wrote_can_be_compared(
+    small_suite: Path, small_results: Path, elsewhere: Path, tmp_path: Path, qbench_here: QbenchHere
+) -> None:
+    shutil.copytree(small_results, elsewhere, dirs_exist_ok=True)
+    qbench_here("leaderboard", small_suite, "--results", elsewhere)
+    tables = elsewhere / "small"
+    for name in ("one", "two"):  # results on a server leave folders of tables alone
+        shutil.copytree(tables, tmp_path / "tables" / name)
+    for side in (tables, tmp_path / "tables", tables / "trials.csv", elsewhere):
+        assert "3 results: 3 same" in qbench_here("compare", side, small_results)
+
+
+def test_a_suite_is_compared_by_its_name(elsewhere: Path, qbench_here: QbenchHere) -> None:
+    told = qbench_here("compare", "digits_start", "digits_start", "--results", elsewhere, code=2)
+    assert "digits_start: nothing in it is finished" in told
+
+
+def test_a_comparison_fits_80_columns(
+    tmp_path: Path, qbench_here: QbenchHere, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    label = "Quantization Networks (temperature_rate=10)"
+    for name, lr, values in (("a", 0.1, (90.0, 91.5, 92.2)), ("b", 0.2, (80.0, 81.3, 82.6))):
+        frame = trials(label, *values, bits="3(±4)/32", training=f'{{"lr": {lr}}}')
+        frame.assign(key=frame["key"] + name).to_csv(tmp_path / f"{name}.csv")
+    told = qbench_here("compare", tmp_path / "a.csv", tmp_path / "b.csv", code=1)
+    *shown, last = told.splitlines()
+    assert max(map(len, shown)) <= 80
+    assert "3(±4)/32 91.23 81.30 -9.93" in " ".join(" ".join(shown).split())
+    assert "lr 0.1 → 0.2" in " ".join(" ".join(shown).split())
+    assert last.endswith("1 result: 1 worse.")
 
 
 def test_what_was_edited_does_not_travel(

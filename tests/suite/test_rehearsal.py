@@ -68,7 +68,7 @@ def test_a_rehearsal_of_imagenet_makes_its_images(tmp_path: Path, qbench_in: Mak
     assert (folder / "data" / "imagenet" / "train").is_dir()
     table = (folder / "little" / "leaderboard.md").read_text(encoding="utf-8")
     assert "top-1 accuracy/top-5 accuracy" in table
-    assert "*60.8/83.0* [" in table  # published, beside
+    assert "*(60.8/83.0)* [" in table  # published, beside
 
 
 def test_a_plan_tells_what_is_missing_and_what_it_takes(
