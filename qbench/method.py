@@ -123,7 +123,8 @@ class Method:
             are then evaluated after every epoch.
         elementwise: Whether the quantized value of a weight depends only on its own value and on
             what the weights of the layer share. The function can then be drawn.
-        paper_recipe: Training recipe of its paper, for ``recipe: paper``; None if it has none.
+        paper_recipe: Training recipe of its paper, for ``recipe: paper``; None if it has none. See
+            also `paper_recipe_for`.
         paper_layers: Layer policy of its paper, for ``recipe: paper``.
         revision: Number of the method's arithmetic, from 1. Raise it when the method's numbers
             change: results of an older revision are stale.
@@ -228,6 +229,19 @@ class Method:
             A reason as short as a footnote, which tables print beside a dash; None if supported.
         """
         return None
+
+    def paper_recipe_for(self, bits: BitWidths) -> Recipe | None:
+        """Return the training recipe of the method's paper for bit-widths, for ``recipe: paper``.
+
+        Override it if the recipe depends on the bit-widths or on options.
+
+        Args:
+            bits: Bit-widths of weights and activations.
+
+        Returns:
+            The recipe, by default `paper_recipe`; None if the paper has none.
+        """
+        return self.paper_recipe
 
     @property
     def weight_scope(self) -> Scope:

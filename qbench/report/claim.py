@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from qbench.data import Dataset
 from qbench.method import Method
+from qbench.spec.bits import BitWidths
 from qbench.suite.grid import PlannedTrial
 from qbench.suite.suite import Published, Suite
 
@@ -39,7 +40,8 @@ def likeness(
     Returns:
         The departures of the trial.
     """
-    trial, paper = planned.trial, method.paper_recipe
+    trial = planned.trial
+    paper = method.paper_recipe_for(BitWidths.parse(trial.bits))
     # The epochs of a row come from its sources; changes by the suite do not. The recipe of a method
     # is for classification: how long its paper trains detectors is not known.
     usual = paper.epochs if paper is not None and dataset.task == "classification" else None

@@ -51,19 +51,19 @@ class Recipe(KeyContent):
     Attributes:
         epochs: Passes over the training data. With 0, a trial only quantizes and evaluates.
         batch_size: Images per step, 1 or more.
-        optimizer: ``sgd`` or ``adam``.
+        optimizer: ``sgd``, ``adam``, or ``adamw``, which decays weights apart from the gradient.
         lr: Learning rate at the start, above 0.
         momentum: Momentum of SGD, in [0, 1). Default: 0.9.
         nesterov: Whether SGD uses Nesterov's momentum. Default: false.
         weight_decay: L2 penalty on the parameters of the network; parameters of the method are
-            exempt. Default: 0.
+            exempt. Default: 0. See `weight_decay_on` and `milestone_weight_decays`.
         schedule: Schedule of the learning rate, which changes once an epoch. ``cosine`` (default),
             ``linear`` and ``exponential`` end at `final_lr`; ``cosine_restarts`` starts again at
-            each of `milestones`; ``step`` multiplies the rate by `gamma` at each of `milestones`;
-            ``constant`` keeps it.
+            each of `milestones`; ``step`` multiplies the rate by `gamma` at each of `milestones`,
+            or takes the next of `milestone_lrs`; ``constant`` keeps it.
         milestones: Epochs after which ``step`` lowers the rate or ``cosine_restarts`` restarts it,
             each 1 or more.
-        gamma: Factor of ``step``, in (0, 1]. Default: 0.1.
+        gamma: Factor of ``step``, in (0, 1], unless there are `milestone_lrs`. Default: 0.1.
         final_lr: Learning rate at the end of ``cosine``, ``linear`` and ``exponential``; for
             ``exponential`` it must be above 0. Default: 0.
         gradient_clip: Largest L2 norm of the gradient of all parameters, above 0. By default, the
@@ -80,13 +80,32 @@ class Recipe(KeyContent):
         steps: Largest number of batches in an epoch, as in a rehearsal. By default, all.
         other_lr: Learning rate at the start of all parameters but those of quantized layers and
             quantizers. By default `lr`. `schedule` lowers both by the same factor.
+        milestone_lrs: Learning rate after each of `milestones` with the schedule ``step``, above 0,
+            where one factor cannot give them. They are those of parameters that start at `lr`;
+            others change by the same factors.
+        milestone_weight_decays: Weight decay after each of `milestones`, with any schedule. By
+            default, `weight_decay` stays.
+        weight_decay_on: Parameters that `weight_decay` applies to: ``network`` (default), all of
+            the network; ``weights``, those of convolutions and linear layers without their biases;
+            ``quantized``, the weights that are quantized; ``classifier``, those of linear layers.
+        warmup_epochs: Epochs, or a fraction of one, in which the learning rate rises linearly with
+            every step, to what `schedule` gives. Default: 0.
+        label_smoothing: Share of the target that all classes have equally, in [0, 1). It is for
+            classification. Default: 0.
+        epsilon: Term that ``adam`` and ``adamw`` add to the denominator, above 0. Default: 1e-8.
     """
 
-    later = frozenset({"precision", "channels_last", "compile", "steps", "other_lr"})
+    later = frozenset(
+        {
+            *("precision", "channels_last", "compile", "steps", "other_lr", "milestone_lrs"),
+            *("milestone_weight_decays", "weight_decay_on", "warmup_epochs", "label_smoothing"),
+            "epsilon",
+        }
+    )
 
     epochs: int = Field(ge=0)
     batch_size: int = Field(ge=1)
-    optimizer: Literal["sgd", "adam"]
+    optimizer: Literal["sgd", "adam", "adamw"]
     lr: float = Field(gt=0)
     momentum: float = Field(default=0.9, ge=0, lt=1)
     nesterov: bool = False
@@ -105,6 +124,12 @@ class Recipe(KeyContent):
     compile: bool = False
     steps: int | None = Field(default=None, ge=1)
     other_lr: float | None = Field(default=None, ge=0)
+    milestone_lrs: tuple[Annotated[float, Field(gt=0)], ...] = ()
+    milestone_weight_decays: tuple[Annotated[float, Field(ge=0)], ...] = ()
+    weight_decay_on: Literal["network", "weights", "quantized", "classifier"] = "network"
+    warmup_epochs: float = Field(default=0.0, ge=0)
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    epsilon: float = Field(default=1e-8, gt=0)
 
     _no_boolean = field_validator("*", mode="before")(no_boolean)
 
@@ -114,6 +139,25 @@ class Recipe(KeyContent):
             raise ValueError(f"schedule '{self.schedule}' needs milestones, as in [30, 45]")
         if self.schedule == "exponential" and self.final_lr == 0:
             raise ValueError("schedule 'exponential' needs a final_lr above 0")
+        return self
+
+    @model_validator(mode="after")
+    def _lists_fit_the_milestones(self) -> Recipe:
+        if self.milestone_lrs and self.schedule != "step":
+            raise ValueError(f"milestone_lrs need the schedule 'step', not '{self.schedule}'")
+        milestones = list(self.milestones)
+        for name in ("milestone_lrs", "milestone_weight_decays"):
+            values = list(getattr(self, name))
+            if values and len(values) != len(milestones):
+                raise ValueError(
+                    f"{name} has {len(values)} values and milestones has {len(milestones)}: "
+                    f"{values} for {milestones}; write one value for each milestone"
+                )
+            if values and milestones != sorted(set(milestones)):
+                raise ValueError(
+                    f"{name} needs milestones in ascending order, {sorted(set(milestones))}, "
+                    f"not {milestones}"
+                )
         return self
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from pydantic import ValidationError
@@ -132,32 +133,45 @@ class _Grid:
         self, model: str, row: MethodRow, label: str, method: Method, problem: str
     ) -> Iterator[PlannedTrial]:
         suite = self._suite
-        recipe = self._dataset.aligned_recipe
-        if suite.recipe.name == "paper" and method.paper_recipe is not None:
-            recipe = method.paper_recipe
-        recipe = _changed(recipe, {**suite.recipe.changes, **row.recipe})
-        if not method.trains:
-            recipe = _changed(recipe, {"epochs": 0, "initialization": "pretrained"})
         layers = suite.layers
         if layers is None:
             layers = method.paper_layers if suite.recipe.name == "paper" else DEFAULT_LAYERS
-        pretrained = recipe.initialization == "pretrained"
         starts = [dict(self._start(model, seed)) for seed in suite.seeds]
-        own = {
+        own: dict[str, Any] = {
             "method": row.method,
             "options": determining_options(method),
             "layers": layers if isinstance(layers, str | dict) else tuple(layers),
-            "recipe": recipe,
-            "full_precision": self._recipe_of(model) if pretrained else None,
         }
-        if not pretrained and not is_backbone(suite.weights.get(model, "")):
-            own["weights"] = ""
+        backbone = is_backbone(suite.weights.get(model, ""))
         for bits in map(BitWidths.parse, row.widths(model, suite.bits)):
+            recipe, mistake = self._recipe(row, method, bits)
+            pretrained = recipe.initialization == "pretrained"
+            own |= {
+                "bits": str(bits),
+                "recipe": recipe,
+                "full_precision": self._recipe_of(model) if pretrained else None,
+            }
             task = self._dataset.task
-            reason = problem or _refusal(method, policy_widths(layers, bits), task)
+            reason = problem or _refusal(method, policy_widths(layers, bits), task) or mistake
             for start in starts:
-                trial = Trial.model_validate({**start, **own, "bits": str(bits)})
+                weights = start["weights"] if pretrained or backbone else ""
+                trial = Trial.model_validate({**start, **own, "weights": weights})
                 yield PlannedTrial(trial, row, label, suite.recipe.name, reason)
+
+    def _recipe(self, row: MethodRow, method: Method, bits: BitWidths) -> tuple[Recipe, str]:
+        """Return the recipe of a row's trials, and why they cannot be trained by it or ''."""
+        suite, recipe, mistake = self._suite, self._dataset.aligned_recipe, ""
+        if suite.recipe.name == "paper":
+            try:
+                recipe = _published_recipe(method, bits) or recipe
+            except Exception as error:  # a mistake in a plugin must affect its own row only
+                mistake = f"its paper_recipe_for() raised {type(error).__name__}: {error}"
+        recipe = _changed(recipe, {**suite.recipe.changes, **row.recipe})
+        if not method.trains:
+            recipe = _changed(recipe, {"epochs": 0, "initialization": "pretrained"})
+        if recipe.label_smoothing and self._dataset.task != "classification":
+            mistake = mistake or "its recipe smooths labels, which is for classification"
+        return recipe, mistake
 
     def _model_problem(self, model: str) -> str:
         """Return why a model does not fit the dataset or the suite's layers, or an empty string."""
@@ -230,6 +244,13 @@ def _message(error: Exception) -> str:
     """Return the first line of an error's message, with its type if the message does not tell."""
     told = isinstance(error, RuntimeError | ValueError) and str(error).strip()
     return str(error).strip().splitlines()[0] if told else reason_of(error)
+
+
+def _published_recipe(method: Method, bits: BitWidths) -> Recipe | None:
+    found: object = method.paper_recipe_for(bits)  # the type is what a file says
+    if not isinstance(found, Recipe | None):
+        raise TypeError(f"it must return a Recipe, not a {type(found).__name__}")
+    return found
 
 
 def _refusal(method: Method, widths: list[BitWidths], task: str) -> str:

@@ -267,7 +267,10 @@ def _layer_problems(layers: Any) -> Iterator[Problem]:
 
 def _recipe_problems(changes: dict[str, Any], location: Location) -> Iterator[Problem]:
     """Check changes by applying them to a recipe that is complete."""
-    schedule = {"milestones": [1], "final_lr": 1e-9}
+    schedule: dict[str, Any] = {"milestones": [1], "final_lr": 1e-9}
+    for name in ("milestone_lrs", "milestone_weight_decays"):
+        if isinstance(changes.get(name), list):  # the recipe may have milestones for them
+            schedule |= {"milestones": range(1, 1 + len(changes[name])), "schedule": "step"}
     complete = {"epochs": 1, "batch_size": 1, "optimizer": "sgd", "lr": 1.0, **schedule}
     try:
         Recipe.model_validate({**complete, **changes})

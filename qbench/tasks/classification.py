@@ -58,7 +58,7 @@ def _all_scores(output: Any) -> Sequence[Tensor]:
     )
 
 
-def loss(model: nn.Module, batch: LabelledBatch) -> Tensor:
+def loss(model: nn.Module, batch: LabelledBatch, label_smoothing: float = 0.0) -> Tensor:
     """Compute the mean cross-entropy of a batch.
 
     The logits of auxiliary classifiers are trained too: their cross-entropies are added with the
@@ -68,6 +68,7 @@ def loss(model: nn.Module, batch: LabelledBatch) -> Tensor:
         model: Classifier. Maps (N, C, H, W) to logits, (N, classes), or to a tuple of them, those
             of auxiliary classifiers last.
         batch: Images, (N, C, H, W), and labels, int64, (N,), from 0.
+        label_smoothing: Share of the target that all classes have equally, in [0, 1).
 
     Returns:
         Loss in nats, a scalar of float32, or of float64 if the logits are.
@@ -78,7 +79,11 @@ def loss(model: nn.Module, batch: LabelledBatch) -> Tensor:
     images, labels = batch
     # Autocast gives bfloat16 logits, in which a small loss underflows to 0.
     total, *auxiliary = (
-        F.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), labels)
+        F.cross_entropy(
+            logits.to(torch.promote_types(logits.dtype, torch.float32)),
+            labels,
+            label_smoothing=label_smoothing,
+        )
         for logits in _all_scores(model(images))
     )
     for each in auxiliary:

@@ -14,6 +14,7 @@ from torchmetrics.detection import MeanAveragePrecision
 
 from qbench import distributed
 from qbench.data import Dataset
+from qbench.errors import QbenchError
 from qbench.spec.result import ImageDetections
 from qbench.tasks.voc_ap import mean_average_precision
 
@@ -39,17 +40,23 @@ def random_batch(
     return images, [{"boxes": box, "labels": label} for label in labels]
 
 
-def loss(model: nn.Module, batch: DetectionBatch) -> Tensor:
+def loss(model: nn.Module, batch: DetectionBatch, label_smoothing: float = 0.0) -> Tensor:
     """Sum the losses of a detector; for SSD the multibox loss (arXiv:1512.02325, Eq. 1).
 
     Args:
         model: Detector of torchvision, in training mode.
         batch: Images in [0, 1], (N, 3, S, S), and for each a dict of ``boxes``, float32, (n, 4), in
             pixels as x1 y1 x2 y2, and ``labels``, int64, (n,), from 1.
+        label_smoothing: Must be 0, because torchvision's detectors have no label smoothing.
 
     Returns:
         Loss, a scalar.
+
+    Raises:
+        QbenchError: Label smoothing is asked for.
     """
+    if label_smoothing:
+        raise QbenchError(f"label_smoothing {label_smoothing} is for classification")
     images, targets = batch
     losses: dict[str, Tensor] = model(images, targets)
     return torch.stack(list(losses.values())).sum()

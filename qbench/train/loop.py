@@ -17,6 +17,7 @@ from qbench.quant.attach import Handle
 from qbench.spec.recipe import Recipe
 from qbench.train.checkpoint import random_state, set_random_state
 from qbench.train.loading import Loader
+from qbench.train.optimizer import Schedule
 from qbench.train.recorder import WeightRecorder
 
 
@@ -66,7 +67,7 @@ class TrainingLoop:
         handle: The attached method and its model.
         network: The model as training calls it: compiled if the recipe asks for it.
         optimizer: The optimizer.
-        schedule: The learning-rate schedule, stepped once per epoch.
+        schedule: Schedule of learning rates and weight decays, stepped once per epoch.
         recorder: Records the distribution of the weights.
         loader: Training batches; each process has its share of every batch.
         evaluation: Test batches; each process has its share of the test set.
@@ -79,7 +80,7 @@ class TrainingLoop:
     handle: Handle
     network: nn.Module
     optimizer: torch.optim.Optimizer
-    schedule: torch.optim.lr_scheduler.LRScheduler
+    schedule: Schedule
     recorder: WeightRecorder
     loader: Loader
     evaluation: Loader
@@ -90,7 +91,7 @@ class TrainingLoop:
         """Train for one pass over the training data.
 
         Args:
-            recipe: Names the precision and the limit of the gradient norm.
+            recipe: Names the precision, the label smoothing and the limit of the gradient norm.
 
         Returns:
             Mean loss of the steps over all processes, with the penalty of the method.
@@ -103,10 +104,11 @@ class TrainingLoop:
         )
         for step, batch in enumerate(self.loader, 1):
             share = self._share(step, batch)
+            self.schedule.start_step(step, steps)
 
             def loss(batch: Any = batch, share: float = share) -> Tensor:
                 with autocast:
-                    return self.task.loss(network, batch) * share
+                    return self.task.loss(network, batch, recipe.label_smoothing) * share
 
             total += training_step(
                 self.handle, self.optimizer, loss, step, steps, recipe.gradient_clip

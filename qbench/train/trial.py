@@ -36,7 +36,7 @@ from qbench.train.checkpoint import (
 )
 from qbench.train.loading import evaluation_loader, training_loader, worker_count
 from qbench.train.loop import TrainingLoop
-from qbench.train.optimizer import build_optimizer, build_schedule
+from qbench.train.optimizer import Schedule, build_optimizer
 from qbench.train.provenance import environment
 from qbench.train.recorder import WeightRecorder
 
@@ -249,7 +249,7 @@ def _prepare(
         handle,
         network,
         optimizer,
-        build_schedule(optimizer, recipe),
+        Schedule(optimizer, recipe),
         WeightRecorder(handle.layers, recipe.epochs, one_function),
         loader,
         evaluation,

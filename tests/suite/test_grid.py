@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from qbench import registry
+from qbench.errors import QbenchError
+from qbench.method import BitWidths, Method, Recipe
 from qbench.suite.grid import expand
 from tests.helpers.suites import BY_MODEL, GOOD, grid, load
 
@@ -115,6 +118,56 @@ def test_paper_recipes_are_each_method_s_own(tmp_path: Path) -> None:
     assert epochs["twn"] == 60
 
 
+def test_a_paper_recipe_may_depend_on_the_widths(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def by_width(self: Method, bits: BitWidths) -> Recipe | None:
+        if bits.weights.bits == 1:
+            return None
+        return Recipe(epochs=10 * bits.weights.bits, batch_size=8, optimizer="sgd", lr=0.1)
+
+    monkeypatch.setattr(registry.method_class("ste"), "paper_recipe_for", by_width)
+    found = grid(tmp_path, "recipe=paper", "methods=[ste]", "bits=[1/32, 2/2, 4/32]")
+    epochs = {c.trial.bits: c.trial.recipe.epochs for c in found if c.trial.method == "ste"}
+    assert epochs == {"1/32": 20, "2/2": 20, "4/32": 40}, "without one: that of the dataset, 20"
+    aligned = grid(tmp_path, "methods=[ste]", "bits=[4/32]")
+    assert {c.trial.recipe.epochs for c in aligned if c.trial.method == "ste"} == {20}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "reason"),
+    [
+        (lambda self, bits: {"lr": 1}, "raised TypeError: it must return a Recipe, not a dict"),
+        (lambda self, bits: 1 / 0, "raised ZeroDivisionError: division by zero"),
+    ],
+)
+def test_a_mistake_in_a_paper_recipe_affects_its_own_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: object, reason: str
+) -> None:
+    monkeypatch.setattr(registry.method_class("ste"), "paper_recipe_for", recipe)
+    reasons = {c.trial.method: c.unsupported for c in grid(tmp_path, "recipe=paper", "bits=[1/32]")}
+    assert reasons == {"fp32": "", "bwn": "", "ste": f"its paper_recipe_for() {reason}"}
+
+
+def test_a_recipe_that_smooths_labels_is_not_for_detection(tmp_path: Path) -> None:
+    changes = ("dataset=shapes", "models=[ssd_tiny]", "methods=[lsq]", "bits=[4/4]")
+    (reason,) = {
+        c.unsupported
+        for c in grid(tmp_path, *changes, "recipe.label_smoothing=0.1")
+        if c.trial.method == "lsq"
+    }
+    assert reason == "its recipe smooths labels, which is for classification"
+
+
+def test_a_list_of_rates_that_does_not_fit_the_milestones_is_an_error(tmp_path: Path) -> None:
+    rates = "recipe={name: paper, milestone_lrs: [0.01, 0.001]}"
+    with pytest.raises(QbenchError, match="milestone_lrs has 2 values and milestones has 4"):
+        grid(tmp_path, rates, "methods=[bwn]")
+    found = grid(tmp_path, rates.replace("]", ", 1e-4, 1e-5]"), "methods=[bwn]")
+    (recipe,) = {c.trial.recipe for c in found if c.trial.method == "bwn"}
+    assert recipe.milestone_lrs == (0.01, 0.001, 1e-4, 1e-5)
+
+
 def test_paper_recipes_quantize_the_layers_that_the_papers_do(tmp_path: Path) -> None:
     found = grid(tmp_path, "recipe=paper", "methods=[bwn, inq, lsq]")
     layers = {c.trial.method: c.trial.layers for c in found}
@@ -169,5 +222,11 @@ def test_what_came_later_changes_no_key_by_its_default(tmp_path: Path) -> None:
     """Keys as they were before data, weights, precision and processes were part of them."""
     base, _, first, *_ = grid(tmp_path)
     assert (base.trial.key, first.trial.key) == ("7d8efa4b1ce70d1f", "6628a17233d68ec5")
-    for change in ("recipe.precision=bfloat16", "recipe.steps=3", "resources.processes=2"):
+    for change in (
+        *("recipe.precision=bfloat16", "recipe.steps=3", "resources.processes=2"),
+        *("recipe.warmup_epochs=1", "recipe.label_smoothing=0.1", "recipe.epsilon=1e-5"),
+        "recipe.weight_decay_on=weights",
+        "recipe={schedule: step, milestones: [5], milestone_lrs: [0.01]}",
+        "recipe={milestones: [5], milestone_weight_decays: [0]}",
+    ):
         assert grid(tmp_path, change)[2].trial.key != first.trial.key

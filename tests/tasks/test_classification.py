@@ -3,13 +3,14 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from qbench.errors import QbenchError
-from qbench.tasks import classification
+from qbench.tasks import classification, detection
 
 SCORES = torch.tensor([[2.0, 0.0, 1.0], [0.0, 1.0, 0.0]])
 OTHERS = torch.tensor([[0.0, 3.0, 1.0], [1.0, 1.0, 0.0]])
@@ -57,3 +58,25 @@ def test_only_the_end_of_the_network_is_measured() -> None:
 def test_what_is_no_classifier_is_named(output: Any) -> None:
     with pytest.raises(QbenchError, match="a classifier returns logits, or a tuple of them, not "):
         classification.loss(Says(output), BATCH)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.5])
+def test_smoothed_targets_give_every_class_an_equal_share(smoothing: float) -> None:
+    """Szegedy et al., CVPR 2016, Section 7: q(k) = (1 − ε) δ(k, y) + ε/K."""
+    logits = SCORES.numpy().astype(np.float64)
+    log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    q = (1 - smoothing) * np.eye(3)[LABELS.numpy()] + smoothing / 3
+    expected = -(q * log_p).sum(1).mean()
+    found = classification.loss(nn.Identity(), (SCORES, LABELS), smoothing)
+    assert found.item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_measured_loss_is_not_smoothed() -> None:
+    measured = classification.evaluate(nn.Identity(), [(SCORES, LABELS)])
+    plain = classification.loss(nn.Identity(), (SCORES, LABELS))
+    assert measured["test_loss"] == pytest.approx(plain.item())
+
+
+def test_detectors_have_no_label_smoothing() -> None:
+    with pytest.raises(QbenchError, match=r"label_smoothing .* is for classification"):
+        detection.loss(nn.Identity(), (torch.zeros(1, 3, 8, 8), []), 0.1)

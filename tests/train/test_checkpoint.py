@@ -87,6 +87,34 @@ def test_a_killed_trial_goes_on_to_the_same_bits(
     assert all(torch.equal(left[name], right[name]) for name in left)
 
 
+@pytest.mark.parametrize("until", [1, 2, 3])
+def test_rates_and_decays_that_change_over_time_go_on_to_the_same_bits(until: int) -> None:
+    recipe = RECIPE.model_copy(
+        update={
+            "optimizer": "adamw",
+            "milestones": (2, 3),
+            "milestone_lrs": (0.01, 0.004),
+            "milestone_weight_decays": (0.1, 0.0),
+            "weight_decay": 0.2,
+            "weight_decay_on": "weights",
+            "warmup_epochs": 1.5,
+            "label_smoothing": 0.1,
+            "epsilon": 1e-5,
+        }
+    )
+    what = trial("lsq", {}, recipe=Recipe.model_validate(recipe.model_dump()))
+    undisturbed, weights = train(what)
+    assert undisturbed.status == "done", undisturbed.reason
+    kept = Kept()
+    train(what, kept, until=until)
+    resumed, again = train(what, kept)
+    assert resumed.history == undisturbed.history
+    assert weights is not None
+    assert again is not None
+    left, right = load_weights(weights), load_weights(again)
+    assert all(torch.equal(left[name], right[name]) for name in left)
+
+
 def test_what_was_trained_before_the_kill_is_not_trained_again() -> None:
     kept = Kept()
     train(trial("ste", {}), kept, until=3)

@@ -13,7 +13,7 @@ from qbench.spec.recipe import Recipe
 from qbench.train.checkpoint import pack, unpack
 from qbench.train.loading import evaluation_loader, training_loader
 from qbench.train.loop import TrainingLoop, training_step
-from qbench.train.optimizer import build_optimizer, build_schedule
+from qbench.train.optimizer import Schedule, build_optimizer
 from qbench.train.recorder import WeightRecorder
 
 RECIPE = Recipe(epochs=3, batch_size=300, optimizer="sgd", lr=0.1, momentum=0.9, schedule="linear")
@@ -102,7 +102,7 @@ def prepared() -> TrainingLoop:
         handle,
         handle.model,
         optimizer,
-        build_schedule(optimizer, RECIPE),
+        Schedule(optimizer, RECIPE),
         WeightRecorder(handle.layers, RECIPE.epochs, soft=False),
         training_loader(dataset, RECIPE, 0, order, 0, CPU),
         evaluation_loader(dataset, RECIPE, 0, CPU),
