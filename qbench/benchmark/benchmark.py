@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import logging
+import os
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -136,9 +139,7 @@ class Benchmark:
         # Mistakes in published numbers surface here, and not after days of training.
         rows = TrialRows(suite, dataset, results, store)
         benchmark = cls(suite, planned, plugins, results, dataset, store, rows, rehearsal)
-        with benchmark.spool.lock(wait=False) as alone:
-            if alone:  # otherwise a run is under way, and records its own results
-                benchmark._record_waiting()
+        benchmark._record_waiting()
         benchmark.refresh()
         return benchmark
 
@@ -147,10 +148,17 @@ class Benchmark:
         """Folder in which workers leave what they finish."""
         return Spool(self.results / ".state")
 
-    @property
+    @functools.cached_property
     def folder(self) -> Path:
-        """Folder of the suite's tables and figures."""
-        return self.results / self.suite.name
+        """Folder of the suite's tables and figures.
+
+        It is a new temporary folder if the results folder may only be read.
+        """
+        folder = self.results / self.suite.name
+        existing = next(path for path in (folder, *folder.parents) if path.exists())
+        if os.access(existing, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
+            return folder
+        return Path(tempfile.mkdtemp(prefix="qbench-")) / self.suite.name
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -263,19 +271,21 @@ class Benchmark:
             How the run ended.
 
         Raises:
-            QbenchError: Data or weights are missing or do not fit, Ray cannot be reached, or no
-                node can hold a trial.
+            QbenchError: Data or weights are missing or do not fit, results cannot be recorded, Ray
+                cannot be reached, or no node can hold a trial.
         """
         from qbench.schedule import ray_environment
 
         if reason := self.dataset.missing():
             raise QbenchError(reason)
+        trials = [planned.trial for planned in self.to_do()]
+        if trials:
+            self.store.check(self.suite.name, trials)
         starting_weights.bring_given(self.suite, self.dataset, self.spool)
 
         ray_environment.prepare(address)  # before Ray is imported
         from qbench.schedule import tune
 
-        trials = [planned.trial for planned in self.to_do()]
         bases = {trial.base.key for trial in trials if trial.base}
         starting_weights.fetch_trained(bases, self.runs, self.store, self.spool)
         summary = tune.run(
@@ -311,11 +321,18 @@ class Benchmark:
 
     def _record_waiting(self) -> None:
         """Record all results in the spool. Those that the store refuses stay there."""
-        for result in self.spool.waiting():
+        with ExitStack() as locks:
             try:
-                self.record(result)
-            except QbenchError as error:
-                self.unrecorded = str(error)
+                alone = locks.enter_context(self.spool.lock(wait=False))
+            except OSError:  # a results folder that may only be read
+                return
+            if not alone:  # a run is under way, and records its own results
+                return
+            for result in self.spool.waiting():
+                try:
+                    self.record(result)
+                except QbenchError as error:
+                    self.unrecorded = str(error)
 
 
 def _read(

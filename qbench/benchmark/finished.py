@@ -93,11 +93,11 @@ def _done(trials: pd.DataFrame, metric: str) -> pd.DataFrame:
 
 def _from_store(path: Path) -> pd.DataFrame:
     from qbench.store.mlflow import Store
-    from qbench.store.tags import EDITED, trial_of, was_changed
+    from qbench.store.tags import EDITED, was_changed
 
     store = Store(path, local=True)
     runs = store.finished()
-    found = _from_trials((trial_of(run), store.metrics(run)) for run in runs)
+    found = _from_trials((store.trial(run), store.metrics(run)) for run in runs)
     return found.assign(stale=[EDITED if was_changed(run) else "" for run in runs])
 
 

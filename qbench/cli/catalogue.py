@@ -86,8 +86,6 @@ def trial(prefix: str, results: Path) -> dict[str, Any]:
     Raises:
         QbenchError: No recorded trial has the key, or several have.
     """
-    from qbench.store.tags import trial_of
-
     store, key, run = _find(prefix, results)
     tags = run.data.tags
     with tempfile.TemporaryDirectory() as scratch:
@@ -97,7 +95,7 @@ def trial(prefix: str, results: Path) -> dict[str, Any]:
         "key": key,
         "status": tags["qbench.status"],
         "reason": tags["qbench.reason"],
-        "trial": trial_of(run).model_dump(mode="json"),
+        "trial": store.trial(run).model_dump(mode="json"),
         "metrics": dict(sorted(run.data.metrics.items())),
         "audit": audit,
         "environment": {k.removeprefix(place): v for k, v in tags.items() if place in k},
@@ -126,10 +124,9 @@ def draw(prefix: str, results: Path, folder: Path) -> list[Path]:
     from qbench.report.figures import weights as weight_figures
     from qbench.report.figures.training import soft_and_hard, training_curves
     from qbench.spec.result import WeightObservations
-    from qbench.store.tags import trial_of
 
     store, key, run = _find(prefix, results)
-    what = trial_of(run)
+    what = store.trial(run)
     with tempfile.TemporaryDirectory() as scratch:
         text = store.fetch(run, "weights.json", Path(scratch)).read_text()
     observed = WeightObservations.model_validate_json(text)

@@ -319,6 +319,8 @@ def _write_tables(benchmark: Benchmark, console: Console, html: bool = False) ->
     console.print()
     for problem in report.problems:
         console.print(f"[yellow]Not made:[/] {escape(problem)}", soft_wrap=True)
+    if not benchmark.folder.is_relative_to(benchmark.results):
+        console.print(f"{benchmark.results} may only be read.", soft_wrap=True, markup=False)
     table = benchmark.folder / ("leaderboard.html" if html else "leaderboard.md")
     written = counted(len(report.files), "file")
     console.print(f"Wrote {written}; the table is {table}", soft_wrap=True, markup=False)

@@ -8,21 +8,28 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import shlex
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
+from urllib.parse import parse_qsl, unquote, urlsplit
 
-from mlflow.entities import Run, ViewType
+from mlflow.entities import Experiment, Run, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
+from sqlalchemy import URL, make_url
 
 from qbench import files
 from qbench.errors import QbenchError
+from qbench.store import sqlite
 from qbench.store.tags import KEY, SET_ASIDE
 
 _PAGE = 1000
-_SQLITE = "sqlite:///"
+_DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
+_LONG = 6  # characters of a password that no ordinary word is taken for
+_CREDENTIALS = re.compile(r"(://[^\s:/@]*:)[^\s/@]+@")
 
 
 class Connection:
@@ -33,12 +40,14 @@ class Connection:
         local: If True, use the default store and ignore ``MLFLOW_TRACKING_URI``.
 
     Attributes:
-        uri: Address of the store.
+        address: Address for messages: the file of a database, or a URI without its password.
+        is_default: Whether it is the store of the results folder.
         database: File of the store if it is a sqlite database, which can be read without MLflow.
-        artifacts: Folder of the artifacts of the default store; None for another store.
+        artifacts: Folder of the artifacts of a store that is a database.
 
     Raises:
-        QbenchError: A server does not answer. A database raises it on the first use.
+        QbenchError: A server does not answer, or no database can have the name of the folder. A
+            database raises other errors on the first use.
     """
 
     def __init__(self, results: Path, local: bool = False) -> None:
@@ -47,17 +56,20 @@ class Connection:
         warnings.filterwarnings("ignore", module="mlflow")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
         os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-        self.uri = "" if local else os.environ.get("MLFLOW_TRACKING_URI", "")
-        self.artifacts: Path | None = None
         self._folder = files.resolved(results)
-        if not self.uri:
+        self.artifacts = self._folder / "artifacts"
+        given = "" if local else os.environ.get("MLFLOW_TRACKING_URI", "")
+        self.is_default = not given
+        if self.is_default:
             self._folder.mkdir(parents=True, exist_ok=True)
-            self.uri = f"{_SQLITE}{self._folder / 'mlflow.db'}"
-            self.artifacts = self._folder / "artifacts"
-        is_file = self.uri.startswith(_SQLITE)
-        self.database = Path(self.uri.removeprefix(_SQLITE)) if is_file else None
+        self._uri = given or _sqlite_uri(self._folder / "mlflow.db")
+        self._is_database = self._uri.partition(":")[0].partition("+")[0] in _DATABASES
+        self.database: Path | None = None
+        if self._uri.startswith("sqlite:"):
+            self.database = Path(make_url(self._uri).database or "")
+        self.address = str(self.database or self.without_password(self._uri))
         self._client: MlflowClient | None = None
-        if not is_file:
+        if self.database is None:
             self.open()
 
     @property
@@ -77,13 +89,14 @@ class Connection:
         if self._client is not None:
             return self._client
         # Two commands that create one database at the same time corrupt it.
-        only = _holding(self._folder) if self.artifacts is not None else nullcontext()
+        only = _holding(self._folder) if self.is_default else nullcontext()
         try:
             with only:
-                client = MlflowClient(tracking_uri=self.uri)
+                client = MlflowClient(tracking_uri=self._uri)
                 client.search_experiments(max_results=1)
         except Exception as error:
-            raise QbenchError(f"cannot open the store {self.uri}: {first_line(error)}") from error
+            reason = self.without_password(reason_of(error))
+            raise QbenchError(f"cannot open the store {self.address}: {reason}") from error
         self._client = client
         return client
 
@@ -100,7 +113,20 @@ class Connection:
         try:
             yield
         except (MlflowException, OSError) as error:
-            raise QbenchError(f"{failure} {self.uri}: {first_line(error)}") from error
+            reason = self.without_password(reason_of(error))
+            raise QbenchError(f"{failure} {self.address}: {reason}") from error
+
+    def without_password(self, text: str) -> str:
+        """Replace passwords of the store, and those in other addresses, by asterisks.
+
+        Args:
+            text: Text for a message.
+        """
+        for secret in _secrets(self._uri):
+            text = text.replace(f"{secret}@", "***@")
+            if len(secret) >= _LONG:
+                text = text.replace(secret, "***")
+        return _CREDENTIALS.sub(r"\1***@", text)
 
     def experiment(self, name: str) -> str:
         """Return the id of an experiment, and create the experiment if it does not exist.
@@ -109,19 +135,48 @@ class Connection:
             name: Name of the experiment.
 
         Raises:
+            QbenchError: The experiment was deleted.
             mlflow.exceptions.MlflowException: MLflow refuses.
         """
+        location = f"{self.artifacts.as_uri()}/{name}" if self._is_database else None
         found = self.client.get_experiment_by_name(name)
-        if found is not None:
-            return str(found.experiment_id)
-        location = f"{self.artifacts.as_uri()}/{name}" if self.artifacts else None
-        try:
-            return str(self.client.create_experiment(name, artifact_location=location))
-        except MlflowException:  # another process created it in between
-            found = self.client.get_experiment_by_name(name)
-            if found is None:
-                raise
-            return str(found.experiment_id)
+        if found is None:
+            try:
+                return str(self.client.create_experiment(name, artifact_location=location))
+            except MlflowException:  # another process created it in between
+                found = self.client.get_experiment_by_name(name)
+                if found is None:
+                    raise
+        if found.lifecycle_stage == "deleted":
+            tool = f"mlflow experiments restore --experiment-id {found.experiment_id}"
+            if self.is_default:
+                tool = f"MLFLOW_TRACKING_URI={shlex.quote(self._uri)} {tool}"
+            raise QbenchError(
+                f"the experiment '{name}' in {self.address} was deleted, so its results do not "
+                f"count and no more can be recorded. Restore it with `{tool}`"
+            )
+        if self.is_default and found.artifact_location != location:
+            self._move_artifacts(found, str(location))
+        return str(found.experiment_id)
+
+    def _move_artifacts(self, experiment: Experiment, location: str) -> None:
+        """Rewrite addresses of artifacts that were recorded before the results folder was moved."""
+        old = experiment.artifact_location
+        if self.database is not None and old.endswith(f"/artifacts/{experiment.name}"):
+            sqlite.move_artifacts(self.database, experiment.experiment_id, old, location)
+
+    def experiment_name(self, experiment: str) -> str:
+        """Return the name of an experiment.
+
+        Args:
+            experiment: Id of the experiment.
+
+        Raises:
+            QbenchError: The store cannot be read.
+        """
+        name = sqlite.experiment_name(self.database, experiment) if self.database else None
+        with self.reporting("cannot read the store"):
+            return name or str(self.client.get_experiment(experiment).name)
 
     def search(self, condition: str) -> Iterable[Run]:
         """Search the runs of trials that count, in the order in which they started.
@@ -165,6 +220,50 @@ def _holding(folder: Path) -> Iterator[None]:
         yield
 
 
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, or the name of its type if it has none."""
+def _sqlite_uri(path: Path) -> str:
+    """Return the URI of a database file.
+
+    Characters are quoted only where that is needed: MLflow creates the folders of the quoted path.
+
+    Args:
+        path: Absolute path of the file.
+
+    Raises:
+        QbenchError: This version of SQLAlchemy has no URI for such a path.
+    """
+    plain = f"sqlite:///{path}"
+    quoted = URL.create("sqlite", database=str(path)).render_as_string(hide_password=False)
+    for uri in (plain, quoted):
+        if make_url(uri).database == str(path):
+            return uri
+    raise QbenchError(
+        f"{path.parent}: a results folder cannot have %, ? or # in its path with this version of "
+        "SQLAlchemy; choose another folder"
+    )
+
+
+def _secrets(uri: str) -> list[str]:
+    """Return the passwords and tokens in an address, as they are written and unquoted."""
+    parts = urlsplit(uri)
+    web = parts.scheme in ("http", "https")
+    authority = parts.netloc if web else uri.partition("://")[2]
+    user, colon, password = authority.rpartition("@")[0].partition(":")
+    found = [password if colon else user if web else ""]
+    found += [value for name, value in parse_qsl(parts.query) if "password" in name.lower()]
+    return [secret for each in found if each for secret in (each, unquote(each))]
+
+
+def reason_of(error: BaseException) -> str:
+    """Return in one line why MLflow refused.
+
+    MLflow wraps the errors of a database, and their first line may say nothing of the reason.
+
+    Args:
+        error: Error that MLflow raised.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(original := getattr(cause, "orig", None), BaseException):
+            error = original
+        cause = cause.__cause__ or cause.__context__
     return (str(error).strip() or type(error).__name__).splitlines()[0]

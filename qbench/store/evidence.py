@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from qbench.errors import QbenchError
 from qbench.store.mlflow import Store
 from qbench.store.recording import AUDIT_FILE, TRACEBACK_FILE
-from qbench.store.tags import ENVIRONMENT, TRIAL
+from qbench.store.tags import ENVIRONMENT
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -45,7 +45,7 @@ def evidence_of(store: Store, run: Run) -> Evidence:
     tags = run.data.tags
     failed = run.info.status == "FAILED"
     return Evidence(
-        trial=json.loads(tags[TRIAL]),
+        trial=store.trial(run).model_dump(mode="json"),
         environment={
             name.removeprefix(ENVIRONMENT): value
             for name, value in sorted(tags.items())

@@ -29,7 +29,7 @@ _LOGGER = logging.getLogger(__name__)
 
 
 @contextmanager
-def alone(client: MlflowClient, experiment: str) -> Iterator[None]:
+def alone(client: MlflowClient, experiment: str, address: str) -> Iterator[None]:
     """Context manager that blocks until no other command runs on a store, and then holds it.
 
     A command is alive while the value of its mark changes. The clocks of the machines need not
@@ -38,6 +38,7 @@ def alone(client: MlflowClient, experiment: str) -> Iterator[None]:
     Args:
         client: Client of the store.
         experiment: Id of the experiment that holds the marks.
+        address: Address of the store for messages.
 
     Raises:
         mlflow.exceptions.MlflowException: The store cannot be reached.
@@ -48,7 +49,7 @@ def alone(client: MlflowClient, experiment: str) -> Iterator[None]:
     thread = threading.Thread(target=_beat, args=(client, mine, over), daemon=True)
     thread.start()
     try:
-        _wait(client, experiment, mine)
+        _wait(client, experiment, mine, address)
         yield
     finally:
         over.set()
@@ -65,7 +66,7 @@ def _beat(client: MlflowClient, run: str, over: threading.Event) -> None:
             client.set_tag(run, _ALIVE, str(count))
 
 
-def _wait(client: MlflowClient, experiment: str, mine: str) -> None:
+def _wait(client: MlflowClient, experiment: str, mine: str, address: str) -> None:
     seen: dict[str, tuple[str, float]] = {}
     speak = True
     while True:
@@ -81,7 +82,7 @@ def _wait(client: MlflowClient, experiment: str, mine: str) -> None:
             _LOGGER.info(
                 "Another run, of %s, works on %s; this one waits until it has ended.",
                 first.info.run_name,
-                client.tracking_uri,
+                address,
             )
             speak = False
         time.sleep(_LOCK_POLL_SECONDS)

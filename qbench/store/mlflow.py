@@ -7,13 +7,10 @@ is never listed.
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 import pandas as pd
 from mlflow.entities import Run
@@ -22,17 +19,18 @@ from pydantic import TypeAdapter
 from qbench.errors import QbenchError
 from qbench.spec.bits import BitWidths
 from qbench.spec.result import ImageDetections, LevelCount, Levels, Result, most_levels
-from qbench.store import lock, recording
-from qbench.store.connection import Connection, first_line
+from qbench.spec.trial import Trial
+from qbench.store import artifacts, lock, recording, sqlite
+from qbench.store.connection import Connection
 from qbench.store.recording import (
     AUDIT_FILE,
     ENVIRONMENT_FILE,
     EXAMPLES_FILE,
     HISTORY_FILE,
+    TRIAL_FILE,
     UNREADABLE_FILE,
 )
-from qbench.store.sqlite import ended_runs
-from qbench.store.tags import FINAL, KEY, LEVELS, REASON, SET_ASIDE, code_of, trial_of
+from qbench.store.tags import FINAL, KEY, LEVELS, REASON, SET_ASIDE, TRIAL, code_of
 
 
 class Store:
@@ -50,9 +48,13 @@ class Store:
         self._connection = Connection(results, local)
 
     @property
-    def uri(self) -> str:
-        """Address of the store."""
-        return self._connection.uri
+    def address(self) -> str:
+        """Address of the store for messages: the file of a database, or a URI without password."""
+        return self._connection.address
+
+    def check(self, suite: str, trials: Sequence[Trial]) -> None:
+        """Check that results can be recorded; see `qbench.store.recording.check`."""
+        recording.check(self._connection, suite, trials)
 
     def record(self, result: Result, folder: Path | None) -> None:
         """Record a result; see `qbench.store.recording.record`."""
@@ -69,13 +71,13 @@ class Store:
             QbenchError: The store cannot be reached.
         """
         client = self._connection.open()  # reports an error before the training
-        if self._connection.artifacts is not None:  # a results folder has a lock file
+        if self._connection.is_default:  # a results folder has a lock file
             yield
             return
         with ExitStack() as stack:
             with self._connection.reporting("cannot write to"):
                 experiment = self._connection.experiment(lock.EXPERIMENT)
-                stack.enter_context(lock.alone(client, experiment))
+                stack.enter_context(lock.alone(client, experiment, self.address))
             yield
 
     def runs(self, keys: Iterable[str]) -> dict[str, Run]:
@@ -173,8 +175,8 @@ class Store:
 
     def _history(self, run: Run, metrics: Sequence[str]) -> Iterable[dict[str, float]]:
         """Return the metrics of each epoch, from a local file if there is one: that is faster."""
-        if (local := _local(run, HISTORY_FILE)) is not None:
-            return list(json.loads(local.read_bytes()))
+        if artifacts.on_this_machine(self._connection, run, HISTORY_FILE) is not None:
+            return list(self.read(run, HISTORY_FILE))
         rows: dict[int, dict[str, float]] = {}
         with self._connection.reporting("cannot read the store"):
             for metric in metrics:
@@ -191,6 +193,25 @@ class Store:
             if name.startswith(FINAL)
         }
 
+    def trial(self, run: Run) -> Trial:
+        """Return the trial that a run recorded.
+
+        A trial that is too long for a tag is read from ``trial.json``.
+
+        Args:
+            run: Run of a trial.
+
+        Raises:
+            QbenchError: The artifact cannot be fetched, or it was changed by hand.
+        """
+        tag = run.data.tags[TRIAL]
+        if tag:
+            return Trial.model_validate_json(tag)
+        trial = Trial.model_validate(self.read(run, TRIAL_FILE))
+        if trial.key != run.data.tags[KEY]:
+            raise QbenchError(f"{TRIAL_FILE} of run {run.info.run_id} was changed by hand")
+        return trial
+
     def result(self, run: Run) -> Result:
         """Return the result that a run recorded, without weights.
 
@@ -201,11 +222,9 @@ class Store:
             QbenchError: The store cannot be read, or an artifact of the run cannot be fetched.
         """
         tags = run.data.tags
-        with self._connection.reporting("cannot read the store"):
-            experiment = self._connection.client.get_experiment(run.info.experiment_id)
         return Result(
-            trial=trial_of(run),
-            suite=experiment.name,
+            trial=self.trial(run),
+            suite=self._connection.experiment_name(run.info.experiment_id),
             status="done" if run.info.status == "FINISHED" else "failed",
             reason=tags[REASON],
             metrics=dict(sorted(self.metrics(run).items())),
@@ -235,7 +254,7 @@ class Store:
             counts = [LevelCount.model_validate(count) for count in self.read(run, AUDIT_FILE)]
         except QbenchError:
             return None, None
-        return most_levels(counts, BitWidths.parse(trial_of(run).bits))
+        return most_levels(counts, BitWidths.parse(self.trial(run).bits))
 
     def read(self, run: Run, artifact: str) -> Any:
         """Return the parsed content of a JSON artifact.
@@ -247,24 +266,14 @@ class Store:
         Raises:
             QbenchError: The run has no such artifact, or it cannot be fetched.
         """
-        return json.loads(self.text(run, artifact))
+        try:
+            return json.loads(self.text(run, artifact))
+        except ValueError as error:
+            raise QbenchError(f"{artifact} of run {run.info.run_id} is damaged: {error}") from error
 
     def text(self, run: Run, artifact: str) -> str:
-        """Return the text of an artifact.
-
-        An artifact on the local disk is read without a download.
-
-        Args:
-            run: Run that has the artifact.
-            artifact: Name of the artifact.
-
-        Raises:
-            QbenchError: The run has no such artifact, or it cannot be fetched.
-        """
-        if (local := _local(run, artifact)) is not None:
-            return local.read_text(encoding="utf-8")
-        with tempfile.TemporaryDirectory() as scratch:
-            return self.fetch(run, artifact, Path(scratch)).read_text(encoding="utf-8")
+        """Return the text of an artifact; see `qbench.store.artifacts.text`."""
+        return artifacts.text(self._connection, run, artifact)
 
     def examples(self, run: Run) -> list[ImageDetections]:
         """Return the detections of a run in the first test images.
@@ -275,51 +284,21 @@ class Store:
         Raises:
             QbenchError: The detections cannot be fetched.
         """
-        with self._connection.reporting("cannot list artifacts in"):
-            kept = self._connection.client.list_artifacts(run.info.run_id)
-        if not any(item.path == EXAMPLES_FILE for item in kept):
+        if not artifacts.exists(self._connection, run, EXAMPLES_FILE):
             return []
-        with tempfile.TemporaryDirectory() as scratch:
-            text = self.fetch(run, EXAMPLES_FILE, Path(scratch)).read_bytes()
-        return TypeAdapter(list[ImageDetections]).validate_json(text)
+        return TypeAdapter(list[ImageDetections]).validate_json(self.text(run, EXAMPLES_FILE))
 
     def fetch(self, run: Run, artifact: str, target: Path) -> Path:
-        """Download an artifact of a run.
-
-        Args:
-            run: Run that has the artifact.
-            artifact: Name of the artifact.
-            target: Folder to download to.
-
-        Returns:
-            Path of the downloaded file.
-
-        Raises:
-            QbenchError: The run has no such artifact, or it cannot be fetched.
-        """
-        try:
-            found = self._connection.client.download_artifacts(
-                run.info.run_id, artifact, str(target)
-            )
-        except Exception as error:
-            raise QbenchError(
-                f"cannot fetch {artifact} of run {run.info.run_id}: {first_line(error)}"
-            ) from error
-        return Path(found)
+        """Copy an artifact of a run to a folder; see `qbench.store.artifacts.fetch`."""
+        return artifacts.fetch(self._connection, run, artifact, target)
 
     def _ended(self) -> list[Run]:
         """Return the runs that have ended and count, in the order in which they started."""
         found: Iterable[Run] | None = None
-        if self._connection.database is not None:
-            found = ended_runs(self._connection.database, KEY)
+        database = self._connection.database
+        if database is not None:
+            found = sqlite.ended_runs(database, KEY) if database.exists() else []
         if found is None:
             found = self._connection.search("attributes.status != 'RUNNING'")
         states = ("FINISHED", "FAILED")
         return [r for r in found if r.info.status in states and SET_ASIDE not in r.data.tags]
-
-
-def _local(run: Run, artifact: str) -> Path | None:
-    """Return the path of an artifact on this machine, or None if it is elsewhere."""
-    place = urlsplit(run.info.artifact_uri or "")
-    path = Path(url2pathname(place.path)) / artifact
-    return path if place.scheme == "file" and path.exists() else None

@@ -1,22 +1,32 @@
-"""Recording of a result as a run of MLflow: its metrics, parameters, tags and artifacts."""
+"""Recording of a result as a run of MLflow: its metrics, parameters, tags and artifacts.
+
+The first trial is trained after a check that a run can be written.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import tempfile
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import Metric, Param, Run, RunTag, ViewType
+from mlflow.tracking import MlflowClient
 from pydantic import TypeAdapter
 
+from qbench.errors import QbenchError
 from qbench.spec.result import ImageDetections, Result, WeightObservations
 from qbench.spec.trial import Trial
-from qbench.store.connection import Connection
+from qbench.store import artifacts
+from qbench.store.connection import Connection, reason_of
 from qbench.store.tags import (
     AUDIT,
+    CHECK,
     CODE,
     DIGEST,
     ENVIRONMENT,
@@ -37,10 +47,89 @@ ENVIRONMENT_FILE = "environment.json"
 EXAMPLES_FILE = "examples.json"
 HISTORY_FILE = "history.json"
 TRACEBACK_FILE = "traceback.txt"
+TRIAL_FILE = "trial.json"
 UNREADABLE_FILE = "unreadable.json"
 WEIGHTS_FILE = "weights.pt"
 _BATCH = 1000  # metrics that MLflow takes at once
-_TAG_LENGTH = 4000
+_NOT_IN_NAMES = re.compile(r"[^\w.\-:/ ]")  # characters that MLflow refuses in a name
+_PARAM_LENGTH = 500  # of MLflow's versions, the smallest limit
+_TAG_LENGTH = 4000  # below the limit of every version
+
+
+def check(connection: Connection, suite: str, trials: Sequence[Trial]) -> None:
+    """Check that results can be recorded, by writing a run and reading it back.
+
+    The run is as large as that of the largest trial. It is deleted, and the next check uses it
+    again.
+
+    Args:
+        connection: Connection to the store.
+        suite: Name of the suite.
+        trials: Trials whose results are to be recorded; at least one.
+
+    Raises:
+        QbenchError: The store may not be written, its experiment was deleted, or it does not return
+            a tag or an artifact as it was written.
+    """
+    largest = max(trials, key=lambda trial: len(trial.model_dump_json()))
+    tags = {REASON: "x" * _TAG_LENGTH, TRIAL: _trial_tag(largest)}
+    with connection.reporting("cannot record results in"):
+        client, experiment = connection.client, connection.experiment(suite)
+        run_id = _run_of_check(client, experiment)
+        try:
+            params = [Param(name, value) for name, value in _params(largest).items()]
+            run_tags = [RunTag(name, value) for name, value in tags.items()]
+            client.log_batch(run_id, [Metric(FINAL, 0.0, 0, 0)], params, run_tags)
+            run = client.get_run(run_id)
+            for name, value in tags.items():
+                if run.data.tags.get(name, "") != value:
+                    raise QbenchError(
+                        f"{connection.address} does not keep a tag of {len(value)} characters"
+                    )
+            _check_artifacts(connection, run, largest)
+        finally:
+            with suppress(Exception):
+                client.delete_run(run_id)
+
+
+def _run_of_check(client: MlflowClient, experiment: str) -> str:
+    """Return the id of the run that checks write to, and create it for the first check."""
+    marked = f"tags.`{CHECK}` = 'true'"
+    found = client.search_runs([experiment], marked, ViewType.ALL, max_results=1)
+    if not found:
+        name = "check before the first trial"
+        return str(client.create_run(experiment, run_name=name, tags={CHECK: "true"}).info.run_id)
+    if found[0].info.lifecycle_stage == "deleted":
+        client.restore_run(found[0].info.run_id)
+    return str(found[0].info.run_id)
+
+
+def _check_artifacts(connection: Connection, run: Run, trial: Trial) -> None:
+    """Write an artifact and read it back.
+
+    Raises:
+        QbenchError: The artifact cannot be written, or differs when it is read.
+    """
+    text = trial.model_dump_json()
+    with tempfile.TemporaryDirectory() as scratch:
+        (Path(scratch) / TRIAL_FILE).write_text(text, encoding="utf-8")
+        _upload(connection, run, Path(scratch))
+    if artifacts.text(connection, run, TRIAL_FILE) != text:
+        raise QbenchError(f"{connection.address} does not return artifacts as they were written")
+
+
+def _upload(connection: Connection, run: Run, folder: Path) -> None:
+    """Write the files of a folder as artifacts of a run.
+
+    Raises:
+        QbenchError: They cannot be written.
+    """
+    try:
+        connection.client.log_artifacts(run.info.run_id, str(folder))
+    except Exception as error:  # storage of artifacts has exceptions of its own
+        place = connection.without_password(run.info.artifact_uri)
+        reason = connection.without_password(reason_of(error))
+        raise QbenchError(f"cannot write artifacts to {place}: {reason}") from error
 
 
 def record(connection: Connection, result: Result, folder: Path | None) -> None:
@@ -67,24 +156,23 @@ def record(connection: Connection, result: Result, folder: Path | None) -> None:
     ):
         return
     with connection.reporting("cannot record a trial in"):
-        run_id = same[0].info.run_id if same else _create(connection, result, identity)
+        run = same[0] if same else _create(connection, result, identity)
         with tempfile.TemporaryDirectory() as scratch:
             _write_artifacts(result, folder, Path(scratch))
-            connection.client.log_artifacts(run_id, scratch)
-        _log(connection, run_id, result, imported=folder is None)
+            _upload(connection, run, Path(scratch))
+        _log(connection, run.info.run_id, result, imported=folder is None)
         status = "FINISHED" if result.status == "done" else "FAILED"
-        connection.client.set_terminated(run_id, status, _ended(result))
+        connection.client.set_terminated(run.info.run_id, status, _ended(result))
 
 
-def _create(connection: Connection, result: Result, identity: str) -> str:
-    """Create the run of a result and return its id."""
-    run = connection.client.create_run(
+def _create(connection: Connection, result: Result, identity: str) -> Run:
+    """Create the run of a result."""
+    return connection.client.create_run(
         connection.experiment(result.suite),
         start_time=_started(result),
         run_name=result.trial.name,
         tags={KEY: result.trial.key, RESULT: identity, "mlflow.source.name": "qbench"},
     )
-    return str(run.info.run_id)
 
 
 def _log(connection: Connection, run_id: str, result: Result, imported: bool) -> None:
@@ -112,7 +200,7 @@ def _log(connection: Connection, run_id: str, result: Result, imported: bool) ->
 def _tags(result: Result, imported: bool) -> dict[str, str]:
     """Return the tags of a result's run, without the digest."""
     tags = {
-        TRIAL: result.trial.model_dump_json(),
+        TRIAL: _trial_tag(result.trial),
         STATUS: result.status,
         REASON: result.reason[:_TAG_LENGTH],
         AUDIT: result.audit_text[:_TAG_LENGTH],
@@ -124,21 +212,34 @@ def _tags(result: Result, imported: bool) -> dict[str, str]:
     return {**tags, IMPORTED: "true"} if imported else tags
 
 
+def _trial_tag(trial: Trial) -> str:
+    """Return a trial as JSON, or an empty text if only the artifact has room for it."""
+    text = trial.model_dump_json()
+    return text if len(text) <= _TAG_LENGTH else ""
+
+
 def _params(trial: Trial) -> dict[str, str]:
-    """Flatten a trial to MLflow parameters: ``recipe.lr``, ``options.temperature_rate``."""
+    """Flatten a trial to MLflow parameters: ``recipe.lr``, ``options.temperature_rate``.
+
+    MLflow shows them. Nothing is read from them, so long values are shortened.
+    """
     flat: dict[str, Any] = {}
     for name, value in trial.model_dump(mode="json").items():
         if isinstance(value, dict):
             flat |= {f"{name}.{inner}": item for inner, item in value.items()}
         elif value is not None:
             flat[name] = value
-    return {name: str(value) for name, value in flat.items()}
+    return {_NOT_IN_NAMES.sub("_", name): _shortened(str(value)) for name, value in flat.items()}
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _PARAM_LENGTH else f"{text[: _PARAM_LENGTH - 2]} …"
 
 
 def _write_artifacts(result: Result, source: Path | None, folder: Path) -> None:
     """Write the artifacts of a result to a folder."""
     contents = {
-        "trial.json": result.trial.model_dump(mode="json"),
+        TRIAL_FILE: result.trial.model_dump(mode="json"),
         HISTORY_FILE: result.history,
         AUDIT_FILE: [count.model_dump() for count in result.audit],
         ENVIRONMENT_FILE: result.environment,

@@ -1,6 +1,7 @@
-"""Reader of runs from MLflow's sqlite database on this machine.
+"""Direct access to MLflow's sqlite database on this machine.
 
-MLflow's API takes half a minute for ten thousand runs. This reader avoids it.
+MLflow's API takes half a minute to read ten thousand runs, opens no database that may only be read,
+and cannot change the addresses of artifacts.
 """
 
 from __future__ import annotations
@@ -47,6 +48,51 @@ def ended_runs(database: Path, marked: str) -> list[Run] | None:
             return _read(connection, marked)
     except sqlite3.Error:
         return None
+
+
+def experiment_name(database: Path, experiment: str) -> str | None:
+    """Read the name of an experiment.
+
+    Args:
+        database: MLflow's sqlite file.
+        experiment: Id of the experiment.
+
+    Returns:
+        The name. None if the file cannot be read or has no such experiment.
+    """
+    query = "SELECT name FROM experiments WHERE experiment_id = ?"
+    try:
+        with closing(
+            sqlite3.connect(f"{database.resolve().as_uri()}?mode=ro", uri=True)
+        ) as connection:
+            row = connection.execute(query, (experiment,)).fetchone()
+    except sqlite3.Error:
+        return None
+    return None if row is None else str(row[0])
+
+
+def move_artifacts(database: Path, experiment: str, old: str, new: str) -> None:
+    """Rewrite the addresses of the artifacts of an experiment, after its folder was moved.
+
+    Args:
+        database: MLflow's sqlite file.
+        experiment: Id of the experiment.
+        old: Address of the folder of its artifacts before.
+        new: Address of the folder now.
+
+    Raises:
+        sqlite3.Error: The file cannot be written.
+    """
+    with closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute(
+            "UPDATE experiments SET artifact_location = ? WHERE experiment_id = ?",
+            (new, experiment),
+        )
+        connection.execute(
+            "UPDATE runs SET artifact_uri = ? || substr(artifact_uri, ?) "
+            "WHERE experiment_id = ? AND substr(artifact_uri, 1, ?) = ?",
+            (new, len(old) + 1, experiment, len(old), old),
+        )
 
 
 def _read(connection: sqlite3.Connection, marked: str) -> list[Run]:

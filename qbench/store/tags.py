@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from qbench.spec.result import CodeFingerprint
-from qbench.spec.trial import Trial
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
 AUDIT = "qbench.audit"
+CHECK = "qbench.check"  # marks the run that checks write to
 CODE = {"syntax": "qbench.syntax", "revision": "qbench.revision", "numerics": "qbench.numerics"}
 DIGEST = "qbench.digest"
 ENVIRONMENT = "environment."  # prefix of the tags of the environment
@@ -65,11 +65,6 @@ def digest(tags: Mapping[str, str], metrics: Mapping[str, float]) -> str:
         if name.startswith(FINAL) or name in ("seconds", "train_seconds")
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def trial_of(run: Run) -> Trial:
-    """Return the trial that a run recorded."""
-    return Trial.model_validate_json(run.data.tags[TRIAL])
 
 
 def code_of(run: Run) -> CodeFingerprint:

@@ -1,11 +1,18 @@
 from __future__ import annotations
 
+import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
+from qbench.benchmark import exchange, finished, leaderboard
 from qbench.benchmark.benchmark import Benchmark
-from tests.helpers.exchanged import SUITE
+from qbench.errors import QbenchError
+from tests.helpers.exchanged import BEFORE, SUITE, filled
+from tests.helpers.permissions import only_readable
 
 
 @pytest.fixture
@@ -25,4 +32,44 @@ def test_results_do_not_depend_on_the_working_directory(
     benchmark = opened(suite, Path("results"))
     for path in (benchmark.results, benchmark.spool.root, benchmark.folder):
         assert path.is_relative_to(tmp_path / "results")
-    assert str(tmp_path / "results") in benchmark.store.uri
+    assert str(tmp_path / "results") in benchmark.store.address
+
+
+@pytest.fixture
+def shared(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A results folder in which ``small.yaml`` is done, and that this user may only read."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    folder = Path(tempfile.mkdtemp())
+    suite = folder / "small.yaml"
+    suite.write_text(SUITE, encoding="utf-8")
+    leaderboard.write(filled(suite, folder, BEFORE))  # which imports what writing takes
+    shutil.rmtree(folder / "small")
+    with only_readable(folder):
+        yield folder
+    shutil.rmtree(folder)
+
+
+def test_results_that_may_only_be_read_can_be_looked_at(shared: Path) -> None:
+    benchmark = Benchmark.open(shared / "small.yaml", shared)
+    assert {benchmark.status(planned) for planned in benchmark.planned} == {"done"}
+    assert not benchmark.to_do()
+    assert len(finished.load(shared, shared)) == len(benchmark.planned)
+    target = Path(tempfile.mkdtemp())
+    files, left_out = exchange.export(benchmark, target)
+    assert (len(files), left_out) == (len(benchmark.planned), [])
+    written = leaderboard.write(benchmark).files
+    assert written
+    assert all(not path.is_relative_to(shared) for path in written)
+
+
+def test_nothing_is_trained_if_it_could_not_be_recorded(
+    suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    benchmark = Benchmark.open(suite, tmp_path / "results")
+    train = Mock()
+    monkeypatch.setattr("qbench.schedule.tune.run", train)
+    monkeypatch.setattr(benchmark.store, "check", Mock(side_effect=QbenchError("read-only")))
+    with pytest.raises(QbenchError, match="read-only"):
+        benchmark.run(Mock())
+    train.assert_not_called()

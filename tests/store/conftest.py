@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from qbench.store.connection import Connection
 from qbench.store.mlflow import Store
+from tests.helpers.permissions import only_readable
+from tests.helpers.results import result
 
 
 @pytest.fixture(scope="session")
@@ -24,3 +28,15 @@ def store(tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch)
     (tmp_path / "results").mkdir()
     shutil.copyfile(empty_database, tmp_path / "results" / "mlflow.db")
     return Store(tmp_path / "results")
+
+
+@pytest.fixture
+def readable(empty_database: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+    """A store with one result, in a results folder that this user may only read."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    folder = Path(tempfile.mkdtemp())  # other users cannot enter the folders of pytest
+    shutil.copyfile(empty_database, folder / "mlflow.db")
+    Store(folder).record(result(), folder)
+    with only_readable(folder):
+        yield Store(folder)
+    shutil.rmtree(folder)

@@ -28,13 +28,13 @@ def test_a_command_waits_until_the_one_before_it_has_ended(
     inside, leave, order = threading.Event(), threading.Event(), []
 
     def first() -> None:
-        with lock.alone(client, experiment):
+        with lock.alone(client, experiment, "the store"):
             inside.set()
             leave.wait()
             order.append("first")
 
     def second() -> None:
-        with lock.alone(client, experiment):
+        with lock.alone(client, experiment, "the store"):
             order.append("second")
 
     threads = [threading.Thread(target=first), threading.Thread(target=second)]
@@ -52,7 +52,7 @@ def test_a_command_that_died_is_passed_over(
 ) -> None:
     monkeypatch.setattr(lock, "_DEAD_SECONDS", 0.0)
     client.create_run(experiment, tags={lock._ALIVE: "7", lock._HOLDS: "1"})
-    with lock.alone(client, experiment):
+    with lock.alone(client, experiment, "the store"):
         (holder,) = client.search_runs(
             [experiment], f"tags.`{lock._HOLDS}` = '1' AND tags.`{lock._ALIVE}` = '0'"
         )
@@ -62,6 +62,6 @@ def test_a_command_that_died_is_passed_over(
 def test_the_mark_of_a_command_is_removed_when_it_ends(
     client: MlflowClient, experiment: str
 ) -> None:
-    with lock.alone(client, experiment):
+    with lock.alone(client, experiment, "the store"):
         assert len(client.search_runs([experiment])) == 1
     assert client.search_runs([experiment]) == []

@@ -10,7 +10,7 @@ from mlflow.exceptions import MlflowException
 from qbench.errors import QbenchError
 from qbench.spec.result import ImageDetections, LevelCount
 from qbench.store.mlflow import Store
-from qbench.store.tags import LEVELS, trial_of
+from qbench.store.tags import LEVELS
 from tests.helpers.results import result
 
 
@@ -18,7 +18,7 @@ def test_a_recorded_result_is_found_by_its_key(store: Store, tmp_path: Path) -> 
     done = result()
     store.record(done, tmp_path)
     run = store.runs([done.trial.key, "0" * 16])[done.trial.key]
-    assert trial_of(run) == done.trial
+    assert store.trial(run) == done.trial
     assert store.runs(["0" * 16]) == {}
     assert set(store.find(done.trial.key[:5])) == {done.trial.key}
     assert store.find("x") == {}
@@ -60,7 +60,7 @@ def test_a_run_set_aside_no_longer_counts_and_stays(store: Store, tmp_path: Path
     assert store.runs([key]) == {}
     store.record(result(top1=70.0), tmp_path)
     assert store.runs([key])[key].data.metrics["final_top1"] == 70.0
-    with sqlite3.connect(store.uri.removeprefix("sqlite:///")) as database:
+    with sqlite3.connect(store.address) as database:
         ended = database.execute("SELECT * FROM runs WHERE status = 'FINISHED'").fetchall()
     assert len(ended) == 2
 
@@ -129,8 +129,9 @@ def test_a_store_that_cannot_be_read_is_an_error_of_the_user(
     away = Mock(side_effect=MlflowException("the server is away"))
     for call in ("get_metric_history", "get_experiment", "list_artifacts", "search_runs"):
         monkeypatch.setattr(store._connection.client, call, away)
-    monkeypatch.setattr("qbench.store.mlflow.ended_runs", lambda *_: None)
-    monkeypatch.setattr("qbench.store.mlflow._local", lambda *_: None)
+    monkeypatch.setattr(store._connection, "is_default", False)
+    monkeypatch.setattr(store._connection, "database", None)
+    monkeypatch.setattr("qbench.store.artifacts.on_this_machine", lambda *_: None)
     readers = {
         "histories": lambda: store.histories({"key": run}, ["top1"]),
         "result": lambda: store.result(run),

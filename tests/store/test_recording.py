@@ -5,16 +5,18 @@ from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
+from mlflow.entities import RunTag
 
 from qbench.errors import QbenchError
 from qbench.spec.result import Result
 from qbench.store.mlflow import Store
+from qbench.store.tags import was_changed
 from tests.helpers.results import result
 
 
 def states(store: Store) -> list[str]:
     """Return the status of each run in the store, incomplete and deleted runs included."""
-    with sqlite3.connect(store.uri.removeprefix("sqlite:///")) as database:
+    with sqlite3.connect(store.address) as database:
         rows = database.execute("SELECT status FROM runs ORDER BY start_time, status")
         return [status for (status,) in rows]
 
@@ -73,7 +75,7 @@ def test_an_incomplete_run_is_not_listed_and_is_completed_later(
     with monkeypatch.context() as broken:
         fail(store, broken, call, OSError("disk full"))
         for _ in range(2):
-            with pytest.raises(QbenchError, match=r"cannot record a trial in .*disk full"):
+            with pytest.raises(QbenchError, match=r"cannot .*: disk full$"):
                 store.record(done, tmp_path)
     assert store.runs([done.trial.key]) == {}
     store.record(done, tmp_path)
@@ -92,6 +94,114 @@ def test_a_killed_command_leaves_a_run_that_the_next_completes(
             store.record(done, tmp_path)
     store.record(done, tmp_path)
     assert states(store) == ["FINISHED"]
+
+
+def test_a_trial_that_is_too_long_for_a_tag_is_an_artifact(store: Store, tmp_path: Path) -> None:
+    done = with_layers(199)
+    assert len(done.trial.model_dump_json()) > 8000  # MLflow would cut it
+    store.record(done, tmp_path)
+    (run,) = store.finished()
+    assert not was_changed(run)
+    assert store.trial(run) == done.trial
+    assert store.result(run).trial.key == done.trial.key
+    params = store._connection.client.get_run(run.info.run_id).data.params
+    assert params["layers"].endswith(" …")
+
+
+def test_a_long_trial_whose_artifact_was_edited_is_refused(store: Store, tmp_path: Path) -> None:
+    store.record(with_layers(199), tmp_path)
+    (run,) = store.finished()
+    (file,) = (tmp_path / "results" / "artifacts").rglob("trial.json")
+    file.write_text(file.read_text().replace('"seed": 0', '"seed": 1'))
+    with pytest.raises(QbenchError, match=r"trial\.json of run .* was changed by hand"):
+        store.trial(run)
+
+
+def test_names_that_mlflow_refuses_are_recorded(store: Store, tmp_path: Path) -> None:
+    widths = {f"features.*{i}[a]": "4/4" for i in range(150)}
+    done = result()
+    done.trial = done.trial.model_copy(update={"layers": widths})
+    store.record(done, tmp_path)
+    (run,) = store.finished()
+    assert store.trial(run).layers == widths
+
+
+def with_layers(count: int) -> Result:
+    """Return a result of a trial that names its layers, as those of a DenseNet are named."""
+    names = tuple(f"features.denseblock3.denselayer{i}.conv2.of.a.long.name" for i in range(count))
+    done = result()
+    done.trial = done.trial.model_copy(update={"layers": names})
+    return done
+
+
+def checked(store: Store, done: Result) -> None:
+    store.check("suite", [result(seed=1).trial, done.trial])
+
+
+def test_a_check_leaves_nothing_that_counts(store: Store, tmp_path: Path) -> None:
+    for _ in range(3):
+        checked(store, with_layers(199))
+    assert len(states(store)) == 1  # it is used again
+    assert store.finished() == []
+    store.record(result(), tmp_path)
+    (run,) = store.finished()
+    assert run.info.run_name.startswith("quantization_networks")
+    client = store._connection.client
+    assert len(client.search_runs([run.info.experiment_id])) == 1
+
+
+def test_a_check_finds_a_deleted_experiment(store: Store) -> None:
+    client = store._connection.client
+    client.delete_experiment(store._connection.experiment("suite"))
+    with pytest.raises(QbenchError) as error:
+        checked(store, result())
+    assert f"the experiment 'suite' in {store.address} was deleted" in str(error.value)
+    command = str(error.value).partition("`")[2].rstrip("`").replace("mlflow ", "")
+    uri, *words = command.split()
+    assert words == ["experiments", "restore", "--experiment-id", "1"]
+    assert uri == f"MLFLOW_TRACKING_URI=sqlite:///{store.address}"
+
+
+def test_a_check_finds_an_artifact_store_that_is_away(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fail(store, monkeypatch, "log_artifacts", RuntimeError("no route to s3"))
+    for _ in range(3):
+        with pytest.raises(QbenchError, match=r"cannot write artifacts to file:.*: no route to s3"):
+            checked(store, result())
+    assert len(states(store)) == 1
+    assert store._connection.client.search_runs(["1"]) == []
+
+
+def test_a_check_finds_an_artifact_store_that_cannot_be_read(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qbench.store.artifacts.text", lambda *_: "something else")
+    with pytest.raises(QbenchError, match="does not return artifacts as they were written"):
+        checked(store, result())
+
+
+def test_a_check_finds_a_store_that_cuts_tags(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = store._connection.client
+    log = client.log_batch
+    monkeypatch.setattr(
+        client,
+        "log_batch",
+        lambda run, metrics, params, tags: log(
+            run, metrics, params, [RunTag(tag.key, tag.value[:250]) for tag in tags]
+        ),
+    )
+    with pytest.raises(QbenchError, match="does not keep a tag of 4000 characters"):
+        checked(store, result())
+
+
+def test_a_check_finds_a_database_that_may_only_be_read(readable: Store) -> None:
+    with pytest.raises(
+        QbenchError, match=r"^cannot record results in .*mlflow\.db: attempt to write a readonly"
+    ):
+        checked(readable, result())
 
 
 def test_a_result_without_a_folder_is_marked_as_imported(store: Store, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ def test_the_database_is_read_as_mlflow_reads_it(
         store.record(each, tmp_path)
     store.set_aside(store.finished()[:1])
     directly = store._ended()
-    monkeypatch.setattr("qbench.store.mlflow.ended_runs", lambda *_: None)
+    monkeypatch.setattr("qbench.store.sqlite.ended_runs", lambda *_: None)
     through_mlflow = store._ended()
     assert len(directly) == 2
     for mine, its in zip(directly, through_mlflow, strict=True):

@@ -68,7 +68,7 @@ def test_an_edit_in_the_database_is_detected(store: Store, tmp_path: Path, edit:
     store.record(done, tmp_path)
     (found,) = store.finished()
     assert not tags.was_changed(found)
-    with sqlite3.connect(store.uri.removeprefix("sqlite:///")) as database:
+    with sqlite3.connect(store.address) as database:
         assert database.execute(edit).rowcount == 1
     (found,) = store.finished()
     assert tags.was_changed(found)

@@ -112,7 +112,8 @@ def test_two_runs_in_one_folder_record_every_trial_once(
 
 def test_several_commands_may_make_one_database(tmp_path: Path) -> None:
     program = "from pathlib import Path; import sys; from qbench.store.mlflow import Store; "
-    program += "print(Store(Path(sys.argv[1]), local=True).finished())"
+    program += "store = Store(Path(sys.argv[1]), local=True); store._connection.open(); "
+    program += "print(store.finished())"
     command = [sys.executable, "-c", program, str(tmp_path / "results")]
     makers = [
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
