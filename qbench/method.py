@@ -23,7 +23,6 @@ its constructor is its initialisation.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, dataclass_transform
@@ -33,6 +32,7 @@ from pydantic import ConfigDict, Field
 from torch import Tensor, nn
 
 from qbench.spec.bits import BitWidth, BitWidths
+from qbench.spec.names import snake_case
 from qbench.spec.recipe import Recipe
 
 Scope = Literal["layer", "filter"]
@@ -157,7 +157,7 @@ class Method:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        cls.name = cls.__dict__.get("name") or _snake_case(cls.__name__)
+        cls.name = cls.__dict__.get("name") or snake_case(cls.__name__)
         cls.title = cls.__dict__.get("title") or cls.__name__
         given: object = cls.paper_recipe  # the type is what a file says, not what it does
         if not isinstance(given, Recipe | None):
@@ -304,15 +304,6 @@ class Method:
             decay: a scale has no reason to shrink to zero.
         """
         return [{"params": parameters, "weight_decay": 0.0}]
-
-
-def _snake_case(name: str) -> str:
-    out = [name[0].lower()]
-    for before, letter in itertools.pairwise(name):
-        if letter.isupper() and not before.isupper():
-            out.append("_")
-        out.append(letter.lower())
-    return "".join(out)
 
 
 __all__ = [

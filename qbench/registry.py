@@ -1,13 +1,14 @@
 """Names of methods, models and datasets, and the objects they stand for.
 
 The names come from the entry points of installed packages, qbench's own among them: the groups
-``qbench.methods``, ``qbench.models`` and ``qbench.datasets``. Method files add names of methods.
+``qbench.methods``, ``qbench.models`` and ``qbench.datasets``. Python files add names of each kind.
 """
 
 from __future__ import annotations
 
 import functools
 import inspect
+import sys
 from collections.abc import Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any, Literal, get_type_hints
@@ -16,6 +17,7 @@ from pydantic import ValidationError, validate_call
 
 from qbench.errors import QbenchError, nearest
 from qbench.spec.booleans import check_no_boolean
+from qbench.spec.names import unfit
 
 if TYPE_CHECKING:
     from torch import nn
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from qbench.method import Method
 
 Kind = Literal["methods", "models", "datasets"]
-_methods_of_files: dict[str, type[Method]] = {}
+_of_files: dict[Kind, dict[str, Any]] = {"methods": {}, "models": {}, "datasets": {}}
 
 
 def names(kind: Kind) -> list[str]:
@@ -33,36 +35,61 @@ def names(kind: Kind) -> list[str]:
     Args:
         kind: ``methods``, ``models`` or ``datasets``.
     """
-    added = list(_methods_of_files) if kind == "methods" else []
-    return sorted([*_entry_points(kind), *added])
+    return sorted([*_entry_points(kind), *_of_files[kind]])
 
 
-def package(kind: Kind, name: str) -> str:
-    """Return the name of the installed package that provides an object.
+def origin(kind: Kind, name: str) -> str:
+    """Return the installed package, or the file, that provides an object.
 
     Args:
         kind: ``methods``, ``models`` or ``datasets``.
-        name: Name of the object, which is installed.
+        name: Name of the object, which is known.
     """
+    if name in _of_files[kind]:
+        return file_of(_of_files[kind][name])
     distribution = _entry_points(kind)[name].dist
     return distribution.name if distribution is not None else "unknown"
 
 
-def register_method(cls: type[Method]) -> None:
-    """Register the class of a method file under its name, in place of an earlier one.
+def register(kind: Kind, name: str, found: Any) -> None:
+    """Register an object of a Python file under its name, in place of an earlier one of the file.
 
     Args:
-        cls: The class.
+        kind: ``methods``, ``models`` or ``datasets``.
+        name: Name of the object.
+        found: Class of a method or a dataset; function or class of a model.
 
     Raises:
-        QbenchError: An installed method has the name.
+        QbenchError: A suite cannot use the name, or an installed object or one of another file has
+            it.
     """
-    if cls.name in _entry_points("methods"):
+    what = kind.removesuffix("s")
+    if reason := unfit(name):
+        raise QbenchError(f"'{name}' {reason}; give the {what} another name")
+    if name in _entry_points(kind):
+        raise QbenchError(f"'{name}' is the name of an installed {what}; give it another name")
+    known = _of_files[kind].get(name)
+    if known is not None and file_of(known) != file_of(found):
         raise QbenchError(
-            f"'{cls.name}' is the name of an installed method; give the class another, as in "
-            '`name = "my_method"`'
+            f"'{name}' is the name of a {what} in {file_of(known)} too; give one of them another"
         )
-    _methods_of_files[cls.name] = cls
+    if kind == "models":
+        from qbench.models import torchvision_names
+
+        if name in torchvision_names():
+            raise QbenchError(f"'{name}' is a model of torchvision; give yours another name")
+    _of_files[kind][name] = found
+
+
+def file_of(found: Any) -> str:
+    """Return the path of the file that defines a class or a function."""
+    return sys.modules[found.__module__].__file__ or ""
+
+
+def module_of_file(kind: Kind, name: str) -> str | None:
+    """Return the name of the module of an object of a Python file; None if it is installed."""
+    found = _of_files[kind].get(name)
+    return None if found is None else str(found.__module__)
 
 
 def method_class(name: str) -> type[Method]:
@@ -74,8 +101,6 @@ def method_class(name: str) -> type[Method]:
     Raises:
         QbenchError: The method is unknown, or cannot be imported.
     """
-    if name in _methods_of_files:
-        return _methods_of_files[name]
     cls: type[Method] = _load("methods", name)
     return cls
 
@@ -139,7 +164,7 @@ def build_model(name: str, num_classes: int, in_channels: int) -> nn.Module:
     Raises:
         QbenchError: The model is unknown, or cannot be imported.
     """
-    if name in _entry_points("models"):
+    if name in names("models"):
         model: nn.Module = _load("models", name)(num_classes=num_classes, in_channels=in_channels)
         return model
     from qbench.models import torchvision_model
@@ -156,7 +181,7 @@ def check_model_name(name: str) -> None:
     Raises:
         QbenchError: The model is unknown. The message names the nearest.
     """
-    if name not in _entry_points("models"):
+    if name not in names("models"):
         from qbench.models import torchvision_names
 
         known = [*names("models"), *torchvision_names()]
@@ -170,6 +195,8 @@ def _entry_points(kind: Kind) -> dict[str, EntryPoint]:
 
 
 def _load(kind: Kind, name: str) -> Any:
+    if name in _of_files[kind]:
+        return _of_files[kind][name]
     point = _entry_points(kind).get(name)
     if point is None:
         what = kind.removesuffix("s")

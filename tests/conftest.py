@@ -14,8 +14,7 @@ from typing import Any, Protocol
 
 import pytest
 
-from qbench import registry
-from qbench.quant import plugins
+from qbench import plugins, registry
 
 TINY = """\
 name: tiny
@@ -35,7 +34,8 @@ pytest_plugins = ["tests.helpers.foreign_models"]
 @pytest.fixture(autouse=True)
 def no_plugins_left(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a test registers is gone after it."""
-    monkeypatch.setattr(registry, "_methods_of_files", dict(registry._methods_of_files))
+    for kind in registry._of_files:
+        monkeypatch.setitem(registry._of_files, kind, dict(registry._of_files[kind]))
     monkeypatch.setattr(plugins, "_loaded", dict(plugins._loaded))
 
 

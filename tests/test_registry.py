@@ -46,7 +46,7 @@ def test_a_registered_method_is_listed_and_replaces_an_earlier_one_of_its_name()
         name = "halves"
 
     for version in (First, Second):
-        registry.register_method(version)
+        registry.register("methods", version.name, version)
         assert registry.method_class("halves") is version
         assert registry.names("methods").count("halves") == 1
 
@@ -58,7 +58,7 @@ def test_the_name_of_an_installed_method_cannot_be_registered() -> None:
         name = "lsq"
 
     with pytest.raises(QbenchError, match="'lsq' is the name of an installed method"):
-        registry.register_method(Other)
+        registry.register("methods", Other.name, Other)
 
 
 def test_an_unknown_method_names_the_nearest() -> None:

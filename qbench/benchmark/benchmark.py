@@ -19,7 +19,7 @@ from qbench.benchmark import stale, starting_weights
 from qbench.data import Dataset
 from qbench.errors import QbenchError
 from qbench.files import resolved
-from qbench.quant.plugins import Plugin, load_plugin
+from qbench.plugins import Plugin, load_plugin
 from qbench.report.trial_rows import TrialRows
 from qbench.spec.result import Result
 from qbench.store.mlflow import Store

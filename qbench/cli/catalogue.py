@@ -14,8 +14,8 @@ from rich.table import Table
 
 from qbench import registry
 from qbench.errors import QbenchError
+from qbench.plugins import Plugin, load_plugin
 from qbench.quant.options import build_method, method_options
-from qbench.quant.plugins import Plugin, load_plugin
 from qbench.suite.bundled import bundled_suites
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def rows(kind: str, method_files: Sequence[Path] = ()) -> list[dict[str, Any]]:
             from qbench.models import torchvision_names
 
             own = [
-                {"name": name, "source": registry.package("models", name)}
+                {"name": name, "source": registry.origin("models", name)}
                 for name in registry.names("models")
             ]
             return own + [{"name": n, "source": "torchvision"} for n in torchvision_names()]

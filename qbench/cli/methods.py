@@ -60,7 +60,7 @@ def profile(
     from qbench.cli import messages
     from qbench.cli.method_reports import show_profile
     from qbench.lab import profile as profiles
-    from qbench.quant.plugins import Plugin
+    from qbench.plugins import Plugin
     from qbench.suite.yaml import parse_assignment
 
     settings = profiles.ProfileSettings(
@@ -118,7 +118,7 @@ def check(
     from qbench.cli import messages
     from qbench.cli.method_reports import show_check
     from qbench.lab import check as checks
-    from qbench.quant.plugins import Plugin, load_plugin
+    from qbench.plugins import Plugin, load_plugin
     from qbench.suite.yaml import parse_assignment
 
     file = expanded(method)

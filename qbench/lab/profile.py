@@ -19,9 +19,9 @@ from torch.nn import functional as F  # noqa: N812
 
 from qbench import registry
 from qbench.errors import QbenchError
+from qbench.plugins import Plugin, load_plugin
 from qbench.quant.attach import attach
 from qbench.quant.options import build_method, method_options
-from qbench.quant.plugins import Plugin, load_plugin
 from qbench.quant.staircase import kernels
 from qbench.spec.bits import FULL_PRECISION
 from qbench.spec.policies import LayerPolicy

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import builtins
 import keyword
 import re
 import sys
@@ -10,6 +12,7 @@ from pathlib import Path
 
 from qbench import registry
 from qbench.errors import QbenchError
+from qbench.spec.names import unfit
 
 _METHOD_TEMPLATES = Path(__file__).parent / "templates"
 
@@ -38,13 +41,9 @@ def new_method(name: str, folder: Path) -> list[Path]:
     if name in registry.names("methods"):
         raise QbenchError(f"there is a method '{name}' already; give yours another name")
     if reason := _unfit_for_a_module(name):
-        raise QbenchError(f"'{name}' is {reason}; give the method another name, as my_{name}")
+        raise QbenchError(f"'{name}' {reason}; give the method another name, as my_{name}")
     title = name.replace("_", " ").capitalize()
-    words = {
-        "MyMethod": "".join(word.capitalize() for word in name.split("_")),
-        "my_method": name,
-        "My method": title,
-    }
+    words = {"MyMethod": _class_name(name), "my_method": name, "My method": title}
     files = []
     for template in ("my_method.py", "test_my_method.py"):
         path = folder / template.replace("my_method", name)
@@ -63,12 +62,32 @@ def new_method(name: str, folder: Path) -> list[Path]:
     return files
 
 
+def _class_name(name: str) -> str:
+    return "".join(word.capitalize() for word in name.split("_"))
+
+
 def _unfit_for_a_module(name: str) -> str:
     """Return why a file of that name cannot be used beside other code, or an empty string."""
     if keyword.iskeyword(name) or name in ("none", "true", "false"):
-        return "a word of Python's own, and the class could not have it"
+        return "is a word of Python's own, and the class could not have it"
+    if reason := unfit(name):
+        return reason
     if name in sys.stdlib_module_names or name == "test":
-        return "a module of Python's standard library, which the file would hide"
+        return "is a module of Python's standard library, which the file would hide"
+    if name == "conftest":
+        return "is a file of settings to pytest"
     if find_spec(name) is not None:
-        return "an installed package, which the file would hide"
+        return "is an installed package, which the file would hide"
+    cls = _class_name(name)
+    if hasattr(builtins, cls):
+        return f"cannot be: its class would hide Python's own {cls}"
+    if cls in _names_in_template():
+        return f"cannot be: its class would hide the {cls} that the file uses"
     return ""
+
+
+def _names_in_template() -> set[str]:
+    """Return what the method file imports and defines, without the method's own class."""
+    tree = ast.parse((_METHOD_TEMPLATES / "my_method.py").read_text(encoding="utf-8"))
+    defined = {node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef | ast.alias)}
+    return defined - {"MyMethod"}

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import rebuild_dataclass
+from pydantic.errors import (
+    PydanticInvalidForJsonSchema,
+    PydanticUndefinedAnnotation,
+    PydanticUserError,
+)
 from pydantic.fields import FieldInfo
+from pydantic_core import PydanticSerializationError
 
 from qbench.errors import QbenchError, nearest
 from qbench.registry import method_class
@@ -44,11 +53,17 @@ def validate_method(name: str, options: Mapping[str, Any]) -> Method:
         options: Options as a suite gives them. The others have their defaults.
 
     Raises:
-        QbenchError: The method is unknown.
+        QbenchError: The method is unknown, or the type of an option is.
         pydantic.ValidationError: An option is unknown, a value is invalid, or the method rejects
             the combination.
     """
-    method: Method = TypeAdapter(method_class(name)).validate_python(dict(options))
+    cls = method_class(name)
+    try:
+        method: Method = TypeAdapter(cls).validate_python(dict(options))
+    except (
+        PydanticUserError
+    ) as error:  # of an installed class; files are checked when they are read
+        raise QbenchError(f"{name}: {_first_problem(cls) or error}") from error
     return method
 
 
@@ -60,7 +75,13 @@ def method_options(method: Method) -> dict[str, Any]:
     Args:
         method: The method.
     """
-    options: dict[str, Any] = TypeAdapter(type(method)).dump_python(method, mode="json")
+    cls = type(method)
+    try:
+        options: dict[str, Any] = TypeAdapter(cls).dump_python(
+            method, mode="json", include=set(_options_of(cls))
+        )
+    except PydanticSerializationError as error:
+        raise QbenchError(f"{cls.name}: {_first_problem(cls) or error}") from error
     return options
 
 
@@ -87,9 +108,95 @@ def option_fields(name: str) -> dict[str, FieldInfo]:
     Raises:
         QbenchError: The method is unknown.
     """
-    cls: Any = method_class(name)
-    fields: dict[str, FieldInfo] = cls.__pydantic_fields__
-    return fields
+    return _options_of(method_class(name))
+
+
+def option_problems(cls: type[Method]) -> Iterator[tuple[str, str]]:
+    """Find mistakes in the options of a method's class.
+
+    Args:
+        cls: The class.
+
+    Yields:
+        The name of an option, or an empty string if all options together are wrong, and a message.
+    """
+    from qbench.method import Method
+
+    known = [*vars(Method), *Method.__annotations__]
+    for name in _options_of(cls):
+        if name in known:
+            yield (
+                name,
+                f"is an attribute that every method has; write `{name} = …` without a type, or "
+                "give the option another name",
+            )
+    problems = _type_problems(cls)
+    yield from problems
+    if not problems:
+        yield from _default_problems(cls)
+
+
+def _first_problem(cls: type[Method]) -> str:
+    return next((f"option '{name}': {text}" for name, text in _type_problems(cls)), "")
+
+
+def _type_problems(cls: type[Method]) -> list[tuple[str, str]]:
+    """Find options whose types are not known, not recorded, or not possible in a suite."""
+    annotated: dict[str, dataclasses.Field[Any]] = cls.__dict__["__dataclass_fields__"]
+    types = {name: str(field.type) for name, field in annotated.items()}
+    try:
+        rebuild_dataclass(cls)  # type: ignore[arg-type]  # Method makes it a dataclass
+    except PydanticUndefinedAnnotation as error:
+        uses = [name for name, text in types.items() if re.search(rf"\b{error.name}\b", text)]
+        message = (
+            f"its type '{error.name}' is not known when the file runs; import it, and not under "
+            "`if TYPE_CHECKING:`"
+        )
+        return [(name, message) for name in uses or [""]]
+    found = [
+        (name, "an InitVar is not recorded with a trial; leave InitVar out")
+        for name, text in types.items()
+        if re.match(r"(dataclasses\.)?InitVar\b", text)
+    ]
+    for name, option in _options_of(cls).items():
+        try:
+            _json_schema(option.annotation)
+        except PydanticInvalidForJsonSchema:
+            kind = getattr(option.annotation, "__name__", str(option.annotation))
+            advice = "take a number, a text or a list of these"
+            if kind == "dtype":
+                advice = f'write {name}: Literal["float16", "float32"] = "float32"'
+            found.append((name, f"a suite cannot write a value of the type {kind}; {advice}"))
+    return found
+
+
+def _default_problems(cls: type[Method]) -> Iterator[tuple[str, str]]:
+    """Find defaults that an option's own type or bounds, or the method, reject."""
+    try:
+        method_options(TypeAdapter(cls).validate_python({}))
+    except ValidationError as error:
+        for found in error.errors():
+            if found["type"] == "value_error" and not found["loc"]:
+                yield "", str(found["ctx"]["error"])
+            elif not found["type"].startswith("missing"):
+                yield str(found["loc"][0]), f"its default: {found['msg']}, not {found['input']!r}"
+    except Exception as error:  # of the method's own code
+        yield "", f"with the defaults: {type(error).__name__}: {error}"
+
+
+def _json_schema(annotation: Any) -> None:
+    """Make the JSON schema of a type, which raises if a suite cannot write its values."""
+    try:
+        adapter = TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))
+    except PydanticUserError:  # a dataclass or a model, which has a configuration of its own
+        adapter = TypeAdapter(annotation)
+    adapter.json_schema()
+
+
+def _options_of(cls: type[Method]) -> dict[str, FieldInfo]:
+    """Return the fields that are options: not those that ``field(init=False)`` leaves out."""
+    fields: dict[str, FieldInfo] = cls.__dict__["__pydantic_fields__"]
+    return {name: field for name, field in fields.items() if field.init is not False}
 
 
 def _option_problem(found: ErrorDetails, known: Sequence[str]) -> str:

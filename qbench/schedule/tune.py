@@ -13,7 +13,7 @@ import ray
 from ray import tune
 
 from qbench.errors import QbenchError
-from qbench.quant.plugins import Plugin
+from qbench.plugins import Plugin
 from qbench.schedule.backlog import TRIES, Backlog, ErrorReader, ProgressCallback, reason_of
 from qbench.schedule.capacity import share_of_process, trials_at_once
 from qbench.schedule.cluster import connect, disconnect, nodes_of_cluster

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray import tune
 
-from qbench.quant.plugins import Plugin, load_plugin
+from qbench.plugins import Plugin, load_plugin
 from qbench.schedule.driver import DriverSpool, SpoolCheckpoints
 from qbench.spec.result import Result
 from qbench.spec.trial import FP32, Trial

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-# What stands next to a method's name in an entry of ``methods``.
-ROW_KEYS = ("label", "recipe", "published", "bits")
+from qbench.spec.names import ROW_KEYS
 
 
 def spelled_out(data: dict[str, Any]) -> dict[str, Any]:

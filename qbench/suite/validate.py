@@ -18,10 +18,11 @@ from qbench.quant.options import option_fields, validate_method
 from qbench.spec.bits import BitWidths
 from qbench.spec.booleans import check_no_boolean
 from qbench.spec.layout import unknown_metrics
+from qbench.spec.names import ROW_KEYS
 from qbench.spec.policies import POLICIES
 from qbench.spec.recipe import Recipe
 from qbench.spec.weights import identify
-from qbench.suite.short_forms import ROW_KEYS, row_fields
+from qbench.suite.short_forms import row_fields
 from qbench.suite.yaml import Document, Location
 
 if TYPE_CHECKING:
@@ -234,7 +235,11 @@ def _method_problems(entry: Any, location: Location) -> Iterator[Problem]:
     except QbenchError as error:
         yield location, str(error)
     except ValidationError as error:
-        for found, message in problems_of_schema(error, list(option_fields(name))):
+        known = list(option_fields(name))
+        absent = {each["loc"] for each in error.errors() if each["type"].startswith("missing")}
+        for found, message in problems_of_schema(error, known):
+            if found in absent:
+                message = f"'{name}' has no default for this option; write a value"
             yield (*location, name, *found), message
 
 

@@ -19,8 +19,8 @@ from qbench.lab.check import (
     check,
     parametrize_with_checks,
 )
+from qbench.plugins import Plugin, load_plugin
 from qbench.quant.options import build_method
-from qbench.quant.plugins import Plugin, load_plugin
 from qbench.spec.bits import BitWidths
 from tests.conftest import Qbench
 from tests.helpers.methods import FEW, NAMES
@@ -86,7 +86,7 @@ def test_what_is_checked_covers_every_width_that_a_method_accepts(name: str) -> 
 OUTSIDERS = """
 from pathlib import Path
 from qbench.lab.check import parametrize_with_checks
-from qbench.quant.plugins import Plugin, load_plugin
+from qbench.plugins import Plugin, load_plugin
 
 NAMES = load_plugin(Plugin.read(Path(__file__).with_name("broken.py")))
 

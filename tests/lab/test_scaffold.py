@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from qbench.lab.check import check
-from qbench.quant.plugins import Plugin, load_plugin
+from qbench.plugins import Plugin, load_plugin
 from tests.conftest import Qbench
 
 ROOT = Path(__file__).parents[2]
@@ -72,6 +72,14 @@ def test_a_file_that_is_there_is_left_as_it_is(qbench: Qbench, tmp_path: Path) -
         ("random", "a module of Python's standard library"),
         ("torch", "an installed package, which the file would hide; give the method another name"),
         ("qbench", "an installed package"),
+        ("on", "a word of YAML"),
+        ("null", "a word of YAML"),
+        ("label", "a key of a row in a suite"),
+        ("conftest", "a file of settings to pytest"),
+        ("value_error", "its class would hide Python's own ValueError"),
+        ("layer", "its class would hide the Layer that the file uses"),
+        ("weight_quantizer", "its class would hide the WeightQuantizer that the file uses"),
+        ("a" * 65, "is no name: a letter, then at most 63"),
     ],
 )
 def test_a_name_that_no_method_can_have_is_refused(

@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 from pydantic import ValidationError
 
 from qbench import registry
 from qbench.errors import QbenchError
+from qbench.method import Method
+from qbench.plugins import Plugin, load_plugin
 from qbench.quant.options import (
     build_method,
     determining_options,
@@ -16,7 +19,6 @@ from qbench.quant.options import (
     option_fields,
     validate_method,
 )
-from qbench.quant.plugins import Plugin, load_plugin
 from qbench.suite.grid import expand
 from qbench.suite.suite import Suite
 from tests.helpers.plugins import BOUNDED
@@ -98,3 +100,16 @@ class Counting(Method):
     assert len(trials) == 8
     assert {trial.options["size"] for trial in trials} == {0.5}
     assert len(built) == 1
+
+
+def test_an_option_of_an_installed_method_that_cannot_be_recorded_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Typed(Method):
+        """A method."""
+
+        dtype: torch.dtype = torch.float32
+
+    monkeypatch.setitem(registry._of_files["methods"], "typed", Typed)
+    with pytest.raises(QbenchError, match="typed: option 'dtype': a suite cannot write"):
+        method_options(build_method("typed", {}))

@@ -128,7 +128,7 @@ def test_a_method_that_breaks_costs_its_own_columns_only(
         def prepare(self, model: nn.Module, bits: object) -> nn.Module:
             raise RuntimeError("no such luck")
 
-    monkeypatch.setitem(registry._methods_of_files, "broken", Broken)
+    monkeypatch.setitem(registry._of_files["methods"], "broken", Broken)
     digits = Digits()
     assert Footprints(digits).of(trial("broken", "2/2", digits)) is None
 

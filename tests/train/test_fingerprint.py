@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from qbench import registry
-from qbench.quant.plugins import Plugin, load_plugin
+from qbench.plugins import Plugin, load_plugin
 from qbench.spec.result import CodeFingerprint
 from qbench.train import fingerprint
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from qbench import registry
+from qbench.plugins import Plugin, load_plugin
 from qbench.quant.options import build_method, method_options
-from qbench.quant.plugins import Plugin, load_plugin
 from qbench.spec.result import Result
 from qbench.train.checkpoint import load_weights
 from qbench.train.trial import ExecutionEnvironment, Training
@@ -20,7 +20,7 @@ from tests.helpers.training import RECIPE, train, trial
 
 @pytest.fixture
 def bad_methods(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "_methods_of_files", {})
+    monkeypatch.setattr(registry, "_of_files", {"methods": {}, "models": {}, "datasets": {}})
     load_plugin(Plugin("bad.py", plugins.BAD))
     load_plugin(Plugin("hard_not_finite.py", plugins.HARD_NOT_FINITE))
 

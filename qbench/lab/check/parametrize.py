@@ -69,7 +69,7 @@ def parametrize_with_checks(
     """Parametrize a pytest test with each check of each method.
 
     Each check is a test of its own, with an id such as ``lsq-is_deterministic``. Methods from a
-    file are loaded first, with `qbench.quant.plugins.load_plugin`.
+    file are loaded first, with `qbench.plugins.load_plugin`.
 
     Args:
         methods: Names of methods.

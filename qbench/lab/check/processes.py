@@ -15,7 +15,7 @@ from qbench.distributed import end_process
 from qbench.lab.check.checks import BrokenPromiseError
 from qbench.lab.check.networks import Case
 from qbench.lab.check.steps import optimizer_of, state_of, take_steps, train
-from qbench.quant.plugins import Plugin, load_plugin, loaded_plugins
+from qbench.plugins import Plugin, load_plugin, loaded_plugins
 
 
 def agrees_in_two_processes(cases: Sequence[Case]) -> None:

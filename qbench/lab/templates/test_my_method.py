@@ -7,8 +7,8 @@ import torch
 
 from qbench.lab.check import MethodCheck, parametrize_with_checks
 from qbench.method import Layer
+from qbench.plugins import Plugin, load_plugin
 from qbench.quant.options import build_method
-from qbench.quant.plugins import Plugin, load_plugin
 from qbench.spec.bits import BitWidth
 
 FILE = Path(__file__).with_name("my_method.py")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from qbench.lab.check.networks import Case
 from qbench.lab.check.processes import agrees_in_two_processes
-from qbench.quant.plugins import Plugin, load_plugin
+from qbench.plugins import Plugin, load_plugin
 from tests.helpers.plugins import GOOD
 
 NOTES_SHUTDOWN = """
