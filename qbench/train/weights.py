@@ -5,10 +5,14 @@
 
 from __future__ import annotations
 
+import argparse
 import pickle
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -16,8 +20,16 @@ from qbench.errors import QbenchError
 from qbench.spec.weights import is_backbone, is_torchvision, torchvision_weights, weights_file
 from qbench.train.checkpoint import dump_weights, load_weights, pack
 
-# Names under which training scripts store a network's state beside that of an optimizer.
-_WRAPPERS = ("state_dict", "model")
+# Names under which training scripts store a network's state beside that of an optimizer. An average
+# of the weights is used only if there is nothing else.
+_WRAPPERS = (
+    *("state_dict", "model_state_dict", "model", "net", "network", "module"),
+    *("model_ema", "state_dict_ema", "ema"),
+)
+# Prefixes of DataParallel and AveragedModel, and of modules that hold the network in an attribute.
+_PREFIXES = ("module.", "model.", "net.", "network.", "ema_model.")
+_COMPILED = "_orig_mod."  # of torch.compile, anywhere in a name
+_COUNT = "n_averaged"  # of AveragedModel
 
 
 def missing(model: str, choice: str) -> str:
@@ -59,7 +71,8 @@ def fetch(model: str, choice: str, network: nn.Module) -> bytes:
             weights = torchvision_weights(model, choice)
             state = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
         else:
-            state = _plain(torch.load(weights_file(choice), map_location="cpu", weights_only=True))
+            expected = set() if is_backbone(choice) else set(network.state_dict())
+            state = _without_prefixes(_state_of(_load(weights_file(choice))), expected)
     except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise QbenchError(f"weights of {model}: cannot read {choice}: {reason}") from error
@@ -95,11 +108,73 @@ def start(network: nn.Module, data: bytes, backbone: bool) -> None:
         network.load_state_dict(state)
 
 
-def _plain(content: Any) -> dict[str, Tensor]:
-    """Return the ``state_dict`` within what training scripts store around it."""
-    for wrapper in _WRAPPERS:
-        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
-            content = content[wrapper]
-    if not isinstance(content, dict):
+def _load(path: Path) -> Any:
+    """Read a checkpoint without running code of it.
+
+    Options of a command line and numbers of numpy are data too, and many checkpoints hold some.
+
+    Raises:
+        RuntimeError: The file holds objects of other classes. The message says how to convert it.
+    """
+    try:
+        with torch.serialization.safe_globals(_harmless()):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        found = re.search(r"GLOBAL (\S+)", str(error))
+        if found is None:
+            raise
+        raise RuntimeError(
+            f"it holds a {found[1]}, and reading that could run code. If you trust the file, save "
+            "its tensors alone: import torch; c = torch.load(FILE, weights_only=False); "
+            "torch.save(c['state_dict'], NEW_FILE), or c.state_dict() if c is a module"
+        ) from error
+
+
+def _harmless() -> list[Any]:
+    """Return classes and functions that a checkpoint may use: they build plain data."""
+    numbers = [type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i4", "i8", "?")]
+    scalar = type(np.float64(0)).__reduce__(np.float64(0))[0]
+    names = (
+        f"numpy.{core}.multiarray.scalar" for core in ("core", "_core")
+    )  # before and since 2.0
+    return [argparse.Namespace, np.dtype, *numbers, *((scalar, name) for name in names)]
+
+
+def _state_of(content: Any) -> dict[str, Tensor]:
+    """Return the ``state_dict`` in a checkpoint.
+
+    Raises:
+        RuntimeError: There is none.
+    """
+    while isinstance(content, Mapping):
+        inner = (content[name] for name in _WRAPPERS if isinstance(content.get(name), Mapping))
+        found = next(inner, None)
+        if found is None:
+            break
+        content = found
+    if not isinstance(content, Mapping):
         raise RuntimeError(f"a {type(content).__name__}, not a state_dict")
-    return {name.removeprefix("module."): value for name, value in content.items()}
+    state = {name: value for name, value in content.items() if isinstance(value, Tensor)}
+    if not state:
+        keys = ", ".join(map(str, content)) or "nothing"
+        raise RuntimeError(f"no state_dict in it: it has {keys}; save one under 'state_dict'")
+    return state
+
+
+def _without_prefixes(state: dict[str, Tensor], expected: set[str]) -> dict[str, Tensor]:
+    """Remove prefixes of names that do not belong to the network.
+
+    Args:
+        state: Tensors by name.
+        expected: Names in the network. Empty if they are not known.
+
+    Returns:
+        The tensors of the network. Those beside it, such as weights of a loss, are left out.
+    """
+    state = {name.replace(_COMPILED, ""): v for name, v in state.items() if name != _COUNT}
+    for prefix in 2 * _PREFIXES:  # in whatever order they are nested
+        own = {name.removeprefix(prefix): v for name, v in state.items() if name.startswith(prefix)}
+        fits = len(own) == len(state) or (expected and expected <= own.keys())
+        if own and fits and not any(name.startswith(prefix) for name in expected):
+            state = own
+    return state

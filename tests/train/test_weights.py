@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from qbench import registry
 from qbench.errors import QbenchError
@@ -14,6 +18,8 @@ from qbench.spec.weights import identify
 from qbench.train import weights
 from qbench.train.checkpoint import load_weights
 from tests.helpers.checkpoints import poison
+
+State = dict[str, Tensor]
 
 
 def network(seed: int = 0) -> nn.Module:
@@ -29,21 +35,111 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "checkpoints"
 
 
-@pytest.mark.parametrize("wrapper", [None, "state_dict", "model"])
-def test_a_file_is_read_as_training_scripts_write_it(tmp_path: Path, wrapper: str | None) -> None:
+def torchvision_reference(state: State) -> dict[str, Any]:
+    """A checkpoint of torchvision's train.py."""
+    return {
+        "model": state,
+        "optimizer": {"state": {}, "param_groups": [{"lr": 0.1}]},
+        "lr_scheduler": {"last_epoch": 3},
+        "epoch": 3,
+        "args": argparse.Namespace(lr=0.1, model="resnet18"),
+        "model_ema": {"n_averaged": torch.tensor(1), **with_prefix("module.", other())},
+    }
+
+
+def timm(state: State) -> dict[str, Any]:
+    """A checkpoint of timm's train.py."""
+    return {
+        "epoch": 3,
+        "arch": "convnet",
+        "state_dict": state,
+        "state_dict_ema": other(),
+        "args": argparse.Namespace(lr=0.1, hflip=0.5),
+        "metric": np.float64(91.5),
+        "version": 2,
+    }
+
+
+def lightning(state: State) -> dict[str, Any]:
+    """A checkpoint of Lightning, whose module holds the network and a loss with weights."""
+    return {
+        "epoch": 3,
+        "pytorch-lightning_version": "2.5",
+        "state_dict": {**with_prefix("model.", state), "criterion.weight": torch.ones(10)},
+        "hyper_parameters": {"lr": 0.1},
+    }
+
+
+def with_prefix(prefix: str, state: State) -> State:
+    return {f"{prefix}{name}": value for name, value in state.items()}
+
+
+def other() -> State:
+    """Weights that must not be taken."""
+    return network(2).state_dict()
+
+
+CHECKPOINTS: dict[str, Callable[[State], dict[str, Any]]] = {
+    "state_dict alone": lambda state: state,
+    "torchvision": torchvision_reference,
+    "timm": timm,
+    "Lightning": lightning,
+    "Lightning, compiled": lambda state: lightning(with_prefix("_orig_mod.", state)),
+    "torch.compile": lambda state: with_prefix("_orig_mod.", state),
+    "DataParallel": lambda state: with_prefix("module.", state),
+    "DataParallel, compiled": lambda state: with_prefix("module._orig_mod.", state),
+    "EMA": lambda state: {"n_averaged": torch.tensor(7), **with_prefix("module.", state)},
+    "EMA alone": lambda state: {"model_ema": {"n_averaged": torch.tensor(7), **state}, "epoch": 3},
+    "state_dict": lambda state: {"state_dict": state, "epoch": 3},
+    "model_state_dict": lambda state: {"model_state_dict": state, "loss": 0.5},
+    "net": lambda state: {"net": with_prefix("module.", state), "acc": np.float32(92)},
+    "nested": lambda state: {"state_dict": {"model": state}, "epoch": 3},
+}
+
+
+@pytest.mark.parametrize("form", CHECKPOINTS)
+def test_a_file_is_read_as_training_scripts_write_it(tmp_path: Path, form: str) -> None:
     state = network().state_dict()
-    parallel = {f"module.{name}": value for name, value in state.items()}
     file = tmp_path / "net.pt"
-    torch.save(parallel if wrapper is None else {wrapper: parallel, "epoch": 3}, file)
+    torch.save(CHECKPOINTS[form](state), file)
     found = load_weights(weights.fetch("convnet_tiny", str(file), network(1)))
     assert found.keys() == state.keys()
     assert all(torch.equal(found[name], state[name]) for name in state)
+
+
+def test_names_that_belong_to_the_network_are_kept() -> None:
+    state = {"model.0.weight": torch.ones(1), "model.1.weight": torch.zeros(1)}
+    assert weights._without_prefixes(dict(state), set(state)) == state
+
+
+def test_a_file_with_other_objects_is_named_with_how_to_convert_it(tmp_path: Path) -> None:
+    file = tmp_path / "whole.pt"
+    torch.save(network(), file)
+    with pytest.raises(QbenchError, match=r"cannot read .*whole\.pt: it holds a ") as error:
+        weights.fetch("convnet_tiny", str(file), network())
+    assert "reading that could run code" in str(error.value)
+    assert "c.state_dict() if c is a module" in str(error.value)
+
+
+def test_a_file_without_a_state_dict_is_named_with_what_it_has(tmp_path: Path) -> None:
+    file = tmp_path / "net.pt"
+    torch.save({"epoch": 3, "encoder": {"0.weight": torch.ones(1)}}, file)
+    with pytest.raises(QbenchError, match="no state_dict in it: it has epoch, encoder; save one"):
+        weights.fetch("convnet_tiny", str(file), network())
 
 
 def test_what_is_not_there_is_missing(tmp_path: Path) -> None:
     file = str(tmp_path / "none.pt")
     assert identify("resnet18", file) == f"missing:{file}"
     assert weights.missing("resnet18", file) == f"weights of resnet18: there is no file {file}"
+
+
+def test_the_home_folder_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    torch.save(network().state_dict(), tmp_path / "net.pt")
+    assert weights.missing("convnet_tiny", "~/net.pt") == ""
+    assert identify("convnet_tiny", "~/net.pt").startswith("sha256:")
+    assert weights.fetch("convnet_tiny", "~/net.pt", network(1))
 
 
 def test_torchvisions_are_named_and_said_to_be_downloaded(hub: Path) -> None:
