@@ -115,7 +115,7 @@ def write(
         "details.md": lambda: details_to_markdown(f"Protocol and cost: {title}", single),
         "leaderboard.tex": lambda: document(["tables", "details"]),
         "tables.tex": lambda: to_latex(presentation.name, title, arranged),
-        "details.tex": lambda: details_to_latex([*beside, *single]),
+        "details.tex": lambda: details_to_latex([*beside, *single], arranged),
         "leaderboard.csv": lambda: _csv(
             _of_rehearsal(summary) if presentation.rehearsal else summary
         ),

@@ -1,22 +1,30 @@
-"""Tables in LaTeX for plain pdflatex, with booktabs. Footnotes are text below the table."""
+"""Tables in LaTeX for plain pdflatex, in documents of one or two columns.
+
+Every table is a ``table*``, as wide as the text, with its notes inside. Tables that are wider or
+longer than a page are split into several.
+"""
 
 from __future__ import annotations
 
 import re
 import string
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from qbench.report.columns import Column
 from qbench.report.tables.details import DetailsTable
 from qbench.report.tables.table import ResultsTable, TableCell
 from qbench.report.tables.text import one_line
 
-LATEX_PACKAGES = ("booktabs", "graphicx", "longtable")
+LATEX_PACKAGES = ("adjustbox", "booktabs", "threeparttable")
 _NEEDS = "\n".join(f"% \\usepackage{{{package}}}" for package in LATEX_PACKAGES)
-LONG = 40  # in letters
-# Keeps the width of a table, or shrinks it to the width of the page if it is wider.
-_SHRUNK = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"
+LONG = 40  # letters; longer texts are wrapped
+_WRAPPED = 26  # letters of a line of such a text
+_WIDEST = 130  # letters of a line of a table, with the gaps between columns
+_GAP = 2  # letters
+_TALLEST = 55  # lines of a table
+_FLOATS = 10  # between two ends of a page, since LaTeX keeps a limited number of them
 
 
 def to_latex(name: str, title: str, tables: Sequence[ResultsTable]) -> str:
@@ -30,20 +38,23 @@ def to_latex(name: str, title: str, tables: Sequence[ResultsTable]) -> str:
     Returns:
         LaTeX source. It begins with a comment that lists the required packages.
     """
-    return "\n".join([_NEEDS, *(_table(name, title, found) for found in tables)])
+    floats = [part for found in tables for part in _parts(name, title, found)]
+    return _source(floats)
 
 
-def details_to_latex(details: Sequence[DetailsTable]) -> str:
-    """Return tables of details, which span as many pages as they need.
+def details_to_latex(details: Sequence[DetailsTable], tables: Sequence[ResultsTable] = ()) -> str:
+    """Return tables of details, and the settings of tables of results.
 
     Args:
         details: The tables, at least one row in each.
+        tables: Tables of results, whose settings are listed first.
 
     Returns:
-        LaTeX source. It must be compiled twice. It begins with a comment that lists the required
-        packages.
+        LaTeX source. It begins with a comment that lists the required packages.
     """
-    return "\n".join([_NEEDS, *map(_details, details)])
+    lists = dict.fromkeys(map(_settings, tables))
+    floats = [part for found in details for part in _pages(found)]
+    return _source(floats, [text for text in lists if text])
 
 
 def document(files: Sequence[str]) -> str:
@@ -66,66 +77,141 @@ def document(files: Sequence[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _table(name: str, title: str, found: ResultsTable) -> str:
+@dataclass(frozen=True)
+class _Float:
+    """One ``table*``: LaTeX source of its parts."""
+
+    caption: str
+    label: str
+    columns: str
+    header: str
+    body: Sequence[str]
+    notes: Sequence[str] = ()
+
+    def source(self) -> str:
+        label = [rf"\label{{{self.label}}}"] if self.label else []
+        notes = []
+        if self.notes:
+            notes = [r"\begin{tablenotes}[para,flushleft]\scriptsize", *self.notes]
+            notes.append(r"\end{tablenotes}")
+        lines = [
+            r"\begin{table*}[tp]",
+            r"\centering",
+            rf"\caption{{{self.caption}}}",
+            *label,
+            r"\vspace{6pt}",  # many classes put none between a caption and what follows
+            r"\begin{adjustbox}{max width=\textwidth}",
+            r"\begin{threeparttable}",
+            r"\scriptsize\setlength{\tabcolsep}{3pt}",
+            rf"\begin{{tabular}}{{{self.columns}}}",
+            r"\toprule",
+            self.header,
+            r"\midrule",
+            *self.body,
+            r"\bottomrule",
+            r"\end{tabular}",
+            *notes,
+            r"\end{threeparttable}",
+            r"\end{adjustbox}",
+            r"\end{table*}",
+        ]
+        return "\n".join(lines) + "\n"
+
+
+def _source(floats: Sequence[_Float], before: Sequence[str] = ()) -> str:
+    parts = [_NEEDS, *before]
+    for index, each in enumerate(floats):
+        if index and index % _FLOATS == 0:
+            parts.append("\\clearpage\n")
+        parts.append(each.source())
+    return "\n".join(parts) if floats or before else _NEEDS + "\n"
+
+
+def _parts(name: str, title: str, found: ResultsTable) -> Iterator[_Float]:
+    """Yield a table of results as floats of columns that fit side by side."""
     label = re.sub(r"[^A-Za-z0-9-]+", "-", f"{name}-{found.dataset}-{found.name}").strip("-")
-    body = []
-    for index, (row, cells) in enumerate(found.rows):
-        if index in found.blocks:
-            body += [r"\midrule"] * (index > 0)
-            across = len(found.columns) + 1
-            block = _escaped(found.blocks[index])
-            body.append(rf"\multicolumn{{{across}}}{{l}}{{\emph{{{block}}}}} \\")
-        mark = r"\,$^\ddagger$" * (row in found.apart)
-        body.append(" & ".join([_escaped(row) + mark, *map(_cell, cells)]) + r" \\")
-    lines = [
-        r"\begin{table}[!htbp]",
-        r"\centering\small\setlength{\tabcolsep}{4pt}",
-        rf"\caption{{{_escaped(f'{title}. {found.caption}')}}}",
-        rf"\label{{tab:{label}}}",
-        _SHRUNK,
-        rf"\begin{{tabular}}{{l{'r' * len(found.columns)}}}",
-        r"\toprule",
-        " & ".join([found.corner.capitalize(), *map(_escaped, found.columns)]) + r" \\",
-        r"\midrule",
-        *body,
-        r"\bottomrule",
-        r"\end{tabular}}",
-        r"\end{table}",
-    ]
-    notes = [rf"\textsuperscript{{{i}}}~{_escaped(note)}" for i, note in enumerate(found.notes, 1)]
-    below = [";\n".join(notes) + "."] * bool(notes)
-    if found.settings:
-        below.append(f"Settings. {'; '.join(map(_escaped, found.settings))}.")
-    if below:  # not in the float, which would be longer than a page
-        lines += [r"{\footnotesize\noindent", "\\par\n".join(below) + r"\par}"]
-    return "\n".join(lines) + "\n"
+    groups = list(_side_by_side(found))
+    for number, columns in enumerate(groups, 1):
+        part = f" (part {number} of {len(groups)})" if len(groups) > 1 else ""
+        body = []
+        for index, (row, cells) in enumerate(found.rows):
+            if index in found.blocks:
+                body += [r"\midrule"] * (index > 0)
+                block = _escaped(found.blocks[index])
+                body.append(rf"\multicolumn{{{len(columns) + 1}}}{{l}}{{\emph{{{block}}}}} \\")
+            mark = r"\,$^\ddagger$" * (row in found.apart)
+            body.append(
+                " & ".join([_escaped(row) + mark, *(_cell(cells[c]) for c in columns)]) + r" \\"
+            )
+        used = {note for _, cells in found.rows for c in columns for note in cells[c].notes}
+        headings = [_escaped(found.columns[c]) for c in columns]
+        yield _Float(
+            _escaped(f"{title}{part}. {found.caption}"),
+            f"tab:{label}" + (f"-{number}" if number > 1 else ""),
+            f"l{'r' * len(columns)}",
+            " & ".join([found.corner.capitalize(), *headings]) + r" \\",
+            body,
+            [rf"\item[{i}] {_escaped(note)}" for i, note in enumerate(found.notes, 1) if i in used],
+        )
 
 
-def _details(found: DetailsTable) -> str:
+def _side_by_side(found: ResultsTable) -> Iterator[list[int]]:
+    """Yield the indices of the columns that fit side by side."""
+    labels = max(map(len, [found.corner, *(row for row, _ in found.rows)]))
+    chosen: list[int] = []
+    room = _WIDEST - labels
+    for index, heading in enumerate(found.columns):
+        width = _GAP + max(len(heading), *(len(cells[index].text) for _, cells in found.rows))
+        if chosen and width > room:
+            yield chosen
+            chosen, room = [], _WIDEST - labels
+        chosen.append(index)
+        room -= width
+    yield chosen
+
+
+def _settings(found: ResultsTable) -> str:
+    if not found.settings:
+        return ""
+    what, lines = _escaped(found.subject), "; ".join(map(_escaped, found.settings))
+    return rf"\paragraph{{Settings of {what}.}} {lines}." + "\n"
+
+
+def _pages(found: DetailsTable) -> Iterator[_Float]:
+    """Yield a table of details as floats of rows that fit on a page."""
     header = " & ".join(_escaped(column.heading) for column in found.columns) + r" \\"
-    rows = []
-    for row in found.rows:
-        named = zip(found.columns, map(_escaped, row), strict=True)
-        cells = [rf"\textit{{{t}}}" if c.name == "published" and t else t for c, t in named]
-        rows.append(" & ".join(cells) + r" \\")
-    caption = f"{found.title}. {found.about}".rstrip()
     columns = "".join(map(_alignment, found.columns, zip(*found.rows, strict=True)))
-    lines = [
-        r"{\scriptsize\setlength{\tabcolsep}{3pt}\setlength{\LTcapwidth}{\linewidth}",
-        rf"\begin{{longtable}}{{{columns}}}",
-        rf"\caption{{{_escaped(caption)}}} \\",
-        *(r"\toprule", header, r"\midrule", r"\endfirsthead"),
-        *(r"\toprule", header, r"\midrule", r"\endhead", r"\bottomrule", r"\endfoot"),
-        *rows,
-        r"\end{longtable}}",
-    ]
-    return "\n".join(lines) + "\n"
+    groups = list(_below_each_other(found.rows))
+    for number, rows in enumerate(groups, 1):
+        part = f" (part {number} of {len(groups)})" if len(groups) > 1 else ""
+        body = []
+        for row in rows:
+            named = zip(found.columns, map(_escaped, row), strict=True)
+            cells = [rf"\textit{{{t}}}" if c.name == "published" and t else t for c, t in named]
+            body.append(" & ".join(cells) + r" \\")
+        about = found.about if number == 1 else ""
+        caption = _escaped(f"{found.title}{part}. {about}".rstrip())
+        yield _Float(caption, "", columns, header, body)
+
+
+def _below_each_other(rows: Sequence[list[str]]) -> Iterator[list[list[str]]]:
+    """Yield the rows that fit on a page."""
+    chosen: list[list[str]] = []
+    room = _TALLEST
+    for row in rows:
+        lines = max(-(-len(text) // _WRAPPED) if len(text) > LONG else 1 for text in row)
+        if chosen and lines > room:
+            yield chosen
+            chosen, room = [], _TALLEST
+        chosen.append(row)
+        room -= lines
+    yield chosen
 
 
 def _alignment(column: Column, texts: Sequence[str]) -> str:
     """Return the alignment of a column: numbers to the right, long texts wrapped."""
     if max(map(len, texts)) > LONG:
-        return r"p{45mm}"
+        return r"p{30mm}"
     return "r" if column.unit or column.digits is not None else "l"
 
 

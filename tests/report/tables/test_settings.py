@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pandas as pd
 
+from qbench.report.tables.latex import details_to_latex
 from tests.helpers.frames import full, trials
 from tests.helpers.tables import (
-    latex,
     markdown,
     only,
 )
@@ -25,7 +25,9 @@ def test_a_table_says_what_its_rows_were_run_with() -> None:
         "B: kind = y, lr = 0.1",
     ]
     assert "- B: kind = y, lr = 0.1" in markdown(found)
-    assert "Settings. Recipe: schedule = cosine, momentum = 0.9; Every row: r" in latex(found)
+    assert (
+        r"\paragraph{Settings of net on digits.} Recipe: schedule = cosine, momentum = 0.9; Every"
+    ) in details_to_latex([], [found])
 
 
 def test_a_method_that_is_not_trained_is_named_and_has_no_recipe() -> None:

@@ -115,7 +115,7 @@ def test_a_cell_a_method_cannot_do_is_a_dash_with_its_reason() -> None:
     assert "– [1] |" in markdown(found)
     assert "\n1. weights of 1 bit only\n" in markdown(found)
     assert r"\textendash{}\textsuperscript{1}" in latex(found)
-    assert r"\textsuperscript{1}~weights of 1 bit only" in latex(found)
+    assert r"\item[1] weights of 1 bit only" in latex(found)
 
 
 def test_footnotes_are_numbered_in_reading_order_and_shared() -> None:
@@ -179,7 +179,7 @@ def test_each_model_has_a_table() -> None:
     frame = pd.concat([trials("A", 97.0, model="big"), trials("A", 90.0, model="a_small")])
     found = tables_of(PRESENTATION, frame, summarise(frame))
     assert [table.name for table in found] == ["big", "a_small"]
-    assert to_latex("s", "T", found).count(r"\begin{table}") == 2
+    assert to_latex("s", "T", found).count(r"\begin{table*}") == 2
     assert "tab:s-digits-a-small" in to_latex("s", "T", found)
 
 
