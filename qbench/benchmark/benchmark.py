@@ -49,7 +49,7 @@ class Benchmark:
     Attributes:
         suite: The suite.
         planned: Trials of the suite, in its order.
-        plugins: Method files given with it.
+        plugins: Python files given with it.
         results: The results folder.
         dataset: Dataset of the suite. Its data may be missing.
         store: The store.
@@ -61,7 +61,7 @@ class Benchmark:
 
     suite: Suite
     planned: list[PlannedTrial]
-    plugins: list[Plugin]
+    plugins: Sequence[Plugin]
     results: Path
     dataset: Dataset
     store: Store
@@ -77,7 +77,7 @@ class Benchmark:
         path: Path,
         results: Path,
         assignments: Sequence[str] = (),
-        method_files: Sequence[Path] = (),
+        plugins: Sequence[Plugin] = (),
     ) -> Benchmark:
         """Read a suite and look its trials up in the store.
 
@@ -87,16 +87,16 @@ class Benchmark:
             path: File of the suite, or the name of an installed suite.
             results: The results folder.
             assignments: Overrides of the suite's values, each as ``key=value``.
-            method_files: Python files whose methods are added to the suite.
+            plugins: Python files of methods, models and datasets. Methods are added to the suite.
 
         Returns:
             The benchmark.
 
         Raises:
-            QbenchError: The suite or a method file has mistakes, the suite names published numbers
+            QbenchError: The suite or a file has mistakes, the suite names published numbers
                 that do not exist, or the store cannot be opened.
         """
-        suite, plugins = _read(path, assignments, method_files)
+        suite = _read(path, assignments, plugins)
         return cls._opened(suite, plugins, results, rehearsal=False)
 
     @classmethod
@@ -105,7 +105,7 @@ class Benchmark:
         path: Path,
         results: Path,
         assignments: Sequence[str] = (),
-        method_files: Sequence[Path] = (),
+        plugins: Sequence[Plugin] = (),
     ) -> Benchmark:
         """Read a suite for a rehearsal: its whole grid, a few steps each, on a stand-in's data.
 
@@ -116,7 +116,7 @@ class Benchmark:
             path: File of the suite, or the name of an installed suite.
             results: The results folder.
             assignments: Overrides of the suite's values, each as ``key=value``.
-            method_files: Python files whose methods are added to the suite.
+            plugins: Python files of methods, models and datasets. Methods are added to the suite.
 
         Returns:
             The benchmark of the rehearsal.
@@ -124,13 +124,13 @@ class Benchmark:
         Raises:
             QbenchError: As in `open`.
         """
-        suite, plugins = _read(path, assignments, method_files)
+        suite = _read(path, assignments, plugins)
         folder = resolved(results) / _REHEARSAL_FOLDER
         return cls._opened(rehearsed(suite, folder / "data"), plugins, folder, rehearsal=True)
 
     @classmethod
     def _opened(
-        cls, suite: Suite, plugins: list[Plugin], results: Path, rehearsal: bool
+        cls, suite: Suite, plugins: Sequence[Plugin], results: Path, rehearsal: bool
     ) -> Benchmark:
         results = resolved(results)
         store = Store(results, local=rehearsal)
@@ -335,10 +335,8 @@ class Benchmark:
                     self.unrecorded = str(error)
 
 
-def _read(
-    path: Path, assignments: Sequence[str], method_files: Sequence[Path]
-) -> tuple[Suite, list[Plugin]]:
-    """Read a suite and add the methods of files to it; return it and these files."""
-    plugins = [Plugin.read(file) for file in method_files]
-    added = [name for plugin in plugins for name in load_plugin(plugin)]
-    return load_suite(path, assignments, added), plugins
+def _read(path: Path, assignments: Sequence[str], plugins: Sequence[Plugin]) -> Suite:
+    """Load Python files, then read a suite and add the methods of the files to it."""
+    loaded = [(plugin.kind, load_plugin(plugin)) for plugin in plugins]
+    added = [name for kind, names in loaded if kind == "methods" for name in names]
+    return load_suite(path, assignments, added)

@@ -41,7 +41,7 @@ def reasons(planned: Sequence[PlannedTrial], runs: Mapping[str, Run]) -> dict[st
             return ""
         if key not in found:
             trial, run = trials[key], runs[key]
-            own = EDITED if was_changed(run) else fingerprint.change(trial.method, code_of(run))
+            own = EDITED if was_changed(run) else fingerprint.change(trial, code_of(run))
             # A source that is no trial of the suite is weights that were given.
             inherited = "" if own else reason(trial.source or "")
             found[key] = f"so is what it starts from: {inherited}" if inherited else own

@@ -24,21 +24,21 @@ if TYPE_CHECKING:
     from qbench.store.mlflow import Store
 
 
-def rows(kind: str, method_files: Sequence[Path] = ()) -> list[dict[str, Any]]:
+def rows(kind: str, plugins: Sequence[Plugin] = ()) -> list[dict[str, Any]]:
     """Return one entry for each item of a kind.
 
     Args:
         kind: ``methods``, ``models``, ``datasets`` or ``suites``.
-        method_files: Python files whose methods are added.
+        plugins: Python files to load first.
 
     Returns:
         The entries, all with the same keys.
 
     Raises:
-        QbenchError: A method file or an installed plugin cannot be loaded.
+        QbenchError: A file or an installed plugin cannot be loaded.
     """
-    for file in method_files:
-        load_plugin(Plugin.read(file))
+    for plugin in plugins:
+        load_plugin(plugin)
     match kind:
         case "methods":
             return [_method(name) for name in registry.names("methods")]

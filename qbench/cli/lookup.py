@@ -9,7 +9,14 @@ from typing import Annotated
 
 import typer
 
-from qbench.cli.options import AsJson, MethodFiles, Results
+from qbench.cli.options import (
+    AsJson,
+    DatasetFiles,
+    MethodFiles,
+    ModelFiles,
+    Results,
+    plugin_files,
+)
 from qbench.files import expanded
 
 
@@ -28,11 +35,13 @@ def list_(
     ],
     as_json: AsJson = False,
     methods: MethodFiles = None,
+    models: ModelFiles = None,
+    datasets: DatasetFiles = None,
 ) -> None:
     """List the methods, models, datasets or suites."""
     from qbench.cli import catalogue
 
-    rows = catalogue.rows(kind.value, methods or [])
+    rows = catalogue.rows(kind.value, plugin_files(methods, models, datasets))
     if as_json:
         print(json.dumps(rows, indent=2, ensure_ascii=False))
     else:

@@ -21,7 +21,17 @@ import typer
 from qbench import __version__
 from qbench.cli import data, lookup, methods, results
 from qbench.cli.command import HELP_NAMES, PlainCommand
-from qbench.cli.options import Address, AsJson, Assignments, MethodFiles, Results, SuiteFile
+from qbench.cli.options import (
+    Address,
+    AsJson,
+    Assignments,
+    DatasetFiles,
+    MethodFiles,
+    ModelFiles,
+    Results,
+    SuiteFile,
+    plugin_files,
+)
 from qbench.errors import QbenchError
 from qbench.files import resolved
 
@@ -29,6 +39,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from qbench.benchmark.benchmark import Benchmark
+    from qbench.plugins import Plugin
 
 app = typer.Typer(
     name="qbench",
@@ -91,6 +102,8 @@ def plan(
     suite: SuiteFile,
     assignments: Assignments = None,
     methods: MethodFiles = None,
+    models: ModelFiles = None,
+    datasets: DatasetFiles = None,
     results: Results = Path("results"),
     as_json: AsJson = False,
 ) -> None:
@@ -107,7 +120,7 @@ def plan(
 
     reading = "Reading the suite and the store …"
     with messages.status(Console(stderr=True), reading, "Estimating: "):
-        benchmark = _open(suite, results, assignments, methods)
+        benchmark = _open(suite, results, assignments, plugin_files(methods, models, datasets))
         if as_json:
             print(json.dumps(plans.as_json(benchmark), indent=2, ensure_ascii=False))
         else:
@@ -120,6 +133,8 @@ def rehearse(
     suite: SuiteFile,
     assignments: Assignments = None,
     methods: MethodFiles = None,
+    models: ModelFiles = None,
+    datasets: DatasetFiles = None,
     results: Results = Path("results"),
     address: Address = None,
 ) -> None:
@@ -138,8 +153,9 @@ def rehearse(
 
     console = Console(highlight=False)
     with messages.status(console, "Reading the suite …"):
-        benchmark = Benchmark.rehearse(suite, results, assignments or (), methods or ())
-    command = _resume_command("rehearse", suite, assignments, methods, results, address)
+        plugins = plugin_files(methods, models, datasets)
+        benchmark = Benchmark.rehearse(suite, results, assignments or (), plugins)
+    command = _resume_command("rehearse", suite, assignments, plugins, results, address)
     raise typer.Exit(_train(benchmark, console, address, command))
 
 
@@ -148,6 +164,8 @@ def run(
     suite: SuiteFile,
     assignments: Assignments = None,
     methods: MethodFiles = None,
+    models: ModelFiles = None,
+    datasets: DatasetFiles = None,
     results: Results = Path("results"),
     address: Address = None,
     again: Annotated[
@@ -171,8 +189,9 @@ def run(
 
     console = Console(highlight=False)
     with console.status("Reading the suite and the store …"):
-        benchmark = _open(suite, results, assignments, methods)
-    command = _resume_command("run", suite, assignments, methods, results, address)
+        plugins = plugin_files(methods, models, datasets)
+        benchmark = _open(suite, results, assignments, plugins)
+    command = _resume_command("run", suite, assignments, plugins, results, address)
     raise typer.Exit(_train(benchmark, console, address, command, again or ()))
 
 
@@ -181,6 +200,8 @@ def leaderboard(
     suite: SuiteFile,
     assignments: Assignments = None,
     methods: MethodFiles = None,
+    models: ModelFiles = None,
+    datasets: DatasetFiles = None,
     results: Results = Path("results"),
     html: Annotated[
         bool,
@@ -196,7 +217,8 @@ def leaderboard(
     """
     from rich.console import Console
 
-    _write_tables(_open(suite, results, assignments, methods), Console(highlight=False), html)
+    plugins = plugin_files(methods, models, datasets)
+    _write_tables(_open(suite, results, assignments, plugins), Console(highlight=False), html)
 
 
 verb()(lookup.show)
@@ -211,11 +233,11 @@ app.add_typer(data.app, name="data")
 
 
 def _open(
-    suite: Path, results: Path, assignments: Sequence[str] | None, methods: Sequence[Path] | None
+    suite: Path, results: Path, assignments: Sequence[str] | None, plugins: Sequence[Plugin]
 ) -> Benchmark:
     from qbench.benchmark.benchmark import Benchmark
 
-    return Benchmark.open(suite, results, assignments or (), methods or ())
+    return Benchmark.open(suite, results, assignments or (), plugins)
 
 
 def _train(
@@ -330,14 +352,14 @@ def _resume_command(
     verb: str,
     suite: Path,
     assignments: Sequence[str] | None,
-    methods: Sequence[Path] | None,
+    plugins: Sequence[Plugin],
     results: Path,
     address: str | None,
 ) -> str:
     """Return the command line that continues an interrupted command."""
     words = ["qbench", verb, str(suite)]
     words += [word for value in assignments or () for word in ("--set", value)]
-    words += [word for file in methods or () for word in ("--methods", str(file))]
+    words += [word for plugin in plugins for word in (f"--{plugin.kind}", plugin.path)]
     if results != Path(os.environ.get("QBENCH_RESULTS", "results")):
         words += ["--results", str(results)]
     words += ["--address", address] if address else []

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from qbench.cli.options import AsJson, MethodFiles
+from qbench.cli.options import AsJson, MethodFiles, ModelFiles, plugin_files
 from qbench.files import expanded
 
 
@@ -34,6 +34,7 @@ def profile(
         ),
     ] = None,
     methods: MethodFiles = None,
+    models: ModelFiles = None,
     batch_size: Annotated[
         int, typer.Option(metavar="N", min=1, help="Images in a training step.")
     ] = 32,
@@ -60,7 +61,6 @@ def profile(
     from qbench.cli import messages
     from qbench.cli.method_reports import show_profile
     from qbench.lab import profile as profiles
-    from qbench.plugins import Plugin
     from qbench.suite.yaml import parse_assignment
 
     settings = profiles.ProfileSettings(
@@ -71,7 +71,7 @@ def profile(
         batch_size=batch_size,
         image_size=image_size,
         threads=threads or os.cpu_count() or 1,
-        plugins=[Plugin.read(file) for file in methods or ()],
+        plugins=plugin_files(methods, models),
     )
     with messages.status(Console(stderr=True), "Profiling …", "Profiling: "):
         found = profiles.measure(settings, steps)

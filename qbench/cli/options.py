@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from qbench.files import expanded
+
+if TYPE_CHECKING:
+    from qbench.plugins import Plugin
 
 SuiteFile = Annotated[
     Path,
@@ -35,6 +39,24 @@ MethodFiles = Annotated[
         help="Add the methods that this Python file defines. Repeatable.",
     ),
 ]
+ModelFiles = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--models",
+        metavar="FILE.py",
+        parser=expanded,
+        help="Make the models that this Python file defines known to the suite. Repeatable.",
+    ),
+]
+DatasetFiles = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--datasets",
+        metavar="FILE.py",
+        parser=expanded,
+        help="Make the datasets that this Python file defines known to the suite. Repeatable.",
+    ),
+]
 Results = Annotated[
     Path,
     typer.Option(
@@ -54,3 +76,27 @@ Address = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def plugin_files(
+    methods: Sequence[Path] | None = None,
+    models: Sequence[Path] | None = None,
+    datasets: Sequence[Path] | None = None,
+) -> list[Plugin]:
+    """Read the Python files that a command names.
+
+    Args:
+        methods: Files of ``--methods``.
+        models: Files of ``--models``.
+        datasets: Files of ``--datasets``.
+
+    Raises:
+        QbenchError: A file cannot be read.
+    """
+    from qbench.plugins import Plugin
+
+    return [
+        *(Plugin.read(file, "models") for file in models or ()),
+        *(Plugin.read(file, "datasets") for file in datasets or ()),
+        *(Plugin.read(file, "methods") for file in methods or ()),
+    ]

@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qbench.cli.options import AsJson, Assignments, MethodFiles, Results, SuiteFile
+from qbench.cli.options import (
+    AsJson,
+    Assignments,
+    DatasetFiles,
+    MethodFiles,
+    ModelFiles,
+    Results,
+    SuiteFile,
+    plugin_files,
+)
 from qbench.cli.words import counted
 from qbench.files import expanded, resolved
 
@@ -106,6 +115,8 @@ def export(
     ],
     assignments: Assignments = None,
     methods: MethodFiles = None,
+    models: ModelFiles = None,
+    datasets: DatasetFiles = None,
     results: Results = Path("results"),
 ) -> None:
     """Write the finished trials of a suite as JSON files, to share.
@@ -118,7 +129,8 @@ def export(
     from qbench.benchmark.benchmark import Benchmark
     from qbench.store.tags import EDITED
 
-    benchmark = Benchmark.open(suite, results, assignments or (), methods or ())
+    plugins = plugin_files(methods, models, datasets)
+    benchmark = Benchmark.open(suite, results, assignments or (), plugins)
     files, left_out = exchange.export(benchmark, folder)
     print(f"Wrote {counted(len(files), 'trial')} to {folder}")
     for name in left_out:

@@ -50,7 +50,7 @@ class ProfileSettings:
         batch_size: Number of images in a step.
         image_size: Height and width of the images in pixels. They have three channels.
         threads: Number of CPU threads of torch.
-        plugins: Method files to load first.
+        plugins: Files of methods and models to load first.
     """
 
     method: str
@@ -64,7 +64,7 @@ class ProfileSettings:
     plugins: Sequence[Plugin] = ()
 
     def load_plugins(self) -> None:
-        """Register the methods of `plugins`.
+        """Register what `plugins` define.
 
         Raises:
             QbenchError: A file cannot be loaded.

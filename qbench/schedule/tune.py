@@ -51,7 +51,7 @@ def run(
         listener: Is called as trials progress.
         resources: Resources of one trial.
         address: Address of a running Ray cluster. None: that of ``RAY_ADDRESS``, else this machine.
-        plugins: Method files that the trials need.
+        plugins: Python files that the trials need.
         data: Options of the dataset.
         loader_workers: Loader workers (CPU cores) of each GPU that the dataset asks for.
 

@@ -42,7 +42,7 @@ class WorkerConfig:
     Attributes:
         driver: The driver's spool, which receives results.
         suite: Name of the suite.
-        plugins: Method files to load before the first trial.
+        plugins: Python files to load before the first trial.
         data: Options of the dataset.
         environment: Variables of the driver's environment, for a node that does not set them.
         cpus: CPU cores of each process of a trial.

@@ -13,7 +13,9 @@ from types import ModuleType
 from typing import Any
 
 from qbench import registry
+from qbench.registry import Kind
 from qbench.spec.result import CodeFingerprint
+from qbench.spec.trial import Trial
 
 NUMERICS = 1
 """Revision of the arithmetic that all methods share: the primitives, the attachment, the training
@@ -22,30 +24,33 @@ loop, the data. Raise it when a change there changes the numbers of methods that
 _LENGTH = 16
 
 
-def code_of(method: str) -> CodeFingerprint:
-    """Return the fingerprint of the present code of a method.
+def code_of(trial: Trial) -> CodeFingerprint:
+    """Return the fingerprint of the present code that a trial runs.
+
+    It covers the method, and the model and the dataset if they come from Python files.
 
     Args:
-        method: Name of the method.
+        trial: The trial.
 
     Raises:
         QbenchError: No method has the name.
     """
-    cls = registry.method_class(method)
-    return CodeFingerprint(syntax=_syntax(cls.__module__), revision=cls.revision, numerics=NUMERICS)
+    cls = registry.method_class(trial.method)
+    modules = (cls.__module__, *_modules_of_files(trial))
+    return CodeFingerprint(syntax=_syntax(*modules), revision=cls.revision, numerics=NUMERICS)
 
 
-def change(method: str, recorded: CodeFingerprint) -> str:
+def change(trial: Trial, recorded: CodeFingerprint) -> str:
     """Return what has changed in the code since a result was recorded, or an empty string.
 
     Args:
-        method: Name of the method.
+        trial: The trial.
         recorded: Fingerprint that was recorded with the result.
 
     Raises:
         QbenchError: No method has the name.
     """
-    now = code_of(method)
+    now, method = code_of(trial), trial.method
     if recorded.revision != now.revision:
         return f"{method} is at revision {now.revision}, and was at {recorded.revision} in training"
     if recorded.numerics != now.numerics:
@@ -54,15 +59,25 @@ def change(method: str, recorded: CodeFingerprint) -> str:
             f"{recorded.numerics} in training"
         )
     if recorded.syntax and recorded.syntax != now.syntax:
-        return f"{method}'s code has changed since it was trained"
+        own = _modules_of_files(trial).values()
+        names = f"the code of {' or of '.join([method, *own])}" if own else f"{method}'s code"
+        return f"{names} has changed since it was trained"
     return ""
 
 
+def _modules_of_files(trial: Trial) -> dict[str, str]:
+    """Return the names of the model and the dataset by module, if they come from Python files."""
+    parts: list[tuple[Kind, str]] = [("models", trial.model), ("datasets", trial.dataset)]
+    modules = {registry.module_of_file(kind, name): name for kind, name in parts}
+    return {module: name for module, name in modules.items() if module is not None}
+
+
 @functools.cache
-def _syntax(module: str) -> str:
-    """Hash the syntax trees of a module and of the local modules that it imports."""
+def _syntax(*modules: str) -> str:
+    """Hash the syntax trees of modules and of the local modules that they import."""
     trees: dict[str, Any] = {}
-    _collect(sys.modules[module], trees)
+    for module in modules:
+        _collect(sys.modules[module], trees)
     return hashlib.sha256(repr(list(trees.values())).encode()).hexdigest()[:_LENGTH]
 
 

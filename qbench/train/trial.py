@@ -99,7 +99,7 @@ class Training:
         result = self.result
         try:
             result.environment = environment()
-            result.code = fingerprint.code_of(result.trial.method)
+            result.code = fingerprint.code_of(result.trial)
             yield from self._epochs(result.trial)
             result.status = "done"
         except Exception as error:  # a failed trial is a result; the other trials go on
@@ -195,7 +195,7 @@ class Training:
                 "the trial starts anew"
             ) from error
         recorded = CodeFingerprint.model_validate(content.get("code", {}))
-        if fingerprint.change(self.result.trial.method, recorded):
+        if fingerprint.change(self.result.trial, recorded):
             return 0  # epochs of two versions of the code must not be mixed
         self.result.history = content["history"]
         self.result.train_seconds = content["train_seconds"]

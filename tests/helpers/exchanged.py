@@ -32,7 +32,7 @@ def filled(suite: Path, results: Path, top1: dict[str, float]) -> Benchmark:
         if planned.unsupported:
             continue
         value = top1[planned.trial.method] + 0.1 * planned.trial.seed**2
-        code = fingerprint.code_of(planned.trial.method)
+        code = fingerprint.code_of(planned.trial)
         own = {"trial": planned.trial, "suite": "small", "code": code}
         benchmark.store.record(result(top1=value).model_copy(update=own), None)
     benchmark.refresh()

@@ -13,6 +13,7 @@ from qbench import registry
 from qbench.plugins import Plugin, load_plugin
 from qbench.spec.result import CodeFingerprint
 from qbench.train import fingerprint
+from tests.helpers.training import trial
 
 METHOD = '''
 """A method."""
@@ -36,7 +37,7 @@ def syntax(tmp_path: Path, text: str) -> str:
     path = tmp_path / "tried.py"
     path.write_text(textwrap.dedent(text), encoding="utf-8")
     load_plugin(Plugin.read(path))
-    return fingerprint.code_of("tried").syntax
+    return fingerprint.code_of(trial("tried")).syntax
 
 
 @pytest.mark.parametrize(
@@ -93,7 +94,7 @@ def test_a_module_beside_the_file_that_it_imports_is_code_too(tmp_path: Path, be
 
 def test_a_method_that_builds_on_another_changes_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
     lsq_plus = registry.method_class("lsq_plus").__module__
-    before = fingerprint.code_of("lsq_plus").syntax
+    before = fingerprint.code_of(trial("lsq_plus")).syntax
     lines = linecache.getlines
 
     def changed(file: str) -> list[str]:
@@ -110,17 +111,34 @@ def test_torch_and_qbench_are_no_part_of_a_methods_code() -> None:
 
 
 def test_what_was_recorded_before_there_were_fingerprints_is_current() -> None:
-    assert fingerprint.change("lsq", CodeFingerprint()) == ""
-    assert fingerprint.change("lsq", CodeFingerprint.model_validate({})) == ""
+    assert fingerprint.change(trial("lsq"), CodeFingerprint()) == ""
+    assert fingerprint.change(trial("lsq"), CodeFingerprint.model_validate({})) == ""
 
 
 def test_a_change_says_what_changed() -> None:
-    now = fingerprint.code_of("lsq")
-    assert fingerprint.change("lsq", now) == ""
+    now = fingerprint.code_of(trial("lsq"))
+    assert fingerprint.change(trial("lsq"), now) == ""
     changes: list[tuple[dict[str, Any], str]] = [
         ({"syntax": "0"}, "lsq's code has changed since it was trained"),
         ({"revision": 7}, "lsq is at revision 1, and was at 7 in training"),
         ({"numerics": 7}, "is at revision 1, and was at 7 in training"),
     ]
     for changed, words in changes:
-        assert words in fingerprint.change("lsq", now.model_copy(update=changed))
+        assert words in fingerprint.change(trial("lsq"), now.model_copy(update=changed))
+
+
+def test_a_model_and_a_dataset_of_a_file_are_code_too(tmp_path: Path) -> None:
+    def load(size: int) -> None:
+        model = f"def wide(num_classes, in_channels):\n    return {size}\n"
+        dataset = f"from qbench.data.digits import Digits\n\nclass Few(Digits):\n    n = {size}\n"
+        load_plugin(Plugin(str(tmp_path / "model.py"), model, "models"))
+        load_plugin(Plugin(str(tmp_path / "data.py"), dataset, "datasets"))
+
+    load(1)
+    of_model, of_both = trial("lsq", model="wide"), trial("lsq", model="wide", dataset="few")
+    first, both = fingerprint.code_of(of_model), fingerprint.code_of(of_both)
+    load(2)
+    changed = "has changed since it was trained"
+    assert fingerprint.change(of_model, first) == f"the code of lsq or of wide {changed}"
+    assert fingerprint.change(of_both, both) == f"the code of lsq or of wide or of few {changed}"
+    assert fingerprint.code_of(trial("lsq")).syntax not in (first.syntax, both.syntax)
