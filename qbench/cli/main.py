@@ -13,6 +13,7 @@ import shlex
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -297,6 +298,9 @@ def _train(
             if not unrecorded:
                 raise
             console.print(f"No tables: {error}", soft_wrap=True, markup=False)
+        with suppress(QbenchError):  # a store that is away is reported below
+            link = benchmark.store.link(benchmark.suite.name)
+            console.print(f"To browse the runs: {link}", soft_wrap=True, markup=False)
         failed = _print_failures(benchmark, console)
         if unrecorded:
             console.print(f"Not recorded yet: {unrecorded}", soft_wrap=True, markup=False)

@@ -28,6 +28,16 @@ from qbench.store.tags import KEY, SET_ASIDE
 
 _PAGE = 1000
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
+_LOCAL_SERVER = "http://127.0.0.1:5000"  # of `mlflow ui`
+# The kind makes MLflow's page open on the runs, and not on traces, of which there are none.
+_EXPERIMENT_TAGS = {
+    "mlflow.experimentKind": "custom_model_development",
+    "mlflow.note.content": (
+        "Trials of a suite of qbench, one run each. The name of a run is its method, bit-widths, "
+        "seed, model and dataset. Metrics that begin with `final_` are those of the hardened "
+        "network; the others are by epoch. `qbench leaderboard` makes tables of the runs."
+    ),
+}
 _LONG = 6  # characters of a password that no ordinary word is taken for
 _CREDENTIALS = re.compile(r"(://[^\s:/@]*:)[^\s/@]+@")
 
@@ -142,7 +152,7 @@ class Connection:
         found = self.client.get_experiment_by_name(name)
         if found is None:
             try:
-                return str(self.client.create_experiment(name, artifact_location=location))
+                return str(self.client.create_experiment(name, location, _EXPERIMENT_TAGS))
             except MlflowException:  # another process created it in between
                 found = self.client.get_experiment_by_name(name)
                 if found is None:
@@ -164,6 +174,26 @@ class Connection:
         old = experiment.artifact_location
         if self.database is not None and old.endswith(f"/artifacts/{experiment.name}"):
             sqlite.move_artifacts(self.database, experiment.experiment_id, old, location)
+
+    def link(self, experiment: str) -> str:
+        """Return where a browser shows the runs of an experiment, to end a sentence with.
+
+        Args:
+            experiment: Name of the experiment, which must exist.
+
+        Returns:
+            The address of the page on a server. For a database, the command that starts the server
+            comes first.
+
+        Raises:
+            QbenchError: The experiment was deleted.
+            mlflow.exceptions.MlflowException: MLflow refuses.
+        """
+        page = f"/#/experiments/{self.experiment(experiment)}/runs"
+        if self._uri.startswith(("http:", "https:")):
+            return re.sub(r"//[^/@]*@", "//", self._uri).rstrip("/") + page
+        uri = shlex.quote(self.without_password(self._uri))
+        return f"`mlflow ui --backend-store-uri {uri}`, then {_LOCAL_SERVER}{page}"
 
     def experiment_name(self, experiment: str) -> str:
         """Return the name of an experiment.

@@ -52,6 +52,18 @@ class Store:
         """Address of the store for messages: the file of a database, or a URI without password."""
         return self._connection.address
 
+    def link(self, suite: str) -> str:
+        """Return where a browser shows the runs of a suite, to end a sentence with.
+
+        Args:
+            suite: Name of the suite, of which there are results.
+
+        Raises:
+            QbenchError: The store cannot be read.
+        """
+        with self._connection.reporting("cannot read the store"):
+            return self._connection.link(suite)
+
     def check(self, suite: str, trials: Sequence[Trial]) -> None:
         """Check that results can be recorded; see `qbench.store.recording.check`."""
         recording.check(self._connection, suite, trials)

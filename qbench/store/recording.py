@@ -170,9 +170,15 @@ def _create(connection: Connection, result: Result, identity: str) -> Run:
     return connection.client.create_run(
         connection.experiment(result.suite),
         start_time=_started(result),
-        run_name=result.trial.name,
+        run_name=_run_name(result.trial),
         tags={KEY: result.trial.key, RESULT: identity, "mlflow.source.name": "qbench"},
     )
+
+
+def _run_name(trial: Trial) -> str:
+    """Return the name of a trial's run. MLflow's page cuts names, so what differs comes first."""
+    what = (trial.method, trial.bits, f"seed {trial.seed}", trial.model, trial.dataset)
+    return " ".join(what)
 
 
 def _log(connection: Connection, run_id: str, result: Result, imported: bool) -> None:

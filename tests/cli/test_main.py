@@ -157,7 +157,7 @@ def test_stale_results_are_told_and_trained_again(
     with sqlite3.connect(results / "mlflow.db") as database:
         database.execute(
             "UPDATE latest_metrics SET value = 99.99 WHERE key = 'final_top1' AND run_uuid = "
-            "(SELECT run_uuid FROM runs WHERE name = 'twn 2/32 convnet_tiny digits seed 0')"
+            "(SELECT run_uuid FROM runs WHERE name = 'twn 2/32 seed 0 convnet_tiny digits')"
         )
     method = tmp_path / "good.py"
     method.write_text(plugins.GOOD)

@@ -42,6 +42,27 @@ def test_an_experiment_is_created_once(tmp_path: Path) -> None:
     assert Connection(tmp_path, local=True).experiment("suite") == first
 
 
+def test_an_experiment_says_what_it_is_and_opens_on_its_runs(tmp_path: Path) -> None:
+    connection = Connection(tmp_path, local=True)
+    tags = connection.client.get_experiment(connection.experiment("suite")).tags
+    assert tags["mlflow.experimentKind"] == "custom_model_development"
+    assert tags["mlflow.note.content"].startswith("Trials of a suite of qbench")
+
+
+def test_the_runs_of_an_experiment_have_a_link(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection = Connection(tmp_path, local=True)
+    number = connection.experiment("suite")
+    assert connection.link("suite") == (
+        f"`mlflow ui --backend-store-uri sqlite:///{tmp_path}/mlflow.db`, "
+        f"then http://127.0.0.1:5000/#/experiments/{number}/runs"
+    )
+    monkeypatch.setattr(connection, "_uri", "https://me:secret@host:1/mlflow/")
+    found = connection.link("suite")
+    assert found == f"https://host:1/mlflow/#/experiments/{number}/runs"
+
+
 @pytest.mark.parametrize("error", [MlflowException("no such\nthing"), OSError("no such")])
 def test_errors_of_mlflow_are_reported_with_the_address(tmp_path: Path, error: Exception) -> None:
     connection = Connection(tmp_path, local=True)

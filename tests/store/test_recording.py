@@ -32,7 +32,7 @@ def test_a_run_holds_the_metrics_parameters_and_tags_of_a_result(
     done = result()
     store.record(done, tmp_path)
     (run,) = store.finished()
-    assert run.info.run_name == "quantization_networks 2/2 convnet_tiny digits seed 0"
+    assert run.info.run_name == "quantization_networks 2/2 seed 0 convnet_tiny digits"
     assert run.data.metrics["final_top1"] == 90.0
     assert run.data.metrics["seconds"] == 2.0
     assert run.data.tags["environment.torch"] == "2"
