@@ -21,12 +21,32 @@ thresholds ½ − v_n are evenly spaced quantiles of the input, and β its least
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
 from qbench.functional import sign, straight_through
-from qbench.method import BitWidths, Layer, Method, Recipe
+from qbench.method import BitWidth, BitWidths, Layer, Levels, Method, Recipe
 from qbench.quant.surgery import RELU, replace_modules
+
+
+@dataclass(frozen=True, kw_only=True)
+class NestedBases(Levels):
+    """Sums of k binary bases whose thresholds are in order: k + 1 levels."""
+
+    @property
+    def about(self) -> str:
+        """What the levels are."""
+        return "sums of k binary bases"
+
+    def count(self, width: BitWidth) -> int:
+        """Return k + 1."""
+        return width.bits + 1
+
+    def numbers(self, width: BitWidth) -> int:
+        """Return k, one scale for each base."""
+        return width.bits
 
 
 class ABCNet(Method):
@@ -35,6 +55,8 @@ class ABCNet(Method):
     name = "abc_net"
     title = "ABC-Net"
     paper = "Lin et al., NeurIPS 2017, arXiv:1711.11294"
+    weights = NestedBases()
+    activations = NestedBases()
     paper_recipe = Recipe(
         optimizer="sgd",
         lr=0.01,
@@ -47,12 +69,6 @@ class ABCNet(Method):
         weight_decay=1e-4,
         initialization="pretrained",
     )
-
-    def supports(self, bits: BitWidths, task: str) -> str | None:
-        """Any number of bases."""
-        if bits.weights.top is not None:
-            return f"its levels are sums of fitted scales, not 0…±{bits.weights.top}"
-        return None
 
     def prepare(self, model: nn.Module, bits: BitWidths) -> nn.Module:
         """Leave nonlinearity to the binary activations."""

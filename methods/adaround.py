@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from qbench.method import BitWidths, Field, Layer, Method
+from qbench.method import Field, Integers, Layer, Method
 
 from .ptq_minmax import FixedInput
 from .ptq_mse import FACTORS, PTQMSE
@@ -48,21 +48,13 @@ class AdaRound(Method):
     name = "adaround"
     title = "AdaRound"
     paper = "Nagel et al., ICML 2020, arXiv:2004.10568"
+    weights = Integers(required=True)
+    activations = Integers(bits=range(1, 9), signed=False, scales=2, offset=True)
     trains = False
     iterations: Annotated[int, Field(ge=1)] = 10_000
     lr: Annotated[float, Field(gt=0)] = 1e-3
     batch_size: Annotated[int, Field(ge=1)] = 32
     regularization: Annotated[float, Field(ge=0)] = 0.01
-
-    def supports(self, bits: BitWidths, task: str) -> str | None:
-        """Weights of 2 to 8 bits, any activations."""
-        if bits.weights.is_float:
-            return "it is about rounding weights"
-        if bits.weights.bits == 1:
-            return "its weights have a zero between two others, so at least 2 bits"
-        if bits.weights.top is not None:
-            return f"its levels are 2^k evenly spaced values, not 0…±{bits.weights.top}"
-        return None
 
     def weight_quantizer(self, layer: Layer, weight: Tensor) -> AdaptiveRounding:
         """W̃, V at the start."""

@@ -33,7 +33,7 @@ import torch
 from torch import Tensor, nn
 
 from qbench.functional import nearest_level
-from qbench.method import BitWidth, BitWidths, Field, Layer, Method, Recipe
+from qbench.method import Binary, BitWidth, Field, Layer, Method, Named, Recipe, Ternary
 
 BASES = {"1": (-1, 1), "2": (-1, 0, 1), "2(±1)": (-1, 0, 1)}
 
@@ -50,7 +50,7 @@ class ADMM(Method):
     name = "admm"
     title = "ADMM"
     paper = "Leng et al., AAAI 2018, arXiv:1707.09870"
-    quantizes = "weights"
+    weights = Binary() | Ternary() | Named()
     soft = True
     elementwise = False
     paper_recipe = Recipe(
@@ -68,14 +68,6 @@ class ADMM(Method):
     rho: Annotated[float, Field(gt=0)] = 1.0
     updates: Annotated[int, Field(ge=1)] = 1
     extragradient: bool = True
-
-    def supports(self, bits: BitWidths, task: str) -> str | None:
-        """1/32, 2/32, 3(±2)/32, 3(±4)/32, and whatever else names its levels."""
-        if not bits.activations.is_float:
-            return "it quantizes weights only"
-        if str(bits.weights) not in BASES and bits.weights.levels is None:
-            return "its levels are named: write 3(±4) or 3(±2)"
-        return None
 
     def weight_quantizer(self, layer: Layer, weight: Tensor) -> SplitWeight:
         """W in training, the projection of W + λ in evaluation."""

@@ -30,7 +30,7 @@ import torch
 from torch import Tensor, nn
 
 from qbench.functional import add_gradient, nearest_level, straight_through
-from qbench.method import BitWidths, Field, Layer, Method, Recipe
+from qbench.method import Field, Layer, Method, Recipe, SumsOfPowersOfTwo
 
 # Exponents of each base set's powers of two, by bits of the magnitude.
 EXPONENTS = {
@@ -55,6 +55,8 @@ class APoT(Method):
     name = "apot"
     title = "APoT"
     paper = "Li et al., ICLR 2020, arXiv:1909.13144"
+    weights = SumsOfPowersOfTwo(bits=range(2, 8))
+    activations = SumsOfPowersOfTwo(bits=range(2, 7), signed=False)
     paper_recipe = Recipe(
         optimizer="sgd",
         lr=0.01,
@@ -71,16 +73,6 @@ class APoT(Method):
     input_clip: Annotated[float, Field(gt=0)] = 6.0
     additive: bool = True
     normalization_gradient: bool = True
-
-    def supports(self, bits: BitWidths, task: str) -> str | None:
-        """Weights of 2 to 7 bits, activations of 2 to 6."""
-        if bits.weights.top not in (None, 1):
-            return f"its levels are sums of powers of two, not 0…±{bits.weights.top}"
-        if not bits.weights.is_float and not 2 <= bits.weights.bits <= 7:
-            return "its weights have 2 to 7 bits"
-        if not bits.activations.is_float and not 2 <= bits.activations.bits <= 6:
-            return "its activations have 2 to 6 bits"
-        return None
 
     def weight_quantizer(self, layer: Layer, weight: Tensor) -> NormalisedWeight:
         """ŵ."""

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from qbench.functional import sign, straight_through
-from qbench.method import BitWidths, Layer, Method, Recipe
+from qbench.method import Binary, BitWidths, Layer, Method, Recipe
 from qbench.quant.surgery import RELU, pool_before_norm, replace_modules
 
 
@@ -39,7 +39,8 @@ class BinaryConnect(Method):
 
     title = "BinaryConnect"
     paper = "Courbariaux et al., NeurIPS 2015, arXiv:1511.00363"
-    quantizes = "weights and activations, 1 bit"
+    weights = Binary(scales=0, required=True)
+    activations = Binary(scales=0)
     paper_recipe = Recipe(
         optimizer="adam",
         lr=3e-3,
@@ -51,14 +52,6 @@ class BinaryConnect(Method):
         initialization="scratch",
     )
     stochastic: bool = False
-
-    def supports(self, bits: BitWidths, task: str) -> str | None:
-        """1-bit weights; activations of 1 bit or full precision."""
-        if bits.weights.bits != 1:
-            return "its weights have 1 bit"
-        if bits.activations.bits not in (1, 32):
-            return "its activations have 1 or 32 bits"
-        return None
 
     def prepare(self, model: nn.Module, bits: BitWidths) -> nn.Module:
         """Let negative values reach a binarised input."""

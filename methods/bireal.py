@@ -28,7 +28,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from qbench.functional import filter_dims, sign, straight_through
-from qbench.method import BitWidths, Layer, Method, Recipe, Scope
+from qbench.method import Binary, BitWidths, Layer, Method, PerChannel, Recipe
 from qbench.quant.surgery import add_shortcuts, pool_before_norm
 
 
@@ -42,7 +42,8 @@ class BiReal(Method):
     name = "bireal"
     title = "Bi-Real"
     paper = "Liu et al., ECCV 2018, arXiv:1808.00278"
-    quantizes = "weights and activations, 1 bit"
+    weights = Binary(granularity=PerChannel(), required=True)
+    activations = Binary(scales=0, required=True)
     paper_recipe = Recipe(
         optimizer="adam",
         lr=1e-3,
@@ -53,17 +54,6 @@ class BiReal(Method):
         initialization="scratch",
     )
     gradient: Literal["paper", "code"] = "paper"
-
-    @property
-    def weight_scope(self) -> Scope:
-        """Every filter has its own scale."""
-        return "filter"
-
-    def supports(self, bits: BitWidths, task: str) -> str | None:
-        """1/1."""
-        if bits.weights.bits != 1 or bits.activations.bits != 1:
-            return "its weights and activations have 1 bit"
-        return None
 
     def prepare(self, model: nn.Module, bits: BitWidths) -> nn.Module:
         """Shortcuts, no ReLU, pooling before normalisation."""

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from qbench.functional import sign, straight_through
-from qbench.method import BitWidths, Layer, Method, Recipe
+from qbench.method import Binary, BitWidths, Layer, Method, Recipe
 from qbench.quant.surgery import RELU, pool_before_norm, replace_modules
 
 from .binary_connect import SignWeight
@@ -44,7 +44,8 @@ class BNN(Method):
     name = "bnn"
     title = "BNN"
     paper = "Courbariaux et al., NeurIPS 2016, arXiv:1602.02830"
-    quantizes = "weights and activations, 1 bit"
+    weights = Binary(scales=0, required=True)
+    activations = Binary(scales=0, required=True)
     paper_recipe = Recipe(
         optimizer="adam",
         lr=5e-3,
@@ -57,14 +58,6 @@ class BNN(Method):
         initialization="scratch",
     )
     stochastic: bool = False
-
-    def supports(self, bits: BitWidths, task: str) -> str | None:
-        """1/1."""
-        if bits.weights.bits != 1:
-            return "its weights have 1 bit"
-        if bits.activations.bits != 1:
-            return "its activations have 1 bit (with full precision it is BinaryConnect)"
-        return None
 
     def prepare(self, model: nn.Module, bits: BitWidths) -> nn.Module:
         """Let negative values reach the signs, past ReLUs and pooling."""

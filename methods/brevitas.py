@@ -35,11 +35,20 @@ when it is read; the one here is its building blocks with a mean.
 from __future__ import annotations
 
 import importlib
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor, nn
 
-from qbench.method import BitWidths, Layer, Method, Scope
+from qbench.method import (
+    Binary,
+    BitWidths,
+    Integers,
+    Layer,
+    Method,
+    PerChannel,
+    PerTensor,
+    ScopeOption,
+)
 
 
 class Brevitas(Method):
@@ -52,12 +61,9 @@ class Brevitas(Method):
     name = "brevitas"
     title = "Brevitas"
     paper = "Franco et al., Zenodo 2026, doi:10.5281/zenodo.3333552"
-    scope: Literal["layer", "filter"] = "layer"
-
-    @property
-    def weight_scope(self) -> Scope:
-        """As the option says."""
-        return self.scope
+    weights = Binary() | Integers(symmetric=True, named=True)
+    activations = Integers(bits=range(1, 9), signed=False)
+    granularity: ScopeOption = PerTensor()
 
     def supports(self, bits: BitWidths, task: str) -> str | None:
         """Any width whose levels are evenly spaced and as many as 2^k − 1, with Brevitas there."""
@@ -65,16 +71,14 @@ class Brevitas(Method):
             importlib.import_module("brevitas.quant.scaled_int")
         except ImportError:
             return "needs brevitas: pip install 'qbench-quant[libraries]'"
-        if bits.weights.top not in (None, 2 ** (bits.weights.bits - 1) - 1):
-            return f"its levels are evenly spaced integers, not 0…±{bits.weights.top}"
-        return None
+        return super().supports(bits, task)
 
     def weight_quantizer(self, layer: Layer, weight: Tensor) -> TensorQuant:
         """Scaled to the maximum, or at 1 bit to the mean size."""
         from brevitas.inject.enum import QuantType, StatsOp
         from brevitas.quant import scaled_int
 
-        per_filter = self.scope == "filter"
+        per_filter = self.granularity == PerChannel()
         default = (
             scaled_int.Int8WeightPerChannelFloat
             if per_filter

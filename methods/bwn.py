@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from qbench.functional import filter_dims, sign
-from qbench.method import BitWidths, Layer, Method, Recipe, Scope
+from qbench.method import Binary, Layer, Method, PerChannel, Recipe
 
 Gradient = Literal["paper", "exact", "lua"]
 
@@ -43,7 +43,7 @@ class BWN(Method):
 
     title = "BWN"
     paper = "Rastegari et al., ECCV 2016, arXiv:1603.05279"
-    quantizes = "weights, 1 bit"
+    weights = Binary(granularity=PerChannel(), required=True)
     paper_recipe = Recipe(
         optimizer="sgd",
         lr=1e-2,
@@ -58,19 +58,6 @@ class BWN(Method):
     )
     gradient: Gradient = "paper"
     centre: bool = False
-
-    @property
-    def weight_scope(self) -> Scope:
-        """α is each filter's own."""
-        return "filter"
-
-    def supports(self, bits: BitWidths, task: str) -> str | None:
-        """1/32."""
-        if bits.weights.bits != 1:
-            return "its weights have 1 bit"
-        if not bits.activations.is_float:
-            return "it quantizes weights only (with 1-bit activations it is XNOR-Net)"
-        return None
 
     def weight_quantizer(self, layer: Layer, weight: Tensor) -> ScaledBinaryFilters:
         """α · sign(w)."""

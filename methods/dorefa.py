@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from qbench.functional import quantize_unit, sign, straight_through
-from qbench.method import BitWidths, Layer, Method, Recipe
+from qbench.method import Binary, Layer, Method, Recipe, Uniform
 
 
 class DoReFa(Method):
@@ -41,6 +41,8 @@ class DoReFa(Method):
     name = "dorefa"
     title = "DoReFa-Net"
     paper = "Zhou et al., 2016, arXiv:1606.06160"
+    weights = Binary() | Uniform(bits=range(2, 9), scales=0)
+    activations = Uniform(scales=0)
     paper_recipe = Recipe(
         optimizer="adam",
         lr=2e-4,
@@ -58,12 +60,6 @@ class DoReFa(Method):
         """Check the width."""
         if self.gradient_bits != 32 and not 1 <= self.gradient_bits <= 8:
             raise ValueError(f"gradient_bits: {self.gradient_bits} is not 1 to 8, nor 32")
-
-    def supports(self, bits: BitWidths, task: str) -> str | None:
-        """Any width with 2^k levels."""
-        if bits.weights.top is not None:
-            return f"its levels are 2^k evenly spaced values, not 0…±{bits.weights.top}"
-        return None
 
     def weight_quantizer(self, layer: Layer, weight: Tensor) -> nn.Module:
         """Eq. 8 at 1 bit, Eq. 9–10 above."""

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from qbench.functional import straight_through
-from qbench.method import BitWidths, Field, Layer, Method, Recipe
+from qbench.method import Field, Layer, Method, Recipe, Uniform
 
 
 class DSQ(Method):
@@ -36,6 +36,8 @@ class DSQ(Method):
     name = "dsq"
     title = "DSQ"
     paper = "Gong et al., ICCV 2019, arXiv:1908.05033"
+    weights = Uniform(offset=True)
+    activations = Uniform(offset=True)
     paper_recipe = Recipe(
         optimizer="sgd",
         lr=0.01,
@@ -48,12 +50,6 @@ class DSQ(Method):
     )
     alpha: Annotated[float, Field(gt=0, le=0.5)] = 0.2
     learn_alpha: bool = True
-
-    def supports(self, bits: BitWidths, task: str) -> str | None:
-        """Any width with 2^k levels."""
-        if bits.weights.top is not None:
-            return f"its levels are 2^k evenly spaced values, not 0…±{bits.weights.top}"
-        return None
 
     def weight_quantizer(self, layer: Layer, weight: Tensor) -> SoftStaircase:
         """Over ±max|w| at the start."""

@@ -29,7 +29,7 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor, nn
 
-from qbench.method import BitWidths, Field, Layer, Method, Recipe
+from qbench.method import Field, Layer, Method, Recipe, Uniform
 
 
 class EWGS(Method):
@@ -43,6 +43,8 @@ class EWGS(Method):
     name = "ewgs"
     title = "EWGS"
     paper = "Lee et al., CVPR 2021, arXiv:2104.00903"
+    weights = Uniform(scales=1)
+    activations = Uniform(scales=0)
     paper_recipe = Recipe(
         optimizer="sgd",
         lr=0.01,
@@ -55,12 +57,6 @@ class EWGS(Method):
     )
     delta: Annotated[float, Field(ge=0)] = 1e-3
     lr_factor: Annotated[float, Field(gt=0)] = 0.1
-
-    def supports(self, bits: BitWidths, task: str) -> str | None:
-        """Any width with 2^k levels."""
-        if bits.weights.top is not None:
-            return f"its levels are 2^k evenly spaced values, not 0…±{bits.weights.top}"
-        return None
 
     def weight_quantizer(self, layer: Layer, weight: Tensor) -> ScaledWeight:
         """2 (x_q − ½) · o."""

@@ -24,7 +24,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from qbench.functional import sign, straight_through
-from qbench.method import BitWidths, Layer, Method, Recipe
+from qbench.method import BitWidths, Layer, Method, Recipe, Uniform
 from qbench.quant.surgery import RELU, replace_modules
 
 Loss = Literal["soft_hinge", "saturated"]
@@ -40,7 +40,7 @@ class FriesenDomingos(Method):
     name = "friesen_domingos"
     title = "FTPROP"
     paper = "Friesen and Domingos, ICLR 2018, arXiv:1710.11573"
-    quantizes = "activations"
+    activations = Uniform(scales=0)
     paper_recipe = Recipe(
         optimizer="sgd",
         lr=0.1,
@@ -54,10 +54,6 @@ class FriesenDomingos(Method):
         initialization="scratch",
     )
     loss: Loss = "soft_hinge"
-
-    def supports(self, bits: BitWidths, task: str) -> str | None:
-        """32/1 to 32/8."""
-        return None if bits.weights.is_float else "it quantizes activations only"
 
     def prepare(self, model: nn.Module, bits: BitWidths) -> nn.Module:
         """Let negative values reach a sign."""

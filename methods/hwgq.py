@@ -34,7 +34,17 @@ import torch
 from torch import Tensor, nn
 
 from qbench.functional import filter_dims, sign, straight_through
-from qbench.method import BitWidths, Layer, Method, Recipe, Scope
+from qbench.method import (
+    Binary,
+    BitWidths,
+    Integers,
+    Layer,
+    Learned,
+    Levels,
+    Method,
+    PerChannel,
+    Recipe,
+)
 from qbench.quant.surgery import pool_before_norm
 
 STEPS = {1: 0.799, 2: 0.538, 3: 0.3217, 4: 0.185}
@@ -55,7 +65,7 @@ class HWGQ(Method):
     name = "hwgq"
     title = "HWGQ"
     paper = "Cai et al., CVPR 2017, arXiv:1702.00953"
-    quantizes = "weights, 1 bit; activations, 1 to 4 bits"
+    weights = Binary(granularity=PerChannel(), required=True)
     paper_recipe = Recipe(
         optimizer="sgd",
         lr=0.1,
@@ -77,17 +87,11 @@ class HWGQ(Method):
             raise ValueError("dead_zone: it goes with evenly spaced levels, not with lloyd")
 
     @property
-    def weight_scope(self) -> Scope:
-        """α is each filter's own."""
-        return "filter"
-
-    def supports(self, bits: BitWidths, task: str) -> str | None:
-        """1/1 to 1/4."""
-        if bits.weights.bits != 1:
-            return "its weights have 1 bit"
-        if bits.activations.bits not in STEPS:
-            return "its activations have 1 to 4 bits"
-        return None
+    def activations(self) -> Levels:
+        """Multiples of a step, or Lloyd's levels; both fixed for each bit-width."""
+        if self.levels == "lloyd":
+            return Learned(bits=range(1, 5), required=True)
+        return Integers(bits=range(1, 5), signed=False, scales=0, required=True)
 
     def prepare(self, model: nn.Module, bits: BitWidths) -> nn.Module:
         """Pool before batch normalisation; take its scale and shift out, where asked to."""

@@ -35,7 +35,7 @@ import torch
 from torch import Tensor, nn
 
 from qbench.functional import nearest_level
-from qbench.method import BitWidth, BitWidths, Layer, Method, Recipe
+from qbench.method import BitWidth, Layer, Method, PowersOfTwo, Recipe
 
 PORTIONS = {
     5: (0.5, 0.75, 0.875, 1.0),
@@ -55,7 +55,7 @@ class INQ(Method):
 
     title = "INQ"
     paper = "Zhou et al., ICLR 2017, arXiv:1702.03044"
-    quantizes = "weights, 2 to 8 bits"
+    weights = PowersOfTwo()
     soft = True
     elementwise = False
     paper_recipe = Recipe(
@@ -82,20 +82,9 @@ class INQ(Method):
                 f"portions: {list(self.portions)}; write shares above 0, ascending, the last 1"
             )
 
-    def supports(self, bits: BitWidths, task: str) -> str | None:
-        """2/32 to 8/32; 2(±1), 3(±2) and 4(±8) are the same levels."""
-        if not bits.activations.is_float:
-            return "it quantizes weights only"
-        width = bits.weights
-        if not 2 <= width.bits <= 8:
-            return "one of its bits spells zero, so its weights have 2 to 8"
-        if width.top not in (None, 2 ** (2 ** (width.bits - 2) - 1)):
-            return f"its {width.bits}-bit levels are {2 ** (width.bits - 2)} powers of two and zero"
-        return None
-
-    def weight_quantizer(self, layer: Layer, weight: Tensor) -> PowersOfTwo:
+    def weight_quantizer(self, layer: Layer, weight: Tensor) -> IncrementalWeight:
         """P, none frozen yet."""
-        return PowersOfTwo(layer.weight_bits, weight)
+        return IncrementalWeight(layer.weight_bits, weight)
 
     def on_epoch_start(self, epoch: int, epochs: int) -> None:
         """Freeze what this epoch's portion asks for."""
@@ -105,18 +94,18 @@ class INQ(Method):
                 trained = portions[:-1] or portions
                 portion = trained[(epoch - 1) * len(trained) // epochs]
                 quantizer = layer.weight_quantizer
-                assert isinstance(quantizer, PowersOfTwo)  # noqa: S101
+                assert isinstance(quantizer, IncrementalWeight)  # noqa: S101
                 quantizer.freeze(layer.latent_weight, portion)
 
     def after_optimizer_step(self) -> None:
         """Put frozen weights back where momentum and weight decay have moved them: · T."""
         for layer in self.layers:
             quantizer = layer.weight_quantizer
-            assert isinstance(quantizer, PowersOfTwo)  # noqa: S101
+            assert isinstance(quantizer, IncrementalWeight)  # noqa: S101
             quantizer.restore(layer.latent_weight)
 
 
-class PowersOfTwo(nn.Module):
+class IncrementalWeight(nn.Module):
     """The latent weight with its frozen part quantized; in evaluation, all of it.
 
     Args:

@@ -22,13 +22,23 @@ gives each its own range.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
 from qbench.functional import filter_dims, straight_through
-from qbench.method import BitWidths, Field, Layer, Method, Quantizer, Recipe, Scope
+from qbench.method import (
+    Field,
+    Integers,
+    Layer,
+    Method,
+    PerChannel,
+    PerTensor,
+    Quantizer,
+    Recipe,
+    ScopeOption,
+)
 
 
 class Jacob(Method):
@@ -43,6 +53,8 @@ class Jacob(Method):
     name = "jacob"
     title = "Integer-only (Jacob et al.)"
     paper = "Jacob et al., CVPR 2018, arXiv:1712.05877"
+    weights = Integers(symmetric=True, scales=2, offset=True)
+    activations = Integers(bits=range(1, 9), signed=False, scales=2, offset=True)
     paper_recipe = Recipe(
         optimizer="sgd",
         lr=1e-3,
@@ -54,26 +66,13 @@ class Jacob(Method):
         initialization="pretrained",
     )
     paper_layers = "all"
-    scope: Literal["layer", "filter"] = "layer"
+    granularity: ScopeOption = PerTensor()
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.99
     delay: Annotated[int, Field(ge=0)] = 0
 
-    @property
-    def weight_scope(self) -> Scope:
-        """As the option says."""
-        return self.scope
-
-    def supports(self, bits: BitWidths, task: str) -> str | None:
-        """Weights of 2 to 8 bits, any activations."""
-        if bits.weights.bits == 1:
-            return "its weights have 2^k − 1 levels, so at least 2 bits"
-        if bits.weights.top is not None:
-            return f"its levels are evenly spaced between two ends, not 0…±{bits.weights.top}"
-        return None
-
     def weight_quantizer(self, layer: Layer, weight: Tensor) -> AffineWeight:
         """From the least to the largest weight."""
-        return AffineWeight(layer.weight_bits.bits, per_filter=self.scope == "filter")
+        return AffineWeight(layer.weight_bits.bits, per_filter=self.granularity == PerChannel())
 
     def activation_quantizer(self, layer: Layer, sample: Tensor) -> AffineInput:
         """Over the running range."""

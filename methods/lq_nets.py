@@ -33,7 +33,7 @@ import torch
 from torch import Tensor
 
 from qbench.functional import straight_through
-from qbench.method import BitWidths, Field, Layer, Method, Quantizer, Recipe, Scope
+from qbench.method import Field, Layer, Learned, Method, PerChannel, Quantizer, Recipe
 
 RIDGE = 1e-4
 
@@ -49,6 +49,8 @@ class LQNets(Method):
     name = "lq_nets"
     title = "LQ-Nets"
     paper = "Zhang et al., ECCV 2018, arXiv:1807.10029"
+    weights = Learned(basis=True, granularity=PerChannel())
+    activations = Learned(basis=True)
     paper_recipe = Recipe(
         optimizer="sgd",
         lr=0.1,
@@ -64,17 +66,6 @@ class LQNets(Method):
     )
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     debias: bool = False
-
-    @property
-    def weight_scope(self) -> Scope:
-        """Every filter has its own basis."""
-        return "filter"
-
-    def supports(self, bits: BitWidths, task: str) -> str | None:
-        """Any width with 2^k levels."""
-        if bits.weights.top is not None:
-            return f"it learns its 2^k levels, ±{bits.weights.top} would fix them"
-        return None
 
     def weight_quantizer(self, layer: Layer, weight: Tensor) -> LearnedLevels:
         """Codes {−1, +1}ᴷ, a basis for each filter."""

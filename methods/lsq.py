@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from qbench.functional import round_ste, scale_gradient
-from qbench.method import BitWidths, Layer, Method, Recipe
+from qbench.method import Integers, Layer, Method, Recipe
 
 
 class LSQ(Method):
@@ -39,6 +39,8 @@ class LSQ(Method):
     name = "lsq"
     title = "LSQ"
     paper = "Esser et al., ICLR 2020, arXiv:1902.08153"
+    weights = Integers(named=True)
+    activations = Integers(bits=range(1, 9), signed=False)
     paper_recipe = Recipe(
         optimizer="sgd",
         lr=0.01,
@@ -52,14 +54,6 @@ class LSQ(Method):
     paper_layers = "first_last_8bit"
     weight_range: Literal["full", "symmetric"] = "full"
     activation_count: Literal["features", "numel"] = "features"
-
-    def supports(self, bits: BitWidths, task: str) -> str | None:
-        """Weights of 2 to 8 bits, any activations."""
-        if bits.weights.bits == 1:
-            return "its 1-bit weights would be {−s, 0}"
-        if bits.weights.top not in (None, 2 ** (bits.weights.bits - 1) - 1):
-            return f"its levels are evenly spaced integers, not ±{bits.weights.top}"
-        return None
 
     def weight_quantizer(self, layer: Layer, weight: Tensor) -> LearnedStep:
         """Signed; symmetric where the width names symmetric levels."""

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from qbench.functional import round_ste, scale_gradient
-from qbench.method import BitWidths, Layer, Method, Recipe
+from qbench.method import Integers, Layer, Method, Recipe, Uniform
 
 from .lsq import LearnedStep
 
@@ -30,6 +30,8 @@ class LSQPlus(Method):
     name = "lsq_plus"
     title = "LSQ+"
     paper = "Bhalgat et al., CVPR Workshops 2020, arXiv:2004.09576"
+    weights = Integers()
+    activations = Uniform(offset=True)
     paper_recipe = Recipe(
         optimizer="sgd",
         lr=0.01,
@@ -41,14 +43,6 @@ class LSQPlus(Method):
         initialization="pretrained",
     )
     paper_layers = "first_last_8bit"
-
-    def supports(self, bits: BitWidths, task: str) -> str | None:
-        """Weights of 2 to 8 bits, any activations."""
-        if bits.weights.bits == 1:
-            return "its 1-bit weights would be {−s, 0}"
-        if bits.weights.top is not None:
-            return f"its levels are 2^k evenly spaced values, not 0…±{bits.weights.top}"
-        return None
 
     def weight_quantizer(self, layer: Layer, weight: Tensor) -> LearnedStep:
         """LSQ's, from another start."""

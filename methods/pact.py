@@ -33,7 +33,7 @@ import torch
 from torch import Tensor, nn
 
 from qbench.functional import quantize_unit, straight_through
-from qbench.method import BitWidths, Field, Layer, Method, Recipe
+from qbench.method import Binary, Field, Integers, Layer, Levels, Method, Recipe, Uniform
 
 from .dorefa import LayerBinaryWeight, TanhWeight
 
@@ -70,22 +70,22 @@ class PACT(Method):
         weight_decay=1e-4,
         initialization="scratch",
     )
-    weights: Literal["dorefa", "sawb"] = "dorefa"
+    activations = Integers(bits=range(1, 9), signed=False)
+    weight_scheme: Literal["dorefa", "sawb"] = Field(default="dorefa", alias="weights")
     initial: Annotated[float, Field(ge=0)] = 0.0
     decay: Annotated[float, Field(ge=0)] = 1e-4
 
-    def supports(self, bits: BitWidths, task: str) -> str | None:
-        """Widths with 2^k levels for which the weights' scale is known."""
-        if bits.weights.top is not None:
-            return f"its levels are 2^k evenly spaced values, not 0…±{bits.weights.top}"
-        if self.weights == "sawb" and bits.weights.bits not in (*SAWB, 32):
-            return f"SAWB's coefficients are published for {', '.join(map(str, SAWB))} bits"
-        return None
+    @property
+    def weights(self) -> Levels:
+        """DoReFa's levels, or SAWB's at the widths whose coefficients are published."""
+        if self.weight_scheme == "sawb":
+            return Uniform(bits=tuple(SAWB), scales=1)
+        return Binary() | Uniform(bits=range(2, 9), scales=0)
 
     def weight_quantizer(self, layer: Layer, weight: Tensor) -> nn.Module:
         """As the option says."""
         bits = layer.weight_bits.bits
-        if self.weights == "sawb":
+        if self.weight_scheme == "sawb":
             return StatisticsAwareWeight(bits)
         return LayerBinaryWeight() if bits == 1 else TanhWeight(bits)
 

@@ -46,9 +46,24 @@ import torch
 from torch import Tensor, nn
 
 from qbench.functional import straight_through
-from qbench.method import BitWidth, BitWidths, Field, Layer, Method, Recipe, Scope
+from qbench.method import (
+    BitWidth,
+    BitWidths,
+    Field,
+    Integers,
+    Layer,
+    Learned,
+    Levels,
+    Method,
+    PerChannel,
+    PerTensor,
+    Recipe,
+    ScopeOption,
+    Ternary,
+    Uniform,
+)
 
-Levels = Literal["lsb", "uniform", "max_uniform", "ternary"]
+LevelRule = Literal["lsb", "uniform", "max_uniform", "ternary"]
 Prox = Literal["parq", "binary_relax", "hard"]
 
 
@@ -69,7 +84,6 @@ class PARQ(Method):
     name = "parq"
     title = "PARQ"
     paper = "Jin et al., ICML 2025, arXiv:2503.15748"
-    quantizes = "weights"
     soft = True
     paper_recipe = Recipe(
         optimizer="sgd",
@@ -83,9 +97,9 @@ class PARQ(Method):
         weight_decay=1e-4,
         initialization="scratch",
     )
-    quantizer: Levels = "lsb"
+    quantizer: LevelRule = "lsb"
     prox: Prox = "parq"
-    scope: Literal["layer", "filter"] = "layer"
+    granularity: ScopeOption = PerTensor()
     period: Annotated[int, Field(ge=1)] = 10
     anneal_start: Annotated[float, Field(ge=0, le=1)] = 0.0
     anneal_end: Annotated[float, Field(ge=0, le=1)] = 1.0
@@ -99,32 +113,26 @@ class PARQ(Method):
             )
         self._epoch, self._epochs, self._step, self._steps = 1, 1, 1, 1
 
-    @property
-    def weight_scope(self) -> Scope:
-        """As the option says."""
-        return self.scope
-
     def supports(self, bits: BitWidths, task: str) -> str | None:
         """Weights of the quantizer's widths, where torchao is installed."""
         try:
             importlib.import_module("torchao.prototype.parq")
         except ImportError:
             return "needs torchao: pip install 'qbench-quant[libraries]'"
-        if not bits.activations.is_float:
-            return "it quantizes weights only"
-        k, top = bits.weights.bits, bits.weights.top
+        return super().supports(bits, task)
+
+    @property
+    def weights(self) -> Levels:
+        """The levels of the option ``quantizer``."""
         match self.quantizer:
-            case "lsb" if top not in (None, 1):
-                return f"it finds its 2^k levels, or 3, ±{top} would fix them"
-            case "uniform" if top is not None:
-                return "its levels are ±½, ±3/2, … and not zero"
-            case "max_uniform" if k == 1:
-                return "its levels are 2^k − 1, so it needs at least 2 bits"
-            case "max_uniform" if top not in (None, 2 ** (k - 1) - 1):
-                return f"its levels are evenly spaced integers, not 0…±{top}"
-            case "ternary" if k != 2:
-                return "its weights are ternary, 2 bits"
-        return None
+            case "lsb":
+                return Learned(basis=True) | Ternary()
+            case "uniform":
+                return Uniform(scales=1)
+            case "max_uniform":
+                return Integers(symmetric=True, named=True)
+            case "ternary":
+                return Ternary()
 
     def weight_quantizer(self, layer: Layer, weight: Tensor) -> ProximalWeight:
         """Levels from the weight, and no proximal map yet."""
@@ -177,7 +185,7 @@ class ProximalWeight(nn.Module):
         ternary = method.quantizer == "ternary" or (method.quantizer == "lsb" and width.top == 1)
         self.bits = 0 if ternary else width.bits
         self.prox, self.steepness = method.prox, method.steepness
-        self.per_filter = method.scope == "filter"
+        self.per_filter = method.granularity == PerChannel()
         self.progress = (-1, 0, 1)  # the step, none yet; annealing's start and end
         self.register_buffer("levels", self._levels(weight))
 

@@ -13,13 +13,10 @@ levels::
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 
-from qbench.functional import filter_dims
-from qbench.method import BitWidths, Layer, Method, Scope
+from qbench.method import Integers, Layer, Method, PerChannel, ScopeOption
 
 
 class PTQMinMax(Method):
@@ -32,29 +29,16 @@ class PTQMinMax(Method):
     name = "ptq_minmax"
     title = "PTQ min–max"
     paper = "Krishnamoorthi, 2018, arXiv:1806.08342"
+    weights = Integers(symmetric=True, named=True)
+    activations = Integers(bits=range(1, 9), signed=False, scales=2, offset=True)
     trains = False
-    scope: Literal["layer", "filter"] = "filter"
-
-    @property
-    def weight_scope(self) -> Scope:
-        """As the option says."""
-        return self.scope
-
-    def supports(self, bits: BitWidths, task: str) -> str | None:
-        """Weights of 2 to 8 bits, any activations."""
-        if bits.weights.bits == 1:
-            return "its weights have 2^k − 1 levels, so at least 2 bits"
-        if bits.weights.top not in (None, 2 ** (bits.weights.bits - 1) - 1):
-            return f"its levels are evenly spaced integers, not ±{bits.weights.top}"
-        return None
+    granularity: ScopeOption = PerChannel()
 
     def weight_quantizer(self, layer: Layer, weight: Tensor) -> FixedWeight:
         """Symmetric, over `weight_range`."""
         n = 2 ** (layer.weight_bits.bits - 1) - 1
-        dims = filter_dims(weight) if self.scope == "filter" else tuple(range(weight.dim()))
-        rows = weight.flatten(1) if self.scope == "filter" else weight.reshape(1, -1)
-        shape = weight.abs().amax(dims, keepdim=True).shape
-        return FixedWeight(self.weight_range(rows, n).reshape(shape) / n, n)
+        ranges = self.granularity.map(weight, lambda rows: self.weight_range(rows, n))
+        return FixedWeight(ranges / n, n)
 
     def activation_quantizer(self, layer: Layer, sample: Tensor) -> FixedInput:
         """Affine, over `input_range`."""

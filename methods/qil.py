@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from qbench.functional import round_ste
-from qbench.method import BitWidths, Field, Layer, Method, Recipe
+from qbench.method import Field, Integers, Layer, Method, Recipe
 
 
 class QIL(Method):
@@ -43,6 +43,8 @@ class QIL(Method):
     name = "qil"
     title = "QIL"
     paper = "Jung et al., CVPR 2019, arXiv:1808.05779"
+    weights = Integers(symmetric=True, named=True, scales=0)
+    activations = Integers(bits=range(1, 9), signed=False, scales=0)
     paper_recipe = Recipe(
         optimizer="sgd",
         lr=0.4,
@@ -57,14 +59,6 @@ class QIL(Method):
     )
     learn_gamma: bool = True
     lr_factor: Annotated[float, Field(gt=0)] = 0.01
-
-    def supports(self, bits: BitWidths, task: str) -> str | None:
-        """Weights of 2 to 8 bits, any activations."""
-        if bits.weights.bits == 1:
-            return "its weights have 2^k − 1 levels, so at least 2 bits"
-        if bits.weights.top not in (None, 2 ** (bits.weights.bits - 1) - 1):
-            return f"its levels are evenly spaced integers, not ±{bits.weights.top}"
-        return None
 
     def weight_quantizer(self, layer: Layer, weight: Tensor) -> Interval:
         """Signed, with γ."""

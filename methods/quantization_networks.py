@@ -29,17 +29,49 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from qbench.functional import hard_staircase, kmeans_1d, staircase, straight_through
-from qbench.method import BitWidth, BitWidths, Field, Layer, Method, Recipe
+from qbench.method import (
+    Binary,
+    BitWidth,
+    BitWidths,
+    Field,
+    Integers,
+    Layer,
+    Levels,
+    Method,
+    Named,
+    Recipe,
+)
 
 ZERO_BIAS = 0.05
 
 Length = Annotated[float, Field(ge=0)]  # of a phase, relative to the others
+
+
+@dataclass(frozen=True, kw_only=True)
+class Given(Levels):
+    """Levels that an option names, at every bit-width that can hold them.
+
+    Attributes:
+        values: The levels, ascending.
+    """
+
+    values: tuple[float, ...]
+
+    @property
+    def about(self) -> str:
+        """What the levels are."""
+        return f"{len(self.values)} given levels"
+
+    def codes(self, width: BitWidth) -> tuple[float, ...]:
+        """Return the levels."""
+        return self.values
 
 
 class QuantizationNetworks(Method):
@@ -59,6 +91,7 @@ class QuantizationNetworks(Method):
 
     title = "Quantization Networks"
     paper = "Yang et al., CVPR 2019, arXiv:1911.09464"
+    activations = Integers(bits=range(1, 9), signed=False)
     soft = True
     paper_recipe = Recipe(
         optimizer="sgd",
@@ -90,15 +123,22 @@ class QuantizationNetworks(Method):
             raise ValueError(f"weight_levels: two levels or more, ascending, not {list(levels)}")
         self._shared: dict[tuple[float, ...], tuple[SigmoidStaircase, list[Tensor]]] = {}
 
+    @property
+    def weights(self) -> Levels:
+        """The levels of the bit-width, or those of the option."""
+        if self.weight_levels is None:
+            return Binary() | Named(default="symmetric")
+        return Given(values=self.weight_levels)
+
     def supports(self, bits: BitWidths, task: str) -> str | None:
         """Any width, as long as ``weight_levels`` fit into it."""
         if self.weight_levels is None or bits.weights.is_float:
-            return None
+            return super().supports(bits, task)
         if bits.weights.top is not None:
             return "weight_levels takes the place of the levels that ± names; leave one out"
         if len(self.weight_levels) > bits.weights.count:
             return f"weight_levels are {len(self.weight_levels)}, too many for {bits.weights} bits"
-        return None
+        return super().supports(bits, task)
 
     def weight_quantizer(self, layer: Layer, weight: Tensor) -> SigmoidStaircase:
         """Staircase onto levels around zero."""

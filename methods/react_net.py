@@ -18,7 +18,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from qbench.method import BitWidths, Layer, Method, Recipe, Scope
+from qbench.method import Binary, BitWidths, Layer, Method, PerChannel, Recipe
 from qbench.quant.surgery import add_shortcuts, pool_before_norm
 
 from .bireal import MagnitudeAwareFilters, PolynomialSign
@@ -30,7 +30,8 @@ class ReActNet(Method):
     name = "react_net"
     title = "ReActNet"
     paper = "Liu et al., ECCV 2020, arXiv:2003.03488"
-    quantizes = "weights and activations, 1 bit"
+    weights = Binary(granularity=PerChannel(), required=True)
+    activations = Binary(scales=0, required=True)
     paper_recipe = Recipe(
         optimizer="adam",
         lr=2.5e-3,
@@ -40,17 +41,6 @@ class ReActNet(Method):
         weight_decay=0.0,
         initialization="scratch",
     )
-
-    @property
-    def weight_scope(self) -> Scope:
-        """Every filter has its own scale."""
-        return "filter"
-
-    def supports(self, bits: BitWidths, task: str) -> str | None:
-        """1/1."""
-        if bits.weights.bits != 1 or bits.activations.bits != 1:
-            return "its weights and activations have 1 bit"
-        return None
 
     def prepare(self, model: nn.Module, bits: BitWidths) -> nn.Module:
         """Shortcuts, each followed by an RPReLU, and pooling before normalisation."""

@@ -23,13 +23,13 @@ arXiv:1712.05877).
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from qbench.functional import filter_dims, round_ste, sign, straight_through
-from qbench.method import BitWidths, Field, Layer, Method, Quantizer, Scope
+from qbench.method import Binary, Field, Integers, Layer, Method, PerChannel, Quantizer, ScopeOption
 
 
 class STE(Method):
@@ -43,24 +43,15 @@ class STE(Method):
 
     title = "STE"
     paper = "Bengio et al., 2013, arXiv:1308.3432"
-    scope: Literal["layer", "filter"] = "filter"
+    weights = Binary() | Integers(symmetric=True, named=True)
+    activations = Integers(bits=range(1, 9), signed=False)
+    granularity: ScopeOption = PerChannel()
     percentile: Annotated[float, Field(gt=0, le=100)] = 100.0
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
 
-    @property
-    def weight_scope(self) -> Scope:
-        """As the option says."""
-        return self.scope
-
-    def supports(self, bits: BitWidths, task: str) -> str | None:
-        """Any width whose levels are evenly spaced and as many as 2^k − 1."""
-        if bits.weights.top not in (None, 2 ** (bits.weights.bits - 1) - 1):
-            return f"its levels are evenly spaced integers, not ±{bits.weights.top}"
-        return None
-
     def weight_quantizer(self, layer: Layer, weight: Tensor) -> UniformWeight:
         """Symmetric, scaled to the maximum."""
-        return UniformWeight(layer.weight_bits.bits, per_filter=self.scope == "filter")
+        return UniformWeight(layer.weight_bits.bits, per_filter=self.granularity == PerChannel())
 
     def activation_quantizer(self, layer: Layer, sample: Tensor) -> UniformInput:
         """Unsigned after a ReLU, scaled to the running maximum."""

@@ -20,7 +20,7 @@ from typing import Annotated
 from torch import Tensor, nn
 
 from qbench.functional import straight_through
-from qbench.method import BitWidth, BitWidths, Field, Layer, Method, Recipe, Scope
+from qbench.method import Binary, BitWidths, Field, Layer, Method, PerChannel, Recipe, Ternary
 from qbench.quant.surgery import RELU, pool_before_norm, replace_modules
 
 from .hwgq import WindowedBinaryFilters
@@ -36,7 +36,8 @@ class TBN(Method):
     name = "tbn"
     title = "TBN"
     paper = "Wan et al., ECCV 2018"
-    quantizes = "weights, 1 bit; activations, 2 bits (ternary)"
+    weights = Binary(granularity=PerChannel(), required=True)
+    activations = Ternary(scales=0, required=True)
     paper_recipe = Recipe(
         optimizer="adam",
         lr=1e-3,
@@ -49,17 +50,6 @@ class TBN(Method):
         initialization="scratch",
     )
     threshold: Annotated[float, Field(ge=0)] = 0.4
-
-    @property
-    def weight_scope(self) -> Scope:
-        """α is each filter's own."""
-        return "filter"
-
-    def supports(self, bits: BitWidths, task: str) -> str | None:
-        """1/2."""
-        if bits.weights.bits != 1:
-            return "its weights have 1 bit"
-        return None if bits.activations == BitWidth(2) else "its activations are ternary (2 bits)"
 
     def prepare(self, model: nn.Module, bits: BitWidths) -> nn.Module:
         """Let negative values reach the ternary activations, past ReLUs and pooling."""

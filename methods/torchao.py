@@ -32,13 +32,22 @@ ranges, are left out.
 from __future__ import annotations
 
 import importlib
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 
 from qbench.functional import straight_through
-from qbench.method import BitWidths, Field, Layer, Method, Quantizer, Scope
+from qbench.method import (
+    BitWidths,
+    Field,
+    Integers,
+    Layer,
+    Method,
+    PerChannel,
+    Quantizer,
+    ScopeOption,
+)
 
 
 class TorchAO(Method):
@@ -52,13 +61,10 @@ class TorchAO(Method):
     name = "torchao"
     title = "torchao QAT"
     paper = "Or et al., ICML 2025 CODEML workshop, arXiv:2507.16099"
-    scope: Literal["layer", "filter"] = "filter"
+    weights = Integers()
+    activations = Integers(bits=range(1, 9), signed=False, scales=2, offset=True)
+    granularity: ScopeOption = PerChannel()
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-
-    @property
-    def weight_scope(self) -> Scope:
-        """As the option says."""
-        return self.scope
 
     def supports(self, bits: BitWidths, task: str) -> str | None:
         """Weights of 2 to 8 bits, any inputs, where torchao is installed."""
@@ -66,15 +72,11 @@ class TorchAO(Method):
             importlib.import_module("torchao.quantization.qat")
         except ImportError:
             return "needs torchao: pip install 'qbench-quant[libraries]'"
-        if bits.weights.bits == 1:
-            return "torchao's 1-bit codes are {−1, 0}, and all weights round to 0"
-        if bits.weights.top is not None:
-            return f"its levels are −2^(k−1)…2^(k−1)−1, not ±{bits.weights.top}"
-        return None
+        return super().supports(bits, task)
 
     def weight_quantizer(self, layer: Layer, weight: Tensor) -> FakeQuantizedWeight:
         """Symmetric, scaled to the maximum."""
-        per_filter = self.scope == "filter"
+        per_filter = self.granularity == PerChannel()
         if (weight[0] if per_filter else weight).numel() == 1:
             raise ValueError(
                 f"torchao cannot scale one weight alone, as each filter of '{layer.name}' has: "

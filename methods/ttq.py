@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from qbench.functional import add_gradient
-from qbench.method import BitWidth, BitWidths, Field, Layer, Method, Recipe
+from qbench.method import Field, Layer, Method, Recipe, Ternary
 
 
 class TTQ(Method):
@@ -39,7 +39,7 @@ class TTQ(Method):
 
     title = "TTQ"
     paper = "Zhu et al., ICLR 2017, arXiv:1612.01064"
-    quantizes = "weights, 2 bits (ternary)"
+    weights = Ternary(scales=2, required=True)
     paper_recipe = Recipe(
         optimizer="adam",
         lr=1e-4,
@@ -53,12 +53,6 @@ class TTQ(Method):
     )
     threshold: Annotated[float, Field(ge=0, lt=1)] = 0.05
     initial: Literal["ones", "mean"] = "ones"
-
-    def supports(self, bits: BitWidths, task: str) -> str | None:
-        """2/32."""
-        if bits.weights != BitWidth(2):
-            return "its weights are {−W_n, 0, W_p} (2 bits)"
-        return None if bits.activations.is_float else "it quantizes weights only"
 
     def weight_quantizer(self, layer: Layer, weight: Tensor) -> LearnedTernary:
         """{−W_n, 0, W_p}."""

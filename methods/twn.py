@@ -11,12 +11,12 @@ Weights, 2 bits, for each layer (Eq. 3–6)::
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from torch import Tensor, nn
 
 from qbench.functional import filter_dims, straight_through
-from qbench.method import BitWidth, BitWidths, Field, Layer, Method, Recipe, Scope
+from qbench.method import Field, Layer, Method, PerChannel, PerTensor, Recipe, ScopeOption, Ternary
 
 
 class TWN(Method):
@@ -29,7 +29,7 @@ class TWN(Method):
 
     title = "TWN"
     paper = "Li et al., 2016, arXiv:1605.04711"
-    quantizes = "weights, 2 bits (ternary)"
+    weights = Ternary(required=True)
     paper_recipe = Recipe(
         optimizer="sgd",
         lr=0.1,
@@ -43,25 +43,14 @@ class TWN(Method):
         initialization="scratch",
     )
     threshold: Annotated[float, Field(ge=0)] = 0.7
-    scope: Literal["layer", "filter"] = "layer"
+    granularity: ScopeOption = PerTensor()
 
-    @property
-    def weight_scope(self) -> Scope:
-        """As the option says."""
-        return self.scope
-
-    def supports(self, bits: BitWidths, task: str) -> str | None:
-        """2/32."""
-        if bits.weights not in (BitWidth(2), BitWidth(2, 1)):
-            return "its weights are ternary (2 bits)"
-        return None if bits.activations.is_float else "it quantizes weights only"
-
-    def weight_quantizer(self, layer: Layer, weight: Tensor) -> Ternary:
+    def weight_quantizer(self, layer: Layer, weight: Tensor) -> TernaryWeight:
         """α t."""
-        return Ternary(self.threshold, per_filter=self.scope == "filter")
+        return TernaryWeight(self.threshold, per_filter=self.granularity == PerChannel())
 
 
-class Ternary(nn.Module):
+class TernaryWeight(nn.Module):
     """w_q = α t with t ∈ {−1, 0, 1}.
 
     Args:

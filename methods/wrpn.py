@@ -22,7 +22,7 @@ from typing import Annotated
 from torch import Tensor, nn
 
 from qbench.functional import quantize_unit, round_ste
-from qbench.method import BitWidths, Field, Layer, Method, Recipe, Scope
+from qbench.method import Binary, BitWidths, Field, Integers, Layer, Method, PerChannel, Recipe
 from qbench.quant.surgery import widen
 
 from .hwgq import WindowedBinaryFilters
@@ -38,6 +38,8 @@ class WRPN(Method):
     name = "wrpn"
     title = "WRPN"
     paper = "Mishra et al., ICLR 2018, arXiv:1709.01134"
+    weights = Binary(granularity=PerChannel()) | Integers(symmetric=True, named=True, scales=0)
+    activations = Integers(bits=range(1, 9), signed=False, scales=0)
     paper_recipe = Recipe(
         optimizer="sgd",
         lr=0.1,
@@ -51,18 +53,6 @@ class WRPN(Method):
         initialization="scratch",
     )
     widen: Annotated[int, Field(ge=1, le=8)] = 1
-
-    @property
-    def weight_scope(self) -> Scope:
-        """Binary weights have a scale for each filter."""
-        binary = any(layer.weight_bits.bits == 1 for layer in getattr(self, "layers", ()))
-        return "filter" if binary else "layer"
-
-    def supports(self, bits: BitWidths, task: str) -> str | None:
-        """Any width whose levels are evenly spaced."""
-        if bits.weights.top not in (None, 2 ** (bits.weights.bits - 1) - 1):
-            return f"its levels are evenly spaced integers, not ±{bits.weights.top}"
-        return None
 
     def prepare(self, model: nn.Module, bits: BitWidths) -> nn.Module:
         """Widen the network."""

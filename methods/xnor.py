@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from qbench.functional import sign, straight_through
-from qbench.method import BitWidths, Layer, Method, Recipe, Scope
+from qbench.method import Binary, BitWidths, Layer, Method, PerChannel, Recipe
 from qbench.quant.surgery import RELU, pool_before_norm, replace_modules
 
 from .bwn import Gradient, ScaledBinaryFilters, centre
@@ -48,7 +48,8 @@ class XNOR(Method):
     name = "xnor"
     title = "XNOR-Net"
     paper = "Rastegari et al., ECCV 2016, arXiv:1603.05279"
-    quantizes = "weights and activations, 1 bit"
+    weights = Binary(granularity=PerChannel(), required=True)
+    activations = Binary(scales=0, required=True)
     paper_recipe = Recipe(
         optimizer="adam",
         lr=1e-3,
@@ -63,19 +64,6 @@ class XNOR(Method):
     gradient: Gradient = "paper"
     centre: bool = False
     scale_map: bool = False
-
-    @property
-    def weight_scope(self) -> Scope:
-        """α is each filter's own."""
-        return "filter"
-
-    def supports(self, bits: BitWidths, task: str) -> str | None:
-        """1/1."""
-        if bits.weights.bits != 1:
-            return "its weights have 1 bit"
-        if bits.activations.bits != 1:
-            return "its activations have 1 bit (with full precision it is BWN)"
-        return None
 
     def prepare(self, model: nn.Module, bits: BitWidths) -> nn.Module:
         """Take the ReLUs away, pool before normalisation, and make room for K."""

@@ -1,15 +1,16 @@
 """The plugin interface: what a quantization method tells qbench.
 
-A method is one class in one file. Most answer two questions, how a weight is quantized and how a
-layer's input is, and nothing else::
+A method is one class in one file. It declares its levels and builds its quantizers::
 
     import torch
-    from qbench.method import Layer, Method, Quantizer
+    from qbench.functional import round_ste
+    from qbench.method import Integers, Layer, Method, Quantizer
 
     class Halves(Method):
         '''Weights rounded to halves.'''
 
         title = "Halves"
+        weights = Integers(bits=(8,), scales=0)
         step: float = 0.5  # an option: `halves: {step: 0.25}` in a suite
 
         def weight_quantizer(self, layer: Layer, weight: torch.Tensor) -> Quantizer:
@@ -18,24 +19,45 @@ layer's input is, and nothing else::
 Annotated attributes are options: they are checked, recorded, and part of a trial's key. A quantizer
 is any ``nn.Module`` from a tensor to a tensor of the same shape; ``training`` selects the form used
 in training or the hard form used in evaluation. It is built from the tensor it will quantize, so
-its constructor is its initialisation.
+its constructor is its initialisation. State that moves during training, and what happens around an
+optimizer step, belongs to the quantizer that holds the state: see `Quantizer`.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, dataclass_transform
+from typing import Any, ClassVar, dataclass_transform
 
 import pydantic
 from pydantic import ConfigDict, Field
 from torch import Tensor, nn
 
 from qbench.spec.bits import BitWidth, BitWidths
+from qbench.spec.granularity import (
+    Granularity,
+    GranularityOption,
+    PerChannel,
+    PerGroup,
+    PerTensor,
+    ScopeOption,
+)
+from qbench.spec.levels import (
+    Binary,
+    Integers,
+    Learned,
+    Levels,
+    Named,
+    PowersOfTwo,
+    SumsOfPowersOfTwo,
+    Ternary,
+    Uniform,
+    describe_levels,
+)
 from qbench.spec.names import snake_case
 from qbench.spec.recipe import Recipe
 
-Scope = Literal["layer", "filter"]
 _OPTIONS = ConfigDict(
     extra="forbid", validate_default=True, allow_inf_nan=False, arbitrary_types_allowed=True
 )
@@ -50,7 +72,10 @@ class Layer:
         module: The ``nn.Conv2d`` or ``nn.Linear``.
         weight_bits: Bit-width of the weight. If full precision, the weight is not quantized.
         activation_bits: Bit-width of the input. If full precision, the input is not quantized.
-        weight_quantizer: Quantizer of the weight, once attached.
+        weight_levels: Declared levels of the weight at its bit-width. None if it is not quantized.
+        activation_levels: Declared levels of the input. None if it is not quantized.
+        weight_quantizer: Quantizer of the weight, once attached. Layers that share a weight share
+            its quantizer.
         activation_quantizer: Quantizer of the input, once attached.
 
     Example:
@@ -63,6 +88,8 @@ class Layer:
     module: nn.Module
     weight_bits: BitWidth
     activation_bits: BitWidth
+    weight_levels: Levels | None = None
+    activation_levels: Levels | None = None
     weight_quantizer: nn.Module | None = field(default=None, repr=False)
     activation_quantizer: nn.Module | None = field(default=None, repr=False)
 
@@ -78,11 +105,12 @@ class Layer:
 
 
 class Quantizer(nn.Module):
-    """Base class of quantizers with state that changes outside autograd.
+    """Base class of quantizers that do more than quantize.
 
-    A quantizer without such state can be any ``nn.Module``. ``forward`` must be a pure function of
+    A quantizer that has no hooks can be any ``nn.Module``. ``forward`` must be a pure function of
     its input and the module's state: a layer's weight is quantized again every time it is read.
-    What changes from step to step (a running maximum, a basis) changes in `update`.
+    What changes over time changes in the hooks below. All but `regularization_loss` run without
+    autograd. A hook of a quantizer that several layers share is called for each of them.
 
     Example:
         >>> import torch
@@ -101,13 +129,53 @@ class Quantizer(nn.Module):
     """
 
     def observe(self, x: Tensor) -> None:
-        """Update the state from the tensor that was just quantized.
+        """Update running state from the tensor that was just quantized.
 
-        Called once per training forward pass of the layer, after `forward`, without autograd.
+        Called once per training forward pass of the layer, after `forward`.
 
         Args:
             x: The full-precision tensor: the latent weight, or the input of the layer.
         """
+
+    def on_epoch_start(self, layer: Layer, epoch: int, epochs: int) -> None:
+        """Set what changes by epoch: a temperature, a partition, a phase.
+
+        Args:
+            layer: The layer that is quantized; ``layer.latent_weight`` is its weight.
+            epoch: Number of the epoch that starts, from 1.
+            epochs: Number of epochs.
+        """
+
+    def on_step_start(self, layer: Layer, step: int, steps: int) -> None:
+        """Set what changes by step.
+
+        Args:
+            layer: The layer that is quantized.
+            step: Number of the step that starts, from 1 in every epoch.
+            steps: Number of steps of the epoch.
+        """
+
+    def before_optimizer_step(self, layer: Layer) -> None:
+        """Change gradients, which are already clipped, or the latent weight before a step.
+
+        Args:
+            layer: The layer that is quantized.
+        """
+
+    def after_optimizer_step(self, layer: Layer) -> None:
+        """Change the latent weight, or the quantizer's own parameters, after a step.
+
+        Args:
+            layer: The layer that is quantized.
+        """
+
+    def regularization_loss(self, layer: Layer) -> Tensor | None:
+        """Return a scalar to add to the loss, or None.
+
+        Args:
+            layer: The layer that is quantized.
+        """
+        return None
 
 
 @dataclass_transform(kw_only_default=True)
@@ -117,7 +185,6 @@ class Method:
     Class attributes:
         title: Name of the method in tables.
         paper: Its source, as ``Authors, venue year, arXiv:number``.
-        quantizes: What it can quantize, for ``qbench list methods``.
         trains: Whether it trains. A post-training method is attached, calibrated and evaluated.
         soft: Whether its quantizers have a soft form in training that approaches the hard one. Both
             are then evaluated after every epoch.
@@ -136,7 +203,8 @@ class Method:
     cannot say, ``__post_init__`` checks; it raises a ValueError.
 
     Raises:
-        TypeError: The class has a `paper_recipe` that is no `Recipe`.
+        TypeError: The class has a `paper_recipe` that is no `Recipe`, or declares levels that are
+            no `Levels`.
         pydantic.ValidationError: An instance is given an unknown option, or a value that its type
             or its bounds do not allow.
     """
@@ -144,7 +212,6 @@ class Method:
     name: ClassVar[str] = ""
     title: ClassVar[str] = ""
     paper: ClassVar[str] = ""
-    quantizes: ClassVar[str] = "weights and activations"
     trains: ClassVar[bool] = True
     soft: ClassVar[bool] = False
     elementwise: ClassVar[bool] = True
@@ -163,6 +230,15 @@ class Method:
         if not isinstance(given, Recipe | None):
             kind = type(given).__name__
             raise TypeError(f"{cls.__name__}.paper_recipe must be a Recipe, not a {kind}")
+        for name in ("weights", "activations"):
+            declared = cls.__dict__.get(name)
+            if name in inspect.get_annotations(cls) or not isinstance(
+                declared, Levels | property | None
+            ):
+                raise TypeError(
+                    f"{cls.__name__}.{name} declares the levels of {name}, as in `{name} = "
+                    f"Integers()`; it cannot be {declared!r}"
+                )
         pydantic.dataclasses.dataclass(kw_only=True, eq=False, config=_OPTIONS)(cls)
 
     # What a method must answer ---------------------------------------------------------------
@@ -218,8 +294,26 @@ class Method:
 
     # What it promises ------------------------------------------------------------------------
 
+    @property
+    def weights(self) -> Levels | None:
+        """Declared levels of weights, usually a class attribute. None: weights stay float."""
+        return None
+
+    @property
+    def activations(self) -> Levels | None:
+        """Declared levels of activations, as `weights`. None: activations stay float."""
+        return None
+
+    @property
+    def granularity(self) -> Granularity | None:
+        """Granularity of weights that overrides the declared one, as an option does; or None."""
+        return None
+
     def supports(self, bits: BitWidths, task: str) -> str | None:
         """Return why the method does not support bit-widths, or None if it does.
+
+        By default that follows from `weights` and `activations`. An override adds what they cannot
+        say, and calls this one first.
 
         Args:
             bits: Bit-widths of weights and activations.
@@ -228,6 +322,15 @@ class Method:
         Returns:
             A reason as short as a footnote, which tables print beside a dash; None if supported.
         """
+        for levels, other, width, tensors in (
+            (self.weights, self.activations, bits.weights, "weights"),
+            (self.activations, self.weights, bits.activations, "activations"),
+        ):
+            if levels is None and not width.is_float:
+                only = {"weights": "activations", "activations": "weights"}[tensors]
+                return "it quantizes nothing" if other is None else f"it quantizes {only} only"
+            if levels is not None and (reason := levels.refusal(width, tensors)):
+                return reason
         return None
 
     def paper_recipe_for(self, bits: BitWidths) -> Recipe | None:
@@ -243,15 +346,16 @@ class Method:
         """
         return self.paper_recipe
 
-    @property
-    def weight_scope(self) -> Scope:
-        """Whether a layer shares its weight levels, or each filter (output channel) has its own."""
-        return "layer"
+    def describe(self) -> str:
+        """Describe what the method quantizes, from its declared levels."""
+        pairs = (("weights", self.weights), ("activations", self.activations))
+        found = (f"{name}: {text}" for name, each in pairs if (text := describe_levels(each)))
+        return "; ".join(found)
 
-    # Over time -------------------------------------------------------------------------------
+    # Over time: what spans layers; what concerns one quantizer belongs to it ------------------
 
     def on_epoch_start(self, epoch: int, epochs: int) -> None:
-        """Set what changes by epoch: a temperature, a partition, a phase.
+        """Set what changes by epoch. Runs before the hooks of quantizers, as all of these do.
 
         Args:
             epoch: Number of the epoch that starts, from 1.
@@ -307,12 +411,26 @@ class Method:
 
 
 __all__ = [
+    "Binary",
     "BitWidth",
     "BitWidths",
     "Field",
+    "Granularity",
+    "GranularityOption",
+    "Integers",
     "Layer",
+    "Learned",
+    "Levels",
     "Method",
+    "Named",
+    "PerChannel",
+    "PerGroup",
+    "PerTensor",
+    "PowersOfTwo",
     "Quantizer",
     "Recipe",
-    "Scope",
+    "ScopeOption",
+    "SumsOfPowersOfTwo",
+    "Ternary",
+    "Uniform",
 ]

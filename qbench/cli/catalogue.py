@@ -15,7 +15,7 @@ from rich.table import Table
 from qbench import registry
 from qbench.errors import QbenchError
 from qbench.plugins import Plugin, load_plugin
-from qbench.quant.options import build_method, method_options
+from qbench.quant.options import build_method, method_options, quantizes
 from qbench.suite.bundled import bundled_suites
 
 if TYPE_CHECKING:
@@ -194,7 +194,7 @@ def _method(name: str) -> dict[str, Any]:
         "name": name,
         "title": cls.title,
         "paper": cls.paper,
-        "quantizes": cls.quantizes,
+        "quantizes": quantizes(name),
         "options": _options(name),
     }
 

@@ -237,7 +237,7 @@ def _step(settings: ProfileSettings, quantize: bool) -> Callable[[], None]:
             layers=settings.layers,
             calibration=[images[:_CALIBRATION_IMAGES]],
         )
-        handle.on_epoch_start(_LAST_EPOCH, _LAST_EPOCH)
+        handle.on_epoch_start(_LAST_EPOCH, _LAST_EPOCH, steps=1)
     except QbenchError:
         raise
     except Exception as error:
@@ -246,13 +246,14 @@ def _step(settings: ProfileSettings, quantize: bool) -> Callable[[], None]:
     optimizer = torch.optim.SGD(
         handle.parameter_groups(lr=1e-3, weight_decay=1e-4), lr=1e-3, momentum=0.9
     )
+    handle.attach_optimizer(optimizer)
 
     def loss() -> Tensor:
         return F.cross_entropy(handle.model(images), labels)
 
     def checked_step() -> None:
         try:
-            training_step(handle, optimizer, loss, 1, 1)
+            training_step(handle, optimizer, loss)
         except Exception as error:
             raise QbenchError(_failure(settings, "a training step", error)) from error
 

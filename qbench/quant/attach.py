@@ -9,7 +9,7 @@ name is part of stored states. What a method does to outputs is a submodule
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -21,7 +21,12 @@ from qbench import distributed
 from qbench.errors import QbenchError
 from qbench.method import Layer, Method, Quantizer
 from qbench.quant.calibration import evaluation_mode, sample_inputs
-from qbench.quant.layers import rename_layers, select_layers
+from qbench.quant.layers import (
+    check_shared_weights,
+    declare_levels,
+    rename_layers,
+    select_layers,
+)
 from qbench.quant.options import build_method
 from qbench.spec.bits import BitWidths
 from qbench.spec.policies import DEFAULT_LAYERS, LayerPolicy, policy_widths
@@ -79,6 +84,7 @@ def attach(
             raise QbenchError(f"{method.name} cannot do {each}: {reason}")
 
     model = prepare(model, method, widths, layers)
+    check_shared_weights(model, method.layers)
     handle = Handle(model, method)
     batches = (batch[0] if isinstance(batch, list | tuple) else batch for batch in calibration)
     calibrates = type(method).calibrate is not Method.calibrate
@@ -117,6 +123,7 @@ def prepare(model: nn.Module, method: Method, bits: BitWidths, layers: LayerPoli
     modules = dict(model.named_modules())
     prepared = method.prepare(model, bits)
     method.layers = select_layers(prepared, rename_layers(layers, modules, prepared), bits)
+    declare_levels(method.layers, method)
     return prepared
 
 
@@ -133,7 +140,8 @@ class Handle:
     def __init__(self, model: nn.Module, method: Method) -> None:
         self.model = model
         self.method = method
-        self._update_hooks: list[RemovableHandle] = []
+        self._step = self._steps = 0
+        self._training_hooks: list[RemovableHandle] = []  # of layers and optimizers
         self._layer_hooks: list[RemovableHandle] = []
 
     @property
@@ -147,38 +155,71 @@ class Handle:
         pairs = ((layer.weight_quantizer, layer.activation_quantizer) for layer in self.layers)
         return list(dict.fromkeys(q for pair in pairs for q in pair if q is not None))
 
-    def on_epoch_start(self, epoch: int, epochs: int) -> None:
+    def attach_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
+        """Run the hooks of the method around every step of an optimizer.
+
+        Before a step, gradients have been computed and clipped. After it, the next step of the
+        epoch starts.
+
+        Args:
+            optimizer: Optimizer over the groups of `parameter_groups`.
+        """
+        self._training_hooks += [
+            optimizer.register_step_pre_hook(self._before_optimizer_step),
+            optimizer.register_step_post_hook(self._after_optimizer_step),
+        ]
+
+    @torch.no_grad()
+    def on_epoch_start(self, epoch: int, epochs: int, steps: int) -> None:
         """Call at the start of an epoch.
 
         Args:
             epoch: Number of the epoch, from 1.
             epochs: Number of epochs.
+            steps: Number of optimizer steps in the epoch.
         """
         self.method.on_epoch_start(epoch, epochs)
-
-    def on_step_start(self, step: int, steps: int) -> None:
-        """Call at the start of a training step.
-
-        Args:
-            step: Number of the step, from 1 in every epoch.
-            steps: Number of steps of the epoch.
-        """
-        self.method.on_step_start(step, steps)
-
-    def before_optimizer_step(self) -> None:
-        """Call after gradients are computed and clipped, before the optimizer step."""
-        with torch.no_grad():
-            self.method.before_optimizer_step()
-
-    def after_optimizer_step(self) -> None:
-        """Call after the optimizer step."""
-        with torch.no_grad():
-            self.method.after_optimizer_step()
+        for quantizer, layer in self._with_hooks():
+            quantizer.on_epoch_start(layer, epoch, epochs)
+        self._step, self._steps = 0, steps
+        self._start_step()
 
     def regularization_loss(self) -> Tensor:
         """Return the scalar that the method adds to the loss, zero for most methods."""
-        loss = self.method.regularization_loss()
-        return torch.zeros(()) if loss is None else loss
+        found = [self.method.regularization_loss()]
+        found += [q.regularization_loss(layer) for q, layer in self._with_hooks()]
+        losses = [loss for loss in found if loss is not None]
+        return torch.stack(losses).sum() if losses else torch.zeros(())
+
+    def _start_step(self) -> None:
+        if self._step < self._steps:
+            self._step += 1
+            self.method.on_step_start(self._step, self._steps)
+            for quantizer, layer in self._with_hooks():
+                quantizer.on_step_start(layer, self._step, self._steps)
+
+    @torch.no_grad()
+    def _before_optimizer_step(self, *_: Any) -> None:
+        self.method.before_optimizer_step()
+        for quantizer, layer in self._with_hooks():
+            quantizer.before_optimizer_step(layer)
+
+    @torch.no_grad()
+    def _after_optimizer_step(self, *_: Any) -> None:
+        self.method.after_optimizer_step()
+        for quantizer, layer in self._with_hooks():
+            quantizer.after_optimizer_step(layer)
+        self._start_step()
+
+    def _with_hooks(self) -> Iterator[tuple[Quantizer, Layer]]:
+        """Yield the quantizers with hooks, once for each weight and each input they quantize."""
+        weights = set()
+        for layer in self.layers:
+            if isinstance(layer.weight_quantizer, Quantizer) and layer.latent_weight not in weights:
+                weights.add(layer.latent_weight)
+                yield layer.weight_quantizer, layer
+            if isinstance(layer.activation_quantizer, Quantizer):
+                yield layer.activation_quantizer, layer
 
     def parameter_groups(
         self, lr: float, weight_decay: float, other_lr: float | None = None
@@ -220,14 +261,16 @@ class Handle:
         Returns:
             The model.
         """
-        for hook in self._update_hooks:
-            hook.remove()
+        values: dict[nn.Parameter, Tensor] = {}
         for layer in self.layers:
-            if layer.weight_quantizer is not None:
+            if layer.weight_quantizer is not None and layer.latent_weight not in values:
                 layer.weight_quantizer.eval()
-                _own_class(layer.module)
-                parametrize.remove_parametrizations(layer.module, "weight")
-                layer.weight_quantizer = None
+                values[layer.latent_weight] = _weight(layer).detach().clone()
+        self._release_weights()
+        with torch.no_grad():
+            for weight, value in values.items():
+                weight.copy_(value)
+        for layer in self.layers:
             if not isinstance(layer.activation_quantizer, Hardened | None):
                 layer.activation_quantizer = Hardened(layer.activation_quantizer)
                 layer.module.input_quantizer = layer.activation_quantizer
@@ -239,7 +282,20 @@ class Handle:
         Returns:
             The model.
         """
-        for hook in (*self._update_hooks, *self._layer_hooks):
+        self._release_weights()
+        for hook in self._layer_hooks:
+            hook.remove()
+        for layer in self.layers:
+            if layer.activation_quantizer is not None:
+                del layer.module.input_quantizer
+                layer.activation_quantizer = None
+            if hasattr(layer.module, "output_module"):
+                del layer.module.output_module
+        return self.model
+
+    def _release_weights(self) -> None:
+        """Remove the weight quantizers and what drives them, and leave the latent weights."""
+        for hook in self._training_hooks:
             hook.remove()
         for layer in self.layers:
             if layer.weight_quantizer is not None:
@@ -248,35 +304,37 @@ class Handle:
                     layer.module, "weight", leave_parametrized=False
                 )
                 layer.weight_quantizer = None
-            if layer.activation_quantizer is not None:
-                del layer.module.input_quantizer
-                layer.activation_quantizer = None
-            if hasattr(layer.module, "output_module"):
-                del layer.module.output_module
-        return self.model
 
     def _attach_weight(self, layer: Layer) -> None:
         if layer.weight_bits.is_float:
             return
-        weight = layer.module.weight
-        assert isinstance(weight, Tensor)  # noqa: S101
+        weight = layer.latent_weight
+        for other in self.layers:  # one quantizer for a weight that layers share
+            if other.weight_quantizer is not None and other.latent_weight is weight:
+                layer.weight_quantizer = other.weight_quantizer
+                parametrize.register_parametrization(layer.module, "weight", other.weight_quantizer)
+                return
         quantizer = self.method.weight_quantizer(layer, weight.detach().clone())
         if quantizer is None:
             return
+        what = f"{self.method.name}'s weight quantizer"
+        _check_module(quantizer, what, layer)
         quantizer.to(weight.device)
-        _check_output(quantizer, weight.detach(), f"{self.method.name}'s weight quantizer", layer)
+        _check_output(quantizer, weight.detach(), what, layer)
         parametrize.register_parametrization(layer.module, "weight", quantizer)
         layer.weight_quantizer = quantizer
-        if _learns_outside_autograd(quantizer):
-            hook = layer.module.register_forward_hook(_update_weight_quantizer)
-            self._update_hooks.append(hook)
+        if _observes(quantizer):
+            hook = layer.module.register_forward_hook(_observe_weight)
+            self._training_hooks.append(hook)
 
     def _attach_input(self, layer: Layer, sample: Tensor) -> None:
         quantizer = self.method.activation_quantizer(layer, sample)
         if quantizer is None:
             return
+        what = f"{self.method.name}'s activation quantizer"
+        _check_module(quantizer, what, layer)
         quantizer.to(sample.device)
-        _check_output(quantizer, sample[:1], f"{self.method.name}'s input quantizer", layer)
+        _check_output(quantizer, sample[:1], what, layer)
         layer.module.input_quantizer = quantizer
         layer.activation_quantizer = quantizer
         self._layer_hooks.append(layer.module.register_forward_pre_hook(_quantize_input))
@@ -309,6 +367,20 @@ class Hardened(nn.Module):
         return super().train(False)
 
 
+def _weight(layer: Layer) -> Tensor:
+    """Return the weight that a layer computes with."""
+    weight = layer.module.weight
+    assert isinstance(weight, Tensor)  # noqa: S101
+    return weight
+
+
+def _check_module(quantizer: object, what: str, layer: Layer) -> None:
+    if not isinstance(quantizer, nn.Module):
+        raise TypeError(
+            f"{what} for '{layer.name}' is a {type(quantizer).__name__}: return an nn.Module"
+        )
+
+
 def _check_output(quantizer: nn.Module, x: Tensor, what: str, layer: Layer) -> None:
     with torch.no_grad():
         y = quantizer(x)
@@ -332,14 +404,14 @@ def _own_class(module: nn.Module) -> None:
     module.__class__ = type(shared.__name__, shared.__bases__, members)
 
 
-def _learns_outside_autograd(quantizer: nn.Module) -> bool:
+def _observes(quantizer: nn.Module) -> bool:
     return isinstance(quantizer, Quantizer) and type(quantizer).observe is not Quantizer.observe
 
 
 # Hooks are functions of this module, not closures, so that a model with them can be pickled.
 
 
-def _update_weight_quantizer(module: nn.Module, args: Any, output: Any) -> None:
+def _observe_weight(module: nn.Module, args: Any, output: Any) -> None:
     if module.training:
         weight: Any = module.parametrizations.weight  # type: ignore[union-attr]
         with torch.no_grad():

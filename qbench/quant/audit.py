@@ -7,23 +7,21 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from qbench.method import Layer, Scope
+from qbench.method import Granularity, Layer, PerTensor
 from qbench.quant.hooks import observed_inputs
+from qbench.spec.granularity import scope_of
 from qbench.spec.result import LevelCount
+
+_WHOLE = PerTensor()
 
 
 def audit(
-    layers: Sequence[Layer],
-    weight_scope: Scope,
-    state: Mapping[str, Tensor],
-    model: nn.Module,
-    images: Tensor,
+    layers: Sequence[Layer], state: Mapping[str, Tensor], model: nn.Module, images: Tensor
 ) -> list[LevelCount]:
     """Count the levels of a hardened model.
 
     Args:
-        layers: Quantized layers, with their bit-widths.
-        weight_scope: Whether a weight's levels are shared by a layer or by each filter.
+        layers: Quantized layers, with their declared levels.
         state: ``state_dict`` that was stored, read back; weights are counted in it.
         model: Hardened model. `images` are passed through it to count the inputs of its layers.
         images: Batch of test images.
@@ -35,43 +33,44 @@ def audit(
         LevelCount(
             layer=layer.name,
             tensor="weight",
-            levels=count_levels(state[f"{layer.name}.weight"], weight_scope),
-            promised=layer.weight_bits.count,
-            scope=weight_scope,
+            levels=count_levels(state[f"{layer.name}.weight"], layer.weight_levels.granularity),
+            promised=layer.weight_levels.count(layer.weight_bits),
+            scope=scope_of(layer.weight_levels.granularity),
+            bits=str(layer.weight_bits),
         )
         for layer in layers
-        if not layer.weight_bits.is_float
+        if layer.weight_levels is not None
     ]
     inputs = _inputs(model, [m for m in layers if not m.activation_bits.is_float], images)
     counts += [
         LevelCount(
             layer=layer.name,
             tensor="input",
-            levels=count_levels(inputs[layer.name], "layer"),
-            promised=layer.activation_bits.count,
+            levels=count_levels(inputs[layer.name]),
+            promised=layer.activation_levels.count(layer.activation_bits),
             scope="layer",
+            bits=str(layer.activation_bits),
         )
         for layer in layers
-        if not layer.activation_bits.is_float
+        if layer.activation_levels is not None
     ]
     return counts
 
 
-def count_levels(x: Tensor, scope: Scope) -> int:
+def count_levels(x: Tensor, granularity: Granularity = _WHOLE) -> int:
     """Count the distinct values of a tensor.
 
     Args:
-        x: Tensor, (filters, …) if counted by filter.
-        scope: ``'layer'`` counts over the whole tensor, ``'filter'`` over each entry of the first
-            dimension.
+        x: Tensor, (out, in, …) unless counted as a whole.
+        granularity: Groups in which to count.
 
     Returns:
-        The count; for ``'filter'``, the largest count of any filter.
+        The count; the largest of any group if there are several.
     """
-    if scope == "layer":
+    if granularity == _WHOLE:
         return int(x.unique().numel())
-    ordered = x.flatten(1).sort(1).values
-    return int((ordered.diff(dim=1) != 0).sum(1).max()) + 1
+    ordered = (rows.sort(1).values for rows in granularity.split(x))
+    return 1 + max(int((rows.diff(dim=1) != 0).sum(1).max()) for rows in ordered)
 
 
 def _inputs(model: nn.Module, layers: Sequence[Layer], images: Tensor) -> dict[str, Tensor]:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from torch import nn
 
 from qbench.errors import QbenchError, nearest
-from qbench.method import Layer
-from qbench.spec.bits import BitWidths
+from qbench.method import Layer, Levels, Method
+from qbench.spec.bits import FLOAT_BITS, BitWidth, BitWidths
 from qbench.spec.policies import POLICIES, LayerPolicy, eight_bits
 
 QUANTIZABLE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+FLOAT = BitWidth(FLOAT_BITS)
 
 
 def select_layers(model: nn.Module, policy: LayerPolicy, bits: BitWidths) -> list[Layer]:
@@ -52,6 +53,63 @@ def select_layers(model: nn.Module, policy: LayerPolicy, bits: BitWidths) -> lis
         for name in names
         if name in widths and not widths[name].is_float
     ]
+
+
+def declare_levels(layers: Iterable[Layer], method: Method) -> None:
+    """Set the levels of layers from what a method declares.
+
+    Args:
+        layers: The layers, with their bit-widths.
+        method: The method.
+
+    Raises:
+        QbenchError: The method declares no levels for a bit-width.
+    """
+    for layer in layers:
+        weights, granularity = method.weights, method.granularity
+        if weights is not None and granularity is not None:
+            weights = weights.with_granularity(granularity)
+        layer.weight_levels = _levels(method, "weights", weights, layer.weight_bits)
+        layer.activation_levels = _levels(
+            method, "activations", method.activations, layer.activation_bits
+        )
+
+
+def _levels(
+    method: Method, tensors: str, declared: Levels | None, width: BitWidth
+) -> Levels | None:
+    if width.is_float:
+        return None
+    found = declared and declared.family_of(width)
+    if found is None:
+        raise QbenchError(
+            f"{method.name} declares no levels of {tensors} at {width} bits: set `{tensors} = …`, "
+            "as in qbench.method.Integers()"
+        )
+    return found
+
+
+def check_shared_weights(model: nn.Module, layers: Sequence[Layer]) -> None:
+    """Check that layers that share a weight have the same bit-width for it.
+
+    Args:
+        model: Any module.
+        layers: Its quantized layers.
+
+    Raises:
+        QbenchError: Two layers share a weight and have different bit-widths.
+    """
+    widths = {layer.name: layer.weight_bits for layer in layers}
+    first: dict[int, str] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, QUANTIZABLE):
+            other = first.setdefault(id(module.weight), name)
+            mine, its = (widths.get(each, FLOAT) for each in (name, other))
+            if mine != its:
+                raise QbenchError(
+                    f"'{other}' and '{name}' share a weight, which cannot have {its} and {mine} "
+                    "bits at once; give both layers the same width"
+                )
 
 
 def rename_layers(

@@ -78,11 +78,29 @@ def method_options(method: Method) -> dict[str, Any]:
     cls = type(method)
     try:
         options: dict[str, Any] = TypeAdapter(cls).dump_python(
-            method, mode="json", include=set(_options_of(cls))
+            method, mode="json", include=set(_options_of(cls)), by_alias=True
         )
     except PydanticSerializationError as error:
         raise QbenchError(f"{cls.name}: {_first_problem(cls) or error}") from error
     return options
+
+
+def quantizes(name: str) -> str:
+    """Describe what a method with its default options quantizes, from its declared levels.
+
+    Args:
+        name: Name of the method.
+
+    Returns:
+        The description, or an empty string if the method has options without defaults.
+
+    Raises:
+        QbenchError: The method is unknown.
+    """
+    try:
+        return validate_method(name, {}).describe()
+    except ValidationError:
+        return ""
 
 
 def determining_options(method: Method) -> dict[str, Any]:
@@ -94,7 +112,9 @@ def determining_options(method: Method) -> dict[str, Any]:
     Returns:
         The options of `method_options` without the `later_options` that have their defaults.
     """
-    changed = TypeAdapter(type(method)).dump_python(method, exclude_defaults=True).keys()
+    changed = (
+        TypeAdapter(type(method)).dump_python(method, exclude_defaults=True, by_alias=True).keys()
+    )
     unchanged = method.later_options - changed
     return {name: value for name, value in method_options(method).items() if name not in unchanged}
 
@@ -108,7 +128,8 @@ def option_fields(name: str) -> dict[str, FieldInfo]:
     Raises:
         QbenchError: The method is unknown.
     """
-    return _options_of(method_class(name))
+    fields = _options_of(method_class(name))
+    return {field.serialization_alias or name: field for name, field in fields.items()}
 
 
 def option_problems(cls: type[Method]) -> Iterator[tuple[str, str]]:
@@ -122,7 +143,7 @@ def option_problems(cls: type[Method]) -> Iterator[tuple[str, str]]:
     """
     from qbench.method import Method
 
-    known = [*vars(Method), *Method.__annotations__]
+    known = {*vars(Method), *Method.__annotations__} - {"granularity"}
     for name in _options_of(cls):
         if name in known:
             yield (
@@ -201,9 +222,10 @@ def _options_of(cls: type[Method]) -> dict[str, FieldInfo]:
 
 def _option_problem(found: ErrorDetails, known: Sequence[str]) -> str:
     """Describe a mistake in the options of a method, with its location."""
-    if found["type"] == "value_error":  # of __post_init__
-        return str(found["ctx"]["error"])
     place = ".".join(map(str, found["loc"]))
+    if found["type"] == "value_error":  # of __post_init__, or of an option's own validator
+        reason = str(found["ctx"]["error"])
+        return f"{place}: {found['input']!r}: {reason}" if place else reason
     if found["type"] == "unexpected_keyword_argument":
         return f"{place}: no such option{nearest(place, known)}"
     return f"{place}: {found['msg']}, not {found['input']!r}"

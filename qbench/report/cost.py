@@ -2,9 +2,10 @@
 
 Both are counted from the network itself, by the conventions of the papers that print such columns:
 
-- **Weights** are packed. Each weight is a code of k bits. Each layer (or each filter, if every
-  filter has its own levels) adds k numbers of 32 bits, from which its 2^k levels are made. Learned
-  bases have that many; evenly spaced levels need one or two of them. All other parameters,
+- **Weights** are packed. Each weight is a code of k bits. Each group of weights with levels of its
+  own (a layer, a filter, or fewer weights) adds the 32-bit numbers from which its levels are
+  computed: as many as the method declares. A weight that layers share counts once. All other
+  parameters,
   including biases and normalisation, have 32 bits. Running statistics are folded into these.
 - **Bit-operations** (BOPs) of a layer are its multiply-adds for one image × the bits of its weight
   × the bits of its input. Full precision counts as 32 bits. Products of two activations count as
@@ -26,7 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from qbench import registry
 from qbench.data import Dataset
-from qbench.method import Layer, Method, Scope
+from qbench.method import Layer, Method
 from qbench.quant.attach import prepare
 from qbench.quant.layers import QUANTIZABLE
 from qbench.quant.options import build_method
@@ -137,7 +138,7 @@ class Footprints:
         names = [name for name, m in model.named_modules() if isinstance(m, QUANTIZABLE)]
         widths = {m.name: f"{m.weight_bits}/{m.activation_bits}" for m in method.layers}
         return Footprint(
-            cost(model, method.layers, counted, method.weight_scope),
+            cost(model, method.layers, counted),
             full,
             widths.get(names[0], str(FULL_PRECISION)),
             widths.get(names[-1], str(FULL_PRECISION)),
@@ -154,17 +155,13 @@ class Footprints:
         return built.eval()
 
 
-def cost(
-    model: nn.Module, layers: list[Layer], counted: MultiplyAdds, weight_scope: Scope = "layer"
-) -> Cost:
+def cost(model: nn.Module, layers: list[Layer], counted: MultiplyAdds) -> Cost:
     """Count the cost of a network with some of its layers quantized.
 
     Args:
         model: The network, without attached quantizers.
-        layers: The quantized layers, with their bit-widths.
+        layers: The quantized layers, with their declared levels.
         counted: Multiply-adds of the network.
-        weight_scope: ``layer`` if the filters of a layer share their levels, ``filter`` if each
-            filter has its own.
 
     Returns:
         The cost, by the conventions of this module.
@@ -174,15 +171,28 @@ def cost(
     """
     others = counted.total - sum(counted.by_layer[layer.name] for layer in layers)
     bops = FLOAT_BITS**2 * others
-    weight_bits = FLOAT_BITS * sum(p.numel() for p in model.parameters())
     for layer in layers:
-        k = layer.weight_bits.bits
-        bops += counted.by_layer[layer.name] * k * layer.activation_bits.bits
-        if not layer.weight_bits.is_float:
-            weight = layer.latent_weight
-            groups = len(weight) if weight_scope == "filter" else 1
-            weight_bits += weight.numel() * (k - FLOAT_BITS) + groups * k * FLOAT_BITS
+        operands = layer.weight_bits.bits * layer.activation_bits.bits
+        bops += counted.by_layer[layer.name] * operands
+    quantized = {m.latent_weight: m for m in layers if m.weight_levels is not None}
+    weight_bits = sum(
+        packed_bits(parameter, quantized.get(parameter)) for parameter in model.parameters()
+    )
     return Cost(weight_bits, bops)
+
+
+def packed_bits(parameter: nn.Parameter, layer: Layer | None) -> int:
+    """Return the packed size of a parameter in bits.
+
+    Args:
+        parameter: Parameter of a network, any shape.
+        layer: Layer whose quantized weight it is; None if it stays at full precision.
+    """
+    if layer is None or layer.weight_levels is None:
+        return FLOAT_BITS * parameter.numel()
+    levels, width = layer.weight_levels, layer.weight_bits
+    numbers = levels.granularity.groups(parameter.shape) * levels.numbers(width)
+    return parameter.numel() * width.bits + numbers * FLOAT_BITS
 
 
 def multiply_adds(model: nn.Module, dataset: Dataset) -> MultiplyAdds:

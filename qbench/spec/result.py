@@ -25,16 +25,19 @@ class LevelCount(PlainData):
     Attributes:
         layer: Name of the layer.
         tensor: ``weight`` or ``input``.
-        levels: Number of distinct values in the layer, or the largest number in any one filter.
-        promised: Number of values that the bit-width allows.
-        scope: Part of the tensor over which `levels` was counted.
+        levels: Number of distinct values in the layer, or the largest number in any one group.
+        promised: Number of levels that the method declares for the bit-width.
+        scope: Part of the tensor over which `levels` was counted: ``layer``, ``filter``, or a
+            granularity such as ``per_group(64)``.
+        bits: Bit-width of the tensor. Empty in results that were recorded without it.
     """
 
     layer: str
     tensor: str
     levels: int
     promised: int
-    scope: Literal["layer", "filter"]
+    scope: str
+    bits: str = ""
 
     @property
     def holds(self) -> bool:
@@ -42,7 +45,7 @@ class LevelCount(PlainData):
         return self.levels <= self.promised
 
     def __str__(self) -> str:
-        each = " in a filter" if self.scope == "filter" else ""
+        each = {"layer": "", "filter": " in a filter"}.get(self.scope, f" {self.scope}")
         return (
             f"{self.layer}.{self.tensor} has {self.levels} levels{each}, {self.promised} promised"
         )
@@ -65,11 +68,16 @@ def most_levels(counts: Sequence[LevelCount], bits: BitWidths) -> Levels:
         found = [
             count.levels
             for count in counts
-            if count.tensor == tensor and count.promised == width.count and not width.is_float
+            if count.tensor == tensor and not width.is_float and _has_width(count, width)
         ]
         return max(found, default=None)
 
     return most("weight", bits.weights), most("input", bits.activations)
+
+
+def _has_width(count: LevelCount, width: BitWidth) -> bool:
+    """Return whether a count is of a tensor with a bit-width."""
+    return count.bits == str(width) if count.bits else count.promised == width.count
 
 
 class WeightDistribution(PlainData):

@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import BaseModel, TypeAdapter
 
 from qbench import registry
+from qbench.quant.options import quantizes
 from qbench.spec.layout import TableLayout
 from qbench.spec.policies import POLICIES
 from qbench.spec.recipe import Recipe
@@ -95,7 +96,7 @@ def _options(name: str) -> Schema:
     cls = registry.method_class(name)
     found = TypeAdapter(cls).json_schema()
     known = _described(cls, found.get("properties", {}))
-    about = f"{cls.title}: {cls.quantizes}" if cls.quantizes else cls.title
+    about = ": ".join(filter(None, (cls.title, quantizes(name))))
     mapping = _object(known, required=found.get("required", []))
     return {"description": about} | mapping | {"type": ["object", "null"]}
 

@@ -25,25 +25,21 @@ def training_step(
     handle: Handle,
     optimizer: torch.optim.Optimizer,
     loss: Callable[[], Tensor],
-    step: int,
-    steps: int,
     gradient_clip: float | None = None,
 ) -> Tensor:
-    """Take one step of training, with all hooks of the method in their order.
+    """Take one step of training.
 
     Args:
         handle: The attached method.
-        optimizer: Optimizer over the groups of `Handle.parameter_groups`.
-        loss: Runs the model on a batch and returns its loss, a scalar. The penalty of the method
-            is added to it.
-        step: Number of this step in its epoch, from 1.
-        steps: Number of steps of the epoch.
+        optimizer: Optimizer over the groups of `Handle.parameter_groups`, which was given to
+            `Handle.attach_optimizer`.
+        loss: Runs the model on a batch and returns its loss, a scalar. The regularization loss
+            of the method is added to it.
         gradient_clip: Largest L2 norm of all gradients together; None does not clip.
 
     Returns:
-        The loss with the penalty, a detached scalar.
+        The sum of both, a detached scalar.
     """
-    handle.on_step_start(step, steps)
     total = loss()
     total = total + handle.regularization_loss().to(total.device)
     optimizer.zero_grad()
@@ -51,9 +47,7 @@ def training_step(
     if gradient_clip is not None:
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         nn.utils.clip_grad_norm_(parameters, gradient_clip)
-    handle.before_optimizer_step()
     optimizer.step()
-    handle.after_optimizer_step()
     return total.detach()
 
 
@@ -94,7 +88,7 @@ class TrainingLoop:
             recipe: Names the precision, the label smoothing and the limit of the gradient norm.
 
         Returns:
-            Mean loss of the steps over all processes, with the penalty of the method.
+            Mean loss of the steps over all processes, with the regularization loss.
         """
         steps, device = len(self.loader), self.loader.device
         network = self._distributed_network()
@@ -110,9 +104,7 @@ class TrainingLoop:
                 with autocast:
                     return self.task.loss(network, batch, recipe.label_smoothing) * share
 
-            total += training_step(
-                self.handle, self.optimizer, loss, step, steps, recipe.gradient_clip
-            )
+            total += training_step(self.handle, self.optimizer, loss, recipe.gradient_clip)
         self.schedule.step()
         return float(distributed.total(total) / (steps * distributed.world()))
 

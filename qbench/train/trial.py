@@ -23,6 +23,7 @@ from qbench.errors import QbenchError
 from qbench.quant.attach import attach
 from qbench.quant.audit import audit
 from qbench.quant.options import build_method
+from qbench.spec.granularity import PerTensor
 from qbench.spec.result import CodeFingerprint, Result
 from qbench.spec.trial import Trial
 from qbench.train import fingerprint, weights
@@ -123,7 +124,7 @@ class Training:
         before = self.result.train_seconds
         for epoch in range(done + 1, recipe.epochs + 1):
             lr = loop.optimizer.param_groups[0]["lr"]
-            handle.on_epoch_start(epoch, recipe.epochs)
+            handle.on_epoch_start(epoch, recipe.epochs, len(loop.loader))
             model.train()
             loss = loop.run_epoch(recipe)
             if not math.isfinite(loss):
@@ -155,8 +156,7 @@ class Training:
         _check_hardened(model)
         state = dump_weights(model)
         images = loop.task.inputs(next(iter(loop.evaluation)))
-        scope = handle.method.weight_scope
-        audited = audit(layers, scope, load_weights(state), model, images)
+        audited = audit(layers, load_weights(state), model, images)
         model.eval()
         metrics = loop.evaluate()
         for name, value in metrics.items():
@@ -241,7 +241,9 @@ def _prepare(
         torch.compiler.reset()  # torch stops compiling after many models in one process
         network = torch.compile(handle.model)
     optimizer = build_optimizer(handle, recipe)
-    layerwise = handle.method.weight_scope == "layer"
+    handle.attach_optimizer(optimizer)
+    levels = [layer.weight_levels for layer in handle.layers if layer.weight_levels is not None]
+    layerwise = all(each.granularity == PerTensor() for each in levels)
     one_function = handle.method.soft and layerwise and handle.method.elementwise
     return TrainingLoop(
         task,

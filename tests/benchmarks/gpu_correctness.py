@@ -21,6 +21,7 @@ from qbench.quant.attach import attach
 from tests.benchmarks.gpu_report import Options, Row, told
 from tests.benchmarks.gpu_speed import WIDTHS, methods
 from tests.benchmarks.steps import where
+from tests.helpers.quantizers import start_step
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
 FLIPPED = 1e-3
@@ -85,8 +86,8 @@ def quantizers_of(method: str, bits: str) -> dict[str, tuple[nn.Module, Tensor]]
     net = registry.build_model("resnet_tiny", 10, 3)
     samples = torch.randn(8, 3, 32, 32)
     handle = attach(net, method, bits=bits, calibration=[samples])
-    handle.on_epoch_start(20, 20)
-    handle.on_step_start(1, 1)
+    handle.on_epoch_start(20, 20, steps=1)
+    start_step(handle, 1, 1)
     layer = handle.layers[-1]
     found: dict[str, tuple[nn.Module, Tensor]] = {}
     if layer.weight_quantizer is not None:

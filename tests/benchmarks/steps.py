@@ -16,6 +16,7 @@ from qbench.quant.options import build_method
 from qbench.spec.bits import FULL_PRECISION, BitWidths
 from qbench.spec.recipe import Recipe
 from qbench.tasks import classification
+from tests.helpers.quantizers import start_step
 
 CLASSES = 1000
 WARM_UP = 3
@@ -115,7 +116,7 @@ def training_step(
         chosen, widths = build_method("fp32", {}), FULL_PRECISION
     samples = torch.randn(4, *shape, device=device)
     handle = attach(net, chosen, bits=widths, calibration=[samples])
-    handle.on_epoch_start(20, 20)
+    handle.on_epoch_start(20, 20, steps=1)
     handle.model.train()
     network: Any = torch.compile(handle.model) if recipe.compile else handle.model
     optimizer = torch.optim.SGD(
@@ -124,15 +125,15 @@ def training_step(
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16")
 
     def train(batch: Any) -> None:
-        handle.on_step_start(1, 1)
+        start_step(handle, 1, 1)
         with autocast:
             loss = classification.loss(network, batch)
         loss = loss + handle.regularization_loss().to(device)
         optimizer.zero_grad()
         loss.backward()
-        handle.before_optimizer_step()
+        handle._before_optimizer_step()
         optimizer.step()
-        handle.after_optimizer_step()
+        handle._after_optimizer_step()
 
     return train
 

@@ -3,17 +3,13 @@
 GOOD = '''
 import torch
 from qbench.functional import sign, straight_through
-from qbench.method import Method
+from qbench.method import Binary, Method
 
 class MedianSign(Method):
     """Binary weights, scaled by the median of their sizes."""
     title = "Median sign"
-    quantizes = "weights, 1 bit"
+    weights = Binary()
     factor: float = 1.0
-
-    def supports(self, bits, task):
-        if bits.weights.bits != 1 or not bits.activations.is_float:
-            return "weights of 1 bit only"
 
     def weight_quantizer(self, layer, weight):
         return Scaled(self.factor)
@@ -30,33 +26,37 @@ class Scaled(torch.nn.Module):
 
 BAD = """
 import os, sys, torch
-from qbench.method import Method
+from qbench.method import Learned, Method
 
-class Raises(Method):
+class Base(Method):
+    weights = Learned()
+    activations = Learned()
+
+class Raises(Base):
     def weight_quantizer(self, layer, weight):
         raise RuntimeError("no such luck")
 
-class NotFinite(Method):
+class NotFinite(Base):
     def weight_quantizer(self, layer, weight):
         return Times(float("nan"))
 
-class WrongShape(Method):
+class WrongShape(Base):
     def weight_quantizer(self, layer, weight):
         return torch.nn.Flatten(0)
 
-class TooManyLevels(Method):
+class TooManyLevels(Base):
     def weight_quantizer(self, layer, weight):
         return Times(1.0)
 
-class Exits(Method):
+class Exits(Base):
     def weight_quantizer(self, layer, weight):
         sys.exit(3)
 
-class Dies(Method):
+class Dies(Base):
     def weight_quantizer(self, layer, weight):
         os._exit(9)
 
-class SupportsRaises(Method):
+class SupportsRaises(Base):
     def supports(self, bits, task):
         raise ValueError("cannot say")
 
@@ -102,7 +102,7 @@ WRONG = """
 import ctypes, os, signal, time
 import torch
 from qbench.functional import sign, straight_through
-from qbench.method import Method
+from qbench.method import Binary, Method
 
 class Sign(torch.nn.Module):
     def __init__(self):
@@ -113,6 +113,8 @@ class Sign(torch.nn.Module):
         return straight_through(w, self.scale * sign(w))
 
 class Base(Method):
+    weights = Binary()
+
     def weight_quantizer(self, layer, weight):
         return Sign()
 
@@ -147,7 +149,7 @@ class NanLater(Base):
     epoch = 0
     def on_epoch_start(self, epoch, epochs):
         type(self).epoch = epoch
-    def penalty(self):
+    def regularization_loss(self):
         return torch.tensor(float("nan") if self.epoch == 3 else 0.0)
 
 class Interrupts(Base):

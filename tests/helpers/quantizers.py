@@ -76,6 +76,13 @@ def set_parameters(quantizer: nn.Module, **values: float) -> nn.Module:
     return quantizer
 
 
+def start_step(handle: Handle, step: int, steps: int) -> None:
+    """Start a step of the present epoch, as the optimizer's hooks do after the step before it."""
+    handle._step, handle._steps = step - 1, steps
+    with torch.no_grad():
+        handle._start_step()
+
+
 def attach_everywhere(model: nn.Module, name: str, bits: str = "1/32", **options: Any) -> Handle:
     """Attach a method to every layer of a model, the first and the last included."""
     return attach(model, name, bits=bits, layers="all", **options)

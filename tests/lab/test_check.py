@@ -129,14 +129,13 @@ HEAD = """
 import torch
 from torch import nn
 from qbench.functional import sign, straight_through
-from qbench.method import Method, Quantizer
+from qbench.method import Binary, Integers, Learned, Method, Named, Quantizer, Ternary
 
 def binary(w):
     return w.detach().abs().mean() * sign(w)
 
 class Broken(Method):
-    def supports(self, bits, task):
-        return None if str(bits) == "1/32" else "1/32 only"
+    weights = Binary()
 
     def weight_quantizer(self, layer, weight):
         return Weight()
@@ -163,7 +162,7 @@ class Weight(nn.Module):
     ),
     "levels": (
         "has_the_levels_it_promises",
-        "3 values after hardening, where 1 bits allow 2",
+        "3 values after hardening, where 1 bits of the declared levels allow 2",
         """
 class Weight(nn.Module):
     def forward(self, w):
@@ -172,7 +171,7 @@ class Weight(nn.Module):
     ),
     "scope": (
         "has_the_levels_it_promises",
-        "is weight_scope 'filter'?",
+        "is it quantized per channel?",
         """
 class Weight(nn.Module):
     def forward(self, w):
@@ -185,6 +184,8 @@ class Weight(nn.Module):
         "does not have the levels that 3(±4) names",
         """
 class Broken(Broken):
+    weights = Named()
+
     def supports(self, bits, task):
         return None if str(bits) == "3(±4)/32" else "3(±4)/32 only"
 
@@ -239,8 +240,7 @@ class Weight(nn.Module):
         "passes no gradient",
         """
 class Broken(Broken):
-    def supports(self, bits, task):
-        return None if str(bits) == "1/1" else "1/1 only"
+    activations = Integers(bits=(1,), signed=False, required=True)
 
     def activation_quantizer(self, layer, sample):
         return Input()
@@ -357,8 +357,7 @@ class Weight(nn.Module):
         "evaluat",
         """
 class Broken(Broken):
-    def supports(self, bits, task):
-        return None if str(bits) == "1/1" else "1/1 only"
+    activations = Integers(bits=(1,), signed=False, required=True)
 
     def activation_quantizer(self, layer, sample):
         return Input()
@@ -409,7 +408,7 @@ class Weight(nn.Module):
     ),
     "raises": (
         "attaches",
-        "raised ZeroDivisionError: integer division or modulo by zero (broken_raises.py:20)",
+        "raised ZeroDivisionError: integer division or modulo by zero (broken_raises.py:19)",
         """
 
 class Weight(nn.Module):
@@ -485,7 +484,7 @@ def test_the_command_says_what_is_broken_and_where(qbench: Qbench, tmp_path: Pat
     (report,) = json.loads(done.stdout)
     (finding,) = report["findings"]
     assert finding["check"] == "attaches"
-    assert "(broken.py:20)" in finding["message"]
+    assert "(broken.py:19)" in finding["message"]
     assert "1 // 0" in finding["traceback"]
 
 

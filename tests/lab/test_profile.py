@@ -18,10 +18,13 @@ from tests.conftest import Qbench
 SMALL = ["--model", "convnet_tiny", "--image-size", "8", "--batch-size", "4", "--steps", "2"]
 
 BREAKS = """
-from qbench.method import Method
+from qbench.method import Method, Uniform
 
 
 class Breaks(Method):
+    weights = Uniform()
+    activations = Uniform()
+
     def after_optimizer_step(self):
         raise RuntimeError("not today")
 """

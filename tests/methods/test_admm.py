@@ -15,6 +15,7 @@ from tests.helpers.quantizers import (
     attach_to_linear,
     first_weight_quantizer,
     latent_weight,
+    start_step,
     used_weight,
     weight_quantizer,
 )
@@ -61,9 +62,9 @@ def test_admm_dual_moves_by_what_is_left_between_w_and_g() -> None:
     handle = attach_to_linear("admm", "2/32")
     split = first_weight_quantizer(handle)
     before = split.get_buffer("dual").clone()
-    handle.on_epoch_start(1, 3)
+    handle.on_epoch_start(1, 3, steps=1)
     assert torch.equal(split.get_buffer("dual"), before)
-    handle.on_epoch_start(2, 3)
+    handle.on_epoch_start(2, 3, steps=1)
     moved = split.get_buffer("dual") - before
     expected = latent_weight(handle).detach() - split.get_buffer("projected")
     np.testing.assert_allclose(moved.numpy(), expected.numpy(), atol=1e-15)
@@ -74,7 +75,7 @@ def test_admm_brings_a_quadratic_to_a_quantized_point() -> None:
     target = normal(5, 8, seed=7)
     optimizer = torch.optim.SGD([latent_weight(handle)], lr=0.2)
     for epoch in range(1, 60):
-        handle.on_epoch_start(epoch, 60)
+        handle.on_epoch_start(epoch, 60, steps=1)
         for _ in range(20):
             optimizer.zero_grad()
             (
@@ -94,9 +95,9 @@ def test_admm_correction_starts_where_the_prediction_did() -> None:
     optimizer = torch.optim.SGD([w], lr=0.1)
     for slope in slopes:
         w.grad = slope.clone()
-        handle.before_optimizer_step()
+        handle._before_optimizer_step()
         optimizer.step()
-        handle.after_optimizer_step()
+        handle._after_optimizer_step()
     np.testing.assert_allclose(w.detach().numpy(), (start - 0.1 * slopes[1]).numpy(), rtol=1e-12)
 
 
@@ -144,11 +145,11 @@ def test_admm_dual_moves_so_often_in_an_epoch(updates: int) -> None:
     moves = 0
     for epoch in (1, 2, 3):
         before = split.get_buffer("dual").clone()
-        handle.on_epoch_start(epoch, 3)
+        handle.on_epoch_start(epoch, 3, steps=1)
         for step in range(1, 13):
             moves += not torch.equal(split.get_buffer("dual"), before)
             before = split.get_buffer("dual").clone()
-            handle.on_step_start(step, 12)
+            start_step(handle, step, 12)
         moves += not torch.equal(split.get_buffer("dual"), before)
     assert moves == 3 * updates - 1  # none before the first step of all
 
@@ -161,9 +162,9 @@ def test_admm_predictions_and_corrections_alternate() -> None:
     found = []
     for slope in slopes:
         w.grad = slope.clone()
-        handle.before_optimizer_step()
+        handle._before_optimizer_step()
         optimizer.step()
-        handle.after_optimizer_step()
+        handle._after_optimizer_step()
         found.append((w.detach() - start).numpy() / -0.1)
     first, second, third, fourth, fifth = slopes.numpy()
     expected = [first, second, second + third, second + fourth, second + fourth + fifth]
@@ -180,7 +181,7 @@ def test_extragradient_makes_admm_contract_where_plain_steps_do_not() -> None:
         begin = float(w.detach().norm())
         for _ in range(20):
             w.grad = torch.cat([w.detach()[:, 4:], -w.detach()[:, :4]], 1)
-            handle.before_optimizer_step()
+            handle._before_optimizer_step()
             optimizer.step()
         sizes[extragradient] = float(w.detach().norm()) / begin
     assert sizes[False] == pytest.approx((1 + 0.3**2) ** 10)

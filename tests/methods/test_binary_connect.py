@@ -55,7 +55,7 @@ def test_binary_connect_clips_quantized_weights_after_the_step_and_no_others() -
         parameter.data = normal(*parameter.shape, scale=2)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     handle = attach(model, "binary_connect", bits="1/32")
-    handle.after_optimizer_step()
+    handle._after_optimizer_step()
     handle.remove()
     after = dict(model.named_parameters())
     clipped = before.pop("1.weight").clamp(-1, 1)

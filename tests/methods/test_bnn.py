@@ -36,7 +36,7 @@ def test_bnn_weights_stay_between_minus_and_plus_one() -> None:
     handle = attach_to_linear("bnn", "1/1")
     with torch.no_grad():
         latent_weight(handle).mul_(50)
-    handle.after_optimizer_step()
+    handle._after_optimizer_step()
     assert float(latent_weight(handle).detach().abs().max()) == 1.0
 
 

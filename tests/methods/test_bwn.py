@@ -74,10 +74,10 @@ def test_bwn_centring_subtracts_the_mean_over_input_channels_then_clips(moment: 
     convolution.weight.data = w.clone()
     handle = attach_everywhere(nn.Sequential(convolution), "bwn", centre=True)
     if moment == "first epoch":
-        handle.on_epoch_start(1, 10)
+        handle.on_epoch_start(1, 10, steps=1)
     else:
         handle.layers[0].latent_weight.data = w.clone()
-        handle.after_optimizer_step()
+        handle._after_optimizer_step()
     centred = np.clip(w.numpy() - w.numpy().mean(axis=1, keepdims=True), -1, 1)
     found = handle.layers[0].latent_weight.detach().numpy()
     np.testing.assert_allclose(found, centred, atol=1e-14)
@@ -88,6 +88,6 @@ def test_bwn_leaves_weights_where_they_are_unless_told_to_centre() -> None:
     convolution = nn.Conv2d(4, 6, 3)
     before = convolution.weight.detach().clone()
     handle = attach_everywhere(nn.Sequential(convolution), "bwn")
-    handle.on_epoch_start(1, 10)
-    handle.after_optimizer_step()
+    handle.on_epoch_start(1, 10, steps=1)
+    handle._after_optimizer_step()
     assert torch.equal(handle.layers[0].latent_weight, before)

@@ -125,5 +125,5 @@ def test_dsq_alpha_stays_in_its_bounds() -> None:
     quantizer = first_weight_quantizer(handle)
     for value, kept in ((0.9, 0.5), (-1.0, 1e-3)):
         set_parameters(quantizer, alpha=value)
-        handle.after_optimizer_step()
+        handle._after_optimizer_step()
         assert parameter_value(quantizer, "alpha") == pytest.approx(kept)

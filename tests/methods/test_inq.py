@@ -46,7 +46,7 @@ def test_inq_freezes_the_largest_weights_first_and_never_lets_them_move() -> Non
     handle = attach_to_linear("inq", "5/32", portions=[0.5, 0.75, 1.0])
     before = latent_weight(handle).detach().clone().numpy()
     allowed = powers(before, 5)
-    handle.on_epoch_start(1, 4)
+    handle.on_epoch_start(1, 4, steps=1)
     quantizer = first_weight_quantizer(handle)
     frozen = quantizer.get_buffer("frozen").numpy().copy()
     assert frozen.sum() == 20
@@ -56,14 +56,14 @@ def test_inq_freezes_the_largest_weights_first_and_never_lets_them_move() -> Non
     np.testing.assert_array_equal(latent_weight(handle).detach().numpy()[~frozen], before[~frozen])
     optimizer = torch.optim.SGD(handle.parameter_groups(0.1, 0.1), lr=0.1, momentum=0.9)
     for epoch in (1, 2, 3, 4):
-        handle.on_epoch_start(epoch, 4)
+        handle.on_epoch_start(epoch, 4, steps=1)
         optimizer.zero_grad()
         handle.model.train()(normal(4, 8)).square().sum().backward()
         grad = latent_weight(handle).grad
         assert grad is not None
         assert not grad.numpy()[frozen].any()
         optimizer.step()
-        handle.after_optimizer_step()
+        handle._after_optimizer_step()
         np.testing.assert_array_equal(latent_weight(handle).detach().numpy()[frozen], values)
     now = quantizer.get_buffer("frozen").numpy()
     assert now.sum() == 30
@@ -111,14 +111,14 @@ def test_inq_freezes_the_papers_shares_each_for_equally_many_epochs(
     quantizer = first_weight_quantizer(handle)
     found = []
     for epoch in range(1, 2 * len(shares) + 1):
-        handle.on_epoch_start(epoch, 2 * len(shares))
+        handle.on_epoch_start(epoch, 2 * len(shares), steps=1)
         found.append(int(quantizer.get_buffer("frozen").sum()))
     assert found == [round(40 * share) for share in shares for _ in range(2)]
 
 
 def test_inq_training_is_plain_gradient_descent_on_what_is_not_frozen() -> None:
     handle = attach_to_linear("inq", "3/32", portions=[0.5, 1.0])
-    handle.on_epoch_start(1, 2)
+    handle.on_epoch_start(1, 2, steps=1)
     quantizer, g = handle.layers[0].weight_quantizer, normal(5, 8, seed=3)
     assert quantizer is not None
     w = latent_weight(handle).detach()

@@ -53,10 +53,10 @@ def test_jacob_activations_wait_for_the_delay() -> None:
     x = normal(4, 8).abs()
     quantizer = handle.layers[0].activation_quantizer
     assert quantizer is not None
-    handle.on_epoch_start(1, 3)
+    handle.on_epoch_start(1, 3, steps=1)
     assert torch.equal(quantizer.train()(x), x)
     assert len(quantizer.eval()(x).unique()) <= 4
-    handle.on_epoch_start(2, 3)
+    handle.on_epoch_start(2, 3, steps=1)
     assert len(quantizer.train()(x).unique()) <= 4
 
 

@@ -63,10 +63,10 @@ def try_on(
     if method.trains:
         groups = handle.parameter_groups(lr=0.01, weight_decay=1e-4)
         optimizer = torch.optim.SGD(groups, lr=0.01, momentum=0.9)
-        handle.on_epoch_start(1, 1)
+        handle.attach_optimizer(optimizer)
+        handle.on_epoch_start(1, 1, len(batches))
         model.train()
-        for step, x in enumerate(batches, 1):
-            handle.on_step_start(step, 2)
+        for x in batches:
             loss = (
                 nn.functional.cross_entropy(model(x), torch.arange(4))
                 + handle.regularization_loss()
@@ -77,14 +77,12 @@ def try_on(
             norm = nn.utils.clip_grad_norm_(parameters, 5.0)
             assert math.isfinite(float(loss.detach()))
             assert 0 < float(norm) < math.inf
-            handle.before_optimizer_step()
             optimizer.step()
-            handle.after_optimizer_step()
     layers = list(handle.layers)
     handle.harden().eval()
     with torch.no_grad():
         assert model(batches[0]).isfinite().all()
-    counts = audit(layers, method.weight_scope, model.state_dict(), model, batches[0])
+    counts = audit(layers, model.state_dict(), model, batches[0])
     sides = [
         not width.is_float
         for width in (BitWidths.parse(bits).weights, BitWidths.parse(bits).activations)

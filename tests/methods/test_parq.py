@@ -18,7 +18,12 @@ from qbench.quant.attach import Handle, attach
 from qbench.quant.options import build_method
 from qbench.spec.bits import BitWidth, BitWidths
 from tests.helpers.libraries import needs_torchao
-from tests.helpers.quantizers import build_weight_quantizer, first_weight_quantizer, output_of
+from tests.helpers.quantizers import (
+    build_weight_quantizer,
+    first_weight_quantizer,
+    output_of,
+    start_step,
+)
 from tests.helpers.tensors import Array, normal, normal32
 
 
@@ -95,9 +100,9 @@ def parq_weight(handle: Handle) -> Array:
 
 def after_a_step(handle: Handle, epoch: int, step: int) -> Array:
     """Return the weight after a step of one of 4 epochs of 25 steps."""
-    handle.on_epoch_start(epoch, 4)
-    handle.on_step_start(step, 25)
-    handle.after_optimizer_step()
+    handle.on_epoch_start(epoch, 4, steps=1)
+    start_step(handle, step, 25)
+    handle._after_optimizer_step()
     return parq_weight(handle)
 
 
@@ -194,17 +199,17 @@ def test_parq_takes_the_steps_of_torchaos_optimizer(quantizer: str, prox: str, s
     handle = parq_handle(w, quantizer=quantizer, prox=prox, period=period, scope=scope)
     groups = handle.parameter_groups(lr=0.05, weight_decay=1e-3)
     optimizer = torch.optim.SGD(groups, lr=0.05, momentum=0.9)
-    handle.on_epoch_start(1, 1)
+    handle.on_epoch_start(1, 1, steps=1)
     for step, x in enumerate(inputs, 1):
         reference.zero_grad()
         (torch_linear(x) - x[:, :6]).square().mean().backward()
         reference.step()
 
-        handle.on_step_start(step, steps)
+        start_step(handle, step, steps)
         optimizer.zero_grad()
         (handle.model(x) - x[:, :6]).square().mean().backward()
         optimizer.step()
-        handle.after_optimizer_step()
+        handle._after_optimizer_step()
         expected = torch_linear.weight.detach().numpy()
         np.testing.assert_allclose(parq_weight(handle), expected, rtol=1e-4, atol=1e-6)
     latent = reference.state[torch_linear.weight]["latent"].numpy()

@@ -24,6 +24,7 @@ from tests.helpers.quantizers import (
     activation_quantizer,
     attach_everywhere,
     first_weight_quantizer,
+    start_step,
     weight_quantizer,
 )
 from tests.helpers.released_quantization_networks import (
@@ -168,7 +169,7 @@ def test_in_training_a_weight_is_equation_7_with_its_exact_gradients(bits: str, 
     model = nn.Sequential(linear)
     handle = attach_everywhere(model, NAME, f"{bits}/32", temperature_rate=2.0)
     model.double().train()
-    handle.on_epoch_start(epoch, 10)
+    handle.on_epoch_start(epoch, 10, steps=1)
     quantizer = first_weight_quantizer(handle)
     linear.weight.backward(g)
 
@@ -210,7 +211,7 @@ def test_the_temperature_is_the_rate_times_the_epoch_everywhere(rate: float) -> 
         phases=[0, 0, 1],
     )
     for epoch in (1, 2, 30):
-        handle.on_epoch_start(epoch, 30)
+        handle.on_epoch_start(epoch, 30, steps=1)
         found = [float(b) for name, b in model.named_buffers() if name.endswith("temperature")]
         assert found == [rate * epoch] * 4
 
@@ -282,12 +283,12 @@ def train(handle: Handle, steps: int, lr: float = 0.05) -> None:
     optimizer = torch.optim.SGD(handle.parameter_groups(lr=lr, weight_decay=0.0), lr=lr)
     handle.model.train()
     for step, (x, target) in enumerate(batches(steps), 1):
-        handle.on_step_start(step, steps)
+        start_step(handle, step, steps)
         optimizer.zero_grad()
         nn.functional.cross_entropy(handle.model(x), target).backward()
-        handle.before_optimizer_step()
+        handle._before_optimizer_step()
         optimizer.step()
-        handle.after_optimizer_step()
+        handle._after_optimizer_step()
 
 
 def temperatures(handle: Handle, kind: str) -> list[float]:
@@ -313,7 +314,7 @@ def test_weights_are_trained_first_then_activations_then_both() -> None:
     handle = attached("2/2")
     seen = []
     for epoch in range(1, 10):
-        handle.on_epoch_start(epoch, 9)
+        handle.on_epoch_start(epoch, 9, steps=1)
         before = parameters(handle, "weight"), parameters(handle, "input")
         latent = [layer.latent_weight.detach().clone() for layer in handle.layers]
         is_float = activations_are_float(handle)
@@ -341,7 +342,7 @@ def test_an_epoch_raises_the_temperature_of_what_it_trains() -> None:
     handle = attached("2/2", temperature_rate=10)
     weights, inputs = [], []
     for epoch in range(1, 7):
-        handle.on_epoch_start(epoch, 6)
+        handle.on_epoch_start(epoch, 6, steps=1)
         weights.append(temperatures(handle, "weight"))
         inputs.append(temperatures(handle, "input"))
     assert weights == [[t, t] for t in (10, 20, 20, 20, 30, 40)]
@@ -365,7 +366,7 @@ def test_phases_last_in_proportion(
     handle = attached("2/2", phases=phases)
     with_inputs, both = [], []
     for epoch in range(1, epochs + 1):
-        handle.on_epoch_start(epoch, epochs)
+        handle.on_epoch_start(epoch, epochs, steps=1)
         if not activations_are_float(handle):
             with_inputs.append(epoch)
             if all(q.alpha.requires_grad for q in handle.quantizers):
@@ -378,7 +379,7 @@ def test_phases_last_in_proportion(
 def test_there_are_no_phases_where_only_one_kind_is_quantized(bits: str) -> None:
     handle = attached(bits)
     for epoch in (1, 2, 9):
-        handle.on_epoch_start(epoch, 9)
+        handle.on_epoch_start(epoch, 9, steps=1)
         kind = "weight" if bits == "2/32" else "input"
         assert temperatures(handle, kind) == [5.0 * epoch] * 2
         before = parameters(handle, kind)
@@ -390,25 +391,25 @@ def test_the_temperature_can_rise_with_every_step() -> None:
     handle = attached("2/32", temperature_rate=10, temperature_by="step")
     found = []
     for epoch in (1, 2):
-        handle.on_epoch_start(epoch, 2)
+        handle.on_epoch_start(epoch, 2, steps=1)
         for step in range(1, 5):
-            handle.on_step_start(step, 4)
+            start_step(handle, step, 4)
             found.append(temperatures(handle, "weight")[0])
     assert found == [2.5, 5, 7.5, 10, 12.5, 15, 17.5, 20]
 
 
 def test_a_fixed_quantizers_temperature_does_not_rise_with_steps() -> None:
     handle = attached("2/2", temperature_by="step")
-    handle.on_epoch_start(2, 3)
-    handle.on_step_start(1, 2)
+    handle.on_epoch_start(2, 3, steps=1)
+    start_step(handle, 1, 2)
     assert temperatures(handle, "weight") == [5.0, 5.0]
     assert temperatures(handle, "input") == [2.5, 2.5]
 
 
 def test_without_steps_being_told_the_temperature_is_that_of_the_epoch() -> None:
     handle = attached("2/32")
-    handle.on_epoch_start(3, 9)
-    handle.on_step_start(1, 100)
+    handle.on_epoch_start(3, 9, steps=1)
+    start_step(handle, 1, 100)
     assert temperatures(handle, "weight") == [15.0, 15.0]
 
 
@@ -432,7 +433,7 @@ def test_a_shared_function_gives_every_layer_the_same_levels_after_training() ->
         model[2].weight.mul_(3)  # type: ignore[operator]
     for share, count in (("network", 3), ("layer", 6)):
         handle = attached("2/32", network(), share=share)
-        handle.on_epoch_start(1, 2)
+        handle.on_epoch_start(1, 2, steps=1)
         train(handle, 3)
         handle.harden()
         values = torch.cat([layer.module.weight.flatten() for layer in handle.layers])  # type: ignore[operator]
@@ -515,15 +516,15 @@ def test_ten_official_steps_are_those_of_the_released_code(
     groups = handle.parameter_groups(lr=lr, weight_decay=DECAY)
     optimizer = torch.optim.SGD(groups, lr=lr, momentum=MOMENTUM)
     handle.model.train()
-    handle.on_epoch_start(1, 1)
+    handle.on_epoch_start(1, 1, steps=1)
     for x, target in batches(10):
         optimizer.zero_grad()
         nn.functional.cross_entropy(handle.model(x), target).backward()
         every = [p for group in optimizer.param_groups for p in group["params"]]
         nn.utils.clip_grad_norm_(every, CLIP)
-        handle.before_optimizer_step()
+        handle._before_optimizer_step()
         optimizer.step()
-        handle.after_optimizer_step()
+        handle._after_optimizer_step()
 
     start: Any = network()
     for layer in handle.layers:

@@ -82,13 +82,13 @@ def test_xnor_centring_leaves_each_place_of_a_kernel_no_mean_over_input_channels
         handle = attach(model, method, bits="1/1", layers="all", calibration=[normal(1, 4, 5, 5)])
         w = normal(*SHAPE, scale=0.2) + 0.1
         latent_weight(handle).data = w.clone()
-        handle.after_optimizer_step()
+        handle._after_optimizer_step()
         expected = w - w.mean(1, keepdim=True) if centre else w
         np.testing.assert_allclose(
             latent_weight(handle).detach().numpy(), expected.numpy(), atol=1e-15
         )
         latent_weight(handle).data = 20 * w
-        handle.after_optimizer_step()
+        handle._after_optimizer_step()
         assert (float(latent_weight(handle).detach().abs().max()) == 1.0) is centre
 
 

@@ -24,6 +24,7 @@ from qbench.spec.bits import BitWidths
 from qbench.tasks import detection
 from tests.helpers.detectors import TINY, batch
 from tests.helpers.methods import FEW, NAMES
+from tests.helpers.quantizers import start_step
 
 DETECTORS = {
     "ssd300_vgg16": ssd300_vgg16,
@@ -173,18 +174,18 @@ def take_a_step(
     groups = handle.parameter_groups(lr=1e-3, weight_decay=1e-4)
     optimizer = torch.optim.SGD(groups, lr=1e-3, momentum=0.9)
     for epoch in range(1, 4 if method.trains else 1):
-        handle.on_epoch_start(epoch, 3)
+        handle.on_epoch_start(epoch, 3, steps=1)
         model.train()
-        handle.on_step_start(1, 1)
+        start_step(handle, 1, 1)
         loss = detection.loss(model, data) + handle.regularization_loss()
         optimizer.zero_grad()
         loss.backward()
         gradients = [p.grad for p in model.parameters() if p.grad is not None]
         assert all(gradient.isfinite().all() for gradient in gradients)
         nn.utils.clip_grad_norm_([p for group in groups for p in group["params"]], 10)
-        handle.before_optimizer_step()
+        handle._before_optimizer_step()
         optimizer.step()
-        handle.after_optimizer_step()
+        handle._after_optimizer_step()
     after = [layer.latent_weight.detach() for layer in handle.layers]
     assert method.trains != all(map(torch.equal, before, after))
     model.eval()
@@ -201,7 +202,7 @@ def take_a_step(
         found: list[dict[str, Tensor]] = model(data[0])
     for mine, theirs in zip(found, expected, strict=True):
         assert all(torch.equal(mine[key], theirs[key]) for key in theirs)
-    counts = audit(quantized, method.weight_scope, model.state_dict(), model, data[0])
+    counts = audit(quantized, model.state_dict(), model, data[0])
     assert len({count.layer for count in counts}) == len(layers)
     assert not [count for count in counts if count.levels > count.promised]
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from qbench import registry
 from qbench.errors import QbenchError
-from qbench.method import Layer, Method
+from qbench.method import Layer, Learned, Method
 from qbench.quant.attach import Handle, attach
 from qbench.quant.options import build_method
 from qbench.spec.bits import BitWidth, BitWidths
@@ -63,7 +63,7 @@ def train(handle: Handle, steps: int = 2, dtype: torch.dtype = torch.float32) ->
         optimizer.zero_grad()
         backward(handle, images(step).to(dtype))
         optimizer.step()
-        handle.after_optimizer_step()
+        handle._after_optimizer_step()
 
 
 def backward(handle: Handle, x: Tensor) -> None:
@@ -104,7 +104,7 @@ def with_method(model: nn.Module, method: str, bits: str) -> Handle:
     first = next(model.parameters())
     calibration = [images().to(first), images(1).to(first)]
     handle = attach(model, method, bits=bits, layers="all", calibration=calibration)
-    handle.on_epoch_start(1, 3)
+    handle.on_epoch_start(1, 3, steps=1)
     return handle
 
 
@@ -177,6 +177,8 @@ def test_it_trains_in_float64_after_the_model_was_moved_there() -> None:
 class Doubles(Method):
     """Doubles every output of the layers it is on."""
 
+    weights = Learned()
+
     def weight_quantizer(self, layer: Layer, weight: Tensor) -> nn.Module:
         return nn.Identity()
 
@@ -225,6 +227,8 @@ class Shaped(nn.Module):
 class Misshapen(Method):
     """Quantizers that do not return what they were given."""
 
+    weights = Learned()
+    activations = Learned()
     on: str = "weight"
     change: Any = None
 
@@ -257,7 +261,7 @@ def test_an_unknown_option_names_the_nearest() -> None:
 
 
 def test_an_option_of_the_wrong_type_is_refused() -> None:
-    with pytest.raises(QbenchError, match=r"twn: scope: .*'layer' or 'filter', not 'network'"):
+    with pytest.raises(QbenchError, match="write per_tensor, per_channel or per_group"):
         attach(network(), "twn", bits="2/32", scope="network")
 
 

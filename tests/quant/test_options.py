@@ -74,9 +74,10 @@ def test_the_bounds_of_an_annotated_option_hold_however_it_is_built(
 
 def test_expanding_a_suite_validates_the_options_of_a_row_once() -> None:
     counting = """
-from qbench.method import Method
+from qbench.method import Method, Uniform
 
 class Counting(Method):
+    weights = Uniform()
     size: float = 1.0
     built = []
 

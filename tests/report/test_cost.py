@@ -8,13 +8,14 @@ from torch import nn
 from qbench import registry
 from qbench.data import Dataset
 from qbench.data.digits import Digits
-from qbench.method import Layer, Method
+from qbench.method import Granularity, Layer, Method, PerChannel, PerGroup, PerTensor, Uniform
 from qbench.quant.options import build_method, method_options
-from qbench.report.cost import Cost, Footprints, cost, multiply_adds
+from qbench.report.cost import Cost, Footprints, MultiplyAdds, cost, multiply_adds
 from qbench.spec.bits import BitWidth
 from qbench.spec.recipe import Recipe
 from qbench.spec.trial import Trial
 
+PER_TENSOR = PerTensor()
 RECIPE = Recipe(epochs=1, batch_size=1, optimizer="sgd", lr=0.1)
 
 
@@ -31,8 +32,16 @@ def small() -> nn.Module:
     ).eval()
 
 
-def layer(model: nn.Module, name: str, weight: int, activation: int) -> Layer:
-    return Layer(name, model.get_submodule(name), BitWidth(weight), BitWidth(activation))
+def layer(
+    model: nn.Module,
+    name: str,
+    weight: int,
+    activation: int,
+    granularity: Granularity = PER_TENSOR,
+) -> Layer:
+    levels = Uniform(granularity=granularity) if weight < 32 else None
+    module, widths = model.get_submodule(name), (BitWidth(weight), BitWidth(activation))
+    return Layer(name, module, *widths, weight_levels=levels)
 
 
 def test_multiply_adds_are_those_counted_by_hand() -> None:
@@ -62,9 +71,20 @@ def test_a_quantized_layer_is_packed_with_its_scales() -> None:
 def test_each_filter_has_scales_where_levels_are_its_own() -> None:
     model = small()
     counted = multiply_adds(model, Digits())
-    layers = [layer(model, "3", 2, 4)]
-    by_filter = cost(model, layers, counted, "filter").weight_bits
-    assert by_filter - cost(model, layers, counted).weight_bits == (4 - 1) * 2 * 32
+    whole = cost(model, [layer(model, "3", 2, 4)], counted).weight_bits
+    by_filter = cost(model, [layer(model, "3", 2, 4, PerChannel())], counted).weight_bits
+    assert by_filter - whole == (4 - 1) * 2 * 32
+    by_group = cost(model, [layer(model, "3", 2, 4, PerGroup(10))], counted).weight_bits
+    assert by_group - whole == (4 * 2 - 1) * 2 * 32  # 18 weights of a filter: 10, and 8 left
+
+
+def test_a_weight_that_layers_share_is_counted_once() -> None:
+    first, second = nn.Linear(64, 64, bias=False), nn.Linear(64, 64, bias=False)
+    second.weight = first.weight
+    model = nn.Sequential(first, second)
+    layers = [layer(model, name, 2, 2) for name in ("0", "1")]
+    counted = MultiplyAdds(2 * 64**2, {"0": 64**2, "1": 64**2})
+    assert cost(model, layers, counted).weight_bits == 2 * 64**2 + 2 * 32
 
 
 def test_full_precision_weights_of_a_layer_stay_as_they_are() -> None:

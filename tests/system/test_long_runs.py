@@ -19,11 +19,13 @@ MakeQbench = Callable[[Path], Qbench]
 SLOW_METHOD = '''
 import time
 from qbench.functional import sign, straight_through
-from qbench.method import Method
+from qbench.method import Binary, Method
 import torch
 
 class SlowSign(Method):
     """Binary weights, and epochs that last."""
+
+    weights = Binary()
 
     def weight_quantizer(self, layer, weight):
         return Sign()

@@ -166,7 +166,7 @@ def train(
     optimizer = torch.optim.Adam(groups, lr=recipe.lr)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, recipe.epochs)
     for epoch in range(1, recipe.epochs + 1):
-        handle.on_epoch_start(epoch, recipe.epochs)
+        handle.on_epoch_start(epoch, recipe.epochs, steps=1)
         handle.model.train()
         for data in training:
             optimizer.zero_grad()
@@ -174,9 +174,9 @@ def train(
             if recipe.gradient_clip is not None:
                 parameters = [p for group in groups for p in group["params"]]
                 nn.utils.clip_grad_norm_(parameters, recipe.gradient_clip)
-            handle.before_optimizer_step()
+            handle._before_optimizer_step()
             optimizer.step()
-            handle.after_optimizer_step()
+            handle._after_optimizer_step()
         schedule.step()
     hard = handle.harden().eval()
     return hard, detection.evaluate(hard, test)["map50_voc07"]

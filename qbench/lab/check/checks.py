@@ -14,7 +14,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from qbench.lab.check.networks import EPOCHS_OF_CHECK, Case, images
+from qbench.lab.check.networks import EPOCHS_OF_CHECK, STEPS_OF_CHECK, Case, images
 from qbench.lab.check.steps import (
     difference,
     equal,
@@ -26,7 +26,7 @@ from qbench.lab.check.steps import (
     train,
     untouched,
 )
-from qbench.method import Scope
+from qbench.method import Granularity, PerTensor
 from qbench.quant.attach import Handle
 from qbench.quant.audit import count_levels
 from qbench.spec.bits import BitWidth, BitWidths
@@ -91,23 +91,24 @@ def has_the_levels_it_promises(case: Case) -> None:
     """Check that after hardening no tensor has more values than its bits can represent."""
     handle = case.attach()
     train(handle)
-    scope = handle.method.weight_scope
     handle.harden().eval()
     for layer in handle.layers:
-        if layer.weight_bits.is_float:
+        if layer.weight_levels is None:
             continue
         weight = layer_weight(layer).detach()
         if not weight.isfinite().all():
             raise BrokenPromiseError(f"{layer.name}.weight is not finite after hardening")
-        levels, promised = count_levels(weight, scope), layer.weight_bits.count
+        granularity = layer.weight_levels.granularity
+        levels = count_levels(weight, granularity)
+        promised = layer.weight_levels.count(layer.weight_bits)
         if levels > promised:
-            hint = "; or is weight_scope 'filter'?" if scope == "layer" else ""
+            hint = "; or is it quantized per channel?" if granularity == PerTensor() else ""
             raise BrokenPromiseError(
                 f"{layer.name}.weight has {levels} values after hardening, where "
-                f"{layer.weight_bits} bits allow {promised}: quantize fully where "
-                f"`self.training` is False{hint}"
+                f"{layer.weight_bits} bits of the declared levels allow {promised}: quantize fully "
+                f"where `self.training` is False{hint}"
             )
-        if not has_named_levels(weight, layer.weight_bits, scope):
+        if not has_named_levels(weight, layer.weight_bits, granularity):
             raise BrokenPromiseError(
                 f"{layer.name}.weight does not have the levels that {layer.weight_bits} names: "
                 f"multiples of {', '.join(map(str, layer.weight_bits.levels or ()))}; refuse "
@@ -120,25 +121,25 @@ def has_the_levels_it_promises(case: Case) -> None:
     for scale in (1.0, 30.0):
         for name, (_, after) in through_quantizers(handle, scale * images(2)).items():
             layer = next(layer for layer in handle.layers if layer.name == name)
-            if (levels := count_levels(after, "layer")) > layer.activation_bits.count:
+            if (levels := count_levels(after)) > layer.activation_bits.count:
                 raise BrokenPromiseError(
                     f"the input of {name} has {levels} values after hardening, where "
                     f"{layer.activation_bits} bits allow {layer.activation_bits.count}"
                 )
 
 
-def has_named_levels(weight: Tensor, width: BitWidth, scope: Scope) -> bool:
+def has_named_levels(weight: Tensor, width: BitWidth, granularity: Granularity) -> bool:
     """Return whether the values of each group are one scale times integers that the width names.
 
     Args:
         weight: A hardened weight, (out, in, …).
         width: Its bit-width.
-        scope: Whether a group is the whole layer or one filter.
+        granularity: Groups of the weight that have a scale of their own.
     """
     if width.levels is None:
         return True
     wanted = torch.tensor(width.levels, dtype=torch.float64)
-    for group in weight.double() if scope == "filter" else weight.double()[None]:
+    for group in (row for rows in granularity.split(weight.double()) for row in rows):
         largest = group.abs().max()
         codes = (group / largest * m for m in wanted[wanted > 0])
         if largest > 0 and not any(
@@ -212,7 +213,7 @@ def trains(case: Case) -> None:
     handle = case.attach()
     before = [layer.latent_weight.detach().clone() for layer in handle.layers]
     for epoch in range(1, EPOCHS_OF_CHECK + 1):
-        handle.on_epoch_start(epoch, EPOCHS_OF_CHECK)
+        handle.on_epoch_start(epoch, EPOCHS_OF_CHECK, STEPS_OF_CHECK)
         train(handle, first=2 * epoch)
     for layer, weight in zip(handle.layers, before, strict=True):
         if equal(layer.latent_weight, weight):
@@ -240,7 +241,7 @@ def is_deterministic(case: Case) -> None:
 def survives_a_checkpoint(case: Case) -> None:
     """Check that training that goes on from a state_dict gives the same bits."""
     handle = case.attach()
-    handle.on_epoch_start(2, EPOCHS_OF_CHECK)
+    handle.on_epoch_start(2, EPOCHS_OF_CHECK, STEPS_OF_CHECK)
     optimizer = train(handle)
     buffer = io.BytesIO()
     torch.save({"model": handle.model.state_dict(), "optimizer": optimizer.state_dict()}, buffer)
@@ -253,11 +254,11 @@ def survives_a_checkpoint(case: Case) -> None:
             "see get_extra_state"
         ) from error
     fresh = case.attach()
-    fresh.on_epoch_start(2, EPOCHS_OF_CHECK)
     fresh.model.load_state_dict(saved["model"])
     other = optimizer_of(fresh)
     other.load_state_dict(saved["optimizer"])
     for each, its in ((handle, optimizer), (fresh, other)):
+        each.on_epoch_start(3, EPOCHS_OF_CHECK, STEPS_OF_CHECK)
         take_steps(each, its, range(2, 4))
     if name := difference(state_of(handle.model), state_of(fresh.model)):
         raise BrokenPromiseError(

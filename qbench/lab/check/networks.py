@@ -14,6 +14,7 @@ from qbench.quant.attach import Handle, attach
 from qbench.quant.options import build_method
 
 EPOCHS_OF_CHECK = 3
+STEPS_OF_CHECK = 100
 OUTPUTS = 4
 
 
@@ -57,7 +58,7 @@ class Case:
         model = self.model().to(dtype)
         calibration = [images(seed).to(dtype) for seed in (0, 1)]
         handle = attach(model, built, bits=self.bits, layers="all", calibration=calibration)
-        handle.on_epoch_start(1, EPOCHS_OF_CHECK)
+        handle.on_epoch_start(1, EPOCHS_OF_CHECK, STEPS_OF_CHECK)
         return handle
 
 

@@ -254,17 +254,21 @@ def _would_do(case: Case, method: Method) -> bool:
         train(handle)
         handle.harden().eval()
         through = through_quantizers(handle, images(2))
-        weights = [(layer_weight(m).detach(), m.weight_bits) for m in handle.layers]
-        counts = [(count_levels(w, method.weight_scope), width) for w, width in weights]
+        weights = [
+            (layer_weight(m).detach(), m.weight_bits, m.weight_levels.granularity)
+            for m in handle.layers
+            if m.weight_levels is not None
+        ]
+        counts = [(count_levels(w, granularity), width) for w, width, granularity in weights]
         counts += [
-            (count_levels(through[m.name][1], "layer"), m.activation_bits)
+            (count_levels(through[m.name][1]), m.activation_bits)
             for m in handle.layers
             if m.name in through
         ]
         used = all(
             width.is_float or width.count // 2 < levels <= width.count for levels, width in counts
         )
-        named = all(has_named_levels(w, width, method.weight_scope) for w, width in weights)
+        named = all(has_named_levels(*each) for each in weights)
         finite = all(v.isfinite().all() for v in state_of(handle.model).values())
     except Exception:
         return False

@@ -33,9 +33,11 @@ def train(handle: Handle, steps: int = 2, first: int = 0) -> torch.optim.Optimiz
 
 
 def optimizer_of(handle: Handle) -> torch.optim.Optimizer:
-    """Build the optimiser that checks train with: SGD with momentum."""
+    """Build the optimiser that checks train with, SGD with momentum, and attach it."""
     groups = handle.parameter_groups(lr=0.01, weight_decay=1e-4)
-    return torch.optim.SGD(groups, lr=0.01, momentum=0.9)
+    optimizer = torch.optim.SGD(groups, lr=0.01, momentum=0.9)
+    handle.attach_optimizer(optimizer)
+    return optimizer
 
 
 def take_steps(
@@ -59,7 +61,7 @@ def take_steps(
     for step in steps:
         torch.manual_seed(step)
         loss = functools.partial(_loss, model, images(step))
-        training_step(handle, optimizer, loss, step + 1, 100, gradient_clip=5.0)
+        training_step(handle, optimizer, loss, gradient_clip=5.0)
 
 
 def untouched(handle: Handle, x: Tensor) -> str | None:

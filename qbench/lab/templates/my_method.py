@@ -21,7 +21,7 @@ from typing import Annotated
 from torch import Tensor, nn
 
 from qbench.functional import round_ste
-from qbench.method import BitWidths, Field, Layer, Method, Recipe
+from qbench.method import Field, Integers, Layer, Method, Recipe
 
 
 class MyMethod(Method):
@@ -34,17 +34,12 @@ class MyMethod(Method):
     name = "my_method"
     title = "My method"  # in tables
     paper = ""  # as "Authors, venue year, arXiv:number"
+    # Which levels there are. The bit-widths that the method supports follow from it.
+    weights = Integers(symmetric=True, named=True)
+    activations = Integers(bits=range(1, 9), signed=False)
     # The recipe of its paper, for `recipe: paper`.
     paper_recipe = Recipe(optimizer="sgd", lr=0.01, epochs=90, batch_size=256)
     reach: Annotated[float, Field(gt=0)] = 3.0  # an option: `my_method: {reach: 2}` in a suite
-
-    def supports(self, bits: BitWidths, task: str) -> str | None:
-        """Return a short reason why the method cannot do these widths, or None if it can."""
-        if bits.weights.bits == 1:
-            return "its weights have 2^k − 1 levels, so at least 2 bits"
-        if bits.weights.top not in (None, 2 ** (bits.weights.bits - 1) - 1):
-            return f"its levels are evenly spaced integers, not ±{bits.weights.top}"
-        return None
 
     def weight_quantizer(self, layer: Layer, weight: Tensor) -> nn.Module:
         """Build the quantizer of a layer's weight; ``weight`` is what training starts from."""
