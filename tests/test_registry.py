@@ -9,6 +9,7 @@ import pytest
 from qbench import registry
 from qbench.errors import QbenchError
 from qbench.method import Method
+from qbench.quant.options import quantizes
 
 METHODS = Path(__file__).parent.parent / "methods"
 
@@ -23,7 +24,7 @@ def test_every_file_in_methods_is_registered_under_its_name() -> None:
 def test_every_method_says_what_it_is(name: str) -> None:
     cls = registry.method_class(name)
     assert cls.title
-    assert quantizes(name) or name == FP32
+    assert quantizes(name) or name == "fp32"
     assert cls.paper or name == "fp32"
 
 

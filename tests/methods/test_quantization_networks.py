@@ -315,17 +315,17 @@ def test_weights_are_trained_first_then_activations_then_both() -> None:
     seen = []
     for epoch in range(1, 10):
         handle.on_epoch_start(epoch, 9, steps=1)
-        before = parameters(handle, "weight"), parameters(handle, "input")
+        before = parameters(handle, "weight"), parameters(handle, "activation")
         latent = [layer.latent_weight.detach().clone() for layer in handle.layers]
         is_float = activations_are_float(handle)
         train(handle, 2)
         moved = [
             all(a != b for a, b in zip(old, parameters(handle, kind), strict=True))
-            for old, kind in zip(before, ("weight", "input"), strict=True)
+            for old, kind in zip(before, ("weight", "activation"), strict=True)
         ]
         stayed = [
             all(a == b for a, b in zip(old, parameters(handle, kind), strict=True))
-            for old, kind in zip(before, ("weight", "input"), strict=True)
+            for old, kind in zip(before, ("weight", "activation"), strict=True)
         ]
         seen.append((moved, stayed, is_float))
         assert not any(
@@ -344,7 +344,7 @@ def test_an_epoch_raises_the_temperature_of_what_it_trains() -> None:
     for epoch in range(1, 7):
         handle.on_epoch_start(epoch, 6, steps=1)
         weights.append(temperatures(handle, "weight"))
-        inputs.append(temperatures(handle, "input"))
+        inputs.append(temperatures(handle, "activation"))
     assert weights == [[t, t] for t in (10, 20, 20, 20, 30, 40)]
     assert inputs[2:] == [[t, t] for t in (10, 20, 30, 40)]
 
@@ -380,7 +380,7 @@ def test_there_are_no_phases_where_only_one_kind_is_quantized(bits: str) -> None
     handle = attached(bits)
     for epoch in (1, 2, 9):
         handle.on_epoch_start(epoch, 9, steps=1)
-        kind = "weight" if bits == "2/32" else "input"
+        kind = "weight" if bits == "2/32" else "activation"
         assert temperatures(handle, kind) == [5.0 * epoch] * 2
         before = parameters(handle, kind)
         train(handle, 1)
@@ -403,7 +403,7 @@ def test_a_fixed_quantizers_temperature_does_not_rise_with_steps() -> None:
     handle.on_epoch_start(2, 3, steps=1)
     start_step(handle, 1, 2)
     assert temperatures(handle, "weight") == [5.0, 5.0]
-    assert temperatures(handle, "input") == [2.5, 2.5]
+    assert temperatures(handle, "activation") == [2.5, 2.5]
 
 
 def test_without_steps_being_told_the_temperature_is_that_of_the_epoch() -> None:

@@ -236,7 +236,7 @@ class Misshapen(Method):
         return Shaped(self.change) if self.on == "weight" else None
 
     def activation_quantizer(self, layer: Layer, sample: Tensor) -> nn.Module | None:
-        return Shaped(self.change) if self.on == "input" else None
+        return Shaped(self.change) if self.on == "activation" else None
 
 
 def names_of(layers: Any, bits: str = "2/32") -> dict[str, str]:
@@ -421,7 +421,7 @@ def test_a_width_in_a_mapping_that_the_method_cannot_do_is_refused(method: str, 
         attach(network(), method, bits=good, layers={"3": width}, calibration=[images()])
 
 
-@pytest.fixture(params=["weight", "input"])
+@pytest.fixture(params=["weight", "activation"])
 def tensor(request: pytest.FixtureRequest) -> str:
     """Which of a layer's two tensors a quantizer is for."""
     return str(request.param)

@@ -111,7 +111,7 @@ def trial(method: str, bits: str, dataset: Dataset, **more: object) -> Trial:
 
 def test_a_trials_network_is_counted_without_memory() -> None:
     digits = Digits()
-    found = Footprints(digits).of(trial("twn", "2/32", digits, layers="first_last_8bit"))
+    found = Footprints(digits).of(trial("lsq", "2/32", digits, layers="first_last_8bit"))
     assert found is not None
     assert (found.first_layer, found.last_layer) == ("8/32", "8/32")
     assert found.full.megabytes / found.cost.megabytes > 8

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from qbench import registry, tasks
+from qbench.method import Layer, Learned, Method, Quantizer
 from qbench.quant.attach import attach
 from qbench.quant.options import build_method
 from qbench.spec.recipe import Recipe
@@ -20,66 +21,113 @@ RECIPE = Recipe(epochs=3, batch_size=300, optimizer="sgd", lr=0.1, momentum=0.9,
 CPU = torch.device("cpu")
 
 
-class Hooks:
-    """Stands for a handle: records which hooks are called, and when."""
+class Recording(Quantizer):
+    """Leaves a weight as it is, and records which hooks are called, and when."""
+
+    def __init__(self, penalty: float) -> None:
+        super().__init__()
+        self.calls: list[str] = []
+        self.penalty = penalty
+
+    def forward(self, w: Tensor) -> Tensor:
+        return w.clone()
+
+    def on_epoch_start(self, layer: Layer, epoch: int, epochs: int) -> None:
+        self.calls.append(f"epoch {epoch}/{epochs}")
+
+    def on_step_start(self, layer: Layer, step: int, steps: int) -> None:
+        self.calls.append(f"step {step}/{steps}")
+
+    def before_optimizer_step(self, layer: Layer) -> None:
+        self.calls.append(f"before, gradient {layer.latent_weight.grad is not None}")
+
+    def after_optimizer_step(self, layer: Layer) -> None:
+        self.calls.append(f"after, weight {layer.latent_weight.flatten().tolist()}")
+
+    def regularization_loss(self, layer: Layer) -> Tensor:
+        self.calls.append("regularization loss")
+        return torch.tensor(self.penalty)
+
+
+class Records(Method):
+    """Quantizes nothing, and records the hooks."""
+
+    weights = Learned()
+    penalty: float = 0.0
+
+    def weight_quantizer(self, layer: Layer, weight: Tensor) -> Recording:
+        return Recording(self.penalty)
+
+
+class Stepped:
+    """A weight (3, 4) whose loss is half its square, trained at a learning rate of 1."""
 
     def __init__(self, penalty: float = 0.0) -> None:
-        self.weight = nn.Parameter(torch.tensor([3.0, 4.0]))
+        layer = nn.Linear(2, 1, bias=False)
+        self.handle = attach(
+            nn.Sequential(layer), Records(penalty=penalty), bits="2/32", layers="all"
+        )
+        self.weight = self.handle.layers[0].latent_weight
+        self.weight.data = torch.tensor([[3.0, 4.0]])
         self.optimizer = torch.optim.SGD([self.weight], lr=1.0)
-        self.calls: list[str] = []
-        self._penalty = penalty
+        self.handle.attach_optimizer(self.optimizer)
 
-    def on_step_start(self, step: int, steps: int) -> None:
-        self.calls.append(f"start {step}/{steps}")
+    @property
+    def calls(self) -> list[str]:
+        quantizer = self.handle.layers[0].weight_quantizer
+        assert isinstance(quantizer, Recording)
+        return quantizer.calls
 
-    def regularization_loss(self) -> Tensor:
-        self.calls.append("penalty")
-        return torch.tensor(self._penalty)
+    def step(self, **changes: Any) -> Tensor:
+        """Take one training step."""
 
-    def before_optimizer_step(self) -> None:
-        self.calls.append(f"before, gradient {self.weight.grad is not None}")
+        def loss() -> Tensor:
+            self.calls.append("loss")
+            return self.weight.square().sum() / 2  # its gradient is the weight
 
-    def after_optimizer_step(self) -> None:
-        self.calls.append(f"after, weight {self.weight.tolist()}")
-
-    def loss(self) -> Tensor:
-        self.calls.append("loss")
-        return self.weight.square().sum() / 2  # its gradient is the weight
-
-
-def step(hooks: Any, **changes: Any) -> Tensor:
-    return training_step(hooks, hooks.optimizer, hooks.loss, 2, 5, **changes)
+        return training_step(self.handle, self.optimizer, loss, **changes)
 
 
 def test_a_step_calls_every_hook_in_order() -> None:
-    hooks = Hooks()
-    step(hooks)
-    assert hooks.calls == [
-        "start 2/5",
+    trained = Stepped()
+    trained.handle.on_epoch_start(2, 5, steps=2)
+    trained.step()
+    assert trained.calls == [
+        "epoch 2/5",
+        "step 1/2",
         "loss",
-        "penalty",
+        "regularization loss",
         "before, gradient True",
         "after, weight [0.0, 0.0]",
+        "step 2/2",
     ]
 
 
-def test_the_loss_of_a_step_includes_the_penalty_and_is_detached() -> None:
-    loss = step(Hooks(penalty=0.5))
+def test_no_step_starts_after_the_last_of_an_epoch() -> None:
+    trained = Stepped()
+    trained.handle.on_epoch_start(1, 1, steps=2)
+    trained.step()
+    trained.step()
+    assert [call for call in trained.calls if call.startswith("step")] == ["step 1/2", "step 2/2"]
+
+
+def test_the_loss_of_a_step_includes_the_regularization_and_is_detached() -> None:
+    loss = Stepped(penalty=0.5).step()
     assert loss.item() == 13.0
     assert not loss.requires_grad
 
 
 def test_a_step_starts_from_no_gradient() -> None:
-    hooks = Hooks()
-    hooks.weight.grad = torch.tensor([100.0, 100.0])
-    step(hooks)
-    assert hooks.weight.tolist() == [0.0, 0.0]
+    trained = Stepped()
+    trained.weight.grad = torch.tensor([[100.0, 100.0]])
+    trained.step()
+    assert trained.weight.tolist() == [[0.0, 0.0]]
 
 
 def test_the_norm_of_all_gradients_together_is_clipped() -> None:
-    hooks = Hooks()
-    step(hooks, gradient_clip=1.0)
-    assert hooks.weight.tolist() == pytest.approx([3 - 0.6, 4 - 0.8])
+    trained = Stepped()
+    trained.step(gradient_clip=1.0)
+    assert trained.weight.flatten().tolist() == pytest.approx([3 - 0.6, 4 - 0.8])
 
 
 @pytest.fixture
@@ -96,6 +144,7 @@ def prepared() -> TrainingLoop:
     model = registry.build_model("convnet_tiny", dataset.num_classes, dataset.image_shape[0])
     handle = attach(model, build_method("ste", {}), bits="2/32")
     optimizer = build_optimizer(handle, RECIPE)
+    handle.attach_optimizer(optimizer)
     return TrainingLoop(
         task,
         dataset,
@@ -115,7 +164,9 @@ def test_an_epoch_trains_on_every_batch_and_steps_the_schedule_once(
     loop: TrainingLoop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps: list[tuple[int, ...]] = []
-    monkeypatch.setattr(loop.handle, "on_step_start", lambda *numbers: steps.append(numbers))
+    method = loop.handle.method
+    monkeypatch.setattr(method, "on_step_start", lambda *numbers: steps.append(numbers))
+    loop.handle.on_epoch_start(1, RECIPE.epochs, len(loop.loader))
     first = loop.run_epoch(RECIPE)
     count = len(loop.loader)
     assert steps == [(i, count) for i in range(1, count + 1)]
