@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from qbench.quant.staircase.staircase import hard_staircase, staircase
+from qbench.spec.granularity import Granularity
 
 
 class _RoundSTE(torch.autograd.Function):
@@ -59,6 +60,56 @@ def sign(x: Tensor) -> Tensor:
         [-1.0, 1.0, 1.0]
     """
     return torch.where(x >= 0, 1.0, -1.0).to(x.dtype)
+
+
+def scaled_sign(w: Tensor, granularity: Granularity) -> Tensor:
+    """Return mean|w| · sign(w), the least-squares binarization of each group. No gradient.
+
+    Rastegari et al., ECCV 2016, arXiv:1603.05279, Eq. 6.
+
+    Args:
+        w: Weight, (out, in, …).
+        granularity: Groups over which the mean is taken.
+
+    Returns:
+        Shape and dtype of ``w``.
+
+    Example:
+        >>> w = torch.tensor([[1.0, -3.0], [0.5, 0.5]])
+        >>> from qbench.method import PerChannel
+        >>> scaled_sign(w, PerChannel()).tolist()
+        [[2.0, -2.0], [0.5, 0.5]]
+    """
+    w = w.detach()
+    return granularity.reduce(w.abs(), torch.mean) * sign(w)
+
+
+def integer_range(bits: int, *, signed: bool = True, symmetric: bool = False) -> tuple[int, int]:
+    """Return the least and the largest integer of k bits, ``quant_min`` and ``quant_max``.
+
+    Args:
+        bits: Bit-width k.
+        signed: Whether there are negative integers.
+        symmetric: Whether −2^(k−1) is left out.
+
+    Example:
+        >>> integer_range(3), integer_range(3, symmetric=True), integer_range(3, signed=False)
+        ((-4, 3), (-3, 3), (0, 7))
+    """
+    if not signed:
+        return 0, 2**bits - 1
+    quant_max = 2 ** (bits - 1) - 1
+    return -quant_max - (not symmetric), quant_max
+
+
+def is_signed(sample: Tensor, bits: int) -> bool:
+    """Return whether an activation needs signed levels: it has negative values and 2 bits or more.
+
+    Args:
+        sample: Values of the activation, any shape.
+        bits: Bit-width of the activation.
+    """
+    return bits > 1 and bool(sample.min() < 0)
 
 
 def straight_through(x: Tensor, quantized: Tensor) -> Tensor:
@@ -245,11 +296,14 @@ __all__ = [
     "add_gradient",
     "filter_dims",
     "hard_staircase",
+    "integer_range",
+    "is_signed",
     "kmeans_1d",
     "nearest_level",
     "quantize_unit",
     "round_ste",
     "scale_gradient",
+    "scaled_sign",
     "sign",
     "staircase",
     "straight_through",
