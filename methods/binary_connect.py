@@ -12,12 +12,12 @@ Eq. 4)::
 
     x_b = sign(x),   ∂x_b/∂x = 1 where |x| ≤ 1, else 0
 
-so a ReLU before a binarised input becomes a hard tanh, and max-pooling comes before normalisation:
-after a ReLU every sign would be +1, after a maximum nearly every one.
+A hard tanh replaces the ReLU before a binarized input, and max-pooling moves before normalisation:
+after a ReLU every sign would be +1, and after a maximum nearly every one.
 
 Departures. Stochastic weights are evaluated as sign(w), where the paper evaluates the real-valued
-ones: a table of 1-bit networks lists 1-bit networks. The paper scales each layer's learning rate
-by its Glorot coefficient; here the recipe sets the learning rate.
+ones, because a table of 1-bit networks lists 1-bit networks. The paper scales the learning rate of
+each layer by its Glorot coefficient. Here the recipe sets the learning rate.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ import torch
 from torch import Tensor, nn
 
 from qbench.functional import sign, straight_through
-from qbench.method import Binary, BitWidths, Layer, Method, Recipe
+from qbench.method import Binary, BitWidths, Layer, Method, Quantizer, Recipe
 from qbench.quant.surgery import RELU, pool_before_norm, replace_modules
 
 
 class BinaryConnect(Method):
-    """Weights ±1, no scale.
+    """Weights ±1, without a scale.
 
-    Options:
-        stochastic: draw the weights' signs while training.
+    Attributes:
+        stochastic: Whether to draw the signs of the weights in training.
     """
 
     title = "BinaryConnect"
@@ -42,59 +42,65 @@ class BinaryConnect(Method):
     weights = Binary(scales=0, required=True)
     activations = Binary(scales=0)
     paper_recipe = Recipe(
-        optimizer="adam",
-        lr=3e-3,
-        schedule="exponential",
-        final_lr=2e-6,
-        epochs=500,
-        batch_size=50,
-        weight_decay=0.0,
-        initialization="scratch",
-    )
+        optimizer="adam", lr=3e-3, schedule="exponential", final_lr=2e-6, epochs=500,
+        batch_size=50, weight_decay=0.0, initialization="scratch",
+    )  # fmt: skip
     stochastic: bool = False
 
     def prepare(self, model: nn.Module, bits: BitWidths) -> nn.Module:
-        """Let negative values reach a binarised input."""
-        if bits.activations.bits == 1:
-            return replace_modules(pool_before_norm(model), RELU, nn.Hardtanh)
-        return model
+        """Let negative values reach a binarized input."""
+        if bits.activations.is_float:
+            return model
+        return replace_modules(pool_before_norm(model), RELU, nn.Hardtanh)
 
     def weight_quantizer(self, layer: Layer, weight: Tensor) -> SignWeight:
-        """sign(w), or drawn."""
+        """Build the deterministic or the stochastic sign."""
         return SignWeight(self.stochastic)
 
-    def activation_quantizer(self, layer: Layer, sample: Tensor) -> SignInput:
-        """sign(x)."""
-        return SignInput()
-
-    def after_optimizer_step(self) -> None:
-        """Clip the latent weights: w ← clip(w, −1, 1)."""
-        for layer in self.layers:
-            layer.latent_weight.clamp_(-1, 1)
+    def activation_quantizer(self, layer: Layer, sample: Tensor) -> SignActivation:
+        """Build sign(x)."""
+        return SignActivation()
 
 
-class SignWeight(nn.Module):
-    """w_b = sign(w), or drawn with P(+1) = clip((w + 1)/2, 0, 1) in training.
+class SignWeight(Quantizer):
+    """w_b = sign(w); if stochastic, drawn in training with P(+1) = clip((w + 1)/2, 0, 1).
 
     Args:
-        stochastic: draw.
+        stochastic: Whether to draw.
     """
 
-    def __init__(self, stochastic: bool) -> None:
+    def __init__(self, stochastic: bool = False) -> None:
         super().__init__()
         self.stochastic = stochastic
 
     def forward(self, w: Tensor) -> Tensor:
-        """Binarise ``w``, any shape."""
+        """Binarize ``w``, any shape."""
         if self.stochastic and self.training:
-            probability = ((w.detach() + 1) / 2).clamp(0, 1)
-            return straight_through(w, 2 * torch.bernoulli(probability) - 1)
+            return straight_through(w, drawn_sign(w))
         return straight_through(w, sign(w))
 
+    def after_optimizer_step(self, layer: Layer) -> None:
+        """Clip the latent weight: w ← clip(w, −1, 1)."""
+        layer.latent_weight.clamp_(-1, 1)
 
-class SignInput(nn.Module):
-    """x_b = sign(x), gradient where |x| ≤ 1."""
+
+class SignActivation(nn.Module):
+    """x_b = sign(x), with a gradient where |x| ≤ 1; if stochastic, drawn as in `SignWeight`.
+
+    Args:
+        stochastic: Whether to draw in training.
+    """
+
+    def __init__(self, stochastic: bool = False) -> None:
+        super().__init__()
+        self.stochastic = stochastic
 
     def forward(self, x: Tensor) -> Tensor:
-        """Binarise ``x``, any shape."""
-        return straight_through(x.clamp(-1, 1), sign(x))
+        """Binarize ``x``, any shape."""
+        drawn = self.stochastic and self.training
+        return straight_through(x.clamp(-1, 1), drawn_sign(x) if drawn else sign(x))
+
+
+def drawn_sign(x: Tensor) -> Tensor:
+    """Return +1 with probability clip((x + 1)/2, 0, 1), else −1; shape of ``x``."""
+    return 2 * torch.bernoulli(((x.detach() + 1) / 2).clamp(0, 1)) - 1

@@ -4,21 +4,22 @@ Weights, 1 bit, for each filter (Section 3.3)::
 
     w_b = mean|w| · sign(w),   ∂w_b/∂w = mean|w| · 1[|w| < 1]
 
-the magnitude-aware gradient; ``gradient: code`` leaves its factor mean|w| out, as the released
+This is the magnitude-aware gradient. ``gradient: code`` omits its factor mean|w|, as the released
 PyTorch code does.
 
 Activations, 1 bit, with the derivative of a piecewise polynomial (Eq. 7–8)::
 
     x_b = sign(x),   ∂x_b/∂x = 2 + 2x where −1 ≤ x < 0,   2 − 2x where 0 ≤ x < 1,   else 0
 
-The network has a shortcut around every binary convolution and no ReLU: a block is sign,
-convolution, normalisation, + the block's input; max-pooling, if any, comes before normalisation.
-Where the shape changes, the shortcut averages over the stride and goes through a full-precision 1×1
-convolution with normalisation if the network has one there, else channels are repeated.
+The network has a shortcut around every binary convolution and no ReLU. A block is sign,
+convolution, normalisation, plus the input of the block; max-pooling, if any, comes before
+normalisation. Where the shape changes, the shortcut averages over the stride. It then has a
+full-precision 1×1 convolution with normalisation if the network has one there; otherwise channels
+are repeated.
 
-Departures. A residual block of the network that is not torchvision's basic one keeps its own
-shortcut as well, and a bottleneck has no other. The paper trains in three stages, with leaky and
-plain clips in place of signs before them; here one training starts from the recipe's weights.
+Departures. A residual block that is not torchvision's basic one keeps its own shortcut as well, and
+a bottleneck gets no other. The paper trains in three stages, the first two with leaky and plain
+clips in place of signs. Here one training starts from the weights of the recipe.
 """
 
 from __future__ import annotations
@@ -33,10 +34,11 @@ from qbench.quant.surgery import add_shortcuts, pool_before_norm
 
 
 class BiReal(Method):
-    """Binary weights and activations, a shortcut around every convolution.
+    """Binary weights and activations, with a shortcut around every convolution.
 
-    Options:
-        gradient: of weights: with the paper's factor mean|w|, or without, as the released code.
+    Attributes:
+        gradient: Gradient of the weights: with the paper's factor mean|w|, or without it, as in the
+            released code.
     """
 
     name = "bireal"
@@ -45,34 +47,29 @@ class BiReal(Method):
     weights = Binary(granularity=PerChannel(), required=True)
     activations = Binary(scales=0, required=True)
     paper_recipe = Recipe(
-        optimizer="adam",
-        lr=1e-3,
-        schedule="linear",
-        epochs=256,
-        batch_size=512,
-        weight_decay=0.0,
+        optimizer="adam", lr=1e-3, schedule="linear", epochs=256, batch_size=512, weight_decay=0.0,
         initialization="scratch",
-    )
+    )  # fmt: skip
     gradient: Literal["paper", "code"] = "paper"
 
     def prepare(self, model: nn.Module, bits: BitWidths) -> nn.Module:
-        """Shortcuts, no ReLU, pooling before normalisation."""
+        """Add shortcuts, remove ReLUs, and pool before normalisation."""
         return add_shortcuts(pool_before_norm(model), lambda channels: nn.Identity())
 
-    def weight_quantizer(self, layer: Layer, weight: Tensor) -> MagnitudeAwareFilters:
-        """w_b."""
-        return MagnitudeAwareFilters(magnitude_aware=self.gradient == "paper")
+    def weight_quantizer(self, layer: Layer, weight: Tensor) -> MagnitudeAwareWeight:
+        """Build w_b."""
+        return MagnitudeAwareWeight(magnitude_aware=self.gradient == "paper")
 
     def activation_quantizer(self, layer: Layer, sample: Tensor) -> nn.Module:
-        """x_b."""
+        """Build x_b."""
         return PolynomialSign()
 
 
-class MagnitudeAwareFilters(nn.Module):
-    """w_b = mean|w| · sign(w), the mean over each filter and without gradient.
+class MagnitudeAwareWeight(nn.Module):
+    """w_b = mean|w| · sign(w), the mean over each filter and without a gradient.
 
     Args:
-        magnitude_aware: scale the gradient with mean|w| too.
+        magnitude_aware: Whether the gradient has the factor mean|w| too.
     """
 
     def __init__(self, magnitude_aware: bool) -> None:
@@ -80,16 +77,16 @@ class MagnitudeAwareFilters(nn.Module):
         self.magnitude_aware = magnitude_aware
 
     def forward(self, w: Tensor) -> Tensor:
-        """Binarise ``w``, (out, in, …)."""
+        """Binarize ``w``, (out, in, …)."""
         size = w.detach().abs().mean(filter_dims(w), keepdim=True)
         window = w.clamp(-1, 1)
         return straight_through(size * window if self.magnitude_aware else window, size * sign(w))
 
 
 class PolynomialSign(nn.Module):
-    """x_b = sign(x), with a triangle for its derivative."""
+    """x_b = sign(x), whose derivative is a triangle."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Binarise ``x``, any shape."""
+        """Binarize ``x``, any shape."""
         c = x.clamp(-1, 1)
         return straight_through(c * (2 - c.abs()), sign(x))  # (2 − |x|) x has slope 2 − 2|x|

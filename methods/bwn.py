@@ -8,16 +8,16 @@ which minimises ‖w − αb‖² over α and b ∈ {−1, +1}ⁿ. Gradient (Sec
 
     ∂C/∂w = g · (1/n + α · 1[|w| ≤ 1]),   g = ∂C/∂w_q
 
-The paper's gradient drops the correlation between filters' elements. ``gradient: exact``
+The paper's gradient drops the correlation between the elements of a filter. ``gradient: exact``
 differentiates α(w)·sign(w) in full, with the straight-through sign::
 
     ∂C/∂w_i = α g_i 1[|w_i| ≤ 1] + sign(w_i)/n · Σ_j g_j sign(w_j)
 
-``gradient: lua`` is the authors' released code for SGD: the paper's factor times n (1 − 1/I), I the
-input channels, with 1[|w| < 1]. ``centre: true`` is the released code's other step: before each
-forward pass the weights lose their mean over input channels and are clipped to [−1, 1]. In a
-depthwise layer, where I = 1, the first leaves no gradient and the second no weight: neither suits
-one.
+``gradient: lua`` is that of the authors' released code for SGD: the paper's factor times
+n (1 − 1/I), I the number of input channels, with 1[|w| < 1]. ``centre: true`` is the other step of
+the released code: before each forward pass the mean over input channels is subtracted from the
+weights, and they are clipped to [−1, 1]. In a depthwise layer, where I = 1, the first leaves no
+gradient and the second no weight, so neither suits it.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from qbench.functional import filter_dims, sign
-from qbench.method import Binary, Layer, Method, PerChannel, Recipe
+from qbench.functional import filter_dims, scaled_sign, sign
+from qbench.method import Binary, Layer, Method, PerChannel, Quantizer, Recipe
 
 Gradient = Literal["paper", "exact", "lua"]
 
@@ -36,69 +36,54 @@ Gradient = Literal["paper", "exact", "lua"]
 class BWN(Method):
     """Binary weights with a scale for each filter.
 
-    Options:
-        gradient: the paper's, the exact one, or that of the released Lua code.
-        centre: subtract the mean over input channels and clip to [−1, 1], as the released code.
+    Attributes:
+        gradient: Gradient of the weights: that of the paper, the exact one, or that of the released
+            Lua code.
+        centre: Whether to subtract the mean over input channels and clip to [−1, 1], as the
+            released code does.
     """
 
     title = "BWN"
     paper = "Rastegari et al., ECCV 2016, arXiv:1603.05279"
     weights = Binary(granularity=PerChannel(), required=True)
     paper_recipe = Recipe(
-        optimizer="sgd",
-        lr=1e-2,
-        momentum=0.9,
-        schedule="step",
-        milestones=(18, 29, 43, 52),
-        gamma=0.5,
-        epochs=55,
-        batch_size=128,
-        weight_decay=5e-4,
-        initialization="scratch",
-    )
+        optimizer="sgd", lr=1e-2, momentum=0.9, schedule="step", milestones=(18, 29, 43, 52),
+        gamma=0.5, epochs=55, batch_size=128, weight_decay=5e-4, initialization="scratch",
+    )  # fmt: skip
     gradient: Gradient = "paper"
     centre: bool = False
 
-    def weight_quantizer(self, layer: Layer, weight: Tensor) -> ScaledBinaryFilters:
-        """α · sign(w)."""
-        return ScaledBinaryFilters(self.gradient)
-
-    def on_epoch_start(self, epoch: int, epochs: int) -> None:
-        """Centre the weights, so that the first forward pass sees them so."""
-        if epoch == 1:
-            with torch.no_grad():
-                self.after_optimizer_step()
-
-    def after_optimizer_step(self) -> None:
-        """Centre the latent weights for the next forward pass, where asked to."""
-        if self.centre:
-            for layer in self.layers:
-                centre(layer.latent_weight)
+    def weight_quantizer(self, layer: Layer, weight: Tensor) -> ScaledBinaryWeight:
+        """Build α · sign(w)."""
+        return ScaledBinaryWeight(self.gradient, self.centre)
 
 
-def centre(weight: Tensor) -> None:
-    """Subtract the mean over input channels and clip to [−1, 1], in place.
-
-    Args:
-        weight: (out, in, …).
-    """
-    weight.sub_(weight.mean(1, keepdim=True)).clamp_(-1, 1)
-
-
-class ScaledBinaryFilters(nn.Module):
+class ScaledBinaryWeight(Quantizer):
     """w_q = mean|w| · sign(w), the mean over each filter.
 
     Args:
-        gradient: as in `BWN`.
+        gradient: As in `BWN`.
+        centre: As in `BWN`.
     """
 
-    def __init__(self, gradient: Gradient) -> None:
+    def __init__(self, gradient: Gradient, centre: bool) -> None:
         super().__init__()
-        self.gradient = gradient
+        self.gradient, self.centre = gradient, centre
 
     def forward(self, w: Tensor) -> Tensor:
-        """Binarise ``w``, (out, in, …)."""
+        """Binarize ``w``, (out, in, …)."""
         return _ScaledSign.apply(w, self.gradient)
+
+    def on_epoch_start(self, layer: Layer, epoch: int, epochs: int) -> None:
+        """Centre the weights before the first forward pass."""
+        if epoch == 1:
+            self.after_optimizer_step(layer)
+
+    def after_optimizer_step(self, layer: Layer) -> None:
+        """Centre the latent weights for the next forward pass, if asked to."""
+        if self.centre:
+            w = layer.latent_weight
+            w.sub_(w.mean(1, keepdim=True)).clamp_(-1, 1)
 
 
 class _ScaledSign(torch.autograd.Function):
@@ -106,13 +91,12 @@ class _ScaledSign(torch.autograd.Function):
     def forward(ctx: Any, w: Tensor, gradient: Gradient) -> Tensor:
         ctx.save_for_backward(w)
         ctx.gradient = gradient
-        return w.abs().mean(filter_dims(w), keepdim=True) * sign(w)
+        return scaled_sign(w, PerChannel())
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
         (w,) = ctx.saved_tensors
-        dims = filter_dims(w)
-        n = w[0].numel()
+        dims, n = filter_dims(w), w[0].numel()
         alpha = w.abs().mean(dims, keepdim=True)
         window = (w.abs() < 1 if ctx.gradient == "lua" else w.abs() <= 1).to(w.dtype)
         if ctx.gradient == "exact":

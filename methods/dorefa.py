@@ -1,6 +1,6 @@
 """DoReFa-Net (Zhou et al., 2016, arXiv:1606.06160): low-bit weights and activations.
 
-q_k(z) = [(2^k − 1) z] / (2^k − 1) for z ∈ [0, 1], gradient straight through (Eq. 5).
+q_k(z) = [(2^k − 1) z] / (2^k − 1) for z ∈ [0, 1], with a straight-through gradient (Eq. 5).
 
 Weights (Eq. 8–10)::
 
@@ -8,7 +8,7 @@ Weights (Eq. 8–10)::
     k > 1:  w_q = 2 q_k( tanh(w) / (2 max|tanh(w)|) + ½ ) − 1
 
 Only q_k is straight through: tanh and the maximum are differentiated. The levels are
-{2i/(2^k − 1) − 1}, so at 2 bits {−1, −⅓, ⅓, 1}: no zero, and always as large as 1.
+{2i/(2^k − 1) − 1}, so at 2 bits {−1, −⅓, ⅓, 1}: there is no zero, and the largest is always 1.
 
 Activations (Eq. 11)::
 
@@ -27,15 +27,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qbench.functional import quantize_unit, sign, straight_through
-from qbench.method import Binary, Layer, Method, Recipe, Uniform
+from qbench.functional import quantize_unit, scaled_sign, straight_through
+from qbench.method import Binary, Granularity, Layer, Method, PerTensor, Recipe, Uniform
 
 
 class DoReFa(Method):
-    """tanh-normalised weights, activations clipped to [0, 1].
+    """Weights normalised by tanh, activations clipped to [0, 1].
 
-    Options:
-        gradient_bits: width of the gradients, 1 to 8; 32 leaves them alone.
+    Attributes:
+        gradient_bits: Bit-width of the gradients, 1 to 8. With 32 they are not quantized.
     """
 
     name = "dorefa"
@@ -44,50 +44,51 @@ class DoReFa(Method):
     weights = Binary() | Uniform(bits=range(2, 9), scales=0)
     activations = Uniform(scales=0)
     paper_recipe = Recipe(
-        optimizer="adam",
-        lr=2e-4,
-        schedule="step",
-        milestones=(60, 75),
-        gamma=0.2,
-        epochs=90,
-        batch_size=256,
-        weight_decay=0.0,
-        initialization="scratch",
-    )
+        optimizer="adam", lr=2e-4, schedule="step", milestones=(60, 75), gamma=0.2, epochs=90,
+        batch_size=256, weight_decay=0.0, initialization="scratch",
+    )  # fmt: skip
     gradient_bits: int = 32
 
     def __post_init__(self) -> None:
-        """Check the width."""
+        """Check the bit-width of the gradients."""
         if self.gradient_bits != 32 and not 1 <= self.gradient_bits <= 8:
             raise ValueError(f"gradient_bits: {self.gradient_bits} is not 1 to 8, nor 32")
 
     def weight_quantizer(self, layer: Layer, weight: Tensor) -> nn.Module:
-        """Eq. 8 at 1 bit, Eq. 9–10 above."""
+        """Build the quantizer of Eq. 8 at 1 bit, of Eq. 9–10 above."""
         bits = layer.weight_bits.bits
-        return LayerBinaryWeight() if bits == 1 else TanhWeight(bits)
+        return BinaryWeight(PerTensor()) if bits == 1 else TanhWeight(bits)
 
-    def activation_quantizer(self, layer: Layer, sample: Tensor) -> UnitInput:
-        """Eq. 11."""
-        return UnitInput(layer.activation_bits.bits)
+    def activation_quantizer(self, layer: Layer, sample: Tensor) -> UnitActivation:
+        """Build the quantizer of Eq. 11."""
+        return UnitActivation(layer.activation_bits.bits)
 
     def output_module(self, layer: Layer) -> nn.Module | None:
-        """Eq. 12, where asked for."""
+        """Quantize the gradient of the output (Eq. 12)."""
         return None if self.gradient_bits == 32 else QuantizedGradient(self.gradient_bits)
 
 
-class LayerBinaryWeight(nn.Module):
-    """w_q = mean|w| · sign(w), the mean over the layer and without gradient."""
+class BinaryWeight(nn.Module):
+    """w_q = mean|w| · sign(w), ∂w_q/∂w = 1.
+
+    Args:
+        granularity: Weights over which the mean is taken.
+    """
+
+    def __init__(self, granularity: Granularity) -> None:
+        super().__init__()
+        self.granularity = granularity
 
     def forward(self, w: Tensor) -> Tensor:
-        """Binarise ``w``, any shape."""
-        return straight_through(w, w.abs().mean() * sign(w))
+        """Binarize ``w``, (out, in, …)."""
+        return straight_through(w, scaled_sign(w, self.granularity))
 
 
 class TanhWeight(nn.Module):
     """w_q = 2 q_k( tanh(w) / (2 max|tanh(w)|) + ½ ) − 1.
 
     Args:
-        bits: k > 1.
+        bits: Bit-width k, at least 2.
     """
 
     def __init__(self, bits: int) -> None:
@@ -98,15 +99,14 @@ class TanhWeight(nn.Module):
         """Quantize ``w``, any shape."""
         t = w.tanh()
         largest = t.abs().max().clamp(min=torch.finfo(w.dtype).tiny)  # a layer may be all zeros
-        unit = t / (2 * largest) + 0.5
-        return 2 * quantize_unit(unit, self.bits) - 1
+        return 2 * quantize_unit(t / (2 * largest) + 0.5, self.bits) - 1
 
 
-class UnitInput(nn.Module):
+class UnitActivation(nn.Module):
     """x_q = q_k( clip(x, 0, 1) ).
 
     Args:
-        bits: k.
+        bits: Bit-width k.
     """
 
     def __init__(self, bits: int) -> None:
@@ -119,10 +119,10 @@ class UnitInput(nn.Module):
 
 
 class QuantizedGradient(nn.Module):
-    """The identity, with a quantized gradient.
+    """Identity whose gradient is quantized.
 
     Args:
-        bits: k.
+        bits: Bit-width k of the gradient.
     """
 
     def __init__(self, bits: int) -> None:

@@ -1,17 +1,18 @@
 """Half-wave Gaussian quantization (Cai, He, Sun, Vasconcelos, CVPR 2017, arXiv:1702.00953).
 
-Weights, 1 bit: as in BWN, α · sign(w) with α = mean|w| of each filter; the gradient is handed on
-unchanged, as in the released code.
+Weights, 1 bit: α · sign(w) with α = mean|w| of each filter, as in BWN. The gradient is straight
+through, as in the released code.
 
 Activations, k bits: after batch normalisation they are about N(0, 1), so one quantizer is optimal
-for all (Eq. 8–9). Max-pooling therefore comes before normalisation, as in the released networks.
-With m = 2^k − 1 levels q_1 < … < q_m above zero and thresholds t_1 = 0, t_i = (q_(i−1) + q_i)/2::
+for all (Eq. 8–9). Max-pooling comes before normalisation for this reason, as in the released
+networks. With m = 2^k − 1 levels q_1 < … < q_m above zero and thresholds t_1 = 0,
+t_i = (q_(i−1) + q_i)/2::
 
     Q(x) = q_i where t_i < x ≤ t_(i+1),   0 where x ≤ 0
 
-so every positive value, however small, becomes at least q_1. Levels minimise E(Q(x) − x)² over
+So every positive value, however small, becomes at least q_1. The levels minimise E(Q(x) − x)² over
 x > 0: ``uniform``, q_i = i·Δ with Δ = 0.799, 0.538, 0.3217, 0.185 for 1 to 4 bits; or ``lloyd``,
-each the mean of its cell.
+of which each is the mean of its cell.
 
 Gradient, g = ∂L/∂Q (Section 4.3)::
 
@@ -19,9 +20,9 @@ Gradient, g = ∂L/∂Q (Section 4.3)::
     vanilla:     g · 1[0 < x]
     log_tailed:  g · 1[0 < x ≤ q_m] + g/(x − τ) · 1[x > q_m],   τ = q_m − 1
 
-Departures, as options. ``plain_norm: true`` takes scale and shift out of batch normalisation, as
-the released code does. ``dead_zone: true`` rounds x/Δ, as the authors' later code (EdMIPS) does:
-what lies below Δ/2 becomes 0.
+Departures, as options. ``plain_norm: true`` removes scale and shift from batch normalisation, as
+the released code does. ``dead_zone: true`` rounds x/Δ, as the authors' later code (EdMIPS) does, so
+that values below Δ/2 become 0.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from qbench.functional import filter_dims, sign, straight_through
+from qbench.functional import straight_through
 from qbench.method import (
     Binary,
     BitWidths,
@@ -47,6 +48,8 @@ from qbench.method import (
 )
 from qbench.quant.surgery import pool_before_norm
 
+from .dorefa import BinaryWeight
+
 STEPS = {1: 0.799, 2: 0.538, 3: 0.3217, 4: 0.185}
 Backward = Literal["clipped", "vanilla", "log_tailed"]
 
@@ -54,12 +57,12 @@ Backward = Literal["clipped", "vanilla", "log_tailed"]
 class HWGQ(Method):
     """Binary weights; activations at the levels that suit a half-wave Gaussian.
 
-    Options:
-        levels: evenly spaced, or Lloyd's.
-        backward: whose derivative stands in for the quantizer's: that of a clipped ReLU, of a
-            ReLU, or of one with a logarithmic tail.
-        plain_norm: batch normalisation without scale and shift.
-        dead_zone: round evenly spaced levels, so that small values become 0.
+    Attributes:
+        levels: Evenly spaced levels, or Lloyd's.
+        backward: Derivative that replaces that of the quantizer: of a clipped ReLU, of a ReLU, or
+            of a ReLU with a logarithmic tail.
+        plain_norm: Whether batch normalisation has no scale and shift.
+        dead_zone: Whether to round to evenly spaced levels, so that small values become 0.
     """
 
     name = "hwgq"
@@ -67,22 +70,16 @@ class HWGQ(Method):
     paper = "Cai et al., CVPR 2017, arXiv:1702.00953"
     weights = Binary(granularity=PerChannel(), required=True)
     paper_recipe = Recipe(
-        optimizer="sgd",
-        lr=0.1,
-        momentum=0.9,
-        schedule="linear",
-        epochs=64,
-        batch_size=256,
-        weight_decay=5e-5,
-        initialization="scratch",
-    )
+        optimizer="sgd", lr=0.1, momentum=0.9, schedule="linear", epochs=64, batch_size=256,
+        weight_decay=5e-5, initialization="scratch",
+    )  # fmt: skip
     levels: Literal["uniform", "lloyd"] = "uniform"
     backward: Backward = "clipped"
     plain_norm: bool = False
     dead_zone: bool = False
 
     def __post_init__(self) -> None:
-        """Check the combination."""
+        """Check that the options fit together."""
         if self.dead_zone and self.levels == "lloyd":
             raise ValueError("dead_zone: it goes with evenly spaced levels, not with lloyd")
 
@@ -94,7 +91,7 @@ class HWGQ(Method):
         return Integers(bits=range(1, 5), signed=False, scales=0, required=True)
 
     def prepare(self, model: nn.Module, bits: BitWidths) -> nn.Module:
-        """Pool before batch normalisation; take its scale and shift out, where asked to."""
+        """Pool before batch normalisation, and remove its scale and shift if asked to."""
         if self.plain_norm:
             for module in model.modules():
                 if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
@@ -102,12 +99,12 @@ class HWGQ(Method):
                     nn.init.zeros_(module.bias).requires_grad_(False)
         return pool_before_norm(model)
 
-    def weight_quantizer(self, layer: Layer, weight: Tensor) -> WindowedBinaryFilters:
-        """α · sign(w)."""
-        return WindowedBinaryFilters()
+    def weight_quantizer(self, layer: Layer, weight: Tensor) -> BinaryWeight:
+        """Build α · sign(w)."""
+        return BinaryWeight(PerChannel())
 
     def activation_quantizer(self, layer: Layer, sample: Tensor) -> HalfWave:
-        """Q(x)."""
+        """Build Q(x)."""
         bits = layer.activation_bits.bits
         if self.levels == "uniform":
             levels = [i * STEPS[bits] for i in range(1, 2**bits)]
@@ -116,21 +113,13 @@ class HWGQ(Method):
         return HalfWave(levels, self.backward, self.dead_zone)
 
 
-class WindowedBinaryFilters(nn.Module):
-    """w_q = mean|w| · sign(w), the mean over each filter; ∂w_q/∂w = 1."""
-
-    def forward(self, w: Tensor) -> Tensor:
-        """Binarise ``w``, (out, in, …)."""
-        return straight_through(w, w.abs().mean(filter_dims(w), keepdim=True) * sign(w))
-
-
 class HalfWave(nn.Module):
-    """Q(x), 0 below 0 and one of the levels above.
+    """Q(x): 0 below 0, one of the levels above.
 
     Args:
         levels: q_1 … q_m, ascending.
-        backward: as in `HWGQ`.
-        dead_zone: let the first threshold be q_1/2 in place of 0.
+        backward: As in `HWGQ`.
+        dead_zone: Whether the first threshold is q_1/2 rather than 0.
     """
 
     levels: Tensor
@@ -153,7 +142,7 @@ class HalfWave(nn.Module):
         return straight_through(self._surrogate(x, levels[-1]), quantized)
 
     def _surrogate(self, x: Tensor, top: Tensor) -> Tensor:
-        """Return a smooth function with the gradient that the option names."""
+        """Return a function with the gradient that the option names."""
         if self.backward == "vanilla":
             return x.relu()
         clipped = x.clamp(torch.zeros_like(top), top)
@@ -164,10 +153,10 @@ class HalfWave(nn.Module):
 
 
 def half_gaussian_levels(count: int) -> list[float]:
-    """Lloyd's levels of |x|, x ~ N(0, 1): each the mean of its cell, cells ending at midpoints.
+    """Return Lloyd's levels of |x|, x ~ N(0, 1): each is the mean of its cell.
 
     Args:
-        count: number of levels.
+        count: Number of levels.
     """
     levels = [3.0 * (i + 0.5) / count for i in range(count)]
     for _ in range(10_000):
@@ -181,7 +170,7 @@ def half_gaussian_levels(count: int) -> list[float]:
 
 
 def _mean(low: float, high: float) -> float:
-    """Mean of a standard Gaussian between two bounds."""
+    """Return the mean of a standard Gaussian between two bounds."""
     mass = math.erf(high / math.sqrt(2)) - math.erf(low / math.sqrt(2))
     density = math.exp(-(low**2) / 2) - math.exp(-(high**2) / 2)
     return density * math.sqrt(2 / math.pi) / mass

@@ -9,19 +9,19 @@ Gradient (Eq. 3)::
 
     ∂x_q/∂x = 1[0 ≤ x < α],   ∂x_q/∂α = 1[x ≥ α]
 
-so α learns nothing from what is not clipped; L2 decay pulls it down.
+So values that are not clipped teach α nothing. L2 decay pulls it down.
 
-Weights, ``weights: dorefa``, as in the paper: DoReFa's. ``weights: sawb``, as in the authors'
-sequel (Choi et al., 2018, arXiv:1807.06964), the statistics-aware scale of each layer::
+Weights, ``weights: dorefa``, as in the paper: those of DoReFa-Net. ``weights: sawb``, as in the
+authors' sequel (Choi et al., 2018, arXiv:1807.06964), the statistics-aware scale of each layer::
 
     w_q = α_w (2 q_k( clip(w, −α_w, α_w)/(2 α_w) + ½ ) − 1),   α_w = c1 √mean(w²) + c2 mean|w|
 
-with c1, c2 fitted for each width (values as in IBM's model optimizer).
+with c1, c2 fitted for each bit-width (values as in IBM's model optimizer).
 
-Departures. α starts at the largest calibration input, where the paper starts at a large constant,
-10 in its figure: ``initial: 10``. α's decay is an option of its own, where the paper uses that of
-the weights. A layer in which SAWB's α_w is not positive, as of weights all of one size, is scaled
-to its maximum.
+Departures. α starts at the largest calibration input. The paper starts it at a large constant, 10
+in its figure: ``initial: 10``. The decay of α is an option of its own, where the paper uses that of
+the weights. A layer in which SAWB's α_w is not positive, as of weights that all have one size, is
+scaled to its maximum.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ import torch
 from torch import Tensor, nn
 
 from qbench.functional import quantize_unit, straight_through
-from qbench.method import Binary, Field, Integers, Layer, Levels, Method, Recipe, Uniform
+from qbench.method import Field, Integers, Layer, Levels, Method, Recipe, Uniform
 
-from .dorefa import LayerBinaryWeight, TanhWeight
+from .dorefa import DoReFa
 
-SAWB = {
+SAWB = {  # c1 and c2 by bit-width
     2: (3.12, -2.064),
     3: (7.509, -6.892),
     4: (12.68, -12.80),
@@ -49,84 +49,72 @@ SAWB = {
 class PACT(Method):
     """Activations clipped at a learned α.
 
-    Options:
-        weights: DoReFa's, or SAWB's.
-        initial: where α starts; 0: at the largest calibration input.
+    Attributes:
+        weights: Quantizer of weights: that of ``dorefa``, or ``sawb``.
+        initial: Initial value of α. With 0 it starts at the largest calibration input.
         decay: L2 decay of α.
     """
 
     name = "pact"
     title = "PACT"
     paper = "Choi et al., 2018, arXiv:1805.06085"
-    paper_recipe = Recipe(
-        optimizer="sgd",
-        lr=0.1,
-        momentum=0.9,
-        schedule="step",
-        milestones=(30, 60, 85, 95),
-        gamma=0.1,
-        epochs=110,
-        batch_size=256,
-        weight_decay=1e-4,
-        initialization="scratch",
-    )
     activations = Integers(bits=range(1, 9), signed=False)
+    paper_recipe = Recipe(
+        optimizer="sgd", lr=0.1, momentum=0.9, schedule="step", milestones=(30, 60, 85, 95),
+        gamma=0.1, epochs=110, batch_size=256, weight_decay=1e-4, initialization="scratch",
+    )  # fmt: skip
     weight_scheme: Literal["dorefa", "sawb"] = Field(default="dorefa", alias="weights")
     initial: Annotated[float, Field(ge=0)] = 0.0
     decay: Annotated[float, Field(ge=0)] = 1e-4
 
     @property
     def weights(self) -> Levels:
-        """DoReFa's levels, or SAWB's at the widths whose coefficients are published."""
-        if self.weight_scheme == "sawb":
-            return Uniform(bits=tuple(SAWB), scales=1)
-        return Binary() | Uniform(bits=range(2, 9), scales=0)
+        """Levels of DoReFa-Net, or of SAWB at the widths whose coefficients are published."""
+        return DoReFa.weights if self.weight_scheme == "dorefa" else Uniform(bits=[*SAWB], scales=1)
 
     def weight_quantizer(self, layer: Layer, weight: Tensor) -> nn.Module:
-        """As the option says."""
-        bits = layer.weight_bits.bits
-        if self.weight_scheme == "sawb":
-            return StatisticsAwareWeight(bits)
-        return LayerBinaryWeight() if bits == 1 else TanhWeight(bits)
+        """Build the quantizer that the option names."""
+        if self.weight_scheme == "dorefa":
+            return DoReFa().weight_quantizer(layer, weight)
+        return StatisticsAwareWeight(layer.weight_bits.bits)
 
-    def activation_quantizer(self, layer: Layer, sample: Tensor) -> LearnedClipInput:
-        """Eq. 1–3."""
-        alpha = self.initial or float(sample.max())
-        return LearnedClipInput(layer.activation_bits.bits, max(alpha, 1e-3))
+    def activation_quantizer(self, layer: Layer, sample: Tensor) -> LearnedClip:
+        """Build the quantizer of Eq. 1–3."""
+        return LearnedClip(layer.activation_bits.bits, self.initial or float(sample.max()))
 
     def parameter_groups(
         self, parameters: list[nn.Parameter], lr: float
     ) -> Iterable[dict[str, Any]]:
-        """α, with its decay."""
+        """Give α a decay of its own."""
         return [{"params": parameters, "weight_decay": self.decay}]
 
 
-class LearnedClipInput(nn.Module):
+class LearnedClip(nn.Module):
     """x_q over [0, α].
 
     Args:
-        bits: k.
-        alpha: α at the start.
+        bits: Bit-width k.
+        alpha: Initial value of α; at least 1e-3 is used.
     """
 
     def __init__(self, bits: int, alpha: float) -> None:
         super().__init__()
         self.steps = 2**bits - 1
-        self.alpha = nn.Parameter(torch.tensor(alpha))
+        self.alpha = nn.Parameter(torch.tensor(max(alpha, 1e-3)))
 
     def forward(self, x: Tensor) -> Tensor:
         """Quantize ``x``, any shape."""
         alpha = self.alpha.to(x.dtype)
         y = torch.where(x < alpha, x.relu(), alpha)
-        step = alpha.detach() / self.steps
-        return straight_through(y, (y.detach() / step).round() * step)
+        scale = alpha.detach() / self.steps
+        return straight_through(y, (y.detach() / scale).round() * scale)
 
 
 class StatisticsAwareWeight(nn.Module):
-    """w_q = α_w (2 q_k(·) − 1), α_w from the weights' first two moments.
+    """w_q = α_w (2 q_k(·) − 1), α_w from the first two moments of the weights.
 
     Args:
-        bits: k, of `SAWB`.
+        bits: Bit-width k, one of `SAWB`.
     """
 
     def __init__(self, bits: int) -> None:

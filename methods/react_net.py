@@ -6,11 +6,11 @@ Bi-Real's weights, derivative of the sign and shortcuts, with learned shifts of 
     RSign:    x_b = sign(x + b),   ∂x_b/∂x = ∂x_b/∂b = Bi-Real's at x + b
     RPReLU:   f(x) = PReLU(x + b1) + b2,  after every shortcut
 
-b, b1 and b2 start at 0, the slope of PReLU at ¼; so RSign starts as a sign.
+b, b1 and b2 start at 0 and the slope of PReLU at ¼. So RSign starts as a sign.
 
 Departures. The paper's network is a MobileNet of its own, trained in two steps (activations first,
-then weights) on the distribution of a full-precision teacher; here the suite's network is trained
-once, on labels. A table that compares must not give one method a teacher.
+then weights) on the distribution of a full-precision teacher. Here the network of the suite is
+trained once, on labels, because a table that compares must not give one method a teacher.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from qbench.method import Binary, BitWidths, Layer, Method, PerChannel, Recipe
 from qbench.quant.surgery import add_shortcuts, pool_before_norm
 
-from .bireal import MagnitudeAwareFilters, PolynomialSign
+from .bireal import MagnitudeAwareWeight, PolynomialSign
 
 
 class ReActNet(Method):
@@ -33,22 +33,17 @@ class ReActNet(Method):
     weights = Binary(granularity=PerChannel(), required=True)
     activations = Binary(scales=0, required=True)
     paper_recipe = Recipe(
-        optimizer="adam",
-        lr=2.5e-3,
-        schedule="linear",
-        epochs=128,
-        batch_size=512,
-        weight_decay=0.0,
-        initialization="scratch",
-    )
+        optimizer="adam", lr=2.5e-3, schedule="linear", epochs=128, batch_size=512,
+        weight_decay=0.0, initialization="scratch",
+    )  # fmt: skip
 
     def prepare(self, model: nn.Module, bits: BitWidths) -> nn.Module:
-        """Shortcuts, each followed by an RPReLU, and pooling before normalisation."""
+        """Add shortcuts, each followed by an RPReLU, and pool before normalisation."""
         return add_shortcuts(pool_before_norm(model), RPReLU)
 
-    def weight_quantizer(self, layer: Layer, weight: Tensor) -> MagnitudeAwareFilters:
-        """Bi-Real's, with the released code's gradient."""
-        return MagnitudeAwareFilters(magnitude_aware=False)
+    def weight_quantizer(self, layer: Layer, weight: Tensor) -> MagnitudeAwareWeight:
+        """Build the quantizer of Bi-Real Net with the gradient of the released code."""
+        return MagnitudeAwareWeight(magnitude_aware=False)
 
     def activation_quantizer(self, layer: Layer, sample: Tensor) -> RSign:
         """Build a sign with a learned threshold for each channel."""
@@ -59,8 +54,8 @@ class RSign(nn.Module):
     """sign(x + b).
 
     Args:
-        channels: size of the input's second dimension.
-        dims: its number of dimensions.
+        channels: Number of channels, the second dimension of the input.
+        dims: Number of dimensions of the input.
     """
 
     def __init__(self, channels: int, dims: int) -> None:
@@ -69,7 +64,7 @@ class RSign(nn.Module):
         self.sign = PolynomialSign()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Binarise ``x``, (N, C, …)."""
+        """Binarize ``x``, (N, C, …)."""
         return self.sign(x + self.shift.to(x.dtype))
 
 
@@ -77,7 +72,7 @@ class RPReLU(nn.Module):
     """PReLU(x + b1) + b2.
 
     Args:
-        channels: C.
+        channels: Number of channels C.
     """
 
     def __init__(self, channels: int) -> None:

@@ -1,6 +1,7 @@
 """Ternary-Binary Network (Wan et al., ECCV 2018).
 
-Weights, 1 bit: as in BWN, α · sign(w) with α = mean|w| of each filter.
+Weights, 1 bit: α · sign(w) with α = mean|w| of each filter, as in BWN, with a straight-through
+gradient.
 
 Activations, ternary, for each image, with δ = 0.4::
 
@@ -8,9 +9,8 @@ Activations, ternary, for each image, with δ = 0.4::
     x_t = +1 where x > Δ,   −1 where x < −Δ,   else 0
     ∂x_t/∂x = 1[|x| ≤ 1]
 
-Weights have the straight-through gradient. The block is batch normalisation, ternary activation,
-convolution; so every ReLU becomes a hard tanh, which lets negative values through, and max-pooling
-comes before normalisation.
+The block is batch normalisation, ternary activation, convolution. So a hard tanh, which lets
+negative values through, replaces every ReLU, and max-pooling comes before normalisation.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from qbench.functional import straight_through
 from qbench.method import Binary, BitWidths, Field, Layer, Method, PerChannel, Recipe, Ternary
 from qbench.quant.surgery import RELU, pool_before_norm, replace_modules
 
-from .hwgq import WindowedBinaryFilters
+from .dorefa import BinaryWeight
 
 
 class TBN(Method):
     """Binary weights with a scale for each filter, ternary activations.
 
-    Options:
-        threshold: δ = Δ / mean|x|.
+    Attributes:
+        threshold: Threshold δ = Δ / mean|x|.
     """
 
     name = "tbn"
@@ -39,36 +39,29 @@ class TBN(Method):
     weights = Binary(granularity=PerChannel(), required=True)
     activations = Ternary(scales=0, required=True)
     paper_recipe = Recipe(
-        optimizer="adam",
-        lr=1e-3,
-        schedule="step",
-        milestones=(30, 45),
-        gamma=0.1,
-        epochs=60,
-        batch_size=128,
-        weight_decay=0.0,
-        initialization="scratch",
-    )
+        optimizer="adam", lr=1e-3, schedule="step", milestones=(30, 45), gamma=0.1, epochs=60,
+        batch_size=128, weight_decay=0.0, initialization="scratch",
+    )  # fmt: skip
     threshold: Annotated[float, Field(ge=0)] = 0.4
 
     def prepare(self, model: nn.Module, bits: BitWidths) -> nn.Module:
         """Let negative values reach the ternary activations, past ReLUs and pooling."""
         return replace_modules(pool_before_norm(model), RELU, nn.Hardtanh)
 
-    def weight_quantizer(self, layer: Layer, weight: Tensor) -> WindowedBinaryFilters:
-        """α · sign(w)."""
-        return WindowedBinaryFilters()
+    def weight_quantizer(self, layer: Layer, weight: Tensor) -> BinaryWeight:
+        """Build α · sign(w)."""
+        return BinaryWeight(PerChannel())
 
-    def activation_quantizer(self, layer: Layer, sample: Tensor) -> TernaryInput:
-        """x_t."""
-        return TernaryInput(self.threshold)
+    def activation_quantizer(self, layer: Layer, sample: Tensor) -> TernaryActivation:
+        """Build x_t."""
+        return TernaryActivation(self.threshold)
 
 
-class TernaryInput(nn.Module):
-    """x_t ∈ {−1, 0, 1}, Δ each image's own.
+class TernaryActivation(nn.Module):
+    """x_t ∈ {−1, 0, 1}, with a Δ for each image.
 
     Args:
-        threshold: δ.
+        threshold: Threshold δ.
     """
 
     def __init__(self, threshold: float) -> None:
@@ -76,7 +69,7 @@ class TernaryInput(nn.Module):
         self.threshold = threshold
 
     def forward(self, x: Tensor) -> Tensor:
-        """Ternarise ``x``, (images, …)."""
+        """Ternarize ``x``, (images, …)."""
         size = x.detach().abs()
         delta = self.threshold * size.mean(tuple(range(1, x.dim())), keepdim=True)
         return straight_through(x.clamp(-1, 1), x.sign() * (size > delta))

@@ -8,19 +8,19 @@ Activations, 1 bit::
 
     x_b = sign(x),   ∂x_b/∂x = 1[|x| < 1]
 
-and, with ``scale_map: true``, the layer's output times K, the box-filtered mean size of the input
-(Eq. 11)::
+With ``scale_map: true`` the output of the layer is multiplied by K, the box-filtered mean size of
+the input (Eq. 11)::
 
     y = (sign(x) * sign(w)) ⊙ K α,   K = A * k,   A = mean over channels of |x|,   k = 1/(k_w k_h)
 
 K is off by default, as in the released code: the paper finds that α matters far more. ``gradient``
-is as in BWN; the released code uses ``lua`` and ``centre: true``.
+and ``centre`` are those of BWN; the released code uses ``lua`` and ``centre: true``.
 
 The paper's block is batch normalisation, sign, convolution, pooling, without a ReLU between binary
-layers. In a network of convolution, normalisation, ReLU, pooling that is what taking the ReLU away
-and pooling before normalisation leaves; a hard tanh takes the ReLU's place, which changes no sign
-and no gradient of one. The maximum of normalised values is nearly always positive: with its sign
-AlexNet had 30.3 % in place of 44.2 (Table 3b).
+layers. A network of convolution, normalisation, ReLU, pooling becomes that when pooling moves
+before normalisation and the ReLU is removed. A hard tanh replaces the ReLU, which changes neither a
+sign nor its gradient. The maximum of normalised values is nearly always positive: with its sign
+AlexNet had 30.3 % in place of 44.2 % (Table 3b).
 """
 
 from __future__ import annotations
@@ -33,16 +33,18 @@ from qbench.functional import sign, straight_through
 from qbench.method import Binary, BitWidths, Layer, Method, PerChannel, Recipe
 from qbench.quant.surgery import RELU, pool_before_norm, replace_modules
 
-from .bwn import Gradient, ScaledBinaryFilters, centre
+from .bwn import Gradient, ScaledBinaryWeight
 
 
 class XNOR(Method):
     """Binary weights with a scale for each filter, binary activations.
 
-    Options:
-        gradient: of the weights: the paper's, the exact one, or that of the released Lua code.
-        centre: subtract the mean over input channels and clip to [−1, 1], as the released code.
-        scale_map: multiply outputs by K, the paper's scale of the input.
+    Attributes:
+        gradient: Gradient of the weights: that of the paper, the exact one, or that of the released
+            Lua code.
+        centre: Whether to subtract the mean over input channels and clip to [−1, 1], as the
+            released code does.
+        scale_map: Whether to multiply outputs by K, the paper's scale of the input.
     """
 
     name = "xnor"
@@ -51,64 +53,44 @@ class XNOR(Method):
     weights = Binary(granularity=PerChannel(), required=True)
     activations = Binary(scales=0, required=True)
     paper_recipe = Recipe(
-        optimizer="adam",
-        lr=1e-3,
-        schedule="step",
-        milestones=(18, 29, 43, 52),
-        gamma=0.5,
-        epochs=55,
-        batch_size=800,
-        weight_decay=0.0,
-        initialization="scratch",
-    )
+        optimizer="adam", lr=1e-3, schedule="step", milestones=(18, 29, 43, 52), gamma=0.5,
+        epochs=55, batch_size=800, weight_decay=0.0, initialization="scratch",
+    )  # fmt: skip
     gradient: Gradient = "paper"
     centre: bool = False
     scale_map: bool = False
 
     def prepare(self, model: nn.Module, bits: BitWidths) -> nn.Module:
-        """Take the ReLUs away, pool before normalisation, and make room for K."""
+        """Pool before normalisation, replace ReLUs, and insert K."""
         model = replace_modules(pool_before_norm(model), RELU, nn.Hardtanh)
-        if self.scale_map:
-            for parent in list(model.modules()):
-                for name, child in list(parent.named_children()):
-                    if isinstance(child, nn.Conv2d | nn.Linear):
-                        setattr(parent, name, ScaledByInput(child))
+        for parent in list(model.modules()) if self.scale_map else ():
+            for name, child in list(parent.named_children()):
+                if isinstance(child, nn.Conv2d | nn.Linear):
+                    setattr(parent, name, ScaledByInput(child))
         return model
 
-    def weight_quantizer(self, layer: Layer, weight: Tensor) -> ScaledBinaryFilters:
-        """α · sign(w)."""
-        return ScaledBinaryFilters(self.gradient)
+    def weight_quantizer(self, layer: Layer, weight: Tensor) -> ScaledBinaryWeight:
+        """Build α · sign(w)."""
+        return ScaledBinaryWeight(self.gradient, self.centre)
 
-    def activation_quantizer(self, layer: Layer, sample: Tensor) -> ScaledBinaryInput:
-        """sign(x)."""
-        return ScaledBinaryInput()
-
-    def on_epoch_start(self, epoch: int, epochs: int) -> None:
-        """Centre the weights, so that the first forward pass sees them so."""
-        if epoch == 1:
-            with torch.no_grad():
-                self.after_optimizer_step()
-
-    def after_optimizer_step(self) -> None:
-        """Centre the latent weights for the next forward pass, where asked to."""
-        if self.centre:
-            for layer in self.layers:
-                centre(layer.latent_weight)
+    def activation_quantizer(self, layer: Layer, sample: Tensor) -> WindowedSign:
+        """Build sign(x)."""
+        return WindowedSign()
 
 
-class ScaledBinaryInput(nn.Module):
-    """x_b = sign(x), gradient where |x| < 1."""
+class WindowedSign(nn.Module):
+    """x_b = sign(x), with a gradient where |x| < 1."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Binarise ``x``, any shape."""
+        """Binarize ``x``, any shape."""
         return straight_through(torch.where(x.abs() < 1, x, x.detach()), sign(x))
 
 
 class ScaledByInput(nn.Module):
-    """A layer whose output is multiplied by K while its input is binarised.
+    """Layer whose output is multiplied by K while its input is binarized.
 
     Args:
-        layer: the convolution or linear layer.
+        layer: The convolution or linear layer.
     """
 
     def __init__(self, layer: nn.Conv2d | nn.Linear) -> None:
