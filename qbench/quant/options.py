@@ -225,7 +225,7 @@ def _option_problem(found: ErrorDetails, known: Sequence[str]) -> str:
     place = ".".join(map(str, found["loc"]))
     if found["type"] == "value_error":  # of __post_init__, or of an option's own validator
         reason = str(found["ctx"]["error"])
-        return f"{place}: {found['input']!r}: {reason}" if place else reason
+        return f"{place}: {reason}" if place else reason
     if found["type"] == "unexpected_keyword_argument":
         return f"{place}: no such option{nearest(place, known)}"
     return f"{place}: {found['msg']}, not {found['input']!r}"

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import AliasChoices, BeforeValidator, Field, PlainSerializer, WithJsonSchema
 
+from qbench.errors import nearest
+
 if TYPE_CHECKING:
     from torch import Size, Tensor
 
@@ -189,7 +191,10 @@ def parse_granularity(text: object) -> Granularity:
         return PerChannel()
     match = _TEXT.fullmatch(text) if isinstance(text, str) else None
     if match is None:
-        raise ValueError("write per_tensor, per_channel or per_group(64)")
+        hint = nearest(str(text), ("per_tensor", "per_channel", "layer", "filter"))
+        raise ValueError(
+            f"{text!r} is no granularity{hint}; write per_tensor, per_channel or per_group(64)"
+        )
     number = int(match["number"])
     return PerChannel(number) if match["kind"] == "channel" else PerGroup(number)
 

@@ -71,13 +71,17 @@ class Times(torch.nn.Module):
 
 HARD_NOT_FINITE = """
 import torch
-from qbench.method import Method
+from qbench.method import Learned, Method
 
 class HardNotFinite(Method):
+    weights = Learned()
+
     def weight_quantizer(self, layer, weight):
         return NotFiniteInEvaluation()
 
 class HardInputNotFinite(Method):
+    activations = Learned()
+
     def activation_quantizer(self, layer, sample):
         return NotFiniteInEvaluation()
 

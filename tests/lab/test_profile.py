@@ -49,7 +49,8 @@ def test_a_profile_is_a_table_with_the_machine_below(qbench: Qbench) -> None:
 def test_a_profile_of_a_plugin_with_an_option_as_json(qbench: Qbench, tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
     file.write_text(
-        "from qbench.method import Method\nclass Mine(Method):\n    rate: float = 1.0\n"
+        "from qbench.method import Method, Uniform\nclass Mine(Method):\n"
+        "    weights = Uniform()\n    activations = Uniform()\n    rate: float = 1.0\n"
     )
     arguments: list[str | Path] = ["mine", "--methods", file, "--set", "rate=2.5", "--json", *SMALL]
     found = json.loads(qbench("profile", *arguments))
