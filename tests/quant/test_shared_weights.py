@@ -42,7 +42,8 @@ def widths(name: str) -> str:
 
 
 def attached(name: str, bits: str) -> Handle:
-    return attach(tied(), name, bits=bits, calibration=[images()], **FEW.get(name, {}))
+    method = build_method(name, FEW.get(name, {}))
+    return attach(tied(), method, bits=bits, calibration=[images()])
 
 
 def train(handle: Handle) -> None:

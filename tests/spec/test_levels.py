@@ -1,4 +1,4 @@
-"""Declared levels: which bit-widths they contain, how many levels there are, and what they store."""
+"""Declared levels: the bit-widths they contain, how many levels there are, what they store."""
 
 from __future__ import annotations
 
