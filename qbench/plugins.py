@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from qbench import registry
 from qbench.errors import QbenchError, nearest
 from qbench.files import resolved
+from qbench.local_modules import LocalModule, follow, install
 from qbench.quant.options import option_problems
 from qbench.registry import Kind
 from qbench.spec.names import snake_case
@@ -35,15 +36,17 @@ class Plugin:
         path: Absolute path of the file on the user's machine.
         source: Its Python source code.
         kind: What it defines: ``methods``, ``models`` or ``datasets``.
+        modules: The local modules that it imports.
     """
 
     path: str
     source: str
     kind: Kind = "methods"
+    modules: tuple[LocalModule, ...] = ()
 
     @classmethod
     def read(cls, path: Path, kind: Kind = "methods") -> Plugin:
-        """Read a file.
+        """Read a file and the local modules that it imports.
 
         Args:
             path: The file.
@@ -53,11 +56,17 @@ class Plugin:
             QbenchError: The file does not exist, or is not text in UTF-8.
         """
         try:
-            return cls(str(resolved(path)), resolved(path).read_text(encoding="utf-8"), kind)
+            source = resolved(path).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             what = f"this {kind.removesuffix('s')} file"
             reason = getattr(error, "strerror", None) or str(error)
             raise QbenchError(f"{path}: cannot read {what}: {reason}") from error
+        file = LocalModule(resolved(path).stem, str(resolved(path)), source)
+        try:
+            modules = follow(file, resolved(path).parent, parents=True)
+        except SyntaxError:  # running the file reports it with its line
+            modules = []
+        return cls(file.path, source, kind, tuple(modules))
 
     def where(self, name: str, attribute: str = "") -> str:
         """Return the place of a class or a function, as ``FILE:LINE``.
@@ -130,7 +139,9 @@ def loaded_plugins() -> list[Plugin]:
 
 def _run(plugin: Plugin) -> types.ModuleType:
     """Run a file as a module of its own."""
-    digest = hashlib.sha256(plugin.source.encode()).hexdigest()[:12]
+    install(plugin.modules, plugin.path)
+    sources = [plugin.source, *(module.source for module in plugin.modules)]
+    digest = hashlib.sha256("\n".join(sources).encode()).hexdigest()[:12]
     module = types.ModuleType(f"qbench_plugin_{Path(plugin.path).stem}_{digest}")
     module.__file__ = plugin.path
     sys.modules[module.__name__] = module

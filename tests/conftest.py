@@ -7,14 +7,14 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
 
-from qbench import plugins, registry
+from qbench import local_modules, plugins, registry
 
 TINY = """\
 name: tiny
@@ -32,11 +32,15 @@ pytest_plugins = ["tests.helpers.foreign_models"]
 
 
 @pytest.fixture(autouse=True)
-def no_plugins_left(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_plugins_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What a test registers is gone after it."""
     for kind in registry._of_files:
         monkeypatch.setitem(registry._of_files, kind, dict(registry._of_files[kind]))
     monkeypatch.setattr(plugins, "_loaded", dict(plugins._loaded))
+    monkeypatch.setattr(local_modules, "_installed", {})
+    yield
+    for name in local_modules._installed:
+        sys.modules.pop(name, None)
 
 
 @dataclass

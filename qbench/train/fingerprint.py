@@ -7,12 +7,10 @@ import functools
 import hashlib
 import linecache
 import sys
-from collections.abc import Iterator
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-from qbench import registry
+from qbench import local_modules, registry
+from qbench.local_modules import LocalModule
 from qbench.registry import Kind
 from qbench.spec.result import CodeFingerprint
 from qbench.spec.trial import Trial
@@ -75,45 +73,18 @@ def _modules_of_files(trial: Trial) -> dict[str, str]:
 @functools.cache
 def _syntax(*modules: str) -> str:
     """Hash the syntax trees of modules and of the local modules that they import."""
-    trees: dict[str, Any] = {}
-    for module in modules:
-        _collect(sys.modules[module], trees)
-    return hashlib.sha256(repr(list(trees.values())).encode()).hexdigest()[:_LENGTH]
+    found = {each.name: each.source for module in modules for each in _modules(module)}
+    trees = [_outline(ast.parse(source)) for source in found.values()]
+    return hashlib.sha256(repr(trees).encode()).hexdigest()[:_LENGTH]
 
 
-def _collect(module: ModuleType, trees: dict[str, Any]) -> None:
-    """Add the tree of a module, then those of the local modules it imports, in their order."""
+def _modules(name: str) -> list[LocalModule]:
+    """Return an imported module and the local modules that it imports, in their order."""
+    module = sys.modules[name]
     file = module.__file__ or ""
-    tree = ast.parse("".join(linecache.getlines(file)))
-    trees[module.__name__] = _outline(tree)
-    folder = Path(file).resolve().parent
-    for name in _imported(tree, module.__name__):
-        found = sys.modules.get(name)
-        if found is not None and name not in trees and _is_local(found, folder):
-            _collect(found, trees)
-
-
-def _imported(tree: ast.Module, importer: str) -> Iterator[str]:
-    """Yield the full name of everything that may be an imported module."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            if node.level:
-                package = importer.rsplit(".", node.level)[0]
-                base = f"{package}.{base}" if base else package
-            yield base
-            yield from (f"{base}.{alias.name}" for alias in node.names)
-
-
-def _is_local(module: ModuleType, folder: Path) -> bool:
-    """Return whether a module lies in a folder, outside qbench and installed packages."""
-    file = getattr(module, "__file__", None)
-    if file is None or module.__name__.partition(".")[0] == "qbench":
-        return False
-    path = Path(file).resolve()
-    return path.is_relative_to(folder) and "site-packages" not in path.relative_to(folder).parts
+    source = "".join(linecache.getlines(file))
+    importer = LocalModule(name, file, source, hasattr(module, "__path__"))
+    return [importer, *local_modules.follow(importer)]
 
 
 def _outline(node: Any) -> Any:

@@ -1,15 +1,14 @@
 from __future__ import annotations
 
-import linecache
-import sys
+import dataclasses
 import textwrap
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from qbench import registry
+from qbench import local_modules, registry
+from qbench.local_modules import LocalModule
 from qbench.plugins import Plugin, load_plugin
 from qbench.spec.result import CodeFingerprint
 from qbench.train import fingerprint
@@ -74,40 +73,50 @@ def test_what_runs_is_code(tmp_path: Path, old: str, new: str) -> None:
     assert syntax(tmp_path, METHOD) != syntax(tmp_path, METHOD.replace(old, new))
 
 
-@pytest.fixture
-def beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A module that a method file imports from its own folder."""
-    monkeypatch.syspath_prepend(str(tmp_path))
-    yield tmp_path / "levels_of_tried.py"
-    sys.modules.pop("levels_of_tried", None)
-
-
-def test_a_module_beside_the_file_that_it_imports_is_code_too(tmp_path: Path, beside: Path) -> None:
-    importing = "from levels_of_tried import LEVELS\n" + METHOD
-    beside.write_text("LEVELS = 3\n")
-    first = syntax(tmp_path, importing)
-    sys.modules.pop("levels_of_tried")
-    beside.write_text("LEVELS = 4  # one more\n")
-    linecache.checkcache()
-    assert syntax(tmp_path, importing + "\n# again, so that the file is loaded again") != first
+@pytest.mark.parametrize("place", ["beside the file", "on the path", "in a package beside it"])
+@pytest.mark.parametrize("indented", [False, True])
+def test_a_module_that_the_file_imports_is_code_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, indented: bool
+) -> None:
+    folder, name = tmp_path / "here", "levels_of_tried"
+    folder.mkdir()
+    module = folder / f"{name}.py"
+    if place == "on the path":
+        (tmp_path / "elsewhere").mkdir()
+        module = tmp_path / "elsewhere" / f"{name}.py"
+        monkeypatch.syspath_prepend(str(module.parent))
+    elif place == "in a package beside it":
+        (folder / "package_of_tried").mkdir()
+        module, name = folder / "package_of_tried" / f"{name}.py", f"package_of_tried.{name}"
+    importing = f"from {name} import LEVELS\n"
+    text = METHOD.replace("    return None", f"    {importing}        return None", 1)
+    text = text if indented else importing + METHOD
+    module.write_text("LEVELS = 3\n")
+    first = syntax(folder, text)
+    module.write_text("LEVELS = 3  # as in the paper\n")
+    assert syntax(folder, text) == first
+    module.write_text("LEVELS = 4\n")
+    assert syntax(folder, text) != first
 
 
 def test_a_method_that_builds_on_another_changes_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
     lsq_plus = registry.method_class("lsq_plus").__module__
     before = fingerprint.code_of(trial("lsq_plus")).syntax
-    lines = linecache.getlines
+    find = local_modules._find
 
-    def changed(file: str) -> list[str]:
-        return [*lines(file), "CHANGED = 1\n"] if file.endswith("lsq.py") else lines(file)
+    def changed(name: str, folder: Path | None) -> LocalModule | None:
+        found = find(name, folder)
+        if found is None or not name.endswith(".lsq"):
+            return found
+        return dataclasses.replace(found, source=f"{found.source}CHANGED = 1\n")
 
-    monkeypatch.setattr(linecache, "getlines", changed)
+    monkeypatch.setattr(local_modules, "_find", changed)
     assert fingerprint._syntax.__wrapped__(lsq_plus) != before
 
 
 def test_torch_and_qbench_are_no_part_of_a_methods_code() -> None:
-    trees: dict[str, object] = {}
-    fingerprint._collect(sys.modules[registry.method_class("lsq_plus").__module__], trees)
-    assert list(trees) == ["qbench_methods.lsq_plus", "qbench_methods.lsq"]
+    found = fingerprint._modules(registry.method_class("lsq_plus").__module__)
+    assert [each.name for each in found] == ["qbench_methods.lsq_plus", "qbench_methods.lsq"]
 
 
 def test_what_was_recorded_before_there_were_fingerprints_is_current() -> None:
