@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -82,7 +83,14 @@ def _presentation(benchmark: Benchmark) -> Presentation:
         data=f"Data: {dataset.title} with {told}." if told else "",
         chance=100 / dataset.num_classes if dataset.task == "classification" else math.nan,
         test_items=dataset.sizes()[1],
+        date=_day(benchmark.runs.values()),
     )
+
+
+def _day(runs: Iterable[Run]) -> str:
+    """Return the day (UTC) on which the newest run ended, or an empty string."""
+    ended = [run.info.end_time for run in runs if run.info.end_time]
+    return datetime.fromtimestamp(max(ended) / 1000, UTC).date().isoformat() if ended else ""
 
 
 def _histories(

@@ -27,6 +27,7 @@ class Presentation:
         data: What the data are, if they are not the original of their name. Otherwise empty.
         chance: Accuracy (%) of guessing. NaN if it is not known.
         test_items: Number of test items. 0 if it is not known.
+        date: Day on which the newest trial ended, such as ``2026-03-31``. Empty if it is not known.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Presentation:
     data: str = ""
     chance: float = float("nan")
     test_items: int = 0
+    date: str = ""
 
     @property
     def heading(self) -> str:

@@ -192,10 +192,10 @@ def _page(
 ) -> str:
     from qbench.report.page.page import MIME_TYPES, render
 
-    captions = list(dict.fromkeys(table.caption for table in arranged))
     content = {path.name: path.read_bytes() for path in figures if path.suffix in MIME_TYPES}
     shown = summary[_results_in(summary, trials)]
-    return render(presentation, captions, shown, trials, histories, evidence, content)
+    csv = _csv(_of_rehearsal(shown) if presentation.rehearsal else shown)
+    return render(presentation, arranged, shown, trials, histories, evidence, content, csv)
 
 
 def _details(

@@ -48,15 +48,19 @@ def render(
 ) -> str:
     """The page of some cells."""
     frame = pd.concat(cells, ignore_index=True)
-    presentation, summary = Presentation("suite", title), summarise(frame)
+    presentation, summary = (
+        Presentation("suite", title, chance=10.0, date="2026-03-31"),
+        summarise(frame),
+    )
     return page.render(
         presentation,
-        [table.caption for table in tables_of(presentation, frame, summary)],
+        tables_of(presentation, frame, summary),
         summary,
         frame,
         history("", 0) if histories is None else histories,
         evidence(frame, **known),
         pictures or {},
+        summary.to_csv(index=False),
     )
 
 

@@ -20,6 +20,13 @@ TRUTH: dict[str, Any] = {"color": "white", "linestyle": "--", "linewidth": 1.1}
 DIFFICULT: dict[str, Any] = TRUTH | {"linestyle": ":"}
 UNDER: dict[str, Any] = {"color": "black", "linewidth": 2.0, "alpha": 0.55}
 WORDS: dict[str, Any] = {"fontsize": 6.5, "color": "white", "clip_on": True}
+_GREY = "0.45"  # legible on light and on dark ground, and a photograph cannot be inverted
+_TRANSPARENT: dict[str, Any] = {
+    "figure.facecolor": "none",
+    "savefig.facecolor": "none",
+    "text.color": _GREY,
+    "axes.labelcolor": _GREY,
+}
 _NAMES = 0.3  # inches for the names of networks
 
 Detections = Sequence[ImageDetections]
@@ -36,7 +43,8 @@ def detections(
 ) -> list[Path]:
     """Draw test images with objects and detections, a row for each network.
 
-    Objects are dashed, difficult objects are dotted, detections are solid.
+    Objects are dashed, difficult objects are dotted, detections are solid. The ground is
+    transparent.
 
     Args:
         images: Tensor of shape (N, 3, H, W) with values in [0, 1]. The first four are drawn.
@@ -58,7 +66,7 @@ def detections(
     if not columns or not found:
         return []
     height = PANEL * images.shape[2] / images.shape[3]
-    with mpl.rc_context(STYLE):
+    with mpl.rc_context(STYLE | _TRANSPARENT):
         size = (_NAMES + PANEL * columns, 0.3 + height * len(found))
         figure = Figure(figsize=size, layout="constrained")
         grid = figure.subplots(len(found), columns, squeeze=False)
@@ -72,9 +80,9 @@ def detections(
                 _objects(axes, target)
                 _found(axes, boxes, classes, least_score)
             row[0].set_ylabel(network)
-        named = {"object": TRUTH | {"color": "0.3"}}
+        named = {"object": TRUTH | {"color": _GREY}}
         if any(target["difficult"].any() for target in targets[:columns]):
-            named["difficult object"] = DIFFICULT | {"color": "0.3"}
+            named["difficult object"] = DIFFICULT | {"color": _GREY}
         legend(figure, named)
         return save(figure, stem, folder)
 

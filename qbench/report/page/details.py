@@ -18,6 +18,7 @@ from qbench.store.evidence import Evidence
 MOST_CURVE_POINTS = 200  # the picture of a curve cannot resolve more
 _DIGITS = 5
 _MEASURED = (*TITLES, "test_loss", "train_seconds", "seconds")
+_COLUMN = ("dataset", "model", "bits")  # results that are compared with each other
 _CURVE_COLUMNS = ("epoch", "train_loss")
 
 
@@ -68,12 +69,29 @@ def kind(row: Mapping[str, Any]) -> str:
     return "best" if row["bold"] else ""
 
 
-def tip(row: Mapping[str, Any], trials: Sequence[Mapping[str, Any]]) -> str:
+def standing(row: Mapping[str, Any], best: str) -> str:
+    """Return the standing of a result: relative to whom, with p-values.
+
+    Args:
+        row: A row of `qbench.report.summary.summarise`.
+        best: Label of the best result of the same dataset, model and bit-widths.
+
+    Returns:
+        ``tied with LSQ (p = 0.42; 1 after Holm's correction)``. Empty if there is no other result.
+    """
+    if row["standing"] not in ("tied", "behind", "worse"):
+        return str(row["standing"])
+    relation = {"tied": "tied with", "behind": "behind", "worse": "worse than"}[row["standing"]]
+    return f"{relation} {best} (p = {row['p']:.2g}; {row['p_holm']:.2g} after Holm's correction)"
+
+
+def tip(row: Mapping[str, Any], trials: Sequence[Mapping[str, Any]], best: str) -> str:
     """Return the tooltip of a result: one line for each fact.
 
     Args:
         row: A row of `qbench.report.summary.summarise`.
         trials: The trials of the result.
+        best: As in `standing`.
 
     Returns:
         The lines, separated by newlines. The first one names the method and the bit-widths.
@@ -84,7 +102,7 @@ def tip(row: Mapping[str, Any], trials: Sequence[Mapping[str, Any]]) -> str:
         each = ", ".join(f"{trial[row['metric']]:.2f}" for trial in done)
         lines.append(f"{value(row)} %, n = {row['n']} of {row['seeds']} seeds ({each})")
     if row["standing"]:
-        lines.append(f"Standing: {row['standing']}")
+        lines.append(f"Standing: {standing(row, best)}")
     if number := published(row, trials):
         lines.append(f"Published, not run here: {number} ({row['source']})")
     if row["verdict"]:
@@ -110,6 +128,7 @@ class PageDetails:
 
     Args:
         metric: Name of the metric (%) that decides which result is best.
+        summary: One row for each result, from `qbench.report.summary.summarise`.
         trials: One row for each trial. Columns: ``key``, ``dataset``, ``model``, ``label``,
             ``bits``, ``seed``, ``status``, ``reason`` and `metric`. Optional columns: ``stale``,
             further metrics, ``test_loss``, ``train_seconds`` and ``seconds``.
@@ -124,11 +143,14 @@ class PageDetails:
     def __init__(
         self,
         metric: str,
+        summary: pd.DataFrame,
         trials: pd.DataFrame,
         histories: pd.DataFrame,
         evidence: Mapping[str, Evidence],
     ) -> None:
         self._metric = metric
+        best = summary[summary["standing"] == "best"]
+        self._best = {tuple(row[name] for name in _COLUMN): row["label"] for row in records(best)}
         self._trials = {
             result: records(group) for result, group in trials.groupby(RESULT, sort=False)
         }
@@ -150,6 +172,25 @@ class PageDetails:
         """
         return self._trials[tuple(row[name] for name in RESULT)]
 
+    def standing(self, row: Mapping[str, Any]) -> str:
+        """Return the standing of a result, as the function `standing` does, on one line.
+
+        Args:
+            row: A row of `qbench.report.summary.summarise`.
+        """
+        return one_line(standing(row, self._best_of(row)))
+
+    def tip(self, row: Mapping[str, Any]) -> str:
+        """Return the tooltip of a result, as the function `tip` does.
+
+        Args:
+            row: A row of `qbench.report.summary.summarise`.
+        """
+        return tip(row, self.trials_of(row), self._best_of(row))
+
+    def _best_of(self, row: Mapping[str, Any]) -> str:
+        return str(self._best.get(tuple(row[name] for name in _COLUMN), ""))
+
     def result(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """Return the details of a result.
 
@@ -167,7 +208,7 @@ class PageDetails:
         return {
             "id": trials[0]["key"],
             "title": one_line(f"{row['label']} · {row['bits']} · {row['model']}"),
-            "about": tip(row, trials).partition("\n")[2],
+            "about": self.tip(row).partition("\n")[2],
             "trials": [trial["key"] for trial in trials if trial["key"] in self._evidence],
         }
 

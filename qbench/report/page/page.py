@@ -19,9 +19,10 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from qbench.report.columns import BY_NAME, Column
-from qbench.report.page.details import PageDetails, kind, published, tip, value
+from qbench.report.page.details import PageDetails, kind, published, value
 from qbench.report.presentation import Presentation
 from qbench.report.summary import columns_of, records
+from qbench.report.tables.table import ResultsTable
 from qbench.report.tables.text import one_line
 from qbench.spec.bits import FULL_PRECISION
 from qbench.spec.metrics import TITLES
@@ -39,18 +40,19 @@ MIME_TYPES = {".svg": "image/svg+xml", ".png": "image/png"}
 
 def render(
     presentation: Presentation,
-    captions: Sequence[str],
+    tables: Sequence[ResultsTable],
     summary: pd.DataFrame,
     trials: pd.DataFrame,
     histories: pd.DataFrame,
     evidence: Mapping[str, Evidence],
     pictures: Mapping[str, bytes],
+    csv: str,
 ) -> str:
     """Render the page.
 
     Args:
         presentation: How the suite presents its results.
-        captions: Captions of the tables, one paragraph each.
+        tables: The tables of results, whose captions and doubts the page shows.
         summary: One row for each result, from `qbench.report.summary.summarise`.
         trials: One row for each trial. Columns: ``key``, ``dataset``, ``model``, ``label``,
             ``bits``, ``seed``, ``status``, ``reason`` and metrics (%).
@@ -59,6 +61,7 @@ def render(
         evidence: Configuration, environment, audit and log of each trial that has ended, by key.
         pictures: Contents of figures (SVG or PNG) by file name. If a figure has several files, the
             smallest one is embedded.
+        csv: Content of ``leaderboard.csv``, which readers can save.
 
     Returns:
         The HTML document.
@@ -66,11 +69,12 @@ def render(
     Raises:
         KeyError: A frame lacks a required column.
     """
-    details = PageDetails(presentation.shown[0], trials, histories, evidence)
+    details = PageDetails(presentation.shown[0], summary, trials, histories, evidence)
     columns = _columns(summary)
     rows = [_result(row, columns, details) for row in records(summary)]
     for index, row in enumerate(rows):
         row["index"] = index
+    grids = _grids(presentation, rows)
     style, script = (_read(f"leaderboard.{suffix}") for suffix in ("css", "js"))
     environment = Environment(
         loader=FileSystemLoader(_PAGE_TEMPLATES),
@@ -81,18 +85,22 @@ def render(
     )
     return environment.get_template("leaderboard.html").render(
         title=one_line(presentation.heading),
-        captions=captions,
+        captions=list(dict.fromkeys(table.caption for table in tables)),
+        doubts=list(dict.fromkeys(doubt for table in tables for doubt in table.doubts)),
         policy=_policy(style, script),
         style=style,
         script=script,
-        filters=_filters(presentation, rows),
+        filters=_filters(rows, grids),
         groups=[group for group in dict.fromkeys(map(_hidden_with, columns)) if group],
         columns=[(column, _alignment(column), _hidden_with(column)) for column in columns],
         common=_common(summary, columns),
-        grids=_grids(presentation, rows),
+        grids=grids,
         results=rows,
         figures=_figures(pictures),
         glossary=columns_of(summary),
+        suite=one_line(presentation.name),
+        origin=_origin(presentation, evidence),
+        csv=_data_url("text/csv;charset=utf-8", csv.encode(errors="backslashreplace")),
         data=_embedded({"results": [row["details"] for row in rows], **details.trials()}),
     )
 
@@ -120,12 +128,14 @@ def _result(
 ) -> dict[str, Any]:
     """Return a result as the template needs it."""
     about = details.result(row)
-    said = tip(row, details.trials_of(row))
+    said = details.tip(row)
     cells = [
         {
             "text": _text(row, column),
             "sort": _sort(row[column.name]),
-            "tip": one_line(row.get(_BESIDE.get(column.name, ""), "")),
+            "tip": details.standing(row)
+            if column.name == "standing"
+            else one_line(row.get(_BESIDE.get(column.name, ""), "")),
             "group": _hidden_with(column),
             "kind": f"{_alignment(column)} {kind(row) if column.name == 'mean' else ''}".strip(),
         }
@@ -165,14 +175,19 @@ def _alignment(column: Column) -> str:
     return "number" if column.digits is not None or column.name in _WHOLE else "text"
 
 
-def _filters(presentation: Presentation, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the filters with more than one choice. Choices are in the order of the suite."""
+def _filters(
+    rows: Sequence[Mapping[str, Any]], grids: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Return the filters with more than one choice. Choices are in the order of the suite.
+
+    Bit-widths are those of the grids' columns, of which full precision is usually none.
+    """
     names = {"model": "Model", "bits": "Bits", "label": "Method"}
     found = [
         {"name": name, "title": title, "choices": list(dict.fromkeys(row[name] for row in rows))}
         for name, title in names.items()
     ]
-    found[1]["choices"] = _ordered(found[1]["choices"], presentation)
+    found[1]["choices"] = list(dict.fromkeys(bits for grid in grids for bits in grid["bits"]))
     return [each for each in found if len(each["choices"]) > 1]
 
 
@@ -212,19 +227,40 @@ def _grids(presentation: Presentation, rows: Sequence[Mapping[str, Any]]) -> lis
 
 
 def _figures(pictures: Mapping[str, bytes]) -> list[dict[str, str]]:
-    """Return title and data URL of each figure."""
+    """Return title, data URL and kind of each figure. Pages invert drawings in the dark."""
     smallest: dict[str, str] = {}
     for name in sorted(pictures, key=lambda name: len(pictures[name])):
         smallest.setdefault(Path(name).stem, name)
     found = []
     for stem in dict.fromkeys(Path(name).stem for name in pictures):
         name = smallest[stem]
-        content = base64.b64encode(pictures[name]).decode()
-        title = stem.replace("_", " ").capitalize()
         found.append(
-            {"title": title, "url": f"data:{MIME_TYPES[Path(name).suffix]};base64,{content}"}
+            {
+                "title": stem.replace("_", " ").capitalize(),
+                "url": _data_url(MIME_TYPES[Path(name).suffix], pictures[name]),
+                "kind": "photo" if stem.startswith("detections") else "drawing",
+            }
         )
     return found
+
+
+def _data_url(mime_type: str, content: bytes) -> str:
+    return f"data:{mime_type};base64,{base64.b64encode(content).decode()}"
+
+
+def _origin(presentation: Presentation, evidence: Mapping[str, Evidence]) -> str:
+    """Return when and with which versions of qbench the trials were run, to end a sentence with."""
+    versions = dict.fromkeys(
+        (known.environment.get("qbench", ""), known.environment.get("git_commit", "")[:10])
+        for known in evidence.values()
+    )
+    told = [
+        f"qbench {version}" + (f", commit {commit}" if commit else "")
+        for version, commit in versions
+        if version
+    ]
+    newest = [f"the newest trial is of {presentation.date}"] if presentation.date else []
+    return "; ".join([*newest, *told])
 
 
 def _embedded(data: object) -> str:

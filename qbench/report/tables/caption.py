@@ -23,7 +23,7 @@ WORSE = (
     "p < 0.05)."
 )
 APART = "‡: its protocol differs from that of most rows."
-ELSEWHERE = "Published numbers in parentheses are for another setting; the footnotes say which."
+ELSEWHERE = "Published numbers in parentheses are for another setting than that of this table."
 REHEARSAL_NOTE = (
     "A rehearsal of a few steps on a stand-in for the data, to see that everything runs: "
     "no number measured here is a result. "

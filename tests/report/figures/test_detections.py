@@ -56,3 +56,9 @@ def test_without_images_or_networks_nothing_is_drawn(tmp_path: Path) -> None:
         == []
     )
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_ground_is_transparent_since_a_photograph_cannot_be_inverted(tmp_path: Path) -> None:
+    pixels = matplotlib.image.imread(drawn(tmp_path)[0])
+    assert pixels.shape[2] == 4
+    assert pixels[0, 0, 3] == 0

@@ -238,3 +238,13 @@ def test_the_methods_stay_in_front_when_a_table_is_scrolled(page: Page) -> None:
     at = {"x": box["x"] + box["width"] / 2, "y": box["y"] + box["height"] / 2}
     seen = page.evaluate("({x, y}) => document.elementFromPoint(x, y).textContent.trim()", at)
     assert seen == "Full precision"
+
+
+def test_no_figure_is_white_in_the_dark(browser: Browser, file: Path) -> None:
+    page = browser.new_page(color_scheme="dark")
+    page.goto(file.as_uri())
+    picture = page.locator("figure img")
+    expect(picture).to_have_css("filter", "invert(0.9) hue-rotate(180deg)")
+    page.get_by_role("button", name="Dark").click()  # to the light theme
+    expect(picture).to_have_css("filter", "none")
+    page.close()

@@ -109,6 +109,51 @@ def test_a_result_says_its_seeds_its_claim_and_its_flaws() -> None:
     assert ("small", "published 69.1") in Parsed(text).texts
 
 
+def test_a_standing_says_relative_to_whom_and_with_which_p() -> None:
+    cells = [
+        trials("A", 90.0, 91.0, 92.5),
+        trials("B", 90.1, 90.8, 92.2),
+        trials("C", 50.0, 51.5, 52.0),
+    ]
+    tips = Parsed(render(*cells)).attributes("data-tip")
+    told = {tip.split(" at ")[0]: tip for tip in tips if " at 1/32" in tip}
+    assert "Standing: best" in told["A"]
+    assert "Standing: tied with A (p = 0.38; 0.38 after Holm's correction)" in told["B"]
+    assert "Standing: worse than A (p = 5.2e-05; 0.0001 after Holm's correction)" in told["C"]
+    assert "tied with A (p = 0.38; 0.38 after Holm's correction)" in tips  # of the list's cell
+
+
+def test_the_filter_of_bits_offers_only_columns_of_a_grid() -> None:
+    text = render(full(99.0), trials("A", 97.0), trials("A", 98.0, bits="2/2"))
+    choices = re.findall(r"<option>(.*?)</option>", text)
+    assert "32/32" not in choices
+    assert {"1/32", "2/2"} <= set(choices)
+
+
+def test_the_foot_says_where_the_numbers_come_from() -> None:
+    known = {"qbench": "0.2.0", "git_commit": "0123456789abcdef"}
+    text = render(full(99.0), trials("A", 97.0), environment=known)
+    foot = text[text.index("<footer>") :]
+    assert (
+        "Suite suite; the newest trial is of 2026-03-31; qbench 0.2.0, commit 0123456789." in foot
+    )
+    (address,) = (u for u in Parsed(text).attributes("href") if u.startswith("data:text/csv"))
+    content = base64.b64decode(address.partition("base64,")[2]).decode()
+    assert content.startswith("dataset,model,label,")
+    assert len(content.splitlines()) == 3
+
+
+def test_a_doubtful_baseline_is_named_above_the_results() -> None:
+    text = render(full(10.0), trials("A", 97.0))
+    assert '<p class="doubt">Doubtful: full precision of net on digits (10.00 %) is no' in text
+
+
+def test_drawings_are_inverted_in_the_dark_and_photographs_are_not() -> None:
+    pictures = {"ranks.svg": b"<svg/>", "detections_net_2-2.png": b"png"}
+    tags = Parsed(render(trials("A", 97.0), pictures=pictures)).tags
+    assert [a["class"] for tag, a in tags if tag == "img"] == ["drawing", "photo"]
+
+
 def test_what_all_results_share_is_said_once_and_is_no_column() -> None:
     same = render(trials("A", 97.0, 98.0), trials("B", 96.0, 98.0))
     assert "model" not in columns(same)

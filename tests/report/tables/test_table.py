@@ -256,7 +256,7 @@ def test_a_number_published_for_another_setting_is_in_parentheses() -> None:
     assert [cells[1].text for _, cells in found.rows] == ["(60.9)", "99.5"]
     assert f"published, not run here: net on images; not comparable: {unlike}" in found.notes
     assert found.caption.endswith(
-        "Published numbers in parentheses are for another setting; the footnotes say which."
+        "Published numbers in parentheses are for another setting than that of this table."
     )
 
 
