@@ -15,7 +15,7 @@ METHODS = Path(__file__).parent.parent / "methods"
 
 
 def test_every_file_in_methods_is_registered_under_its_name() -> None:
-    files = {path.stem for path in METHODS.glob("*.py")} - {"__init__"}
+    files = {path.stem for path in METHODS.glob("*.py") if not path.stem.startswith("_")}
     assert set(registry.names("methods")) == files
     assert {registry.method_class(name).name for name in files} == files
 

@@ -456,8 +456,8 @@ def test_weights_take_any_levels_given() -> None:
 @pytest.mark.parametrize(
     ("options", "bits", "reason"),
     [
-        ({"weight_levels": [-2, -1, 0, 1, 2]}, "2/32", "too many for 2 bits"),
-        ({"weight_levels": [-1, 0, 1]}, "3(±4)/32", "leave one out"),
+        ({"weight_levels": [-2, -1, 0, 1, 2]}, "2/32", "3 to 8 bits"),
+        ({"weight_levels": [-1, 0, 1]}, "3(±4)/32", "3 given levels, not the levels of 3(±4)"),
     ],
 )
 def test_levels_that_do_not_fit_are_refused(
@@ -473,6 +473,7 @@ def test_levels_that_do_not_fit_are_refused(
     [
         ({"weight_levels": [1, 0]}, "ascending"),
         ({"weight_levels": [1]}, "two levels"),
+        ({"weight_levels": list(range(257))}, "to 256"),
         ({"phases": [1, 1, 0]}, "phases"),
         ({"phases": [-1, 1, 1]}, "phases"),
         ({"temperature_rate": 0}, "temperature_rate"),
