@@ -1,7 +1,8 @@
 """Extremely low bit networks with ADMM (Leng et al., AAAI 2018, arXiv:1707.09870).
 
-Weights at α · {−1, 1}, α · {−1, 0, 1}, α · {0, ±1, ±2} or α · {0, ±1, ±2, ±4}, α each layer's own.
-The problem min f(W) with W = G and G in that set C is split (scaled dual variable λ, Eq. 5)::
+Weights are quantized to α · {−1, 1}, α · {−1, 0, 1}, α · {0, ±1, ±2} or α · {0, ±1, ±2, ±4}, with
+one α for each layer. The problem min f(W) subject to W = G and G in that set C is split (scaled
+dual variable λ, Eq. 5)::
 
     L(W, G, λ) = f(W) + ρ/2 ‖W − G + λ‖² − ρ/2 ‖λ‖²
 
@@ -9,20 +10,21 @@ and each part is solved in turn::
 
     W:  gradient steps on f(W) + ρ/2 ‖W − G + λ‖²
     G:  projection of V = W + λ on C, alternating α = ⟨V, Q⟩/⟨Q, Q⟩ and Q = nearest code of V/α
-        (from several starts, of which the best end is kept)
+        (from several starts, of which the best result is kept)
     λ:  λ ← λ + W − G
 
-The network is trained with the float W; G is what it has in the end. Gradient steps are
-extragradient ones (Eq. 10–11): a prediction and a correction from where it started::
+The network is trained with the float W. The final weight is the projection of W + λ. The gradient
+steps are extragradient steps (Eq. 10–11)::
 
-    W_p = W − η ∂L(W),   W ← W − η ∂L(W_p)
+    prediction:  W_p = W − η ∂L(W)
+    correction:  W ← W − η ∂L(W_p)
 
-each with a mini-batch of its own, so that a pair is two steps of the optimiser.
+each with a mini-batch of its own, so that a pair is two steps of the optimizer.
 
-The paper gives neither ρ nor how often G and λ move; here once an epoch. A large ρ reaches C soon
-and a small one follows f; what suits depends on the learning rate and on how many updates there
-are. The default reaches C within the fifteen to twenty epochs of a small dataset, where a tenth of
-it does not; long trainings want less.
+The paper gives neither ρ nor how often G and λ are updated; here it is once an epoch. With a large
+ρ, W reaches C soon; with a small one, it follows f. The best value depends on the learning rate and
+on the number of updates. With the default, W reaches C within the fifteen to twenty epochs of a
+small dataset, where a tenth of it does not suffice; long trainings need less.
 """
 
 from __future__ import annotations
@@ -30,21 +32,20 @@ from __future__ import annotations
 from typing import Annotated
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
 
 from qbench.functional import nearest_level
-from qbench.method import Binary, BitWidth, Field, Layer, Method, Named, Recipe, Ternary
-
-BASES = {"1": (-1, 1), "2": (-1, 0, 1), "2(±1)": (-1, 0, 1)}
+from qbench.method import Binary, Field, Layer, Method, Named, Quantizer, Recipe, Ternary
 
 
 class ADMM(Method):
-    """Float weights pulled toward their quantized copies.
+    """Float weights that a penalty draws to their projection.
 
-    Options:
-        rho: ρ, how hard they are pulled.
-        updates: how often in an epoch G and λ are updated.
-        extragradient: predict and correct; without, plain gradient steps.
+    Attributes:
+        rho: Factor ρ of the penalty.
+        updates: Number of updates of G and λ per epoch.
+        extragradient: Whether steps are predictions and corrections, or plain gradient steps.
     """
 
     name = "admm"
@@ -54,67 +55,27 @@ class ADMM(Method):
     soft = True
     elementwise = False
     paper_recipe = Recipe(
-        optimizer="sgd",
-        lr=0.01,
-        momentum=0.9,
-        schedule="step",
-        milestones=(20, 30),
-        gamma=0.1,
-        epochs=40,
-        batch_size=256,
-        weight_decay=1e-4,
-        initialization="pretrained",
-    )
+        optimizer="sgd", lr=0.01, momentum=0.9, schedule="step", milestones=(20, 30), gamma=0.1,
+        epochs=40, batch_size=256, weight_decay=1e-4, initialization="pretrained",
+    )  # fmt: skip
     rho: Annotated[float, Field(gt=0)] = 1.0
     updates: Annotated[int, Field(ge=1)] = 1
     extragradient: bool = True
 
     def weight_quantizer(self, layer: Layer, weight: Tensor) -> SplitWeight:
-        """W in training, the projection of W + λ in evaluation."""
-        return SplitWeight(layer.weight_bits, weight)
-
-    def on_epoch_start(self, epoch: int, epochs: int) -> None:
-        """Update G and λ after every epoch."""
-        if epoch > 1:
-            self._update()
-
-    def on_step_start(self, step: int, steps: int) -> None:
-        """Update them between steps too, where asked to."""
-        if step > 1 and (step - 1) % -(-steps // self.updates) == 0:
-            self._update()
-
-    def before_optimizer_step(self) -> None:
-        """Remember where a prediction starts; start the correction from there."""
-        if self.extragradient:
-            for layer in self.layers:
-                self._split(layer).before_optimizer_step(layer.latent_weight)
-
-    def regularization_loss(self) -> Tensor:
-        """ρ/2 Σ ‖W − G + λ‖²."""
-        distances = [
-            (layer.latent_weight - split.projected + split.dual).square().sum()
-            for layer in self.layers
-            for split in (self._split(layer),)
-        ]
-        return self.rho / 2 * torch.stack(distances).sum()
-
-    def _update(self) -> None:
-        with torch.no_grad():
-            for layer in self.layers:
-                self._split(layer).update_dual(layer.latent_weight)
-
-    def _split(self, layer: Layer) -> SplitWeight:
-        quantizer = layer.weight_quantizer
-        assert isinstance(quantizer, SplitWeight)  # noqa: S101
-        return quantizer
+        """Split the weight into W, G and λ."""
+        width = layer.weight_bits
+        codes = (Binary() if width.bits == 1 else Named()).codes(width)
+        return SplitWeight(weight, torch.tensor(codes).to(weight), self)
 
 
-class SplitWeight(nn.Module):
-    """W in training; in evaluation the projection of W + λ on C.
+class SplitWeight(Quantizer):
+    """W in training, the projection of W + λ on C in evaluation.
 
     Args:
-        width: which C.
         weight: W at the start.
+        codes: Codes of C, ascending.
+        method: The method, for its options.
     """
 
     codes: Tensor
@@ -123,69 +84,87 @@ class SplitWeight(nn.Module):
     start: Tensor
     predicted: Tensor
 
-    def __init__(self, width: BitWidth, weight: Tensor) -> None:
+    def __init__(self, weight: Tensor, codes: Tensor, method: ADMM) -> None:
         super().__init__()
-        codes = BASES.get(str(width)) or width.levels or ()
-        self.register_buffer("codes", torch.tensor(codes).to(weight))
+        self.rho, self.updates, self.extragradient = (
+            method.rho,
+            method.updates,
+            method.extragradient,
+        )
+        self.register_buffer("codes", codes)
         self.register_buffer("dual", torch.zeros_like(weight))  # λ
-        self.register_buffer("projected", project(weight, self.codes))  # G
-        self.register_buffer("start", weight.clone())
-        self.register_buffer("predicted", torch.tensor(False))
+        self.register_buffer("projected", project(weight, codes))  # G
+        self.register_buffer("start", weight.clone())  # W at the last prediction
+        self.register_buffer("predicted", torch.tensor(False))  # whether a correction is next
 
     def forward(self, w: Tensor) -> Tensor:
-        """Return ``w``, shape of the layer's weight, as it is or projected."""
+        """Return ``w``, shape of the layer's weight, or the projection of ``w`` + λ."""
         return w.clone() if self.training else project(w + self.dual, self.codes)
 
-    def update_dual(self, w: Tensor) -> None:
-        """Take the G and λ steps."""
+    def regularization_loss(self, layer: Layer) -> Tensor:
+        """Return ρ/2 ‖W − G + λ‖²."""
+        return self.rho / 2 * (layer.latent_weight - self.projected + self.dual).square().sum()
+
+    def before_optimizer_step(self, layer: Layer) -> None:
+        """Start a prediction from W, and a correction from where its prediction started."""
+        if self.extragradient:
+            w, is_correction = layer.latent_weight, self.predicted
+            w.copy_(torch.where(is_correction, self.start, w))
+            self.start.copy_(w)
+            self.predicted.logical_not_()
+
+    def on_epoch_start(self, layer: Layer, epoch: int, epochs: int) -> None:
+        """Update G and λ after every epoch."""
+        if epoch > 1:
+            self.update(layer.latent_weight)
+
+    def on_step_start(self, layer: Layer, step: int, steps: int) -> None:
+        """Update G and λ within an epoch, if there are several updates."""
+        if step > 1 and (step - 1) % -(-steps // self.updates) == 0:
+            self.update(layer.latent_weight)
+
+    def update(self, w: Tensor) -> None:
+        """Solve for G and update λ."""
         self.projected.copy_(project(w + self.dual, self.codes))
         self.dual += w - self.projected
-
-    def before_optimizer_step(self, w: Tensor) -> None:
-        """Prediction and correction in turn: W ← where the prediction started."""
-        w.copy_(torch.where(self.predicted, self.start, w))
-        self.start.copy_(w)
-        self.predicted.logical_not_()
 
 
 def project(v: Tensor, codes: Tensor, iterations: int = 20) -> Tensor:
     """Return the point of α · codesⁿ nearest to v, by alternation from several starts.
 
-    Alternation ends in a local minimum; with one start for each code that the largest value may
-    have, a point that is in the set already stays where it is. With v sorted, the values that get a
-    code are neighbours, and their sum is a difference of two of v's cumulative sums: an iteration
-    takes no longer for a large layer than for a small one.
+    Alternation ends in a local minimum. There is one start for each code that the largest value may
+    have, so that a point of the set is its own projection. In sorted v the values of a code are
+    consecutive, and their sum is a difference of two cumulative sums: an iteration takes no longer
+    for a large layer than for a small one.
 
     Args:
-        v: any shape.
-        codes: (c,), ascending.
-        iterations: at most so many alternations from each start; fewer where codes repeat.
+        v: Tensor of any shape.
+        codes: Codes in ascending order, (c,).
+        iterations: Largest number of alternations from each start; fewer if codes repeat.
 
     Returns:
         α Q, shape and dtype of ``v``.
     """
     ordered = v.detach().flatten().sort().values.double()
-    sums = torch.cat([ordered.new_zeros(1), ordered.cumsum(0)])
-    values = codes.double()
-    between = (values[1:] + values[:-1]) / 2
-    ends = torch.tensor([0, len(ordered)], device=v.device)
-    tiny = torch.finfo(v.dtype).tiny
-    whole = least = ordered.square().sum()
-    best = (torch.zeros_like(whole), torch.zeros_like(whole))
+    sums = F.pad(ordered.cumsum(0), (1, 0))
+    values, tiny = codes.double(), torch.finfo(v.dtype).tiny
+    midpoints = (values[1:] + values[:-1]) / 2
+    square_of_v = least = ordered.square().sum()
+    best = (torch.zeros_like(least), torch.zeros_like(least))
     for largest in values[values > 0]:
         alpha = start = ordered.abs().max() / largest
-        given = None
+        ends = None
         for _ in range(iterations):
-            # Where in order the code changes, and so how many values have each, and their sum.
-            changes = torch.searchsorted(ordered, alpha * between)
-            changes = torch.cat([ends[:1], changes, ends[1:]])
-            if given is not None and torch.equal(changes, given):
+            # Where each code ends in sorted v: the number of its values and their sum follow.
+            found = F.pad(torch.searchsorted(ordered, alpha * midpoints), (1, 0))
+            found = F.pad(found, (0, 1), value=len(ordered))
+            if ends is not None and torch.equal(found, ends):
                 break
-            given, start = changes, alpha
-            product = (values * sums[changes].diff()).sum()
-            square = (values.square() * changes.diff()).sum()
+            ends, start = found, alpha
+            product = (values * sums[ends].diff()).sum()  # ⟨V, Q⟩
+            square = (values.square() * ends.diff()).sum()  # ⟨Q, Q⟩
             alpha = product / square.clamp(min=tiny)
-        error = whole - 2 * alpha * product + alpha.square() * square  # ‖v − αQ‖²
+        error = square_of_v - 2 * alpha * product + alpha.square() * square  # ‖V − αQ‖²
         if error < least:
             best, least = (start, alpha), error
     start, alpha = (each.to(v.dtype) for each in best)
