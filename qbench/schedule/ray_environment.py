@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
+
+from qbench.errors import QbenchError
 
 # With "0", Ray has no other nodes and binds to 127.0.0.1, so that no other machine can reach it.
 # This holds on every system, whatever the name says.
@@ -22,6 +25,11 @@ _SETTINGS = {
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # the store knows which trials are done
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
+# Bytes of the path of a socket on Linux, and of what Ray and multiprocessing append to the folder.
+_SOCKET = 107
+_OF_RAY = len("/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store")
+_OF_PYTHON = len("/pymp-00000000/listener-00000000")
+_SHORT = Path("/tmp")  # noqa: S108
 
 
 def prepare(address: str | None) -> None:
@@ -34,9 +42,41 @@ def prepare(address: str | None) -> None:
     Args:
         address: Address of the cluster that will be used. None: that of ``RAY_ADDRESS``, else this
             machine.
+
+    Raises:
+        QbenchError: The path of the temporary folder is too long for sockets, and no shorter folder
+            can be created.
     """
     os.environ.update(_SETTINGS)
     if not (address or os.environ.get("RAY_ADDRESS")):
         os.environ[_LOOPBACK] = "0"
+        _shorten_temporary_folders()
     elif (Path.home() / ".ray" / "auth_token").exists():
         os.environ.setdefault("RAY_AUTH_MODE", "token")
+
+
+def _shorten_temporary_folders() -> None:
+    """Give Ray, and Python if it needs one, a folder with a short path for sockets.
+
+    Schedulers of clusters set ``TMPDIR`` to long paths.
+
+    Raises:
+        QbenchError: There is none.
+    """
+    variable = "RAY_TMPDIR" if "RAY_TMPDIR" in os.environ else "TMPDIR"
+    folder = os.environ.get(variable, "")
+    length = len(os.fsencode(folder))
+    if length + _OF_RAY <= _SOCKET:
+        return
+    short = _SHORT / f"ray-{os.getuid()}"
+    try:
+        short.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise QbenchError(
+            f"{variable}={folder} has {length} characters, and sockets of Ray need a path of at "
+            f"most {_SOCKET - _OF_RAY}. Set RAY_TMPDIR to a shorter folder"
+        ) from error
+    os.environ["RAY_TMPDIR"] = str(short)
+    if len(os.fsencode(tempfile.gettempdir())) + _OF_PYTHON > _SOCKET:  # of processes that load
+        os.environ["TMPDIR"] = str(short)
+        tempfile.tempdir = None  # read again

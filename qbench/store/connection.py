@@ -10,6 +10,7 @@ import logging
 import os
 import re
 import shlex
+import sqlite3
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
@@ -107,6 +108,9 @@ class Connection:
         except Exception as error:
             reason = self.without_password(reason_of(error))
             raise QbenchError(f"cannot open the store {self.address}: {reason}") from error
+        if self.database is not None and self._uri != f"sqlite:///{self.database}":
+            with suppress(OSError):  # MLflow creates the folder of the quoted path
+                Path(self._uri.removeprefix("sqlite:///")).parent.rmdir()
         self._client = client
         return client
 
@@ -122,7 +126,7 @@ class Connection:
         """
         try:
             yield
-        except (MlflowException, OSError) as error:
+        except (MlflowException, OSError, sqlite3.Error) as error:
             reason = self.without_password(reason_of(error))
             raise QbenchError(f"{failure} {self.address}: {reason}") from error
 

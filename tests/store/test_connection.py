@@ -86,6 +86,7 @@ def test_every_results_folder_has_a_store_of_its_own(
     with closing(sqlite3.connect(folder / "mlflow.db")) as database:
         rows = database.execute("SELECT artifact_location FROM experiments WHERE name = 'suite'")
         assert rows.fetchall() == [((folder / "artifacts" / "suite").as_uri(),)]
+    assert list(tmp_path.iterdir()) == [folder]
 
 
 def test_a_folder_that_has_no_address_is_refused(
