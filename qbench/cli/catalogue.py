@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,8 @@ from qbench import registry
 from qbench.errors import QbenchError
 from qbench.plugins import Plugin, load_plugin
 from qbench.quant.options import build_method, method_options, quantizes
+from qbench.report.problems import noted
+from qbench.spec.metrics import MEASURED
 from qbench.suite.bundled import bundled_suites
 
 if TYPE_CHECKING:
@@ -24,24 +26,28 @@ if TYPE_CHECKING:
     from qbench.store.mlflow import Store
 
 
-def rows(kind: str, plugins: Sequence[Plugin] = ()) -> list[dict[str, Any]]:
+def rows(
+    kind: str, plugins: Sequence[Plugin] = (), problems: list[str] | None = None
+) -> list[dict[str, Any]]:
     """Return one entry for each item of a kind.
 
     Args:
         kind: ``methods``, ``models``, ``datasets`` or ``suites``.
         plugins: Python files to load first.
+        problems: Receives a line for each item that has no entry, with the reason.
 
     Returns:
         The entries, all with the same keys.
 
     Raises:
-        QbenchError: A file or an installed plugin cannot be loaded.
+        QbenchError: A file cannot be loaded.
     """
+    problems = [] if problems is None else problems
     for plugin in plugins:
         load_plugin(plugin)
     match kind:
         case "methods":
-            return [_method(name) for name in registry.names("methods")]
+            return _each(registry.names("methods"), _method, problems)
         case "models":
             from qbench.models import torchvision_names
 
@@ -51,7 +57,7 @@ def rows(kind: str, plugins: Sequence[Plugin] = ()) -> list[dict[str, Any]]:
             ]
             return own + [{"name": n, "source": "torchvision"} for n in torchvision_names()]
         case "datasets":
-            return [_dataset(name) for name in registry.names("datasets")]
+            return _each(registry.names("datasets"), _dataset, problems)
         case _:
             here = {path.stem: path for path in sorted(Path("suites").glob("*.yaml"))}
             return [_suite(path) for path in (bundled_suites() | here).values()]
@@ -104,7 +110,7 @@ def trial(prefix: str, results: Path) -> dict[str, Any]:
     }
 
 
-def draw(prefix: str, results: Path, folder: Path) -> list[Path]:
+def draw(prefix: str, results: Path, folder: Path) -> tuple[list[Path], list[str]]:
     """Draw figures of one trial: its training, its weights, and its quantization function.
 
     Args:
@@ -113,10 +119,10 @@ def draw(prefix: str, results: Path, folder: Path) -> list[Path]:
         folder: Folder to write to; it is made if needed.
 
     Returns:
-        The figures written. Which there are depends on the method.
+        The figures written, which depend on the method, and a line for each that cannot be drawn.
 
     Raises:
-        QbenchError: No recorded trial has the key, several have, or it cannot be drawn.
+        QbenchError: No recorded trial has the key, several have, or the store cannot be read.
     """
     import pandas as pd
 
@@ -130,19 +136,41 @@ def draw(prefix: str, results: Path, folder: Path) -> list[Path]:
     with tempfile.TemporaryDirectory() as scratch:
         text = store.fetch(run, "weights.json", Path(scratch)).read_text()
     observed = WeightObservations.model_validate_json(text)
-    row = what.model_dump() | {"key": key, "label": registry.method_class(what.method).title}
+    row = what.model_dump() | {"key": key, "label": _title(what.method)}
     row |= {"status": "done", "audit": run.data.tags["qbench.audit"]}
     trials = pd.DataFrame([row])
-    metric = registry.build_dataset(what.dataset).shown[0]
+    metric = MEASURED[what.task][0]
     histories = store.histories({key: run}, history_columns(metric))
     folder.mkdir(parents=True, exist_ok=True)
-    drawn = training_curves(trials, histories, folder, metric)
-    drawn += soft_and_hard(trials, histories, folder, metric)
-    drawn += weight_figures.weight_distributions(observed.weights, what.name, folder)
-    if observed.curve is not None:
-        layer = next((w for w in observed.weights if w.layer == observed.curve.layer), None)
-        drawn += weight_figures.quantization_function(observed.curve, layer, what.name, folder)
-    return drawn
+    layer, curve = None, observed.curve
+    if curve is not None:
+        layer = next((w for w in observed.weights if w.layer == curve.layer), None)
+    drawings: dict[str, Callable[[], list[Path]]] = {
+        "training_curves": lambda: training_curves(trials, histories, folder, metric),
+        "soft_and_hard": lambda: soft_and_hard(trials, histories, folder, metric),
+        "weight_distributions": lambda: weight_figures.weight_distributions(
+            observed.weights, what.name, folder
+        ),
+        "quantization_function": lambda: (
+            []
+            if curve is None
+            else weight_figures.quantization_function(curve, layer, what.name, folder)
+        ),
+    }
+    drawn: list[Path] = []
+    problems: list[str] = []
+    for name, draw_it in drawings.items():
+        with noted(problems, f"the figure {name}"):
+            drawn += draw_it()
+    return drawn, problems
+
+
+def _title(method: str) -> str:
+    """Return the title of a method, or its name if its file is not given."""
+    try:
+        return registry.method_class(method).title
+    except QbenchError:
+        return method
 
 
 def _find(prefix: str, results: Path) -> tuple[Store, str, Run]:
@@ -186,6 +214,17 @@ def show_trial(record: dict[str, Any]) -> None:
 def _counted(count: dict[str, Any]) -> str:
     levels = f"{count['levels']} of {count['promised']} levels"
     return f"{count['layer']}.{count['tensor']}: {levels} ({count['scope']})"
+
+
+def _each(
+    names: Iterable[str], entry: Callable[[str], dict[str, Any]], problems: list[str]
+) -> list[dict[str, Any]]:
+    """Return the entries of items, without those that raise."""
+    found = []
+    for name in names:
+        with noted(problems, name):
+            found.append(entry(name))
+    return found
 
 
 def _method(name: str) -> dict[str, Any]:

@@ -95,9 +95,10 @@ def voc_like(
 
     The folders are DIR/VOCdevkit/VOC2007 and DIR/VOCdevkit/VOC2012; 2012 has no test images. One
     image in twenty is empty; all others show 1 to 4 objects that do not overlap. A class is a shape
-    and a colour. Annotations are in VOC's XML. A box bounds the drawn pixels tightly, inclusive
-    and counted from 1. Objects that cross the border are marked truncated, very small ones
-    difficult.
+    and a colour, such as a red disc; its name in the annotations, which are in VOC's XML, is one of
+    VOC's, since programs that read VOC know no others. A box bounds the drawn pixels tightly,
+    inclusive and counted from 1. Objects that cross the border are marked truncated, very small
+    ones difficult.
 
     The same arguments give the same bytes. Images that exist already are not written again.
     """
@@ -107,8 +108,12 @@ def voc_like(
     of_2007, of_2012 = written.trainval
     print(
         f"{_wrote(folder, written.files)}: {of_2007} training images of VOC2007 and {of_2012} of "
-        f"VOC2012, {written.test} test images; they show {', '.join(written.classes)}."
+        f"VOC2012, {written.test} test images."
     )
+    names = ", ".join(
+        f"{drawn} ({name})" for drawn, name in zip(written.drawn, written.classes, strict=True)
+    )
+    print(f"They show drawn shapes under names of Pascal VOC: {names}.")
 
 
 def _wrote(folder: Path, files: int) -> str:

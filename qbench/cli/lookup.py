@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -41,11 +42,14 @@ def list_(
     """List the methods, models, datasets or suites."""
     from qbench.cli import catalogue
 
-    rows = catalogue.rows(kind.value, plugin_files(methods, models, datasets))
+    problems: list[str] = []
+    rows = catalogue.rows(kind.value, plugin_files(methods, models, datasets), problems)
     if as_json:
         print(json.dumps(rows, indent=2, ensure_ascii=False))
     else:
         catalogue.show(rows)
+    for problem in problems:
+        print(f"Not listed: {problem}", file=sys.stderr)
 
 
 def show(
@@ -75,7 +79,10 @@ def show(
 
     record = catalogue.trial(key, results)
     if figures is not None:
-        record["figures"] = [str(path) for path in catalogue.draw(key, results, figures)]
+        drawn, problems = catalogue.draw(key, results, figures)
+        record["figures"] = [str(path) for path in drawn]
+        for problem in problems:
+            print(f"Not made: {problem}", file=sys.stderr)
     if as_json:
         print(json.dumps(record, indent=2, ensure_ascii=False))
     else:

@@ -69,6 +69,9 @@ def show(benchmark: Benchmark) -> None:
     for reason, count in Counter(benchmark.stale.values()).items():
         text = f"{count} stale: {reason}; `qbench run --again stale` trains them again"
         console.print(text, soft_wrap=True, markup=False)
+    if len(benchmark.suite.seeds) == 1:
+        told = "One seed: no difference is tested, and no published number gets a verdict."
+        console.print(f"{told} `--set seeds=[0,1,2]` trains three.", soft_wrap=True, markup=False)
     for text in benchmark.missing():
         console.print(f"Missing: {text}", soft_wrap=True, markup=False)
     if not to_do:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torchvision.transforms import v2
 
+from qbench.data.synthetic.scene import appearance
 from qbench.data.voc.classes import VOC_CLASSES
 from qbench.data.voc.voc import VOC
 from qbench.spec.recipe import Recipe
@@ -12,9 +13,10 @@ from qbench.spec.recipe import Recipe
 class Shapes(VOC):
     """Drawn shapes of five classes, one to four per image, as ``qbench data voc-like`` writes them.
 
-    The tree of files is like that of `VOC`, in ``root`` or in ``$QBENCH_DATA/shapes``. Its classes
-    are the first five of VOC's, its images 96×96 pixels. Training images are flipped at random, for
-    speed the only augmentation. Arguments, items and errors are those of `VOC`.
+    The tree of files is like that of `VOC`, in ``root`` or in ``$QBENCH_DATA/shapes``. Annotations
+    name the first five classes of VOC, figures name what is drawn. Images have 96×96 pixels.
+    Training images are flipped at random, for speed the only augmentation. Arguments, items and
+    errors are those of `VOC`.
     """
 
     title = "Shapes"
@@ -22,7 +24,8 @@ class Shapes(VOC):
     source = "drawn by `qbench data voc-like`"
     loader_workers = 2
     folder = "shapes"
-    classes = VOC_CLASSES[:5]
+    annotated = VOC_CLASSES[:5]
+    classes = tuple(map(appearance, range(5)))
     size = 96
     training = {2007: 200, 2012: 200}
     testing = 100

@@ -2,10 +2,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.conftest import TinyRun
+from qbench import registry
+from qbench.benchmark.benchmark import Benchmark
+from qbench.data import Dataset
+from qbench.report.figures import training
+from tests.conftest import QbenchHere, TinyRun
 
 
 def test_show_tells_everything_of_a_trial(tiny_run: TinyRun) -> None:
@@ -40,3 +45,38 @@ def test_list_names_what_there_is(tiny_run: TinyRun, kind: str) -> None:
     if kind == "methods":
         assert {"name", "title", "paper", "quantizes"} <= entries[0].keys()
     assert expected in tiny_run.qbench("list", kind)
+
+
+def test_what_cannot_be_loaded_is_named_and_the_others_are_listed(
+    qbench_here: QbenchHere, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build = registry.build_dataset
+
+    def fragile(name: str, *more: Any) -> Dataset:
+        if name == "cifar10":
+            raise ValueError("broken")
+        return build(name, *more)
+
+    monkeypatch.setattr(registry, "build_dataset", fragile)
+    told = qbench_here("list", "datasets")
+    assert "Not listed: cifar10: ValueError: broken" in told
+    assert "CIFAR-100" in told
+
+
+def test_a_figure_that_cannot_be_drawn_leaves_the_others(
+    small_suite: Path,
+    small_results: Path,
+    tmp_path: Path,
+    qbench_here: QbenchHere,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken(*_: object) -> list[Path]:
+        raise IndexError("out of range")
+
+    monkeypatch.setattr(training, "soft_and_hard", broken)
+    trials = Benchmark.open(small_suite, small_results).planned
+    key = next(planned.trial.key for planned in trials if planned.trial.method == "ste")
+    folder = tmp_path / "figures"
+    told = qbench_here("show", key, "--results", small_results, "--figures", folder)
+    assert "Not made: the figure soft_and_hard: IndexError: out of range" in told
+    assert (folder / "training_curves.png").exists()

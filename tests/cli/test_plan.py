@@ -1,6 +1,10 @@
 from __future__ import annotations
 
-from tests.conftest import TinyRun
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import QbenchHere, TinyRun
 
 
 def test_changing_one_option_touches_only_its_trials(tiny_run: TinyRun) -> None:
@@ -18,3 +22,22 @@ def test_plan_tells_what_is_done_and_what_cannot_be(tiny_run: TinyRun) -> None:
     shown = tiny_run.qbench("plan", tiny_run.suite, "--set", "seeds=[0, 1, 2]")
     assert "8 trials to train, about" in shown
     assert "its weights are ternary" in shown
+
+
+def test_a_plan_of_one_seed_says_what_one_seed_cannot(
+    small_suite: Path, elsewhere: Path, qbench_here: QbenchHere
+) -> None:
+    plan = ("plan", small_suite, "--results", elsewhere)
+    told = "One seed: no difference is tested, and no published number gets a verdict."
+    assert told in qbench_here(*plan, "--set", "seeds=[0]")
+    assert told not in qbench_here(*plan)
+
+
+def test_a_plan_of_missing_data_exits_with_2(
+    small_suite: Path, elsewhere: Path, qbench_here: QbenchHere, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("QBENCH_DATA", raising=False)
+    plan = ("plan", small_suite, "--results", elsewhere, "--set", "models=[resnet20]")
+    told = qbench_here(*plan, "--set", "dataset=cifar10", code=2)
+    assert "Missing: cifar10: where is it?" in told
+    assert "trials to train, about" in told

@@ -12,6 +12,11 @@ from qbench.data.synthetic import drawing
 
 MOST_OBJECTS = 4
 _TRIES = 20
+# Names of hues, in degrees.
+_COLOURS = {
+    **{"red": 0, "orange": 30, "yellow": 65, "green": 120, "cyan": 180, "blue": 235},
+    **{"purple": 285, "pink": 330},
+}
 
 
 class Thing(NamedTuple):
@@ -141,16 +146,34 @@ def _thing(random: np.random.Generator, scene: Scene, classes: int) -> Thing:
             (x, -high * out // 100),
             (x, scene.height - high + high * out // 100),
         )[random.integers(4)]
-    hue = 72 * label + 18 * (label // 5) + int(random.integers(-8, 9))
+    hue = _hue(label) + int(random.integers(-8, 9))
     saturation, value = random.integers((80, 70), 101).tolist()
     red, green, blue = drawing.colour(hue, saturation, value).tolist()
     return Thing(label, x, y, wide, high, (red, green, blue))
 
 
-def _stamp(thing: Thing) -> drawing.Mask:
+def appearance(label: int) -> str:
+    """Return what the objects of a class look like, such as ``red disc``.
+
+    Args:
+        label: Class, from 0 to 19. Each has its own appearance.
+    """
+    hue = _hue(label) % 360
+    colour = min(_COLOURS, key=lambda name: abs((hue - _COLOURS[name] + 180) % 360 - 180))
+    return f"{colour} {_shape(label)}"
+
+
+def _hue(label: int) -> int:
+    return 72 * label + 18 * (label // 5)
+
+
+def _shape(label: int) -> str:
     shapes = list(drawing.SHAPES)
-    shape = shapes[(thing.label + thing.label // 5) % len(shapes)]
-    return drawing.stamp(shape, thing.width, thing.height)
+    return shapes[(label + label // 5) % len(shapes)]
+
+
+def _stamp(thing: Thing) -> drawing.Mask:
+    return drawing.stamp(_shape(thing.label), thing.width, thing.height)
 
 
 def _apart(objects: list[Object]) -> bool:

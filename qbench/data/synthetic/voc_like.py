@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from qbench.data.synthetic.scene import Object, Scene, compose
+from qbench.data.synthetic.scene import Object, Scene, appearance, compose
 from qbench.data.synthetic.tree import Track, Tree, require
 from qbench.data.voc.classes import VOC_CLASSES
 
@@ -23,13 +23,15 @@ class WrittenVOC:
         files: Number of files written by this call; 0 if all existed.
         trainval: Numbers of training images of VOC2007 and of VOC2012.
         test: Number of test images, all of VOC2007.
-        classes: Names of the drawn classes.
+        classes: Names of the drawn classes, which are those of VOC.
+        drawn: What the objects of these classes look like.
     """
 
     files: int
     trainval: tuple[int, int]
     test: int
     classes: tuple[str, ...]
+    drawn: tuple[str, ...]
 
 
 def write(
@@ -87,7 +89,13 @@ def write(
             files[f"VOCdevkit/{year}/ImageSets/Main/{split}.txt"] = text.encode
     arguments = f"--train {train} --test {test} --classes {classes} --size {size}"
     written = Tree(f"qbench data voc-like DIR {arguments}", files).write(folder, track)
-    return WrittenVOC(written, (first, train // 2), test, VOC_CLASSES[:classes])
+    return WrittenVOC(
+        written,
+        (first, train // 2),
+        test,
+        VOC_CLASSES[:classes],
+        tuple(map(appearance, range(classes))),
+    )
 
 
 def scene(year: str, name: str, classes: int, size: int) -> Scene:

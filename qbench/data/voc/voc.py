@@ -53,6 +53,7 @@ class VOC(Dataset):
 
     Attributes:
         folder: Name of the dataset's folder in ``$QBENCH_DATA``.
+        annotated: Names of the classes in annotations, in the order of their labels.
         size: Default of ``image_size``.
         training: Number of training images of the original data, by year.
         testing: Number of test images of the original data.
@@ -70,6 +71,7 @@ class VOC(Dataset):
     shown = ("map50_voc07",)
     folder: ClassVar[str] = "voc"
     classes: ClassVar[tuple[str, ...]] = VOC_CLASSES
+    annotated: ClassVar[tuple[str, ...]] = VOC_CLASSES
     size: ClassVar[int] = 300
     training: ClassVar[dict[int, int]] = {2007: 5_011, 2012: 11_540}
     testing: ClassVar[int] = 4_952
@@ -236,4 +238,4 @@ class VOC(Dataset):
         if reason := self.missing():
             raise QbenchError(reason)
         self._read_lists()
-        return VOCImages(self._year(year), split, self.classes, steps, train)
+        return VOCImages(self._year(year), split, self.annotated, steps, train)

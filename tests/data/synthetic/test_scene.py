@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from qbench.data.synthetic.scene import Scene, compose
+from qbench.data.synthetic.scene import Scene, appearance, compose
 
 
 def test_a_box_is_the_tight_one_of_the_pixels_that_are_drawn() -> None:
@@ -34,3 +34,18 @@ def test_truncated_is_what_has_pixels_outside() -> None:
     for x, y, truncated in ((10, 10, False), (0, 0, False), (-1, 10, True), (10, 70, True)):
         scene = Scene("anything", 96, 72, (inside._replace(x=x, y=y),))
         assert scene.objects()[0].truncated is truncated
+
+
+def test_every_class_has_an_appearance_of_its_own() -> None:
+    looks = [appearance(label) for label in range(20)]
+    assert len(set(looks)) == 20
+    assert looks[:3] == ["red disc", "yellow square", "green triangle"]
+
+
+def test_the_name_of_an_appearance_is_that_of_its_pixels() -> None:
+    names = {"red": 0, "green": 1, "blue": 2}
+    for i in range(60):
+        for thing in compose(f"a scene {i}", 20, 96).things:
+            colour = appearance(thing.label).split()[0]
+            if colour in names:
+                assert int(np.argmax(thing.ink)) == names[colour]
