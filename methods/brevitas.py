@@ -34,16 +34,15 @@ when it is read; the one here is its building blocks with a mean.
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
 from torch import Tensor, nn
 
 from qbench.method import (
     Binary,
-    BitWidths,
     Integers,
     Layer,
+    Library,
     Method,
     PerChannel,
     PerTensor,
@@ -61,17 +60,10 @@ class Brevitas(Method):
     name = "brevitas"
     title = "Brevitas"
     paper = "Franco et al., Zenodo 2026, doi:10.5281/zenodo.3333552"
+    library = Library("brevitas", "0.13", "brevitas.quant.scaled_int")
     weights = Binary() | Integers(symmetric=True, named=True)
     activations = Integers(bits=range(1, 9), signed=False)
     granularity: ScopeOption = PerTensor()
-
-    def supports(self, bits: BitWidths, task: str) -> str | None:
-        """Any width whose levels are evenly spaced and as many as 2^k − 1, with Brevitas there."""
-        try:
-            importlib.import_module("brevitas.quant.scaled_int")
-        except ImportError:
-            return "needs brevitas: pip install 'qbench-quant[libraries]'"
-        return super().supports(bits, task)
 
     def weight_quantizer(self, layer: Layer, weight: Tensor) -> TensorQuant:
         """Scaled to the maximum, or at 1 bit to the mean size."""

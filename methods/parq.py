@@ -39,7 +39,6 @@ of a layer with every level, which takes 2^k bytes a weight for a moment.
 
 from __future__ import annotations
 
-import importlib
 from typing import Annotated, Any, Literal
 
 import torch
@@ -48,12 +47,12 @@ from torch import Tensor, nn
 from qbench.functional import straight_through
 from qbench.method import (
     BitWidth,
-    BitWidths,
     Field,
     Integers,
     Layer,
     Learned,
     Levels,
+    Library,
     Method,
     PerChannel,
     PerTensor,
@@ -84,6 +83,7 @@ class PARQ(Method):
     name = "parq"
     title = "PARQ"
     paper = "Jin et al., ICML 2025, arXiv:2503.15748"
+    library = Library("torchao", "0.18", "torchao.prototype.parq")
     soft = True
     paper_recipe = Recipe(
         optimizer="sgd",
@@ -112,14 +112,6 @@ class PARQ(Method):
                 f"anneal_start: {self.anneal_start} is not less than anneal_end: {self.anneal_end}"
             )
         self._epoch, self._epochs, self._step, self._steps = 1, 1, 1, 1
-
-    def supports(self, bits: BitWidths, task: str) -> str | None:
-        """Weights of the quantizer's widths, where torchao is installed."""
-        try:
-            importlib.import_module("torchao.prototype.parq")
-        except ImportError:
-            return "needs torchao: pip install 'qbench-quant[libraries]'"
-        return super().supports(bits, task)
 
     @property
     def weights(self) -> Levels:

@@ -31,7 +31,6 @@ ranges, are left out.
 
 from __future__ import annotations
 
-import importlib
 from typing import Annotated, Any
 
 import torch
@@ -39,10 +38,10 @@ from torch import Tensor, nn
 
 from qbench.functional import straight_through
 from qbench.method import (
-    BitWidths,
     Field,
     Integers,
     Layer,
+    Library,
     Method,
     PerChannel,
     Quantizer,
@@ -61,18 +60,11 @@ class TorchAO(Method):
     name = "torchao"
     title = "torchao QAT"
     paper = "Or et al., ICML 2025 CODEML workshop, arXiv:2507.16099"
+    library = Library("torchao", "0.18", "torchao.quantization.qat")
     weights = Integers()
     activations = Integers(bits=range(1, 9), signed=False, scales=2, offset=True)
     granularity: ScopeOption = PerChannel()
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-
-    def supports(self, bits: BitWidths, task: str) -> str | None:
-        """Weights of 2 to 8 bits, any inputs, where torchao is installed."""
-        try:
-            importlib.import_module("torchao.quantization.qat")
-        except ImportError:
-            return "needs torchao: pip install 'qbench-quant[libraries]'"
-        return super().supports(bits, task)
 
     def weight_quantizer(self, layer: Layer, weight: Tensor) -> FakeQuantizedWeight:
         """Symmetric, scaled to the maximum."""

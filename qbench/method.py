@@ -34,6 +34,7 @@ import pydantic
 from pydantic import ConfigDict, Field
 from torch import Tensor, nn
 
+from qbench.libraries import Library
 from qbench.spec.bits import BitWidth, BitWidths
 from qbench.spec.granularity import (
     Granularity,
@@ -193,6 +194,7 @@ class Method:
         paper_recipe: Training recipe of its paper, for ``recipe: paper``; None if it has none. See
             also `paper_recipe_for`.
         paper_layers: Layer policy of its paper, for ``recipe: paper``.
+        library: Library that it wraps, if any. Without it, the method supports no bit-widths.
         revision: Number of the method's arithmetic, from 1. Raise it when the method's numbers
             change: results of an older revision are stale.
         later_options: Options that were added after the first results were recorded. At its
@@ -217,6 +219,7 @@ class Method:
     elementwise: ClassVar[bool] = True
     paper_recipe: ClassVar[Recipe | None] = None
     paper_layers: ClassVar[str] = "skip_first_last"
+    library: ClassVar[Library | None] = None
     revision: ClassVar[int] = 1
     later_options: ClassVar[frozenset[str]] = frozenset()
 
@@ -312,8 +315,8 @@ class Method:
     def supports(self, bits: BitWidths, task: str) -> str | None:
         """Return why the method does not support bit-widths, or None if it does.
 
-        By default that follows from `weights` and `activations`. An override adds what they cannot
-        say, and calls this one first.
+        By default that follows from `library`, `weights` and `activations`. An override adds what
+        they cannot say, and calls this one first.
 
         Args:
             bits: Bit-widths of weights and activations.
@@ -322,6 +325,8 @@ class Method:
         Returns:
             A reason as short as a footnote, which tables print beside a dash; None if supported.
         """
+        if self.library is not None and (problem := self.library.problem()):
+            return problem
         for levels, other, width, tensors in (
             (self.weights, self.activations, bits.weights, "weights"),
             (self.activations, self.weights, bits.activations, "activations"),
@@ -421,6 +426,7 @@ __all__ = [
     "Layer",
     "Learned",
     "Levels",
+    "Library",
     "Method",
     "Named",
     "PerChannel",
