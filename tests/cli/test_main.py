@@ -51,7 +51,7 @@ def test_run_trains_the_grid_and_writes_its_tables(tiny_run: TinyRun) -> None:
     assert trials["audit"].isna().all()
     table = (tiny_run.folder / "leaderboard.md").read_text(encoding="utf-8")
     assert "Quantization Networks" in table
-    assert "its weights are ternary" in table
+    assert "its weights have 2 bits" in table
 
 
 def test_run_again_trains_nothing(tiny_run: TinyRun) -> None:

@@ -21,7 +21,7 @@ def test_plan_tells_what_is_done_and_what_cannot_be(tiny_run: TinyRun) -> None:
     assert {"key", "method", "model", "dataset", "bits", "seed", "status"} <= trials[0].keys()
     shown = tiny_run.qbench("plan", tiny_run.suite, "--set", "seeds=[0, 1, 2]")
     assert "8 trials to train, about" in shown
-    assert "its weights are ternary" in shown
+    assert "its weights have 2 bits" in shown
 
 
 def test_a_plan_of_one_seed_says_what_one_seed_cannot(
