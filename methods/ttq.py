@@ -11,11 +11,11 @@ Gradients, g = ∂L/∂w_t (Eq. 7–8)::
     ∂L/∂W_n = −Σ g over w < −Δ
     ∂L/∂w = W_p g where w > Δ,   W_n g where w < −Δ,   else g
 
-The paper prints the gradient of W_n without its minus sign, with which W_n would climb the loss;
-the authors' code has it right, by automatic differentiation of w_t, and so has this.
+The paper prints the gradient of W_n without its minus sign, with which W_n would climb the loss.
+The authors' code differentiates w_t automatically and has the minus sign, as here.
 
-W_p and W_n start at 1, as in the authors' code; ``initial: mean`` starts them at the mean size of
-the weights that they stand for.
+W_p and W_n start at 1, as in the authors' code. With ``initial: mean`` they start at the mean size
+of the weights that they replace.
 """
 
 from __future__ import annotations
@@ -32,30 +32,23 @@ from qbench.method import Field, Layer, Method, Recipe, Ternary
 class TTQ(Method):
     """Ternary weights with two learned scales, {−W_n, 0, W_p}.
 
-    Options:
-        threshold: t = Δ / max|w|.
-        initial: where W_p and W_n start: at 1, or at the mean of the weights beyond Δ.
+    Attributes:
+        threshold: Ratio t = Δ / max|w|.
+        initial: Start of W_p and W_n: 1, or the mean size of the weights beyond Δ.
     """
 
     title = "TTQ"
     paper = "Zhu et al., ICLR 2017, arXiv:1612.01064"
     weights = Ternary(scales=2, required=True)
     paper_recipe = Recipe(
-        optimizer="adam",
-        lr=1e-4,
-        schedule="step",
-        milestones=(56, 64),
-        gamma=0.2,
-        epochs=80,
-        batch_size=128,
-        weight_decay=5e-6,
-        initialization="pretrained",
-    )
+        optimizer="adam", lr=1e-4, schedule="step", milestones=(56, 64), gamma=0.2, epochs=80,
+        batch_size=128, weight_decay=5e-6, initialization="pretrained",
+    )  # fmt: skip
     threshold: Annotated[float, Field(ge=0, lt=1)] = 0.05
     initial: Literal["ones", "mean"] = "ones"
 
     def weight_quantizer(self, layer: Layer, weight: Tensor) -> LearnedTernary:
-        """{−W_n, 0, W_p}."""
+        """Build {−W_n, 0, W_p}."""
         return LearnedTernary(weight, self.threshold, self.initial == "mean")
 
 
@@ -63,31 +56,29 @@ class LearnedTernary(nn.Module):
     """w_t ∈ {−W_n, 0, W_p}.
 
     Args:
-        weight: the weight at the start.
-        threshold: t.
-        from_mean: start the scales at the mean size of the weights beyond Δ, rather than at 1.
+        weight: The weight at the start.
+        threshold: Ratio t.
+        from_mean: Whether W_p and W_n start at the mean size of the weights beyond Δ, or at 1.
     """
 
     def __init__(self, weight: Tensor, threshold: float, from_mean: bool) -> None:
         super().__init__()
         self.threshold = threshold
-        start = weight.new_ones(2)
-        if from_mean:
-            for i, beyond in enumerate(self._beyond(weight)):
-                if beyond.any():
-                    start[i] = weight[beyond].abs().mean()
-        self.positive = nn.Parameter(start[0].clone())
-        self.negative = nn.Parameter(start[1].clone())
+        start = [
+            weight[beyond].abs().mean() if from_mean and beyond.any() else weight.new_ones(())
+            for beyond in self.beyond(weight)
+        ]
+        self.positive, self.negative = map(nn.Parameter, start)
+
+    def beyond(self, w: Tensor) -> tuple[Tensor, Tensor]:
+        """Return where w > Δ and where w < −Δ."""
+        delta = self.threshold * w.detach().abs().max()
+        return w > delta, w < -delta
 
     def forward(self, w: Tensor) -> Tensor:
         """Ternarise ``w``, any shape."""
-        above, below = self._beyond(w)
-        zero = torch.zeros_like(w)
+        above, below = self.beyond(w)
         w_p, w_n = self.positive.to(w.dtype), self.negative.to(w.dtype)
-        ternary = torch.where(above, w_p, zero) - torch.where(below, w_n, zero)
+        ternary = torch.where(above, w_p, 0.0) - torch.where(below, w_n, 0.0)
         slope = torch.where(above, w_p, torch.where(below, w_n, 1.0)).detach()
         return add_gradient(ternary, w * slope)
-
-    def _beyond(self, w: Tensor) -> tuple[Tensor, Tensor]:
-        delta = self.threshold * w.detach().abs().max()
-        return w > delta, w < -delta
