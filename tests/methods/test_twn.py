@@ -7,23 +7,30 @@ import pytest
 import torch
 
 from tests.helpers.quantizers import quantized_weight
-from tests.helpers.tensors import gaussian_quantiles, normal
+from tests.helpers.tensors import Array, gaussian_quantiles, normal
 
 
-@pytest.mark.parametrize("scope", ["layer", "filter"])
+def groups_of(w: torch.Tensor, scope: str) -> list[Array]:
+    """Return views of the weights that share a scale."""
+    filters = list(w.numpy().reshape(len(w), -1))
+    if scope == "per_group(10)":
+        return [part for row in filters for part in np.split(row, range(10, len(row), 10))]
+    return filters if scope == "filter" else [w.numpy().reshape(-1)]
+
+
+@pytest.mark.parametrize("scope", ["layer", "filter", "per_group(10)"])
 @pytest.mark.parametrize("factor", [0.7, 0.4])
 def test_twn_keeps_weights_above_the_threshold_at_their_mean_size(
     factor: float, scope: str
 ) -> None:
     w = normal(6, 4, 3, 3)
-    groups = w.numpy().reshape(6 if scope == "filter" else 1, -1)
-    expected = np.zeros_like(groups)
-    for row, out in zip(groups, expected, strict=True):
+    expected = torch.zeros_like(w)
+    for row, out in zip(groups_of(w, scope), groups_of(expected, scope), strict=True):
         delta = factor * np.abs(row).mean()
         out[row > delta], out[row < -delta] = 1, -1
         out *= np.abs(row)[np.abs(row) > delta].mean()
     found = quantized_weight("twn", w, 2, threshold=factor, scope=scope)
-    np.testing.assert_allclose(found, expected.reshape(w.shape), rtol=1e-12)
+    np.testing.assert_allclose(found, expected.numpy(), rtol=1e-12)
 
 
 def test_a_weight_on_twn_threshold_becomes_zero() -> None:
