@@ -14,9 +14,9 @@ Activations, N bits: N binary bases with learned shifts v and scales β (Eq. 6�
 
 M bits have M + 1 levels, not 2^M.
 
-The order is normalisation, binary activation, convolution, and binary activations are all there is
-of nonlinearity: every ReLU is taken away. The paper does not say where v and β start: here
-thresholds ½ − v_n are evenly spaced quantiles of the input, and β its least-squares fit.
+The order of layers is normalisation, binary activation, convolution. Binary activations are the
+only nonlinearity: every ReLU is removed. The paper does not give the initial v and β. Here the
+thresholds ½ − v_n are evenly spaced quantiles of the input, and β is its least-squares fit.
 """
 
 from __future__ import annotations
@@ -27,13 +27,15 @@ import torch
 from torch import Tensor, nn
 
 from qbench.functional import sign, straight_through
-from qbench.method import BitWidth, BitWidths, Layer, Levels, Method, Recipe
+from qbench.method import BitWidth, BitWidths, Layer, Learned, Method, Recipe
 from qbench.quant.surgery import RELU, replace_modules
 
 
 @dataclass(frozen=True, kw_only=True)
-class NestedBases(Levels):
+class NestedBases(Learned):
     """Sums of k binary bases whose thresholds are in order: k + 1 levels."""
+
+    basis: bool = True
 
     @property
     def about(self) -> str:
@@ -43,10 +45,6 @@ class NestedBases(Levels):
     def count(self, width: BitWidth) -> int:
         """Return k + 1."""
         return width.bits + 1
-
-    def numbers(self, width: BitWidth) -> int:
-        """Return k, one scale for each base."""
-        return width.bits
 
 
 class ABCNet(Method):
@@ -58,30 +56,20 @@ class ABCNet(Method):
     weights = NestedBases()
     activations = NestedBases()
     paper_recipe = Recipe(
-        optimizer="sgd",
-        lr=0.01,
-        momentum=0.9,
-        schedule="step",
-        milestones=(30, 60),
-        gamma=0.1,
-        epochs=90,
-        batch_size=256,
-        weight_decay=1e-4,
-        initialization="pretrained",
-    )
+        optimizer="sgd", lr=0.01, momentum=0.9, schedule="step", milestones=(30, 60), gamma=0.1,
+        epochs=90, batch_size=256, weight_decay=1e-4, initialization="pretrained",
+    )  # fmt: skip
 
     def prepare(self, model: nn.Module, bits: BitWidths) -> nn.Module:
-        """Leave nonlinearity to the binary activations."""
-        if bits.activations.is_float:
-            return model
-        return replace_modules(model, RELU, nn.Identity)
+        """Remove every ReLU, if activations are quantized."""
+        return model if bits.activations.is_float else replace_modules(model, RELU, nn.Identity)
 
     def weight_quantizer(self, layer: Layer, weight: Tensor) -> BinaryBases:
-        """Σ α_i B_i."""
+        """Build Σ α_i B_i."""
         return BinaryBases(layer.weight_bits.bits)
 
     def activation_quantizer(self, layer: Layer, sample: Tensor) -> BinaryActivations:
-        """Σ β_n A_n."""
+        """Build Σ β_n A_n."""
         return BinaryActivations(layer.activation_bits.bits, sample)
 
 
@@ -89,7 +77,7 @@ class BinaryBases(nn.Module):
     """w_q = Σ α_i B_i, α by least squares.
 
     Args:
-        bases: M.
+        bases: Number of bases M.
     """
 
     def __init__(self, bases: int) -> None:
@@ -110,25 +98,25 @@ class BinaryActivations(nn.Module):
     """x_q = Σ β_n A_n, β and the shifts v learned.
 
     Args:
-        bases: N.
-        sample: inputs from which they start.
+        bases: Number of bases N.
+        sample: Inputs, any shape, from which v and β are initialised.
     """
 
     def __init__(self, bases: int, sample: Tensor) -> None:
         super().__init__()
         ordered = sample.flatten().sort().values
-        places = [len(ordered) * (n + 1) // (bases + 1) for n in range(bases)]
-        thresholds = torch.stack([ordered[i] for i in places])
+        quantiles = [len(ordered) * (n + 1) // (bases + 1) for n in range(bases)]
+        thresholds = ordered[quantiles]
         self.shift = nn.Parameter(0.5 - thresholds)  # v
-        fitted = least_squares([sign(sample - t) for t in thresholds], sample)
-        self.scale = nn.Parameter(fitted)  # β
+        self.scale = nn.Parameter(
+            least_squares([sign(sample - t) for t in thresholds], sample)
+        )  # β
 
     def forward(self, x: Tensor) -> Tensor:
         """Quantize ``x``, any shape."""
         quantized = torch.zeros_like(x)
         for v, beta in zip(self.shift.to(x.dtype), self.scale.to(x.dtype), strict=True):
-            unit = (x + v).clamp(0, 1)
-            base = straight_through(unit, sign(x + v - 0.5))
+            base = straight_through((x + v).clamp(0, 1), sign(x + v - 0.5))
             quantized = quantized + beta * base
         return quantized
 
@@ -137,14 +125,13 @@ def least_squares(bases: list[Tensor], target: Tensor) -> Tensor:
     """Return the α that minimise ‖target − Σ α_i B_i‖², the shortest if there are many.
 
     Args:
-        bases: tensors of −1 and +1, all of the same shape.
-        target: likewise.
+        bases: Tensors of −1 and +1, shape of ``target``.
+        target: Tensor of any shape.
 
     Returns:
-        (bases,) in the dtype of ``target``; computed in float64.
+        α, (bases,), dtype of ``target``. It is computed in float64.
     """
     b = torch.stack([base.flatten() for base in bases]).double()
     gram = torch.stack([(row * b).sum(-1) for row in b])
     moment = (b * target.flatten().double()).sum(-1)
-    solution = (torch.linalg.pinv(gram, hermitian=True) * moment).sum(-1)
-    return solution.to(target.dtype)
+    return (torch.linalg.pinv(gram, hermitian=True) * moment).sum(-1).to(target.dtype)

@@ -5,11 +5,11 @@ A quantizer of K bits has a basis v ∈ ℝᴷ; its levels are vᵀe_l for all 2
     weights:      e ∈ {−1, +1}ᴷ,  one basis for each filter
     activations:  e ∈ {0, 1}ᴷ,    one basis for the layer
 
-A value goes to the nearest level: thresholds are midpoints of neighbouring levels, and a value on
-a threshold goes down.
+A value goes to the nearest level. Thresholds are midpoints of neighbouring levels; a value on a
+threshold goes to the lower one.
 
 The basis is learned by quantization error minimisation (QEM, Algorithm 1), one iteration in each
-training step: with B the codes of x under the present basis,
+training step. With B the codes of x under the present basis::
 
     v* = (B Bᵀ)⁻¹ B x,   v ← 0.9 v + 0.1 v*
 
@@ -18,10 +18,10 @@ v gets no gradient. Gradients of the input: ∂w_q/∂w = 1; ∂x_q/∂x = 1 up 
 Initial basis (released code): v_j = 2ʲ u with u = 0.6745 √(2/f) / 2^(K−1) for weights, f = fan-out,
 and u = 0.6745 · 2 / (2ᴷ − 1) for activations.
 
-Departures. B Bᵀ has 1e-4 on its diagonal and the right-hand side 1e-4 v, as the released code does
-for weights; here also for activations, where a code bit that no value uses would make it singular.
-``debias: true`` is what the released code's TensorFlow average does by default: v ← v* after the
-first step.
+Departures. 1e-4 is added to the diagonal of B Bᵀ and 1e-4 v to the right-hand side, as in the
+released code for weights; here also for activations, where a code bit that no value uses would make
+the matrix singular. ``debias: true`` corrects the moving average for its start, as TensorFlow's
+average does by default in the released code: v ← v* after the first step.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ RIDGE = 1e-4
 class LQNets(Method):
     """Learned levels for weights (each filter) and activations (each layer).
 
-    Options:
-        momentum: weight of the past in the basis' moving average.
-        debias: correct the average for its start, as the released code's framework did.
+    Attributes:
+        momentum: Weight of the past in the moving average of the basis.
+        debias: Whether to correct the average for its start, as the released code does.
     """
 
     name = "lq_nets"
@@ -52,45 +52,34 @@ class LQNets(Method):
     weights = Learned(basis=True, granularity=PerChannel())
     activations = Learned(basis=True)
     paper_recipe = Recipe(
-        optimizer="sgd",
-        lr=0.1,
-        momentum=0.9,
-        nesterov=True,
-        schedule="step",
-        milestones=(30, 60, 85, 95, 105),
-        gamma=0.1,
-        epochs=120,
-        batch_size=256,
-        weight_decay=1e-4,
+        optimizer="sgd", lr=0.1, momentum=0.9, nesterov=True, schedule="step",
+        milestones=(30, 60, 85, 95, 105), gamma=0.1, epochs=120, batch_size=256, weight_decay=1e-4,
         initialization="scratch",
-    )
+    )  # fmt: skip
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     debias: bool = False
 
     def weight_quantizer(self, layer: Layer, weight: Tensor) -> LearnedLevels:
-        """Codes {−1, +1}ᴷ, a basis for each filter."""
-        bits = layer.weight_bits.bits
-        fan_out = weight[:, 0].numel()
+        """Build levels of codes {−1, +1}ᴷ with a basis for each filter."""
+        bits, fan_out = layer.weight_bits.bits, weight[:, 0].numel()
         unit = 0.6745 * (2 / fan_out) ** 0.5 / 2 ** (bits - 1)
-        return LearnedLevels((-1, 1), bits, unit, len(weight), self.momentum, self.debias)
+        return LearnedLevels((-1, 1), bits, unit, len(weight), self)
 
     def activation_quantizer(self, layer: Layer, sample: Tensor) -> LearnedLevels:
-        """Codes {0, 1}ᴷ, one basis."""
+        """Build levels of codes {0, 1}ᴷ with one basis."""
         bits = layer.activation_bits.bits
-        unit = 0.6745 * 2 / (2**bits - 1)
-        return LearnedLevels((0, 1), bits, unit, 1, self.momentum, self.debias)
+        return LearnedLevels((0, 1), bits, 0.6745 * 2 / (2**bits - 1), 1, self)
 
 
 class LearnedLevels(Quantizer):
-    """Nearest of the levels {vᵀe}; v follows the data by QEM.
+    """Nearest of the levels vᵀe; v is learned by QEM.
 
     Args:
-        digits: the two values of a code bit.
-        bits: K.
-        unit: the initial basis is unit · (1, 2, 4, …).
-        groups: number of bases; the input's first dimension is split into as many.
-        momentum: of the moving average.
-        debias: correct the average for its start.
+        digits: The two values of a code bit.
+        bits: Bit-width K.
+        unit: Factor of the initial basis (1, 2, 4, …).
+        groups: Number of bases. The first dimension of the input is split into as many.
+        method: The method, for its options.
     """
 
     codes: Tensor
@@ -98,24 +87,18 @@ class LearnedLevels(Quantizer):
     updates: Tensor
 
     def __init__(
-        self,
-        digits: tuple[int, int],
-        bits: int,
-        unit: float,
-        groups: int,
-        momentum: float,
-        debias: bool,
+        self, digits: tuple[int, int], bits: int, unit: float, groups: int, method: LQNets
     ) -> None:
         super().__init__()
         self.clips = digits[0] == 0
-        self.momentum, self.debias = momentum, debias
+        self.momentum, self.debias = method.momentum, method.debias
         codes = torch.tensor(list(itertools.product(digits, repeat=bits)), dtype=torch.float32)
         self.register_buffer("codes", codes)  # (2ᴷ, K)
         self.register_buffer("basis", (unit * 2.0 ** torch.arange(bits)).repeat(groups, 1))
         self.register_buffer("updates", torch.zeros((), dtype=torch.long))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Quantize ``x``: (groups, …), or any shape where there is one basis."""
+        """Quantize ``x``: (groups, …), or any shape if there is one basis."""
         levels, _ = self._levels()
         quantized = levels.gather(1, self._nearest(x, levels)).view_as(x).to(x.dtype)
         if self.clips:
@@ -123,12 +106,12 @@ class LearnedLevels(Quantizer):
         return straight_through(x, quantized)
 
     def observe(self, x: Tensor) -> None:
-        """One QEM iteration on ``x``, then the moving average."""
+        """Move the basis by one QEM iteration on ``x``."""
         levels, order = self._levels()
-        nearest = order.gather(1, self._nearest(x, levels))  # the code of every value
+        nearest = order.gather(1, self._nearest(x, levels))  # code of each value
         values = x.reshape(len(self.basis), -1).double()
-        # B Bᵀ and B x need of each code only how many values have it, and their sum: in float64,
-        # for a float32 cannot count beyond 2²⁴. Sums of products, for autocast rounds matmul.
+        # B Bᵀ and B x follow from the number and the sum of the values of each code: in float64,
+        # because a float32 cannot count beyond 2²⁴. Autocast would round a matmul.
         codes, zero = self.codes.double(), torch.zeros_like(levels, dtype=torch.float64)
         count = zero.scatter_add(1, nearest, torch.ones_like(values))
         total = zero.scatter_add(1, nearest, values)
@@ -136,19 +119,17 @@ class LearnedLevels(Quantizer):
         gram = (count[..., None, None] * products).sum(1)  # (groups, K, K)
         moment = (total.unsqueeze(-1) * codes).sum(1)  # (groups, K)
         ridge = RIDGE * torch.eye(codes.shape[1], dtype=codes.dtype, device=x.device)
-        solution = torch.linalg.solve(gram + ridge, moment + RIDGE * self.basis)
+        solution = torch.linalg.solve(gram + ridge, moment + RIDGE * self.basis)  # v*
         self.updates += 1
-        rate = 1 - self.momentum
-        if self.debias:
-            rate /= 1 - self.momentum ** int(self.updates)
-        self.basis.lerp_(solution.to(self.basis.dtype), rate)
+        start = self.momentum ** int(self.updates) if self.debias else 0.0
+        self.basis.lerp_(solution.to(self.basis.dtype), (1 - self.momentum) / (1 - start))
 
     def _levels(self) -> tuple[Tensor, Tensor]:
-        """Levels ascending, (groups, 2ᴷ), and the index of each one's code."""
+        """Return the levels in ascending order, (groups, 2ᴷ), and the index of each one's code."""
         return torch.sort((self.basis.unsqueeze(1) * self.codes).sum(-1), dim=1)
 
     def _nearest(self, x: Tensor, levels: Tensor) -> Tensor:
-        """Index of the level nearest to every value, (groups, values)."""
+        """Return the index of the nearest level for each value, (groups, values)."""
         midpoints = (levels[:, 1:] + levels[:, :-1]) / 2
         values = x.detach().reshape(len(levels), -1).to(levels.dtype)
         return torch.searchsorted(midpoints, values)
