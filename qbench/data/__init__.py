@@ -59,7 +59,8 @@ class Dataset(ABC):
     constructor reads nothing, so that a suite can be planned on a machine without the data.
 
     Attributes:
-        title: Name in tables.
+        title: Name of the data.
+        label: Name of the data in headings of tables. Empty: the dataset's name in suites.
         source: Where the data come from.
         task: Name of the task: ``'classification'`` or ``'detection'``.
         loader_workers: CPU cores that load the data of one GPU. Above 1 for data on disk.
@@ -75,6 +76,7 @@ class Dataset(ABC):
     """
 
     title: ClassVar[str]
+    label: ClassVar[str] = ""
     source: ClassVar[str]
     task: ClassVar[str] = "classification"
     loader_workers: ClassVar[float] = 1

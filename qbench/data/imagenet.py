@@ -18,8 +18,8 @@ from qbench.errors import QbenchError
 from qbench.spec.recipe import Recipe
 
 IMAGENET_CLASSES, IMAGENET_TRAINING, IMAGENET_TEST = 1000, 1_281_167, 50_000
-_MEAN, _DEVIATION = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
-_RESIZE = 256 / 224  # shorter side / crop
+MEAN, DEVIATION = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+RESIZE = 256 / 224  # shorter side / crop
 
 
 class ImageNet(Dataset):
@@ -70,6 +70,13 @@ class ImageNet(Dataset):
         self._root = root
         self._size = image_size
         self.image_shape = (3, image_size, image_size)
+
+    @property
+    def label(self) -> str:  # type: ignore[override]
+        """What the data are if they are not of 1000 classes, and so not ImageNet."""
+        if self.num_classes == IMAGENET_CLASSES:
+            return ""
+        return f"{self.num_classes} classes in ImageNet's layout"
 
     @property
     def num_classes(self) -> int:  # type: ignore[override]
@@ -127,7 +134,7 @@ class ImageNet(Dataset):
 
     def to_input(self, images: Tensor) -> Tensor:
         """Standardise bytes, (N, 3, S, S), by channel. Returns float32."""
-        return standardised(images, _MEAN, _DEVIATION)
+        return standardised(images, MEAN, DEVIATION)
 
     def stand_in(self, folder: Path) -> dict[str, Any]:
         """Write ten classes of small images, with every kind of file that ImageNet has."""
@@ -139,7 +146,7 @@ class ImageNet(Dataset):
     @property
     def _resized(self) -> list[v2.Transform]:
         """First steps of both splits. They convert to a tensor: torch resizes faster than PIL."""
-        return [v2.PILToTensor(), v2.Resize(round(self._size * _RESIZE), antialias=True)]
+        return [v2.PILToTensor(), v2.Resize(round(self._size * RESIZE), antialias=True)]
 
     @cached_property
     def _folder(self) -> Path:

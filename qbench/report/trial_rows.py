@@ -104,7 +104,7 @@ class TrialRows:
             "label": planned.label,
             "options": json.dumps(trial.options, sort_keys=True),
             "model": trial.model,
-            "dataset": trial.dataset,
+            "dataset": self._dataset.label or trial.dataset,
             "bits": trial.bits,
             "w_bits": bits.weights.bits,
             "a_bits": bits.activations.bits,

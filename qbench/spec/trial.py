@@ -11,7 +11,7 @@ from pydantic import Field
 
 from qbench.spec.bits import FULL_PRECISION
 from qbench.spec.recipe import KeyContent, Recipe
-from qbench.spec.weights import is_backbone
+from qbench.spec.weights import is_initial
 
 KEY_LENGTH = 16
 FP32 = "fp32"  # the method that trains the full-precision networks
@@ -93,9 +93,9 @@ class Trial(KeyContent):
         return given_weights_key(self.model, self.weights) if self.weights else None
 
     @property
-    def starts_from_backbone(self) -> bool:
+    def starts_from_initial_weights(self) -> bool:
         """Whether it starts from the weights of a detector's backbone alone."""
-        return self.full_precision is None and is_backbone(self.weights)
+        return self.full_precision is None and is_initial(self.weights)
 
     @property
     def name(self) -> str:

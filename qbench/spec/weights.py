@@ -2,7 +2,9 @@
 
 A suite chooses the weights of a model by a text: ``torchvision``, ``torchvision:NAME``, or the path
 of a file. With ``backbone:`` before it, the weights are those of the classification network that a
-detector is built on, and the detector itself is trained here. `qbench.train.weights` loads them.
+detector is built on, and the detector itself is trained here. With ``finetune:`` before it, the
+training of a classifier starts from the weights of all its layers but the last, which may be for
+other classes. `qbench.train.weights` loads them.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from typing import Any
 from qbench.errors import QbenchError, nearest
 from qbench.files import expanded
 
-_BACKBONE = "backbone:"
+_BACKBONE, _FINETUNE = "backbone:", "finetune:"
 _TORCHVISION = "torchvision"
 # Detectors that start from a backbone: torchvision's name of it, and its default weights.
 _BACKBONES = {"ssd300_vgg16": ("vgg16", "IMAGENET1K_FEATURES")}
@@ -32,18 +34,19 @@ def identify(model: str, choice: str) -> str:
 
     Returns:
         ``torchvision:NAME``; or ``sha256:`` and 16 hexadecimal digits, the hash of the file; or
-        ``missing:FILE`` if there is no such file. With ``backbone:`` before it if the choice has
-        that.
+        ``missing:FILE`` if there is no such file. With ``backbone:`` or ``finetune:`` before it if
+        the choice has that.
 
     Raises:
         QbenchError: torchvision has no such weights, or the model has no backbone.
     """
-    prefix = ""
-    if is_backbone(choice):
-        if model not in _BACKBONES:
-            known = ", ".join(_BACKBONES)
-            raise QbenchError(f"{model} starts from no backbone's weights; those that do: {known}")
-        prefix = _BACKBONE
+    if choice.startswith(_BACKBONE) and model not in _BACKBONES:
+        known = ", ".join(_BACKBONES)
+        raise QbenchError(
+            f"{model} starts from no backbone's weights; those that do: {known}. A classifier "
+            f"starts from weights with {_FINETUNE}{_without_prefix(choice)}"
+        )
+    prefix = choice.removesuffix(_without_prefix(choice))
     if is_torchvision(choice):
         return f"{prefix}{_TORCHVISION}:{torchvision_weights(model, choice).name}"
     path = weights_file(choice)
@@ -52,19 +55,19 @@ def identify(model: str, choice: str) -> str:
     return f"{prefix}sha256:{_hash_of(path, path.stat().st_mtime_ns)}"
 
 
-def is_backbone(choice: str) -> bool:
-    """Return whether a choice or an identity is of the weights of a detector's backbone alone."""
-    return choice.startswith(_BACKBONE)
+def is_initial(choice: str) -> bool:
+    """Return whether a choice or an identity is of weights that a training here starts from."""
+    return choice.startswith((_BACKBONE, _FINETUNE))
 
 
 def is_torchvision(choice: str) -> bool:
     """Return whether a choice is of torchvision's weights, and not of a file."""
-    return choice.removeprefix(_BACKBONE).partition(":")[0] == _TORCHVISION
+    return _without_prefix(choice).partition(":")[0] == _TORCHVISION
 
 
 def weights_file(choice: str) -> Path:
     """Return the path of the file that a choice names, with ``~`` expanded."""
-    return expanded(choice.removeprefix(_BACKBONE))
+    return expanded(_without_prefix(choice))
 
 
 def torchvision_weights(model: str, choice: str) -> Any:
@@ -72,8 +75,8 @@ def torchvision_weights(model: str, choice: str) -> Any:
 
     Args:
         model: Name of the model that they are for.
-        choice: ``torchvision`` or ``torchvision:NAME``, for a detector's backbone with
-            ``backbone:`` before it. Without a name: torchvision's default for the model.
+        choice: ``torchvision`` or ``torchvision:NAME``, also with ``backbone:`` or ``finetune:``
+            before it. Without a name: torchvision's default for the model.
 
     Returns:
         Member of an enumeration of `torchvision.models`, with ``name``, ``url`` and ``meta``.
@@ -84,9 +87,9 @@ def torchvision_weights(model: str, choice: str) -> Any:
     from torchvision.models import get_model_weights
 
     default = "DEFAULT"
-    if is_backbone(choice):
+    if choice.startswith(_BACKBONE):
         model, default = _BACKBONES[model]
-        choice = choice.removeprefix(_BACKBONE)
+    choice = _without_prefix(choice)
     try:
         known = get_model_weights(model)
     except ValueError as error:
@@ -98,6 +101,10 @@ def torchvision_weights(model: str, choice: str) -> Any:
     if name not in known.__members__:
         raise QbenchError(f"{model} has no weights '{name}'{nearest(name, known.__members__)}")
     return known[name]
+
+
+def _without_prefix(choice: str) -> str:
+    return choice.removeprefix(_BACKBONE).removeprefix(_FINETUNE)
 
 
 @cache

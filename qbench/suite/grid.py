@@ -21,7 +21,7 @@ from qbench.spec.bits import FULL_PRECISION, BitWidths
 from qbench.spec.policies import DEFAULT_LAYERS, policy_widths
 from qbench.spec.recipe import Recipe
 from qbench.spec.trial import FP32, Trial, full_precision_trial
-from qbench.spec.weights import identify, is_backbone
+from qbench.spec.weights import identify, is_initial
 from qbench.suite.suite import MethodRow, Suite
 from qbench.tasks import classification
 
@@ -127,7 +127,7 @@ class _Grid:
     def _recipe_of(self, model: str) -> Recipe:
         """Return the recipe of a model's full-precision network."""
         given = self._suite.weights.get(model)
-        return self._pretraining if given is None or is_backbone(given) else _UNTRAINED
+        return self._pretraining if given is None or is_initial(given) else _UNTRAINED
 
     def _row(
         self, model: str, row: MethodRow, label: str, method: Method, problem: str
@@ -142,7 +142,7 @@ class _Grid:
             "options": determining_options(method),
             "layers": layers if isinstance(layers, str | dict) else tuple(layers),
         }
-        backbone = is_backbone(suite.weights.get(model, ""))
+        initial = is_initial(suite.weights.get(model, ""))
         for bits in map(BitWidths.parse, row.widths(model, suite.bits)):
             recipe, mistake = self._recipe(row, method, bits)
             pretrained = recipe.initialization == "pretrained"
@@ -154,7 +154,7 @@ class _Grid:
             task = self._dataset.task
             reason = problem or _refusal(method, policy_widths(layers, bits), task) or mistake
             for start in starts:
-                weights = start["weights"] if pretrained or backbone else ""
+                weights = start["weights"] if pretrained or initial else ""
                 trial = Trial.model_validate({**start, **own, "weights": weights})
                 yield PlannedTrial(trial, row, label, suite.recipe.name, reason)
 

@@ -198,7 +198,8 @@ class Suite(BaseModel):
         data: Options of the dataset. ``root`` is the folder of its files.
         weights: Origin of the full-precision weights of each model that is not trained here:
             ``torchvision``, ``torchvision:NAME`` or a file. With ``backbone:`` before it, a
-            detector starts from these weights of its backbone.
+            detector starts from these weights of its backbone. With ``finetune:`` before it, a
+            classifier starts from these weights of all its layers but the last.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -265,7 +265,7 @@ def _load_pretrained(model: nn.Module, trial: Trial, pretrained: bytes | None) -
     if pretrained is None:
         raise TrainingError("the full-precision weights that it starts from are missing")
     try:
-        weights.start(model, pretrained, trial.starts_from_backbone)
+        weights.start(model, pretrained, trial.starts_from_initial_weights)
     except RefusedError as error:
         raise TrainingError(
             f"the weights that it starts from, weights/{trial.source}.pt, are refused: the "

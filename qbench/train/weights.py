@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from qbench.errors import QbenchError
-from qbench.spec.weights import is_backbone, is_torchvision, torchvision_weights, weights_file
+from qbench.spec.weights import is_initial, is_torchvision, torchvision_weights, weights_file
 from qbench.train.checkpoint import dump_weights, load_weights, pack
 
 # Names under which training scripts store a network's state beside that of an optimizer. An average
@@ -71,41 +71,77 @@ def fetch(model: str, choice: str, network: nn.Module) -> bytes:
             weights = torchvision_weights(model, choice)
             state = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
         else:
-            expected = set() if is_backbone(choice) else set(network.state_dict())
+            expected = set() if _is_detector(network) else set(network.state_dict())
             state = _without_prefixes(_state_of(_load(weights_file(choice))), expected)
     except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise QbenchError(f"weights of {model}: cannot read {choice}: {reason}") from error
     try:
-        if is_backbone(choice):
-            from qbench.models.ssd import start_from_vgg16  # torchvision's detectors take a second
-
-            return pack(start_from_vgg16(network, state))
+        if is_initial(choice):
+            return pack(_load_initial(network, state))
         network.load_state_dict(state)
     except (RuntimeError, AttributeError, TypeError, QbenchError) as error:
         reason = " ".join(str(error).split())[:300]
+        if not (is_initial(choice) or _misfits_before_the_last(network, state)):
+            reason = f"its last layer is for other classes; to start from it, finetune:{choice}"
         raise QbenchError(f"weights of {model}: {choice} does not fit: {reason}") from error
     return dump_weights(network)
 
 
-def start(network: nn.Module, data: bytes, backbone: bool) -> None:
+def start(network: nn.Module, data: bytes, initial: bool) -> None:
     """Load weights that `fetch` returned, or those of a trained network, into a network.
 
     Args:
         network: A model as its name builds it.
         data: Serialized weights.
-        backbone: Whether they are the weights of a detector's backbone alone.
+        initial: Whether they are weights that a training starts from, and not of every layer.
 
     Raises:
         qbench.train.checkpoint.RefusedError: The data hold more than weights, or are damaged.
     """
     state = load_weights(data)
-    if backbone:
-        from qbench.models.ssd import start_from_vgg16
-
-        start_from_vgg16(network, state)
+    if initial:
+        _load_initial(network, state)
     else:
         network.load_state_dict(state)
+
+
+def _load_initial(network: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Load the weights of a detector's backbone, or of all layers of a classifier but the last.
+
+    Args:
+        network: The network, which is changed in place.
+        state: Tensors by name.
+
+    Returns:
+        The tensors that were loaded.
+
+    Raises:
+        QbenchError: More than the last layer of a classifier does not fit.
+    """
+    if _is_detector(network):
+        from qbench.models.ssd import start_from_vgg16  # torchvision's detectors take a second
+
+        return start_from_vgg16(network, state)
+    if misfits := _misfits_before_the_last(network, state):
+        raise QbenchError(f"layers other than the last one differ: {', '.join(misfits)}")
+    own = network.state_dict()
+    fits = {n: v for n, v in state.items() if n in own and v.shape == own[n].shape}
+    network.load_state_dict(fits, strict=False)
+    return fits
+
+
+def _misfits_before_the_last(network: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
+    """Return the layers, without the last, for which there are no tensors of the right shapes."""
+    own = network.state_dict()
+    fits = {n for n, v in own.items() if n in state and state[n].shape == v.shape}
+    layers = dict.fromkeys(name.rpartition(".")[0] for name in own)
+    misfits = {name.rpartition(".")[0] for name in own if name not in fits}
+    return [name for name in list(layers)[:-1] if name in misfits]
+
+
+def _is_detector(network: nn.Module) -> bool:
+    return hasattr(network, "anchor_generator")
 
 
 def _load(path: Path) -> Any:

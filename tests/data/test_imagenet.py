@@ -66,6 +66,11 @@ def test_only_what_is_not_imagenets_makes_a_key_another_one(tree: Path) -> None:
     assert imagenet(tree).identity() == {"image_size": SIZE, "classes": 3, "train": 18, "test": 3}
 
 
+def test_other_images_are_not_called_imagenet(tree: Path) -> None:
+    assert registry.build_dataset("imagenet", {"root": "/nowhere"}).label == ""
+    assert imagenet(tree).label == "3 classes in ImageNet's layout"
+
+
 def test_a_batch_does_not_depend_on_who_loads_it(tree: Path) -> None:
     def batches(workers: int) -> list[Any]:
         loader = training_loader(imagenet(tree), RECIPE, 7, order(), workers, CPU)

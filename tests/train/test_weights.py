@@ -182,7 +182,7 @@ def test_a_detector_is_trained_from_its_backbones_weights(tmp_path: Path) -> Non
     data = weights.fetch("ssd300_vgg16", choice, detector)
     assert len(load_weights(data)) == 2 * 13  # of the classifier nothing is kept
     other = registry.build_model("ssd300_vgg16", 6, 3)
-    weights.start(other, data, backbone=True)
+    weights.start(other, data, initial=True)
     state, features = other.state_dict(), vgg.state_dict()
     assert torch.equal(state["backbone.features.0.weight"], features["features.0.weight"])
     torch.save(network().state_dict(), file)
@@ -196,6 +196,39 @@ def test_torchvisions_backbones_are_named_and_only_detectors_have_one() -> None:
     assert "a run downloads 528 MB" in weights.missing("ssd300_vgg16", choice)
     with pytest.raises(QbenchError, match="resnet18 starts from no backbone's weights"):
         identify("resnet18", choice)
+
+
+def test_a_classifier_is_fine_tuned_for_other_classes(tmp_path: Path) -> None:
+    torch.save({"state_dict": with_prefix("module.", network().state_dict())}, tmp_path / "net.pt")
+    choice = f"finetune:{tmp_path / 'net.pt'}"
+    assert identify("convnet_tiny", choice).startswith("finetune:sha256:")
+    assert weights.missing("convnet_tiny", choice) == ""
+    data = weights.fetch("convnet_tiny", choice, registry.build_model("convnet_tiny", 3, 1))
+    torch.manual_seed(5)
+    other = registry.build_model("convnet_tiny", 3, 1)
+    before = {name: value.clone() for name, value in other.state_dict().items()}
+    weights.start(other, data, initial=True)
+    expected = network().state_dict()
+    for name, value in other.state_dict().items():
+        last = name.startswith("15.")
+        assert torch.equal(value, before[name] if last else expected[name]), name
+
+
+def test_weights_for_other_classes_are_refused_with_advice(tmp_path: Path) -> None:
+    file = tmp_path / "net.pt"
+    torch.save(network().state_dict(), file)
+    advice = f"its last layer is for other classes; to start from it, finetune:{file}"
+    with pytest.raises(QbenchError, match=advice):
+        weights.fetch("convnet_tiny", str(file), registry.build_model("convnet_tiny", 3, 1))
+    with pytest.raises(QbenchError, match="layers other than the last one differ: 0, 3"):
+        weights.fetch("resnet_tiny", f"finetune:{file}", registry.build_model("resnet_tiny", 3, 3))
+
+
+def test_torchvisions_weights_are_fine_tuned_by_their_name() -> None:
+    choice = "finetune:torchvision"
+    assert identify("resnet18", choice) == f"{choice}:IMAGENET1K_V1"
+    with pytest.raises(QbenchError, match="A classifier starts from weights with finetune:torchv"):
+        identify("resnet18", "backbone:torchvision")
 
 
 def test_a_file_that_would_run_code_is_refused(tmp_path: Path) -> None:
