@@ -52,6 +52,25 @@ class PerTensor:
         """
         return function(x.reshape(1, -1)).reshape((1,) * x.dim())
 
+    def apply(self, x: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+        """Apply a function to the groups of a tensor.
+
+        Args:
+            x: Weight of a layer, (out, in, …).
+            function: Function from groups, (groups, values of a group), to the same shape. If the
+                last groups are short, it is called for them separately.
+
+        Returns:
+            The results, shape of ``x``.
+
+        Example:
+            >>> import torch
+            >>> rows = torch.tensor([[1.0, 2.0, 4.0], [8.0, 4.0, 5.0]])
+            >>> PerGroup(2).apply(rows, lambda rows: rows / rows.amax(1, keepdim=True)).tolist()
+            [[0.5, 1.0, 1.0], [1.0, 0.5, 1.0]]
+        """
+        return function(x.reshape(1, -1)).reshape(x.shape)
+
     def split(self, x: Tensor) -> list[Tensor]:
         """Return the groups of a tensor as the rows of matrices.
 
@@ -96,6 +115,11 @@ class PerChannel:
         shape = [length if d == self.axis else 1 for d, length in enumerate(x.shape)]
         return function(self.split(x)[0]).reshape(shape)
 
+    def apply(self, x: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+        """Apply a function to the channels; see `PerTensor.apply`."""
+        channels = x.transpose(0, self.axis)
+        return function(channels.flatten(1)).reshape(channels.shape).transpose(0, self.axis)
+
     def split(self, x: Tensor) -> list[Tensor]:
         """Return the channels as the rows of a matrix; see `PerTensor.split`."""
         return [x.transpose(0, self.axis).flatten(1)]
@@ -138,17 +162,14 @@ class PerGroup:
 
     def map(self, x: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
         """Compute one value for every group, repeated over it; see `PerTensor.map`."""
+        return self.apply(x, lambda rows: function(rows)[:, None].expand_as(rows))
+
+    def apply(self, x: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+        """Apply a function to the rows of `split`; see `PerTensor.apply`."""
         import torch
 
-        channels = len(x)
-        values = [function(rows).view(channels, -1) for rows in self.split(x)]
-        length = x[0].numel()
-        whole = length // self.size
-        if whole:
-            values[0] = values[0].repeat_interleave(self.size, dim=1)
-        if length % self.size:
-            values[-1] = values[-1].expand(channels, length - whole * self.size)
-        return torch.cat(values, 1).view(x.shape)
+        parts = [function(rows).reshape(len(x), -1) for rows in self.split(x)]
+        return torch.cat(parts, 1).reshape(x.shape)
 
     def split(self, x: Tensor) -> list[Tensor]:
         """Return the groups as the rows of two matrices; see `PerTensor.split`."""

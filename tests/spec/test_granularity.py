@@ -51,6 +51,15 @@ def test_any_function_of_the_groups_can_be_mapped(granularity: Granularity) -> N
 
 
 @pytest.mark.parametrize("granularity", ALL, ids=str)
+def test_any_function_can_be_applied_to_the_groups(granularity: Granularity) -> None:
+    found = granularity.apply(W, lambda rows: rows.cumsum(1))
+    assert found.shape == W.shape
+    for group in groups_of(granularity, W):
+        expected = W.flatten()[group].cumsum(0)
+        torch.testing.assert_close(found.flatten()[group], expected)
+
+
+@pytest.mark.parametrize("granularity", ALL, ids=str)
 def test_groups_are_counted_short_ones_included(granularity: Granularity) -> None:
     expected = groups_of(granularity, W)
     assert granularity.groups(W.shape) == len(expected)
