@@ -13,6 +13,7 @@ MODULES = [
     "qbench.lab.check.parametrize",
     "qbench.method",
     "qbench.quant.attach",
+    "qbench.quant.hooks",
     "qbench.quant.surgery",
     "qbench.spec.bits",
     "qbench.train.optimizer",

@@ -28,11 +28,19 @@ def test_every_method_says_what_it_is(name: str) -> None:
     assert cls.paper or name == "fp32"
 
 
+PUBLIC = {
+    "qbench.functional",
+    "qbench.method",
+    "qbench.quant.hooks",
+    "qbench.quant.surgery",
+}
+
+
 @pytest.mark.parametrize("file", sorted(METHODS.glob("*.py")), ids=lambda path: path.stem)
 def test_methods_import_the_plugin_interface_and_nothing_else_of_qbench(file: Path) -> None:
     imports = [line for line in file.read_text().splitlines() if line.startswith("from qbench")]
     modules = {line.split()[1] for line in imports}
-    assert modules <= {"qbench.method", "qbench.functional", "qbench.quant.surgery"}
+    assert modules <= PUBLIC
 
 
 def test_a_registered_method_is_listed_and_replaces_an_earlier_one_of_its_name() -> None:

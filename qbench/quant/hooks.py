@@ -1,8 +1,8 @@
-"""Forward hooks that observe the modules of a model."""
+"""Forward hooks that observe the modules of a model, or bypass quantizers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,6 +23,13 @@ def observed(
     Args:
         modules: Modules to observe, by name.
         observe: Called with a module's name, its input and its output, in every forward pass.
+
+    Example:
+        >>> import torch
+        >>> model = nn.Sequential(nn.ReLU(), nn.Flatten())
+        >>> with observed({"relu": model[0]}, lambda name, x, y: print(name, x.sum(), y.sum())):
+        ...     _ = model(torch.tensor([[-1.0, 2.0]]))
+        relu tensor(1.) tensor(2.)
     """
 
     def hook_of(name: str) -> Callable[[nn.Module, tuple[Any, ...], Tensor], None]:
@@ -54,3 +61,37 @@ def observed_inputs(
     modules = {layer.name: layer.module for layer in layers}
     with observed(modules, lambda name, x, output: observe(name, x)):
         yield
+
+
+@contextmanager
+def bypassed(layers: Sequence[Layer], *, activations: bool = True) -> Iterator[None]:
+    """Context manager in which layers compute with full-precision weights and inputs.
+
+    Their quantizers stay attached. What they compute is replaced by their input.
+
+    Args:
+        layers: Layers whose quantizers to bypass.
+        activations: Whether to bypass the quantizers of inputs as well as those of weights.
+
+    Example:
+        >>> import torch
+        >>> from qbench.method import BitWidth
+        >>> layer = Layer("fc", nn.Linear(2, 2), BitWidth(2), BitWidth(32))
+        >>> layer.weight_quantizer = nn.Threshold(0.5, 0.0)
+        >>> with bypassed([layer]):
+        ...     layer.weight_quantizer(torch.tensor([0.2, 0.7]))
+        tensor([0.2000, 0.7000])
+    """
+    quantizers = [layer.weight_quantizer for layer in layers]
+    if activations:
+        quantizers += [layer.activation_quantizer for layer in layers]
+    hooks = [q.register_forward_hook(_return_input) for q in quantizers if q is not None]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _return_input(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Any:
+    return args[0]

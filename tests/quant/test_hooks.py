@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from qbench.quant.attach import attach
-from qbench.quant.hooks import observed, observed_inputs
+from qbench.quant.hooks import bypassed, observed, observed_inputs
 
 
 def network() -> nn.Sequential:
@@ -41,3 +41,31 @@ def test_the_input_of_a_layer_is_observed_as_its_quantizer_leaves_it() -> None:
         handle.model(x)
     for layer in handle.layers:
         assert len(seen[layer.name].unique()) <= 4
+
+
+def test_layers_compute_at_full_precision_while_their_quantizers_are_bypassed() -> None:
+    x = torch.rand(64, 4)
+    model = network()
+    expected = model(x)
+    handle = attach(model, "ste", bits="2/2", layers="all", calibration=[x])
+    quantized = handle.model.eval()(x)
+    assert not torch.equal(quantized, expected)
+    with bypassed(handle.layers):
+        assert torch.equal(handle.model(x), expected)
+    assert torch.equal(handle.model(x), quantized)
+
+
+def test_the_quantizers_of_weights_alone_can_be_bypassed() -> None:
+    x = torch.rand(64, 4)
+    handle = attach(network(), "lsq", bits="2/2", layers="all", calibration=[x])
+    seen: dict[str, Tensor] = {}
+    with (
+        bypassed(handle.layers, activations=False),
+        observed_inputs(handle.layers, seen.__setitem__),
+    ):
+        handle.model(x)
+        for layer in handle.layers:
+            assert torch.equal(layer.module.weight, layer.latent_weight)  # type: ignore[arg-type]
+    for layer in handle.layers:
+        assert len(seen[layer.name].unique()) <= 4
+        assert len(layer.module.weight.unique()) <= 4  # type: ignore[operator]
