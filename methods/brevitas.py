@@ -7,11 +7,11 @@ Weights, k ≥ 2 bits, n = 2^(k−1) − 1 (``Int8WeightPerTensorFloat``, ``Int8
 
     s = max|w| / n,   w_q = s · clip([w/s], −n, n)
 
-s is a statistic and gets its gradient; the rounding and the clipping are straight through::
+s is a statistic and gets its gradient. Rounding and clipping are straight through::
 
     ∂C/∂w_i = g_i + 1[|w_i| = max|w|] · sign(w_i)/n · Σ_j g_j ([w_j/s] − w_j/s),   g = ∂C/∂w_q
 
-Inputs, k bits (``Uint8ActPerTensorFloat``, with negative values ``Int8ActPerTensorFloat``)::
+Activations, k bits (``Uint8ActPerTensorFloat``, with negative values ``Int8ActPerTensorFloat``)::
 
     x_q = s · clip([x/s], l, u),   s = |v|/u, l = 0, u = 2^k − 1
                                    s = |v|/2^(k−1), l = −2^(k−1), u = 2^(k−1) − 1
@@ -19,17 +19,18 @@ Inputs, k bits (``Uint8ActPerTensorFloat``, with negative values ``Int8ActPerTen
 v, the range, is learned: ∂x_q/∂s = [x/s] − x/s inside, l below, u above; ∂x_q/∂x = 1 inside and 0
 outside. v starts from the 99.999th percentile of |x|.
 
-At 1 bit integers without −2^(k−1) would be one level. Weights are then `QuantType.BINARY`, scaled
-by `StatsOp.AVE`, and so is an input with negative values, scaled by its learned range::
+At 1 bit, integers without −2^(k−1) would be one level. Weights are then `QuantType.BINARY`, scaled
+by `StatsOp.AVE`. So is an input with negative values, scaled by its learned range::
 
     w_q = α · sign(w), α = mean|w| of N,  ∂C/∂w_i = α g_i + sign(w_i)/N · Σ_j g_j sign(w_j)
     x_q = |v| · sign(x),                  ∂x_q/∂x = |v| where |x| ≤ |v|, else 0
 
-What differs from the library's defaults. They are 8 bits, here k, one scale for a layer. v starts
-from calibration inputs, where Brevitas collects percentiles over the first 300 training steps, in
-which it is not learned, and changes state in every forward pass. Its own binary quantizer for
-weights, `SignedBinaryWeightPerTensorConst`, has a constant scale, 0.1, and clips the latent weight
-when it is read; the one here is its building blocks with a mean.
+Differences from the library's defaults. They have 8 bits, here k, and one scale for a layer. v
+starts from calibration inputs. Brevitas collects percentiles over the first 300 training steps, in
+which v is not learned, and changes state in every forward pass. Its binary quantizer for weights,
+`SignedBinaryWeightPerTensorConst`, has a constant scale, 0.1, and clips the latent weight when it
+is read. The one here consists of its building blocks with a mean. Groups of weights are the rows of
+matrices, as the channels of `Int8WeightPerChannelFloat`.
 """
 
 from __future__ import annotations
@@ -40,11 +41,11 @@ from torch import Tensor, nn
 
 from qbench.method import (
     Binary,
+    Granularity,
     Integers,
     Layer,
     Library,
     Method,
-    PerChannel,
     PerTensor,
     ScopeOption,
 )
@@ -53,8 +54,8 @@ from qbench.method import (
 class Brevitas(Method):
     """Brevitas' integer quantizers: weights scaled to their maximum, inputs to a learned range.
 
-    Options:
-        scope: one weight scale for the layer, or for each filter.
+    Attributes:
+        scope: Weights that share a scale. Default: those of a layer.
     """
 
     name = "brevitas"
@@ -65,61 +66,74 @@ class Brevitas(Method):
     activations = Integers(bits=range(1, 9), signed=False)
     granularity: ScopeOption = PerTensor()
 
-    def weight_quantizer(self, layer: Layer, weight: Tensor) -> TensorQuant:
-        """Scaled to the maximum, or at 1 bit to the mean size."""
-        from brevitas.inject.enum import QuantType, StatsOp
-        from brevitas.quant import scaled_int
+    def weight_quantizer(self, layer: Layer, weight: Tensor) -> WeightQuant:
+        """Build a quantizer that is scaled to the maximum, or at 1 bit to the mean size."""
+        return WeightQuant(layer.weight_bits.bits, weight, self.granularity)
 
-        per_filter = self.granularity == PerChannel()
-        default = (
-            scaled_int.Int8WeightPerChannelFloat
-            if per_filter
-            else scaled_int.Int8WeightPerTensorFloat
-        )
-        bits = layer.weight_bits.bits
-        changes: dict[str, Any] = {"bit_width": bits}
-        if bits == 1:
-            changes = {"quant_type": QuantType.BINARY, "scaling_stats_op": StatsOp.AVE}
-        # the last three are what Brevitas would read off one of its own layers
-        injector = default.let(
-            **changes,
-            tracked_parameter_list=[nn.Parameter(weight)],
-            scaling_per_output_channel_shape=(len(weight), *[1] * (weight.dim() - 1)),
-            permute_dims=None,
-            group_dim=None,
-        )
-        return TensorQuant(injector.tensor_quant)
-
-    def activation_quantizer(self, layer: Layer, sample: Tensor) -> TensorQuant:
+    def activation_quantizer(self, layer: Layer, sample: Tensor) -> ActivationQuant:
         """Build a quantizer with a learned range, from the percentile of the sample."""
-        from brevitas.inject.enum import QuantType
-        from brevitas.quant import scaled_int
-
-        signed = bool(sample.min() < 0)
-        default = scaled_int.Int8ActPerTensorFloat if signed else scaled_int.Uint8ActPerTensorFloat
-        bits = layer.activation_bits.bits
-        changes: dict[str, Any] = {"bit_width": bits}
-        if signed and bits == 1:
-            changes = {"quant_type": QuantType.BINARY}
-        quantizer = TensorQuant(default.let(**changes, collect_stats_steps=1).tensor_quant)
-        quantizer.to(sample.device).train()
+        quantizer = ActivationQuant(layer.activation_bits.bits, signed=bool(sample.min() < 0))
+        quantizer.to(sample.device)
         for _ in range(2):  # the first collects the one step's statistics, the second ends it
             quantizer(sample)
         return quantizer
 
 
-class TensorQuant(nn.Module):
-    """A quantization module of Brevitas, without the scale, zero point and width it also returns.
+class WeightQuant(nn.Module):
+    """Weight quantization modules of Brevitas, one for each matrix of groups.
 
     Args:
-        tensor_quant: what one of Brevitas' injectors builds.
+        bits: Bit-width k.
+        weight: Weight to quantize, (out, in, …).
+        scope: Weights that share a scale.
     """
 
-    def __init__(self, tensor_quant: nn.Module) -> None:
+    def __init__(self, bits: int, weight: Tensor, granularity: Granularity) -> None:
         super().__init__()
-        self.tensor_quant = tensor_quant
+        from brevitas.inject.enum import QuantType, StatsOp
+        from brevitas.quant import scaled_int
+
+        self.granularity = granularity
+        whole = isinstance(granularity, PerTensor)
+        default = (
+            scaled_int.Int8WeightPerTensorFloat if whole else scaled_int.Int8WeightPerChannelFloat
+        )
+        binary = {"quant_type": QuantType.BINARY, "scaling_stats_op": StatsOp.AVE}
+        changes: dict[str, Any] = binary if bits == 1 else {"bit_width": bits}
+        # the last three are what Brevitas would read from one of its own layers
+        self.tensor_quants = nn.ModuleList(
+            default.let(
+                **changes, tracked_parameter_list=[nn.Parameter(rows)],
+                scaling_per_output_channel_shape=(len(rows), 1), permute_dims=None, group_dim=None,
+            ).tensor_quant
+            for rows in granularity.split(weight)
+        )  # fmt: skip
+
+    def forward(self, w: Tensor) -> Tensor:
+        """Quantize ``w``, the shape it was built for."""
+        remaining = iter(self.tensor_quants)  # they return scale, zero point and width as well
+        return self.granularity.apply(w, lambda rows: next(remaining)(rows)[0])
+
+
+class ActivationQuant(nn.Module):
+    """Activation quantization module of Brevitas.
+
+    Args:
+        bits: Bit-width k.
+        signed: Whether inputs have negative values.
+    """
+
+    def __init__(self, bits: int, signed: bool) -> None:
+        super().__init__()
+        from brevitas.inject.enum import QuantType
+        from brevitas.quant import scaled_int
+
+        default = scaled_int.Int8ActPerTensorFloat if signed else scaled_int.Uint8ActPerTensorFloat
+        binary = signed and bits == 1
+        changes = {"quant_type": QuantType.BINARY} if binary else {"bit_width": bits}
+        self.tensor_quant = default.let(**changes, collect_stats_steps=1).tensor_quant
 
     def forward(self, x: Tensor) -> Tensor:
         """Quantize ``x``, any shape."""
-        quantized: Tensor = self.tensor_quant(x)[0]
+        quantized: Tensor = self.tensor_quant(x)[0]  # it returns scale, zero point and width too
         return quantized

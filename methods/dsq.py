@@ -1,17 +1,18 @@
 """DSQ: differentiable soft quantization (Gong et al., ICCV 2019, arXiv:1908.05033).
 
-The range [l, u] has n = 2^k − 1 cells of Δ = (u − l)/n. In cell i, with middle m_i, a tanh stands
-for the step (Eq. 5–8)::
+The range [l, u] has n = 2^k − 1 cells of length Δ = (u − l)/n. In cell i, with middle m_i, a tanh
+approximates the step (Eq. 5–8)::
 
     φ(x) = s tanh(κ (x − m_i)),   m_i = l + (i + ½) Δ
     s = 1/(1 − α),   κ = (1/Δ) ln(2/α − 1)
     Q_S(x) = l + Δ (i + (φ(x) + 1)/2),   l below the range, u above it
 
-so that φ(m_i ± Δ/2) = ±1. α → 0 is the step, α → 1 the identity. The network computes with the hard
-function, sgn φ in place of φ (Eq. 9), and learns with the derivatives of Q_S: for x, l, u and α,
-which is kept in (0, ½] (Section 3.2).
+so that φ(m_i ± Δ/2) = ±1. α → 0 gives the step, α → 1 the identity. The network computes with the
+hard function, sgn φ in place of φ (Eq. 9), and learns with the derivatives of Q_S by x, l, u and α.
+α is kept in (0, ½] (Section 3.2).
 
-Ranges start at the largest weight, ±max|w|, and at the least and the largest calibration input.
+Ranges start at ±max|w| for weights, and at the least and the largest calibration input for
+activations.
 """
 
 from __future__ import annotations
@@ -22,15 +23,15 @@ import torch
 from torch import Tensor, nn
 
 from qbench.functional import straight_through
-from qbench.method import Field, Layer, Method, Recipe, Uniform
+from qbench.method import Field, Layer, Method, Quantizer, Recipe, Uniform
 
 
 class DSQ(Method):
     """Uniform levels, with the gradient of a staircase of tanh.
 
-    Options:
-        alpha: α at the start.
-        learn_alpha: learn it.
+    Attributes:
+        alpha: Initial α.
+        learn_alpha: Whether to learn α.
     """
 
     name = "dsq"
@@ -39,69 +40,52 @@ class DSQ(Method):
     weights = Uniform(offset=True)
     activations = Uniform(offset=True)
     paper_recipe = Recipe(
-        optimizer="sgd",
-        lr=0.01,
-        momentum=0.9,
-        schedule="cosine",
-        epochs=90,
-        batch_size=256,
-        weight_decay=1e-4,
-        initialization="pretrained",
-    )
+        optimizer="sgd", lr=0.01, momentum=0.9, schedule="cosine", epochs=90, batch_size=256,
+        weight_decay=1e-4, initialization="pretrained",
+    )  # fmt: skip
     alpha: Annotated[float, Field(gt=0, le=0.5)] = 0.2
     learn_alpha: bool = True
 
     def weight_quantizer(self, layer: Layer, weight: Tensor) -> SoftStaircase:
-        """Over ±max|w| at the start."""
+        """Build a quantizer that starts from ±max|w|."""
         u = float(weight.abs().max())
-        return self._staircase(layer.weight_bits.bits, -u, u)
+        return SoftStaircase(self, layer.weight_bits.bits, -u, u)
 
     def activation_quantizer(self, layer: Layer, sample: Tensor) -> SoftStaircase:
-        """Over the inputs' range at the start."""
-        return self._staircase(layer.activation_bits.bits, float(sample.min()), float(sample.max()))
-
-    def after_optimizer_step(self) -> None:
-        """Keep α in (0, ½]."""
-        for layer in self.layers:
-            for quantizer in (layer.weight_quantizer, layer.activation_quantizer):
-                if isinstance(quantizer, SoftStaircase):
-                    quantizer.alpha.clamp_(1e-3, 0.5)
-
-    def _staircase(self, bits: int, low: float, high: float) -> SoftStaircase:
-        return SoftStaircase(2**bits - 1, low, high, self.alpha, self.learn_alpha)
+        """Build a quantizer that starts from the range of the inputs."""
+        low, high = float(sample.min()), float(sample.max())
+        return SoftStaircase(self, layer.activation_bits.bits, low, high)
 
 
-class SoftStaircase(nn.Module):
+class SoftStaircase(Quantizer):
     """The uniform quantizer on [l, u], with the gradient of Q_S.
 
     Args:
-        cells: n.
-        low: l at the start.
-        high: u at the start.
-        alpha: α at the start.
-        learn_alpha: learn it.
+        method: The method, for its options.
+        bits: Bit-width k.
+        low: Initial l.
+        high: Initial u.
     """
 
-    def __init__(
-        self, cells: int, low: float, high: float, alpha: float, learn_alpha: bool
-    ) -> None:
+    def __init__(self, method: DSQ, bits: int, low: float, high: float) -> None:
         super().__init__()
-        self.cells = cells
+        self.n = 2**bits - 1
         self.low = nn.Parameter(torch.tensor(low))  # l
         self.high = nn.Parameter(torch.tensor(max(high, low + 1e-6)))  # u
-        self.alpha = nn.Parameter(torch.tensor(alpha), requires_grad=learn_alpha)
+        self.alpha = nn.Parameter(torch.tensor(method.alpha), requires_grad=method.learn_alpha)
 
     def forward(self, x: Tensor) -> Tensor:
         """Quantize ``x``, any shape."""
-        low, high = self.low.to(x.dtype), self.high.to(x.dtype)
-        delta = ((high - low) / self.cells).clamp(min=1e-8)
-        with torch.no_grad():
-            i = ((x - low) / delta).floor().clamp(0, self.cells - 1)
+        low, high, alpha = (p.to(x.dtype) for p in (self.low, self.high, self.alpha))
+        delta = ((high - low) / self.n).clamp(min=1e-8)
+        i = ((x - low) / delta).detach().floor().clamp(0, self.n - 1)
         middle = low + (i + 0.5) * delta
-        hard = low.detach() + delta.detach() * (i + (x >= middle))
-        alpha = self.alpha.to(x.dtype)
         kappa = (2 / alpha - 1).log() / delta
         phi = (kappa * (x - middle)).tanh() / (1 - alpha)
         soft = low + delta * (i + (phi + 1) / 2)
         soft = torch.where(x < low, low, torch.where(x > high, high, soft))
-        return straight_through(soft, hard.to(x.dtype))
+        return straight_through(soft, low + delta * (i + (x >= middle)))
+
+    def after_optimizer_step(self, layer: Layer) -> None:
+        """Keep α in (0, ½]."""
+        self.alpha.clamp_(1e-3, 0.5)

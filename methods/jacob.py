@@ -6,18 +6,19 @@ Affine quantization of r in [a, b] with n levels (Eq. 12)::
 
 with a ≤ 0 ≤ b moved a little, so that zero is one of the levels: r = s (code − z), z an integer.
 
-Weights: a = min w, b = max w of the layer, n = 2^k − 1: the code −2^(k−1) is not used (Section
-3.1). Activations: a and b are exponential moving averages of each batch's minimum and maximum,
-n = 2^k.
+Weights: a = min w, b = max w of the layer, n = 2^k − 1. The code −2^(k−1) is not used (Section
+3.1). Activations: a and b are exponential moving averages of the minimum and the maximum of each
+batch, n = 2^k.
 
-Gradient (simulated quantization): 1 inside [a, b], 0 outside; none to a and b.
+Gradient (simulated quantization): 1 inside [a, b], 0 outside. None passes to a and b.
 
-``delay`` is how many epochs activations stay at full precision at the start, for their ranges to
-settle (Section 3.1); quantization is on from the start by default, for networks are pretrained.
+``delay`` is the number of epochs at the start in which activations stay at full precision, so that
+their ranges settle (Section 3.1). By default quantization starts at once, because networks are
+pretrained.
 
 Departures. Batch normalisation is not folded into the weights before they are quantized (Section
-3.2). What torch and TFLite ship is this with weights symmetric for each filter: ``scope: filter``
-gives each its own range.
+3.2). What torch and TFLite ship is this method with symmetric weights for each filter. ``scope:
+filter`` gives each filter a range of its own.
 """
 
 from __future__ import annotations
@@ -27,13 +28,13 @@ from typing import Annotated
 import torch
 from torch import Tensor, nn
 
-from qbench.functional import filter_dims, straight_through
+from qbench.functional import straight_through
 from qbench.method import (
     Field,
+    Granularity,
     Integers,
     Layer,
     Method,
-    PerChannel,
     PerTensor,
     Quantizer,
     Recipe,
@@ -44,10 +45,10 @@ from qbench.method import (
 class Jacob(Method):
     """Affine quantization to running ranges.
 
-    Options:
-        scope: one range of weights for the layer (the paper), or for each filter.
-        momentum: of the running averages of the activations' ranges.
-        delay: epochs before activations are quantized.
+    Attributes:
+        scope: Weights that share a range. Default: those of a layer, as in the paper.
+        momentum: Weight of the past in the running averages of the activations' ranges.
+        delay: Number of epochs before activations are quantized.
     """
 
     name = "jacob"
@@ -56,103 +57,112 @@ class Jacob(Method):
     weights = Integers(symmetric=True, scales=2, offset=True)
     activations = Integers(bits=range(1, 9), signed=False, scales=2, offset=True)
     paper_recipe = Recipe(
-        optimizer="sgd",
-        lr=1e-3,
-        momentum=0.9,
-        schedule="cosine",
-        epochs=30,
-        batch_size=256,
-        weight_decay=4e-5,
-        initialization="pretrained",
-    )
+        optimizer="sgd", lr=1e-3, momentum=0.9, schedule="cosine", epochs=30, batch_size=256,
+        weight_decay=4e-5, initialization="pretrained",
+    )  # fmt: skip
     paper_layers = "all"
     granularity: ScopeOption = PerTensor()
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.99
     delay: Annotated[int, Field(ge=0)] = 0
 
     def weight_quantizer(self, layer: Layer, weight: Tensor) -> AffineWeight:
-        """From the least to the largest weight."""
-        return AffineWeight(layer.weight_bits.bits, per_filter=self.granularity == PerChannel())
+        """Build the quantizer over the range of the weights."""
+        return AffineWeight(2**layer.weight_bits.bits - 1, self.granularity)
 
-    def activation_quantizer(self, layer: Layer, sample: Tensor) -> AffineInput:
-        """Over the running range."""
-        return AffineInput(
-            layer.activation_bits.bits, sample, self.momentum, started=self.delay == 0
-        )
+    def activation_quantizer(self, layer: Layer, sample: Tensor) -> AffineActivation:
+        """Build the quantizer over the running range of the inputs."""
+        return AffineActivation(self, 2**layer.activation_bits.bits, sample)
 
-    def on_epoch_start(self, epoch: int, epochs: int) -> None:
-        """Start to quantize activations after the delay."""
-        for layer in self.layers:
-            if isinstance(layer.activation_quantizer, AffineInput):
-                layer.activation_quantizer.started.fill_(epoch > self.delay)
+
+def affine_scale(a: Tensor, b: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """Return s and z of n levels over [a, b], extended to contain zero.
+
+    Args:
+        a: Lower end of the range, any shape.
+        b: Upper end, same shape.
+        n: Number of levels.
+    """
+    a, b = a.clamp(max=0), b.clamp(min=0)
+    s = ((b - a) / (n - 1)).clamp(min=torch.finfo(a.dtype).tiny)
+    return s, (-a / s).round()
+
+
+def affine(r: Tensor, a: Tensor, b: Tensor, n: int) -> Tensor:
+    """Return q(r), with zero one of the levels and a straight-through gradient inside [a, b].
+
+    Args:
+        r: Tensor to quantize, any shape.
+        a: Lower end of the range; it broadcasts against ``r``.
+        b: Upper end, likewise.
+        n: Number of levels.
+    """
+    s, z = affine_scale(a, b, n)
+    codes = (r.detach() / s).round().clamp(-z, n - 1 - z)
+    return straight_through(r.clamp(-z * s, (n - 1 - z) * s), codes * s)
 
 
 class AffineWeight(nn.Module):
-    """q(w) over [min w, max w], 2^k − 1 levels.
+    """q(w) over [min w, max w].
 
     Args:
-        bits: k.
-        per_filter: each output channel has its own range.
+        n: Number of levels.
+        scope: Weights that share a range.
     """
 
-    def __init__(self, bits: int, per_filter: bool) -> None:
+    def __init__(self, n: int, granularity: Granularity) -> None:
         super().__init__()
-        self.levels, self.per_filter = 2**bits - 1, per_filter
+        self.n, self.granularity = n, granularity
 
     def forward(self, w: Tensor) -> Tensor:
         """Quantize ``w``, (out, in, …)."""
-        dims = filter_dims(w) if self.per_filter else tuple(range(w.dim()))
-        fixed = w.detach()
-        low, high = fixed.amin(dims, keepdim=True), fixed.amax(dims, keepdim=True)
-        return affine(w, low, high, self.levels)
+        a, b = (self.granularity.reduce(w.detach(), end) for end in (torch.amin, torch.amax))
+        return affine(w, a, b, self.n)
 
 
-class AffineInput(Quantizer):
-    """q(x) over a running range, 2^k levels.
+class RunningRange(Quantizer):
+    """Base class of quantizers over exponential moving averages of the minimum and the maximum.
 
     Args:
-        bits: k.
-        sample: inputs to take the first range from.
-        momentum: weight of the past.
-        started: quantize in training.
+        sample: Inputs, any shape, from which the range is initialized.
+        momentum: Weight of the past.
     """
 
     low: Tensor
     high: Tensor
-    started: Tensor
 
-    def __init__(self, bits: int, sample: Tensor, momentum: float, started: bool) -> None:
+    def __init__(self, sample: Tensor, momentum: float) -> None:
         super().__init__()
-        self.levels, self.momentum = 2**bits, momentum
-        self.register_buffer("low", sample.min())
-        self.register_buffer("high", sample.max())
-        self.register_buffer("started", torch.tensor(started))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Quantize ``x``, any shape."""
-        quantized = affine(x, self.low.to(x.dtype), self.high.to(x.dtype), self.levels)
-        if self.training:
-            return torch.where(self.started, quantized, x)
-        return quantized
+        self.momentum = momentum
+        self.register_buffer("low", sample.min())  # a
+        self.register_buffer("high", sample.max())  # b
 
     def observe(self, x: Tensor) -> None:
-        """Move the range toward this batch's."""
+        """Move the range toward that of the batch."""
         self.low.lerp_(x.min().to(self.low.dtype), 1 - self.momentum)
         self.high.lerp_(x.max().to(self.high.dtype), 1 - self.momentum)
 
 
-def affine(r: Tensor, a: Tensor, b: Tensor, n: int) -> Tensor:
-    """Eq. 12, with zero one of the levels; straight-through inside [a, b].
+class AffineActivation(RunningRange):
+    """q(x) over a running range, at full precision in training during the delay.
 
     Args:
-        r: any shape.
-        a: lower end, broadcast against ``r``.
-        b: upper end, likewise.
-        n: number of levels.
+        method: The method, for its options.
+        n: Number of levels.
+        sample: Inputs, any shape, from which the range is initialized.
     """
-    a, b = a.clamp(max=0), b.clamp(min=0)
-    s = ((b - a) / (n - 1)).clamp(min=torch.finfo(r.dtype).tiny)
-    z = (-a / s).round()
-    clipped = r.clamp(-z * s, (n - 1 - z) * s)
-    codes = (r.detach() / s).round().clamp(-z, n - 1 - z)
-    return straight_through(clipped, codes * s)
+
+    started: Tensor
+
+    def __init__(self, method: Jacob, n: int, sample: Tensor) -> None:
+        super().__init__(sample, method.momentum)
+        self.n, self.delay = n, method.delay
+        self.register_buffer("started", torch.tensor(method.delay == 0))
+
+    def on_epoch_start(self, layer: Layer, epoch: int, epochs: int) -> None:
+        """Start to quantize after the delay."""
+        self.started.fill_(epoch > self.delay)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Quantize ``x``, any shape."""
+        quantized = affine(x, self.low.to(x.dtype), self.high.to(x.dtype), self.n)
+        return torch.where(self.started, quantized, x) if self.training else quantized

@@ -1,4 +1,4 @@
-"""Post-training quantization to the range: nothing is trained, nothing is lost but precision.
+"""Post-training quantization to the whole range: nothing is trained, nothing is clipped.
 
 The reference point of every post-training method (for example Krishnamoorthi, 2018,
 arXiv:1806.08342, Section 3). Weights, symmetric, n = 2^(k−1) − 1, r = max|w| of each filter::
@@ -16,14 +16,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from qbench.functional import integer_range
 from qbench.method import Integers, Layer, Method, PerChannel, ScopeOption
+
+from .jacob import affine_scale
 
 
 class PTQMinMax(Method):
     """Weights and activations over their whole range, without training.
 
-    Options:
-        scope: one range of weights for each filter, or for the layer.
+    Attributes:
+        scope: Weights that share a range. Default: those of a filter.
     """
 
     name = "ptq_minmax"
@@ -35,35 +38,31 @@ class PTQMinMax(Method):
     granularity: ScopeOption = PerChannel()
 
     def weight_quantizer(self, layer: Layer, weight: Tensor) -> FixedWeight:
-        """Symmetric, over `weight_range`."""
-        n = 2 ** (layer.weight_bits.bits - 1) - 1
-        ranges = self.granularity.map(weight, lambda rows: self.weight_range(rows, n))
-        return FixedWeight(ranges / n, n)
+        """Build a symmetric quantizer over `weight_range`."""
+        _, n = integer_range(layer.weight_bits.bits)
+        r = self.granularity.map(weight, lambda rows: self.weight_range(rows, n))
+        return FixedWeight(r / n, n)
 
-    def activation_quantizer(self, layer: Layer, sample: Tensor) -> FixedInput:
-        """Affine, over `input_range`."""
-        levels = 2**layer.activation_bits.bits
-        low, high = self.input_range(sample.flatten(), levels)
-        return FixedInput(low, high, levels)
+    def activation_quantizer(self, layer: Layer, sample: Tensor) -> FixedActivation:
+        """Build an affine quantizer over `input_range`."""
+        n = 2**layer.activation_bits.bits
+        return FixedActivation(*self.input_range(sample.flatten(), n), n)
 
     def weight_range(self, rows: Tensor, n: int) -> Tensor:
-        """R of every filter.
+        """Return r of every row, (rows,).
 
         Args:
-            rows: (filters, weights of one).
-            n: the largest code.
-
-        Returns:
-            (filters,).
+            rows: Weights that share a range as the rows of a matrix.
+            n: Largest code.
         """
         return rows.abs().amax(1)
 
-    def input_range(self, values: Tensor, levels: int) -> tuple[Tensor, Tensor]:
-        """Return a and b.
+    def input_range(self, values: Tensor, n: int) -> tuple[Tensor, Tensor]:
+        """Return a and b, scalars.
 
         Args:
-            values: (inputs,).
-            levels: 2^k.
+            values: Inputs, (inputs,).
+            n: Number of levels.
         """
         return values.min(), values.max()
 
@@ -72,16 +71,16 @@ class FixedWeight(nn.Module):
     """w_q = s · clip([w/s], −n, n), s fixed.
 
     Args:
-        step: s, broadcast against the weight.
-        n: the largest code.
+        scale: s; it broadcasts against the weight.
+        n: Largest code.
     """
 
     step: Tensor
 
-    def __init__(self, step: Tensor, n: int) -> None:
+    def __init__(self, scale: Tensor, n: int) -> None:
         super().__init__()
         self.n = n
-        self.register_buffer("step", step.clamp(min=torch.finfo(step.dtype).tiny))
+        self.register_buffer("step", scale.clamp(min=torch.finfo(scale.dtype).tiny))
 
     def forward(self, w: Tensor) -> Tensor:
         """Quantize ``w``, (out, in, …)."""
@@ -89,27 +88,26 @@ class FixedWeight(nn.Module):
         return (w / s).round().clamp(-self.n, self.n) * s
 
 
-class FixedInput(nn.Module):
-    """x_q over [a, b], fixed; zero is a level.
+class FixedActivation(nn.Module):
+    """x_q over [a, b], fixed.
 
     Args:
-        low: a.
-        high: b.
-        levels: how many.
+        low: a, a scalar.
+        high: b, a scalar.
+        n: Number of levels.
     """
 
     step: Tensor
     zero: Tensor
 
-    def __init__(self, low: Tensor, high: Tensor, levels: int) -> None:
+    def __init__(self, low: Tensor, high: Tensor, n: int) -> None:
         super().__init__()
-        self.levels = levels
-        low, high = low.clamp(max=0), high.clamp(min=0)
-        step = ((high - low) / (levels - 1)).clamp(min=torch.finfo(low.dtype).tiny)
-        self.register_buffer("step", step)
-        self.register_buffer("zero", (-low / step).round())
+        self.n = n
+        scale, zero_point = affine_scale(low, high, n)
+        self.register_buffer("step", scale)
+        self.register_buffer("zero", zero_point)
 
     def forward(self, x: Tensor) -> Tensor:
         """Quantize ``x``, any shape."""
         s, z = self.step.to(x.dtype), self.zero.to(x.dtype)
-        return (x / s).round().clamp(-z, self.levels - 1 - z) * s
+        return (x / s).round().clamp(-z, self.n - 1 - z) * s

@@ -3,58 +3,62 @@
 A wrapper: the arithmetic is that of ``torchao.quantization.qat.IntxFakeQuantizer``, which needs
 torchao installed (``pip install 'qbench-quant[libraries]'``). Written against torchao 0.18.
 
-Weights, k bits, symmetric, for each filter (``PerAxis(0)``), anew at every step::
+Weights, k bits, symmetric, for each filter (``PerAxis(0)``), computed again at every step::
 
     s = max|w| / (2^(k−1) − ½),   w_q = s · clip([w/s], −2^(k−1), 2^(k−1) − 1)
 
-Inputs, k bits, asymmetric with an integer zero point, n = 2^k − 1, from a range [a, b], a ≤ 0 ≤ b::
+Activations, k bits, asymmetric with an integer zero point, n = 2^k − 1, over a range [a, b] with
+a ≤ 0 ≤ b::
 
     s = (b − a)/n,   z = clip(−[a/s], 0, n),   x_q = s · (clip([x/s] + z, 0, n) − z)
 
-Gradient: 1 where the code is not clipped, 0 where it is; none to s and z. The largest weight of a
-filter, if positive, lies on the edge of its last step, and is clipped where rounding goes up.
-Nothing is learned.
+Gradient: 1 where the code is not clipped, 0 where it is. None passes to s and z. If the largest
+weight of a filter is positive, it lies on the edge of the last step and is clipped where rounding
+goes up. Nothing is learned. Weights have 2 bits or more: with the 1-bit codes −1 and 0, all of them
+would round to 0.
 
-The gradient alone is written here. torchao 0.18 leaves it to torch's clamp, and that of torch 2.15
-has none at its ends, where it had 1: the codes at both ends, and at few bits most inputs, would get
-none. Later torchao has again the gradient above, and so has any with an earlier torch.
+Only the gradient is written here. torchao 0.18 leaves it to torch's clamp. The clamp of torch 2.15
+has no gradient at its ends, where earlier ones have 1: the codes at both ends, and at few bits most
+inputs, would get none. Later versions of torchao have the gradient above, as has any version with
+an earlier torch.
 
-The library's defaults are symmetric weights for each filter or group, and dynamic input ranges, of
-each row of a matrix, that move with every batch. What differs here: an input has one static range,
-as ``IntxFakeQuantizer`` with ``is_dynamic=False``, for with a range for each row an input has more
-than 2^k values; torchao would keep the range of the first batch, here it is a running average, from
-which torchao's `choose_qparams_affine_with_min_max` makes scale and zero point. A convolution's
-filters are the rows of a matrix, since torchao's quantizer takes matrices. Float64 is quantized in
-float32, the widest that torchao takes. Groups smaller than a filter, and the prototype that learns
-ranges, are left out.
+By default the library has symmetric weights for each filter or group, and dynamic ranges of inputs,
+of each row of a matrix, that move with every batch. Differences. An input has one static range, as
+in ``IntxFakeQuantizer`` with ``is_dynamic=False``, because with a range for each row an input has
+more than 2^k values. torchao would keep the range of the first batch; here it is a running average,
+from which torchao's `choose_qparams_affine_with_min_max` computes scale and zero point. Filters or
+groups are the rows of a matrix, because torchao's quantizer takes matrices. Float64 is quantized in
+float32, the widest type that torchao takes. The prototype that learns ranges is left out.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
-from qbench.functional import straight_through
+from qbench.functional import integer_range, straight_through
 from qbench.method import (
     Field,
+    Granularity,
     Integers,
     Layer,
     Library,
     Method,
     PerChannel,
-    Quantizer,
     ScopeOption,
 )
 
+from .jacob import RunningRange
+
 
 class TorchAO(Method):
-    """torchao's integer fake quantizer on weights and inputs.
+    """torchao's integer fake quantizer on weights and activations.
 
-    Options:
-        scope: one weight scale for each filter, or for the layer.
-        momentum: of the running average of the inputs' range.
+    Attributes:
+        scope: Weights that share a scale. Default: those of a filter.
+        momentum: Weight of the past in the running average of an input's range.
     """
 
     name = "torchao"
@@ -67,107 +71,89 @@ class TorchAO(Method):
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
 
     def weight_quantizer(self, layer: Layer, weight: Tensor) -> FakeQuantizedWeight:
-        """Symmetric, scaled to the maximum."""
-        per_filter = self.granularity == PerChannel()
-        if (weight[0] if per_filter else weight).numel() == 1:
+        """Build a symmetric quantizer, scaled to the maximum."""
+        if any(rows.shape[1] == 1 for rows in self.granularity.split(weight)):
             raise ValueError(
-                f"torchao cannot scale one weight alone, as each filter of '{layer.name}' has: "
-                "use scope: layer, or leave the layer out"
+                f"torchao cannot scale one weight alone, as {self.granularity} does for "
+                f"'{layer.name}': use per_tensor, or leave the layer out"
             )
-        return FakeQuantizedWeight(layer.weight_bits.bits, per_filter)
+        return FakeQuantizedWeight(layer.weight_bits.bits, self.granularity)
 
-    def activation_quantizer(self, layer: Layer, sample: Tensor) -> FakeQuantizedInput:
-        """Asymmetric, over the running range."""
-        return FakeQuantizedInput(layer.activation_bits.bits, sample, self.momentum)
+    def activation_quantizer(self, layer: Layer, sample: Tensor) -> FakeQuantizedActivation:
+        """Build an asymmetric quantizer over the running range."""
+        return FakeQuantizedActivation(layer.activation_bits.bits, sample, self.momentum)
 
 
-class FakeQuantizedWeight(nn.Module):
-    """torchao's dynamic symmetric fake quantizer on the rows of a weight.
+class FakeQuantizer(nn.Module):
+    """``IntxFakeQuantizer`` on the rows of a matrix, with the gradient above.
 
     Args:
-        bits: k.
-        per_filter: a row, and so a scale, for each output channel.
+        bits: Bit-width k.
+        signed: Whether weights are quantized, symmetrically and with dynamic scales. If not, the
+            quantizer is static and asymmetric.
     """
 
-    def __init__(self, bits: int, per_filter: bool) -> None:
+    def __init__(self, bits: int, signed: bool) -> None:
         super().__init__()
         from torchao.quantization.qat import IntxFakeQuantizeConfig, IntxFakeQuantizer
 
-        self.per_filter = per_filter
-        config = IntxFakeQuantizeConfig(getattr(torch, f"int{bits}"), "per_channel")
+        self.dtype: torch.dtype = getattr(torch, f"{'int' if signed else 'uint'}{bits}")
+        self.quant_min, self.quant_max = integer_range(bits, signed=signed)
+        config = IntxFakeQuantizeConfig(
+            self.dtype, "per_channel", is_symmetric=signed, is_dynamic=signed
+        )
         self.fake_quantizer = IntxFakeQuantizer(config)
-        self.codes = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Quantize ``rows``, (rows, columns)."""
+        x = rows.detach()
+        x = x.float() if x.dtype == torch.float64 else x  # torchao takes no float64
+        quantized: Tensor = self.fake_quantizer(x)
+        code = (x * (1.0 / self.fake_quantizer.scale)).round() + self.fake_quantizer.zero_point
+        kept = (code >= self.quant_min) & (code <= self.quant_max)
+        return straight_through(torch.where(kept, rows, rows.detach()), quantized.to(rows.dtype))
+
+
+class FakeQuantizedWeight(FakeQuantizer):
+    """torchao's dynamic symmetric fake quantizer on a weight.
+
+    Args:
+        bits: Bit-width k.
+        scope: Weights that share a scale.
+    """
+
+    def __init__(self, bits: int, granularity: Granularity) -> None:
+        super().__init__(bits, signed=True)
+        self.granularity = granularity
 
     def forward(self, w: Tensor) -> Tensor:
         """Quantize ``w``, (out, in, …)."""
-        rows = w.flatten(1) if self.per_filter else w.reshape(1, -1)
-        return _fake_quantize(self.fake_quantizer, rows, self.codes).view(w.shape)
+        return self.granularity.apply(w, super().forward)
 
 
-class FakeQuantizedInput(Quantizer):
-    """torchao's static asymmetric fake quantizer on an input, with a range that runs.
+class FakeQuantizedActivation(RunningRange):
+    """torchao's static asymmetric fake quantizer over a running range.
 
     Args:
-        bits: k.
-        sample: inputs to take the first range from.
-        momentum: weight of the past in the running average.
+        bits: Bit-width k.
+        sample: Inputs, any shape, from which the range is initialized.
+        momentum: Weight of the past in the running average.
     """
 
-    low: Tensor
-    high: Tensor
-
     def __init__(self, bits: int, sample: Tensor, momentum: float) -> None:
-        super().__init__()
-        from torchao.quantization.qat import IntxFakeQuantizeConfig, IntxFakeQuantizer
-
-        self.momentum = momentum
-        self.dtype: torch.dtype = getattr(torch, f"uint{bits}")
-        config = IntxFakeQuantizeConfig(
-            self.dtype, "per_channel", is_symmetric=False, is_dynamic=False
-        )
-        self.fake_quantizer = IntxFakeQuantizer(config)
-        self.codes = (0, 2**bits - 1)
-        self.register_buffer("low", sample.min().float())
-        self.register_buffer("high", sample.max().float())
+        super().__init__(sample.float(), momentum)
+        self.quantize = FakeQuantizer(bits, signed=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Quantize ``x``, any shape."""
-        from torchao.quantization.quant_primitives import (
-            MappingType,
-            choose_qparams_affine_with_min_max,
-        )
+        from torchao.quantization import quant_primitives as library
 
-        # no state: they follow from the range, which is
-        self.fake_quantizer.scale, self.fake_quantizer.zero_point = (
-            choose_qparams_affine_with_min_max(
-                self.low.view(1, 1),
-                self.high.view(1, 1),
-                MappingType.ASYMMETRIC,
-                block_size=(1, 1),
-                target_dtype=self.dtype,
-                scale_dtype=torch.float32,
-                zero_point_dtype=torch.int32,
-            )
-        )
-        return _fake_quantize(self.fake_quantizer, x.reshape(1, -1), self.codes).view(x.shape)
-
-    def observe(self, x: Tensor) -> None:
-        """Move the range toward this batch's."""
-        self.low.lerp_(x.min().to(self.low.dtype), 1 - self.momentum)
-        self.high.lerp_(x.max().to(self.high.dtype), 1 - self.momentum)
-
-
-def _fake_quantize(fake_quantizer: Any, rows: Tensor, codes: tuple[int, int]) -> Tensor:
-    """Apply a quantizer of torchao's, which takes no float64, to a matrix.
-
-    Args:
-        fake_quantizer: torchao's; it has its scale and zero point after it has run.
-        rows: the matrix.
-        codes: the least and the greatest code.
-    """
-    narrow = rows.detach()
-    narrow = narrow.float() if narrow.dtype == torch.float64 else narrow
-    quantized: Tensor = fake_quantizer(narrow)
-    code = (narrow * (1.0 / fake_quantizer.scale)).round() + fake_quantizer.zero_point
-    kept = (code >= codes[0]) & (code <= codes[1])
-    return straight_through(torch.where(kept, rows, rows.detach()), quantized.to(rows.dtype))
+        # scale and zero point are no state: they follow from the range, which is
+        fake = self.quantize.fake_quantizer
+        fake.scale, fake.zero_point = library.choose_qparams_affine_with_min_max(
+            self.low.view(1, 1), self.high.view(1, 1), library.MappingType.ASYMMETRIC,
+            block_size=(1, 1), target_dtype=self.quantize.dtype, scale_dtype=torch.float32,
+            zero_point_dtype=torch.int32,
+        )  # fmt: skip
+        quantized: Tensor = self.quantize(x.reshape(1, -1))
+        return quantized.view(x.shape)

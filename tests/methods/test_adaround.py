@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from qbench.quant.attach import attach
-from qbench.quant.options import build_method
+from qbench.quant.options import build_method, determining_options
 from tests.helpers.quantizers import first_weight_quantizer, weight_quantizer
 from tests.helpers.tensors import SHAPE, normal
 
@@ -23,6 +23,23 @@ def test_adaround_starts_from_the_float_weight() -> None:
     h = np.clip(1.2 / (1 + np.exp(-v.numpy())) - 0.1, 0, 1)
     np.testing.assert_allclose(np.floor(ratio) + h, ratio, atol=1e-5)
     np.testing.assert_allclose(quantizer.h(v).numpy(), h, atol=1e-12)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("size", [9, 10])
+def test_adaround_step_of_a_group_is_that_of_the_group_alone(size: int) -> None:
+    w = normal(*SHAPE)
+    found = weight_quantizer("adaround", w, 3, granularity=f"per_group({size})")
+    steps = found.get_buffer("step").view(6, 36)
+    for row, of_row in zip(w.view(6, 36), steps, strict=True):
+        for group, step in zip(row.split(size), of_row.split(size), strict=True):
+            alone = weight_quantizer("adaround", group.view(1, -1), 3)
+            assert (step == float(alone.get_buffer("step"))).all()
+
+
+def test_adaround_granularity_is_part_of_a_key_only_if_it_is_given() -> None:
+    assert "granularity" not in determining_options(build_method("adaround", {}))
+    per_filter = build_method("adaround", {"granularity": "per_channel"})
+    assert determining_options(per_filter)["granularity"] == "per_channel"
 
 
 def test_adaround_rounds_every_weight_up_or_down_and_serves_the_output_better() -> None:

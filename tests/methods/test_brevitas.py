@@ -56,6 +56,23 @@ def test_brevitas_weights_gradient_goes_through_the_scale_too(bits: int, scope: 
     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
 
 
+@needs_brevitas
+@pytest.mark.parametrize("size", [12, 10])
+def test_brevitas_groups_of_weights_are_quantized_by_themselves(size: int) -> None:
+    w, g = normal32(5, 4, 3, 3), normal32(5, 4, 3, 3, seed=1)
+    quantizer = build_weight_quantizer("brevitas", w, 4, scope=f"per_group({size})")
+    found, slopes = output_of(quantizer, w).reshape(5, 36), gradient(quantizer, w, g)
+    slopes = slopes.reshape(5, 36)
+    for i in range(5):
+        for start in range(0, 36, size):
+            part = (slice(i, i + 1), slice(start, start + size))
+            rows = w.view(5, 36)[part]
+            alone = build_weight_quantizer("brevitas", rows, 4, scope="layer")
+            np.testing.assert_allclose(found[part], output_of(alone, rows), rtol=1e-6)
+            of_rows = gradient(alone, rows, g.view(5, 36)[part])
+            np.testing.assert_allclose(slopes[part], of_rows, rtol=1e-5, atol=1e-6)
+
+
 def brevitas_range(x: Tensor) -> float:
     """Return the 99.999th percentile of |x|, by rank."""
     size = np.sort(np.abs(x.numpy()).ravel())

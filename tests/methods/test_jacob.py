@@ -102,6 +102,15 @@ def test_jacob_filters_have_their_own_range_where_asked_to() -> None:
     assert not quantized_weight("jacob", w, 4)[0].any()
 
 
+@pytest.mark.parametrize("size", [12, 10])
+def test_jacob_groups_have_their_own_range_where_asked_to(size: int) -> None:
+    w = normal(*SHAPE)
+    found = quantized_weight("jacob", w, 4, scope=f"per_group({size})").reshape(6, 36)
+    for row, of_row in zip(w.view(6, 36), torch.from_numpy(found), strict=True):
+        for group, got in zip(row.split(size), of_row.split(size), strict=True):
+            np.testing.assert_allclose(got, quantized_weight("jacob", group, 4), rtol=1e-12)
+
+
 def test_jacob_weight_gradient_goes_straight_through_inside_the_range() -> None:
     w, g = normal(*SHAPE), normal(*SHAPE, seed=1)
     v = w.numpy()

@@ -98,10 +98,10 @@ def test_methods_are_listed_without_importing_their_libraries() -> None:
     ("name", "bits", "reason"),
     [
         pytest.param("torchao", "3(±4)/32", "levels", marks=needs_torchao),
-        pytest.param("torchao", "1/2", "round to 0", marks=needs_torchao),
+        pytest.param("torchao", "1/2", "have 2 to 8 bits", marks=needs_torchao),
         pytest.param("parq", "2/2", "weights only", marks=needs_torchao),
-        pytest.param("parq", "3(±2)/32", "would fix them", marks=needs_torchao),
-        pytest.param("brevitas", "3(±2)/32", "evenly spaced", marks=needs_brevitas),
+        pytest.param("parq", "3(±2)/32", "learned levels", marks=needs_torchao),
+        pytest.param("brevitas", "3(±2)/32", "symmetric integers", marks=needs_brevitas),
     ],
 )
 def test_what_a_library_cannot_do_is_refused(name: str, bits: str, reason: str) -> None:

@@ -23,6 +23,17 @@ def test_min_max_covers_each_filters_whole_range(bits: int) -> None:
     np.testing.assert_allclose(whole, uniform_symmetric(w.numpy(), r.max(), n), atol=1e-12)
 
 
+@pytest.mark.parametrize("name", ["ptq_minmax", "ptq_mse", "ptq_percentile"])
+@pytest.mark.parametrize("size", [12, 10])
+def test_groups_of_weights_are_quantized_by_themselves(name: str, size: int) -> None:
+    w = normal(*SHAPE)
+    found = quantized_weight(name, w, 4, scope=f"per_group({size})").reshape(6, 36)
+    for row, of_row in zip(w.view(6, 36), torch.from_numpy(found), strict=True):
+        for group, got in zip(row.split(size), of_row.split(size), strict=True):
+            alone = quantized_weight(name, group.view(1, -1), 4)[0]
+            np.testing.assert_allclose(got, alone, rtol=1e-12)
+
+
 def test_min_max_inputs_are_affine_with_zero_a_level() -> None:
     x = normal(300) + 0.5
     found = activation_quantizer("ptq_minmax", x, 3)(x).numpy()

@@ -70,13 +70,31 @@ def test_torchao_weights_gradient_passes_where_the_code_is_not_clipped(bits: int
 
 
 @needs_torchao
+@pytest.mark.parametrize("size", [12, 10])
+def test_torchao_groups_of_weights_are_quantized_by_themselves(size: int) -> None:
+    w, g = normal32(5, 4, 3, 3), normal32(5, 4, 3, 3, seed=1)
+    quantizer = build_weight_quantizer("torchao", w, 4, scope=f"per_group({size})")
+    found, slopes = output_of(quantizer, w).reshape(5, 36), gradient(quantizer, w, g)
+    slopes = slopes.reshape(5, 36)
+    for i in range(5):
+        for start in range(0, 36, size):
+            part = (slice(i, i + 1), slice(start, start + size))
+            rows = w.view(5, 36)[part]
+            alone = build_weight_quantizer("torchao", rows, 4, scope="layer")
+            np.testing.assert_allclose(found[part], output_of(alone, rows), rtol=1e-6)
+            of_rows = gradient(alone, rows, g.view(5, 36)[part])
+            np.testing.assert_allclose(slopes[part], of_rows, rtol=1e-5, atol=1e-6)
+
+
+@needs_torchao
 def test_torchao_one_bit_weights_would_all_be_zero() -> None:
     from torchao.quantization.qat import IntxFakeQuantizeConfig, IntxFakeQuantizer
 
     quantizer = IntxFakeQuantizer(IntxFakeQuantizeConfig(vars(torch)["int1"], "per_channel"))
     assert not quantizer(normal32(6, 50)).any()
     method = build_method("torchao", {})
-    assert "round to 0" in (method.supports(BitWidths.parse("1/32"), "classification") or "")
+    reason = method.supports(BitWidths.parse("1/32"), "classification")
+    assert reason == "its weights have 2 to 8 bits"
 
 
 @needs_torchao
@@ -103,7 +121,8 @@ def test_torchao_inputs_are_affine_over_a_running_range(bits: int, signed: bool)
 
 
 @needs_torchao
-def test_torchao_refuses_a_scale_for_one_weight() -> None:
-    model = nn.Sequential(nn.Conv2d(4, 4, 1, groups=4))
-    with pytest.raises(ValueError, match="one weight alone"):
-        attach(model, "torchao", bits="4/32", layers="all")
+@pytest.mark.parametrize(("inputs", "scope"), [(1, "filter"), (9, "per_group(8)")])
+def test_torchao_refuses_a_scale_for_one_weight(inputs: int, scope: str) -> None:
+    model = nn.Sequential(nn.Linear(inputs, 4))
+    with pytest.raises(ValueError, match=r"one weight alone.*'0': use per_tensor"):
+        attach(model, "torchao", bits="4/32", layers="all", scope=scope)
