@@ -22,6 +22,7 @@ _NEEDS = "\n".join(f"% \\usepackage{{{package}}}" for package in LATEX_PACKAGES)
 LONG = 40  # letters; longer texts are wrapped
 _WRAPPED = 26  # letters of a line of such a text
 _WIDEST = 130  # letters of a line of a table, with the gaps between columns
+_NARROW, _SHORT = 95, 35  # letters of a line, and lines, that fit in a larger font
 _GAP = 2  # letters
 _TALLEST = 55  # lines of a table
 _FLOATS = 10  # between two ends of a page, since LaTeX keeps a limited number of them
@@ -79,16 +80,19 @@ def document(files: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class _Float:
-    """One ``table*``: LaTeX source of its parts."""
+    """One ``table*``: LaTeX source of its parts, and the letters of its widest line."""
 
     caption: str
     label: str
     columns: str
     header: str
     body: Sequence[str]
+    letters: int
     notes: Sequence[str] = ()
 
     def source(self) -> str:
+        small = self.letters <= _NARROW and len(self.body) <= _SHORT
+        size = r"\footnotesize" if small else r"\scriptsize"
         label = [rf"\label{{{self.label}}}"] if self.label else []
         notes = []
         if self.notes:
@@ -102,7 +106,7 @@ class _Float:
             r"\vspace{6pt}",  # many classes put none between a caption and what follows
             r"\begin{adjustbox}{max width=\textwidth}",
             r"\begin{threeparttable}",
-            r"\scriptsize\setlength{\tabcolsep}{3pt}",
+            rf"{size}\setlength{{\tabcolsep}}{{3pt}}",
             rf"\begin{{tabular}}{{{self.columns}}}",
             r"\toprule",
             self.header,
@@ -130,7 +134,8 @@ def _source(floats: Sequence[_Float], before: Sequence[str] = ()) -> str:
 def _parts(name: str, title: str, found: ResultsTable) -> Iterator[_Float]:
     """Yield a table of results as floats of columns that fit side by side."""
     label = re.sub(r"[^A-Za-z0-9-]+", "-", f"{name}-{found.dataset}-{found.name}").strip("-")
-    groups = list(_side_by_side(found))
+    labels = max(map(len, [found.corner, *(row for row, _ in found.rows)]))
+    groups = list(_side_by_side(found, _WIDEST - labels))
     for number, columns in enumerate(groups, 1):
         part = f" (part {number} of {len(groups)})" if len(groups) > 1 else ""
         body = []
@@ -151,20 +156,26 @@ def _parts(name: str, title: str, found: ResultsTable) -> Iterator[_Float]:
             f"l{'r' * len(columns)}",
             " & ".join([found.corner.capitalize(), *headings]) + r" \\",
             body,
+            labels + sum(_width(found, c) for c in columns),
             [rf"\item[{i}] {_escaped(note)}" for i, note in enumerate(found.notes, 1) if i in used],
         )
 
 
-def _side_by_side(found: ResultsTable) -> Iterator[list[int]]:
-    """Yield the indices of the columns that fit side by side."""
-    labels = max(map(len, [found.corner, *(row for row, _ in found.rows)]))
+def _width(found: ResultsTable, column: int) -> int:
+    """Return the letters of a column, with the gap before it."""
+    texts = [found.columns[column], *(cells[column].text for _, cells in found.rows)]
+    return _GAP + max(map(len, texts))
+
+
+def _side_by_side(found: ResultsTable, letters: int) -> Iterator[list[int]]:
+    """Yield the indices of the columns that fit side by side in some letters."""
     chosen: list[int] = []
-    room = _WIDEST - labels
-    for index, heading in enumerate(found.columns):
-        width = _GAP + max(len(heading), *(len(cells[index].text) for _, cells in found.rows))
+    room = letters
+    for index in range(len(found.columns)):
+        width = _width(found, index)
         if chosen and width > room:
             yield chosen
-            chosen, room = [], _WIDEST - labels
+            chosen, room = [], letters
         chosen.append(index)
         room -= width
     yield chosen
@@ -181,6 +192,8 @@ def _pages(found: DetailsTable) -> Iterator[_Float]:
     """Yield a table of details as floats of rows that fit on a page."""
     header = " & ".join(_escaped(column.heading) for column in found.columns) + r" \\"
     columns = "".join(map(_alignment, found.columns, zip(*found.rows, strict=True)))
+    texts = zip([column.heading for column in found.columns], *found.rows, strict=True)
+    letters = sum(_GAP + max(map(len, column)) for column in texts)  # wrapped or not
     groups = list(_below_each_other(found.rows))
     for number, rows in enumerate(groups, 1):
         part = f" (part {number} of {len(groups)})" if len(groups) > 1 else ""
@@ -191,7 +204,7 @@ def _pages(found: DetailsTable) -> Iterator[_Float]:
             body.append(" & ".join(cells) + r" \\")
         about = found.about if number == 1 else ""
         caption = _escaped(f"{found.title}{part}. {about}".rstrip())
-        yield _Float(caption, "", columns, header, body)
+        yield _Float(caption, "", columns, header, body, letters)
 
 
 def _below_each_other(rows: Sequence[list[str]]) -> Iterator[list[list[str]]]:

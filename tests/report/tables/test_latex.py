@@ -122,3 +122,9 @@ def test_a_long_table_goes_on_in_another_one() -> None:
     assert details(60, 9).count(r"\begin{table*}") == 2
     assert details(50, 90).count(r"\begin{table*}") == 4  # four lines each
     assert "Title (part 2 of 2)." in details(60, 9)
+
+
+def test_a_narrow_table_has_a_larger_font() -> None:
+    assert r"\footnotesize\setlength" in latex(only(trials("A", 90.0, 91.0)))
+    widths = [trials("A", 90.0, 91.0, 92.0, bits=f"{w}/8") for w in range(1, 8)]
+    assert r"\scriptsize\setlength" in latex(only(*widths))
