@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import re
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,21 +90,22 @@ def trial(prefix: str, results: Path) -> dict[str, Any]:
     Raises:
         QbenchError: No recorded trial has the key, or several have.
     """
+    from qbench.store.recording import AUDIT_FILE
+    from qbench.store.tags import ENVIRONMENT, REASON, STATUS
+
     store, key, run = _find(prefix, results)
     tags = run.data.tags
-    with tempfile.TemporaryDirectory() as scratch:
-        audit = json.loads(store.fetch(run, "audit.json", Path(scratch)).read_text())
-    place = "environment."
+    own = {name: value for name, value in tags.items() if name.startswith(ENVIRONMENT)}
     return {
         "key": key,
-        "status": tags["qbench.status"],
-        "reason": tags["qbench.reason"],
+        "status": tags[STATUS],
+        "reason": tags[REASON],
         "trial": store.trial(run).model_dump(mode="json"),
         "metrics": dict(sorted(run.data.metrics.items())),
-        "audit": audit,
-        "environment": {k.removeprefix(place): v for k, v in tags.items() if place in k},
+        "audit": store.read(run, AUDIT_FILE),
+        "environment": {name.removeprefix(ENVIRONMENT): value for name, value in own.items()},
         "mlflow_run": run.info.run_id,
-        "artifacts": run.info.artifact_uri,
+        "artifacts": store.place(run),
     }
 
 
@@ -130,14 +129,14 @@ def draw(prefix: str, results: Path, folder: Path) -> tuple[list[Path], list[str
     from qbench.report.figures import weights as weight_figures
     from qbench.report.figures.training import soft_and_hard, training_curves
     from qbench.spec.result import WeightObservations
+    from qbench.store.recording import OBSERVATIONS_FILE
+    from qbench.store.tags import AUDIT
 
     store, key, run = _find(prefix, results)
     what = store.trial(run)
-    with tempfile.TemporaryDirectory() as scratch:
-        text = store.fetch(run, "weights.json", Path(scratch)).read_text()
-    observed = WeightObservations.model_validate_json(text)
+    observed = WeightObservations.model_validate_json(store.text(run, OBSERVATIONS_FILE))
     row = what.model_dump() | {"key": key, "label": _title(what.method)}
-    row |= {"status": "done", "audit": run.data.tags["qbench.audit"]}
+    row |= {"status": "done", "audit": run.data.tags[AUDIT]}
     trials = pd.DataFrame([row])
     metric = MEASURED[what.task][0]
     histories = store.histories({key: run}, history_columns(metric))

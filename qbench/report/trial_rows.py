@@ -20,6 +20,7 @@ from qbench.spec.bits import BitWidths
 from qbench.spec.metrics import MEASURED
 from qbench.spec.recipe import Recipe
 from qbench.spec.trial import FP32, Trial
+from qbench.store.tags import AUDIT, UNREADABLE
 from qbench.suite.grid import PlannedTrial
 from qbench.suite.published import Number, PublishedNumbers
 from qbench.suite.suite import Suite
@@ -116,12 +117,12 @@ class TrialRows:
             **{name: metrics.get(name, NAN) for name in MEASURED[trial.task]},
             "train_seconds": seconds.get("train_seconds", NAN),
             "seconds": seconds.get("seconds", NAN),
-            "audit": tags.get("qbench.audit", ""),
+            "audit": tags.get(AUDIT, ""),
             "layers": str(trial.layers),
             "threads": trial.threads,
             "training": _as_json(trial.recipe),
             **self._claim(planned, number),
-            "unreadable": tags.get("qbench.unreadable", ""),
+            "unreadable": tags.get(UNREADABLE, ""),
             "stale": stale,
             **self._network(trial, status),
             **self._policy(trial, done),

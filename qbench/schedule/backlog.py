@@ -93,7 +93,7 @@ class Backlog(Searcher):
         if ended is None and not error and result is not None:
             # A worker reports the end after it has written the result. Another attempt would write
             # it to the same place.
-            where = self._spool.folder(trial.key)
+            where = f"spool/{trial.key}"  # results are published without folders of a machine
             reason = f"its worker reported that it had ended, and {where} has no readable result"
             ended = self._failed(trial, reason)
         ended = ended or self._ended_badly(trial_id, trial)

@@ -300,6 +300,12 @@ class Store:
             return []
         return TypeAdapter(list[ImageDetections]).validate_json(self.text(run, EXAMPLES_FILE))
 
+    def place(self, run: Run) -> str:
+        """Return where the artifacts of a run are: a folder, or an address without password."""
+        local = artifacts.on_this_machine(self._connection, run, TRIAL_FILE)
+        address = run.info.artifact_uri or ""
+        return str(local.parent) if local else self._connection.without_password(address)
+
     def fetch(self, run: Run, artifact: str, target: Path) -> Path:
         """Copy an artifact of a run to a folder; see `qbench.store.artifacts.fetch`."""
         return artifacts.fetch(self._connection, run, artifact, target)

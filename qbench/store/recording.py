@@ -46,6 +46,7 @@ AUDIT_FILE = "audit.json"
 ENVIRONMENT_FILE = "environment.json"
 EXAMPLES_FILE = "examples.json"
 HISTORY_FILE = "history.json"
+OBSERVATIONS_FILE = "weights.json"
 TRACEBACK_FILE = "traceback.txt"
 TRIAL_FILE = "trial.json"
 UNREADABLE_FILE = "unreadable.json"
@@ -254,7 +255,7 @@ def _write_artifacts(result: Result, source: Path | None, folder: Path) -> None:
     for name, content in contents.items():
         (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     observed = result.model_dump_json(include=set(WeightObservations.model_fields))
-    (folder / "weights.json").write_text(observed + "\n", encoding="utf-8")
+    (folder / OBSERVATIONS_FILE).write_text(observed + "\n", encoding="utf-8")
     if result.examples:
         text = TypeAdapter(list[ImageDetections]).dump_json(result.examples).decode()
         (folder / EXAMPLES_FILE).write_text(text + "\n", encoding="utf-8")

@@ -157,12 +157,12 @@ def test_a_result_that_was_reported_and_is_not_there_is_said_to_be_so_once(
         (folder / "outcome.json").write_text(left)
     grid.backlog.on_trial_complete(name, {"done": True})
     grid.close()
-    assert [(result.status, result.reason) for result in grid.heard.results] == [
-        (
-            "failed",
-            f"its worker reported that it had ended, and {folder} has no readable result",
-        )
-    ]
+    (ended,) = grid.heard.results
+    place = f"spool/{short_trial.key}"
+    assert ended.status == "failed"
+    assert ended.reason == (
+        f"its worker reported that it had ended, and {place} has no readable result"
+    )
     assert grid.backlog.suggest("next") == "FINISHED"
 
 

@@ -39,7 +39,8 @@ def assert_read(store: Store, target: Path) -> Run:
 
 def test_a_moved_folder_is_read(filled: Path, tmp_path: Path) -> None:
     moved = filled.rename(tmp_path / "moved elsewhere")
-    assert_read(Store(moved), tmp_path)
+    run = assert_read(Store(moved), tmp_path)
+    assert Path(Store(moved).place(run)).is_relative_to(moved)
     assert not filled.exists()
 
 

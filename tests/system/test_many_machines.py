@@ -241,3 +241,16 @@ def test_method_files_reach_every_node(
     here(*words)
     there(*words, "--address", cluster.address)
     assert tables(tmp_path / "here/tiny") == tables(tmp_path / "there/tiny")
+
+
+def test_a_relative_results_folder_is_that_of_the_command(
+    cluster: Cluster,
+    tiny_run: TinyRun,
+    tmp_path: Path,
+    qbench_in: MakeQbench,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cluster.add_node()
+    monkeypatch.chdir(tmp_path)
+    qbench_in(Path("relative"))("run", tiny_run.suite, "--address", cluster.address)
+    assert tables(tmp_path / "relative/tiny") == tables(tiny_run.folder)
