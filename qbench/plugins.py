@@ -209,6 +209,9 @@ def _datasets(module: types.ModuleType, plugin: Plugin) -> Iterator[tuple[str, A
     found = {snake_case(cls.__name__): cls for cls in _classes(module, Dataset)}
     if not found:
         raise QbenchError(f"{plugin.path}: defines no subclass of qbench.data.Dataset")
+    for cls in found.values():
+        if problem := registry.dataset_problem(cls):
+            raise QbenchError(f"{plugin.where(cls.__name__)}: {cls.__name__}: {problem}")
     yield from found.items()
 
 

@@ -14,6 +14,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
 from pydantic import ValidationError, validate_call
+from pydantic.errors import PydanticUserError
 
 from qbench.errors import QbenchError, nearest
 from qbench.spec.booleans import check_no_boolean
@@ -26,6 +27,11 @@ if TYPE_CHECKING:
     from qbench.method import Method
 
 Kind = Literal["methods", "models", "datasets"]
+# Attributes that every dataset has, of its class or set by its constructor.
+_OF_DATASETS = (
+    *("title", "source", "num_classes", "image_shape"),
+    *("full_precision_recipe", "aligned_recipe"),
+)
 _of_files: dict[Kind, dict[str, Any]] = {"methods": {}, "models": {}, "datasets": {}}
 
 
@@ -121,6 +127,8 @@ def build_dataset(name: str, options: Mapping[str, Any] | None = None) -> Datase
     for option in given:
         if option not in known:
             raise QbenchError(f"{name}: no option '{option}' of data{nearest(option, known)}")
+    if problem := dataset_problem(cls):
+        raise QbenchError(f"{name}: {problem}")
     types = get_type_hints(cls.__init__)
     for option, value in given.items():
         try:
@@ -137,7 +145,36 @@ def build_dataset(name: str, options: Mapping[str, Any] | None = None) -> Datase
                 for e in error.errors()
             )
         ) from error
+    except QbenchError:
+        raise
+    except Exception as error:  # of a dataset of one's own
+        raise QbenchError(f"{name}: its __init__ raised {type(error).__name__}: {error}") from error
+    lacking = [n for n in _OF_DATASETS if not (hasattr(cls, n) or n in vars(dataset))]
+    if lacking:
+        raise QbenchError(f"{name}: {cls.__name__} has no attribute '{lacking[0]}', and needs one")
     return dataset
+
+
+def dataset_problem(cls: Any) -> str:
+    """Return why the options of a dataset cannot be read, or an empty string.
+
+    Args:
+        cls: Class of the dataset.
+    """
+    for parameter in inspect.signature(cls).parameters.values():
+        if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+            return f"its __init__ takes {parameter}; name each option"
+    try:
+        get_type_hints(cls.__init__)
+        validate_call(cls.__init__)
+    except NameError as error:
+        return (
+            f"the type '{error.name}' of an option is not known when the file runs; import it, and "
+            "not under `if TYPE_CHECKING:`"
+        )
+    except PydanticUserError as error:
+        return f"its options cannot be checked: {str(error).splitlines()[0]}"
+    return ""
 
 
 def dataset_options(name: str) -> list[str]:

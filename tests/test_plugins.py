@@ -270,3 +270,58 @@ def test_a_file_of_models_or_datasets_that_cannot_be_used_is_named(
 ) -> None:
     with pytest.raises(QbenchError, match=message):
         read(tmp_path, text, kind)
+
+
+DATASET = """
+from __future__ import annotations
+from typing import TYPE_CHECKING, Callable
+import torch
+from qbench.data.digits import Digits
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+class Mine(Digits):
+    def __init__(self, {}) -> None:
+        {}
+"""
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (
+            "years: Sequence[int] = ()",
+            "the type 'Sequence' of an option is not known when",
+        ),
+        ("kind: torch.dtype = torch.float32", "its options cannot be checked: Unable to generate"),
+        ("*args: int", r"its __init__ takes \*args: .*int.*; name each option"),
+        ("**more: int", r"its __init__ takes \*\*more: .*int.*; name each option"),
+    ],
+)
+def test_an_option_of_a_dataset_that_cannot_be_checked_is_named_with_its_class(
+    tmp_path: Path, option: str, message: str
+) -> None:
+    with pytest.raises(QbenchError, match=rf"mine.py:8: Mine: {message}"):
+        read(tmp_path, DATASET.format(option, "pass"), "datasets")
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("raise KeyError(size)", "mine: its __init__ raised KeyError: 3"),
+        ("1 / 0", "mine: its __init__ raised ZeroDivisionError"),
+    ],
+)
+def test_a_dataset_that_cannot_be_built_is_named(tmp_path: Path, body: str, message: str) -> None:
+    read(tmp_path, DATASET.format("size: int = 3", body), "datasets")
+    with pytest.raises(QbenchError, match=message):
+        registry.build_dataset("mine")
+
+
+def test_a_dataset_that_lacks_an_attribute_is_named(tmp_path: Path) -> None:
+    text = (
+        "from qbench.data import Dataset\nclass Mine(Dataset):\n    title = source = 'x'\n"
+        "    def train(self): ...\n    test = train\n"
+    )
+    read(tmp_path, text, "datasets")
+    with pytest.raises(QbenchError, match="mine: Mine has no attribute 'num_classes', and needs"):
+        registry.build_dataset("mine")

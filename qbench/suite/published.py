@@ -54,9 +54,10 @@ class PublishedNumbers:
         if missing := [name for name in _PUBLISHED_COLUMNS if name not in frame]:
             raise QbenchError(f"{path}: has no column '{missing[0]}'")
         for name, value in wanted.model_dump().items():
+            hint = nearest(value, frame[name].unique())
             frame = frame[frame[name] == value]
             if frame.empty:
-                raise QbenchError(f"{path}: has nothing of published.{name} '{value}'")
+                raise QbenchError(f"{path}: has nothing of published.{name} '{value}'{hint}")
         self._path = path
         self._rows = frame
         self._wanted = wanted

@@ -6,6 +6,7 @@ that says what is wrong there and what would be valid.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -52,7 +53,7 @@ def problems_of_content(data: dict[str, Any]) -> Iterator[Problem]:
         yield from _row_bits_problems(entry, ("methods", index))
     yield from _model_problems(models, ("models",))
     yield from _data_problems(data.get("dataset"), data.get("data"))
-    yield from _table_problems(data.get("tables"), data.get("dataset"))
+    yield from _table_problems(data.get("tables"), data.get("dataset"), data.get("data"))
     yield from _weights_problems(data.get("weights"))
     for key in ("bits", "models", "seeds"):
         yield from _repetition_problems(data.get(key), key)
@@ -169,9 +170,11 @@ def _data_problems(dataset: Any, options: Any) -> Iterator[Problem]:
             yield ("data",), str(error)
 
 
-def _table_problems(tables: Any, dataset: Any) -> Iterator[Problem]:
-    if isinstance(tables, list) and dataset in registry.names("datasets"):
-        task = registry.build_dataset(dataset).task
+def _table_problems(tables: Any, dataset: Any, options: Any) -> Iterator[Problem]:
+    if not isinstance(tables, list) or dataset not in registry.names("datasets"):
+        return
+    with contextlib.suppress(QbenchError):  # `_data_problems` finds it
+        task = registry.build_dataset(dataset, options if isinstance(options, dict) else {}).task
         for index, entry in enumerate(tables):
             for message in unknown_metrics(entry, task):
                 yield ("tables", index, "cell"), message

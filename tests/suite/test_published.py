@@ -67,7 +67,10 @@ def test_one_of_several_rows_is_chosen_by_its_note() -> None:
 
 @pytest.mark.parametrize(
     ("number", "model", "message"),
-    [("77", "resnet18", "published.table '77'"), ("5", "resnet1", "published.model 'resnet1'")],
+    [
+        ("77", "resnet18", "published.table '77'"),
+        ("5", "alexnet", "published.model 'alexnet'; did you mean 'alexnet_bn'"),
+    ],
 )
 def test_a_table_that_is_not_there_is_named(number: str, model: str, message: str) -> None:
     with pytest.raises(QbenchError, match=message):
