@@ -1,11 +1,11 @@
 """PARQ: piecewise-affine regularized quantization (Jin et al., ICML 2025, arXiv:2503.15748).
 
-A wrapper around the authors' code as it is in torchao: its quantizers choose the levels Q, its
-proximal maps move weights toward them (``torchao.prototype.parq``), which needs torchao installed
+A wrapper around the authors' code in torchao: its quantizers choose the levels Q, and its proximal
+maps move weights toward them (``torchao.prototype.parq``). It needs torchao installed
 (``pip install 'qbench-quant[libraries]'``). Written against torchao 0.18.
 
-Levels, k bits, b = 0 being ternary, from the latent weights u of the layer or of each filter, anew
-every ``period`` steps::
+Levels, k bits, where b = 0 is ternary. They are chosen from the latent weights u of each group of
+the option ``granularity``, every ``period`` steps::
 
     lsb          {±v₁ ± … ± v_k},  v_i = mean|r_i|, r_1 = u, r_(i+1) = r_i − v_i sign(r_i)
                  k(±1): {−v, 0, v}, v = 1.1 mean|u|
@@ -13,40 +13,39 @@ every ``period`` steps::
     max_uniform  max|u|/(2^(k−1) − 1) · {0, ±1, …}
     ternary      ⅔ max|u| · {−1, 0, 1}
 
-Training (Algorithm 1, AProx): after each step of the optimiser on u, the weights that the network
-has next are p = prox(u), and its gradient goes to u unchanged. At step t of an annealing from t₁ to
-t₂, f = (t − t₁)/(t₂ − t₁), between neighbouring levels a and b::
+Training (Algorithm 1, AProx): after each optimizer step on u, the next weights of the network are
+p = prox(u), and their gradient goes to u unchanged. At step t of an annealing from t₁ to t₂,
+f = (t − t₁)/(t₂ − t₁). Between neighbouring levels a and b::
 
     parq          p = clip( c + (u − c)/ρ, a, b ),  c = (a + b)/2, beyond the ends the last level
                   ρ from 1 to 0: (σ(s(½ − f)) − σ(−s/2)) / (σ(s/2) − σ(−s/2)), s the steepness
     binary_relax  p = (1 − f) u + f Q(u)
     hard          p = Q(u), the straight-through estimator
 
-Q(u) being the nearest level. Before t₁ the first two have p = u, as all have before the first step;
-from t₂ on p = Q(u), as in evaluation. Nothing is learned but the weights.
+Q(u) is the nearest level. Before t₁, parq and binary_relax have p = u, as all have before the first
+step. From t₂ on p = Q(u), as in evaluation. Only the weights are learned.
 
-torchao's optimiser wrapper does the same, keeping u beside p where here p is computed from u; its
-defaults are the options' (it has none for the annealing; that of the authors' scripts lasts all of
-training). What differs: in the steps that choose levels anew torchao's hard and binary_relax take
-the quantizer's own rounding, in all others the nearest level, as is always done here. Its warm-up,
-shrinkage and annealed weight decay, which are off by default, are left out, and its quantizers that
-are only for exporting tensors.
+torchao's optimizer wrapper computes the same, but stores u beside p, where here p is computed from
+u. Its defaults are those of the options, except that it has none for the annealing; in the authors'
+scripts the annealing lasts all of training. Differences: in the steps that choose levels, torchao's
+hard and binary_relax use the rounding of the quantizer, and in all others the nearest level, which
+is always used here. Its warm-up, shrinkage and annealed weight decay, which are off by default, are
+left out, and so are its quantizers that only export tensors.
 
 The recipe is that of the authors' script for ImageNet, which chooses ``lsb`` levels for each filter
-every 50 steps, with a steepness of 75 to 100. For ``scope: filter`` torchao compares every weight
-of a layer with every level, which takes 2^k bytes a weight for a moment.
+every 50 steps, with a steepness of 75 to 100. With levels for each filter or group, torchao
+compares every weight of a layer with every level, which takes 2^k bytes a weight for a moment.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from qbench.functional import straight_through
 from qbench.method import (
-    BitWidth,
     Field,
     Integers,
     Layer,
@@ -54,30 +53,34 @@ from qbench.method import (
     Levels,
     Library,
     Method,
-    PerChannel,
     PerTensor,
+    Quantizer,
     Recipe,
     ScopeOption,
     Ternary,
     Uniform,
-)
+)  # fmt: skip
 
-LevelRule = Literal["lsb", "uniform", "max_uniform", "ternary"]
-Prox = Literal["parq", "binary_relax", "hard"]
+QUANTIZERS: dict[str, tuple[str, Levels]] = {  # torchao's classes, and their levels
+    "lsb": ("LSBQuantizer", Learned(basis=True) | Ternary()),
+    "uniform": ("UnifQuantizer", Uniform(scales=1)),
+    "max_uniform": ("MaxUnifQuantizer", Integers(symmetric=True, named=True)),
+    "ternary": ("TernaryUnifQuantizer", Ternary()),
+}
 
 
 class PARQ(Method):
-    """Weights drawn to levels by a proximal map.
+    """Weights that a proximal map draws to levels.
 
-    Options:
-        quantizer: how levels are chosen: `LSBQuantizer`, `UnifQuantizer`, `MaxUnifQuantizer` or
+    Attributes:
+        quantizer: How levels are chosen: `LSBQuantizer`, `UnifQuantizer`, `MaxUnifQuantizer` or
             `TernaryUnifQuantizer`.
-        prox: the proximal map: `ProxPARQ`, `ProxBinaryRelax` or `ProxHardQuant`.
-        scope: levels of the layer, or of each filter.
-        period: steps after which levels are chosen anew.
-        anneal_start: the share of training after which annealing starts.
-        anneal_end: the share of training after which weights are quantized fully.
-        steepness: of ρ's descent, for ``parq``.
+        prox: Proximal map: `ProxPARQ`, `ProxBinaryRelax` or `ProxHardQuant`.
+        granularity: Weights that share levels. Default: those of a layer.
+        period: Number of steps after which levels are chosen again.
+        anneal_start: Share of training after which annealing starts.
+        anneal_end: Share of training after which weights are fully quantized.
+        steepness: Steepness of the decrease of ρ, for ``parq``.
     """
 
     name = "parq"
@@ -86,19 +89,11 @@ class PARQ(Method):
     library = Library("torchao", "0.18", "torchao.prototype.parq")
     soft = True
     paper_recipe = Recipe(
-        optimizer="sgd",
-        lr=0.1,
-        momentum=0.9,
-        schedule="step",
-        milestones=(30, 60),
-        gamma=0.1,
-        epochs=90,
-        batch_size=256,
-        weight_decay=1e-4,
-        initialization="scratch",
-    )
-    quantizer: LevelRule = "lsb"
-    prox: Prox = "parq"
+        optimizer="sgd", lr=0.1, momentum=0.9, schedule="step", milestones=(30, 60), gamma=0.1,
+        epochs=90, batch_size=256, weight_decay=1e-4, initialization="scratch",
+    )  # fmt: skip
+    quantizer: Literal["lsb", "uniform", "max_uniform", "ternary"] = "lsb"
+    prox: Literal["parq", "binary_relax", "hard"] = "parq"
     granularity: ScopeOption = PerTensor()
     period: Annotated[int, Field(ge=1)] = 10
     anneal_start: Annotated[float, Field(ge=0, le=1)] = 0.0
@@ -111,125 +106,99 @@ class PARQ(Method):
             raise ValueError(
                 f"anneal_start: {self.anneal_start} is not less than anneal_end: {self.anneal_end}"
             )
-        self._epoch, self._epochs, self._step, self._steps = 1, 1, 1, 1
 
     @property
     def weights(self) -> Levels:
         """The levels of the option ``quantizer``."""
-        match self.quantizer:
-            case "lsb":
-                return Learned(basis=True) | Ternary()
-            case "uniform":
-                return Uniform(scales=1)
-            case "max_uniform":
-                return Integers(symmetric=True, named=True)
-            case "ternary":
-                return Ternary()
+        return QUANTIZERS[self.quantizer][1]
 
     def weight_quantizer(self, layer: Layer, weight: Tensor) -> ProximalWeight:
-        """Levels from the weight, and no proximal map yet."""
-        return ProximalWeight(self, layer.weight_bits, weight)
-
-    def on_epoch_start(self, epoch: int, epochs: int) -> None:
-        """Count."""
-        self._epoch, self._epochs = epoch, epochs
-
-    def on_step_start(self, step: int, steps: int) -> None:
-        """Count."""
-        self._step, self._steps = step, steps
-
-    def after_optimizer_step(self) -> None:
-        """Choose levels anew, where it is time, and go on with the annealing."""
-        now = (self._epoch - 1) * self._steps + self._step - 1
-        total = self._epochs * self._steps
-        start = round(self.anneal_start * total)
-        end = max(start + 1, round(self.anneal_end * total))
-        for layer in self.layers:
-            quantizer = layer.weight_quantizer
-            assert isinstance(quantizer, ProximalWeight)  # noqa: S101
-            if now % self.period == 0:
-                quantizer.choose_levels(layer.latent_weight)
-            quantizer.progress = (now, start, end)
+        """Build prox(u) with levels from the weight."""
+        ternary = isinstance(self.weights.family_of(layer.weight_bits), Ternary)
+        return ProximalWeight(weight, 0 if ternary else layer.weight_bits.bits, self)
 
 
-class ProximalWeight(nn.Module):
+class ProximalWeight(Quantizer):
     """prox(u) in training, the nearest level in evaluation.
 
     Args:
-        method: the method, for its options.
-        width: k.
-        weight: u, to choose the first levels from.
+        weight: Latent weight u, from which the first levels are chosen.
+        bits: Bit-width k as torchao has it, 0 if levels are ternary.
+        method: The method, for its options.
     """
 
     levels: Tensor
 
-    def __init__(self, method: PARQ, width: BitWidth, weight: Tensor) -> None:
+    def __init__(self, weight: Tensor, bits: int, method: PARQ) -> None:
         super().__init__()
         from torchao.prototype import parq
 
-        kinds = {
-            "lsb": parq.LSBQuantizer,
-            "uniform": parq.UnifQuantizer,
-            "max_uniform": parq.MaxUnifQuantizer,
-            "ternary": parq.TernaryUnifQuantizer,
-        }
-        self.quantizer = kinds[method.quantizer]()
-        ternary = method.quantizer == "ternary" or (method.quantizer == "lsb" and width.top == 1)
-        self.bits = 0 if ternary else width.bits
-        self.prox, self.steepness = method.prox, method.steepness
-        self.per_filter = method.granularity == PerChannel()
-        self.progress = (-1, 0, 1)  # the step, none yet; annealing's start and end
-        self.register_buffer("levels", self._levels(weight))
+        self.quantizer, self.bits = getattr(parq, QUANTIZERS[method.quantizer][0])(), bits
+        self.prox, self.steepness, self.period = method.prox, method.steepness, method.period
+        self.annealing = method.anneal_start, method.anneal_end
+        self.granularity = method.granularity
+        self.dim = None if self.granularity == PerTensor() else -1  # of the weights of a group
+        self.epoch = self.epochs = 1
+        self.now = (0, 0, 1)  # the present step; start and end of the annealing
+        self.progress = (-1, 0, 1)  # the same for the last step, -1 before the first
+        self.register_buffer("levels", self._choose_levels(weight))
 
     def forward(self, u: Tensor) -> Tensor:
         """Return the weight that the network uses, shape of ``u``."""
-        return straight_through(u, self._compute(u))
+        return straight_through(u, self._compute(u.detach()))
 
-    def choose_levels(self, u: Tensor) -> None:
-        """Have torchao's quantizer choose the levels for ``u``."""
-        self.levels.copy_(self._levels(u))
+    def on_epoch_start(self, layer: Layer, epoch: int, epochs: int) -> None:
+        """Count epochs."""
+        self.epoch, self.epochs = epoch, epochs
+
+    def on_step_start(self, layer: Layer, step: int, steps: int) -> None:
+        """Count steps."""
+        start, end = (round(share * self.epochs * steps) for share in self.annealing)
+        self.now = (self.epoch - 1) * steps + step - 1, start, max(start + 1, end)
+
+    def after_optimizer_step(self, layer: Layer) -> None:
+        """Choose levels if a period has ended, and continue the annealing."""
+        if self.now[0] % self.period == 0:
+            self.levels.copy_(self._choose_levels(layer.latent_weight))
+        self.progress = self.now
 
     def get_extra_state(self) -> Tensor:
-        """Where the annealing is, for a checkpoint."""
+        """Return the progress of the annealing, for a checkpoint."""
         return torch.tensor(self.progress)
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Go on from where a checkpoint was."""
-        now, start, end = (int(value) for value in state)
+        """Restore what `get_extra_state` returned."""
+        now, start, end = map(int, state)
         self.progress = now, start, end
 
-    def _levels(self, u: Tensor) -> Tensor:
+    def _groups(self, u: Tensor) -> list[Tensor]:
+        return [u] if self.dim is None else self.granularity.split(u)
+
+    def _choose_levels(self, u: Tensor) -> Tensor:
         with torch.autocast(u.device.type, enabled=False):  # the library multiplies matrices
-            levels: Tensor = self.quantizer.quantize(self._rows(u), self.bits, dim=self._dim)[1]
-        return levels.to(u.dtype)
+            found = [self.quantizer.quantize(x, self.bits, self.dim)[1] for x in self._groups(u)]
+        return torch.cat(found).to(u.dtype)
 
     def _map(self, u: Tensor) -> Tensor:
-        now, start, end = self.progress
-        p = self._rows(u).clone()
-        if now >= 0 or not self.training:
-            kind: Prox = self.prox if self.training else "hard"
-            prox = _prox_map(kind, start, end, self.steepness)
-            prox.apply_(p, None, self.levels.to(p.dtype), now, dim=self._dim)
-        return p.view(u.shape)
+        if self.training and self.progress[0] < 0:
+            return u
+        if self.dim is None:
+            return self._prox(u, self.levels)
+        levels = iter(self.levels.split([len(rows) for rows in self._groups(u)]))
+        return self.granularity.apply(u, lambda rows: self._prox(rows, next(levels)))
 
     # The step is a plain number, as the library wants it: torch.compile would compile for each.
     _compute = torch.compiler.disable(_map)
 
-    def _rows(self, u: Tensor) -> Tensor:
-        return u.detach().flatten(1) if self.per_filter else u.detach()
+    def _prox(self, u: Tensor, levels: Tensor) -> Tensor:
+        from torchao.prototype import parq
 
-    @property
-    def _dim(self) -> int | None:
-        return -1 if self.per_filter else None
-
-
-def _prox_map(kind: Prox, start: int, end: int, steepness: float) -> Any:
-    from torchao.prototype.parq import ProxBinaryRelax, ProxHardQuant, ProxPARQ
-
-    match kind:
-        case "parq":
-            return ProxPARQ(start, end, steepness=steepness)
-        case "binary_relax":
-            return ProxBinaryRelax(start, end)
-        case "hard":
-            return ProxHardQuant()
+        (now, start, end), p = self.progress, u.clone()
+        if self.prox == "hard" or not self.training:
+            prox = parq.ProxHardQuant()
+        elif self.prox == "binary_relax":
+            prox = parq.ProxBinaryRelax(start, end)
+        else:
+            prox = parq.ProxPARQ(start, end, steepness=self.steepness)
+        prox.apply_(p, None, levels.to(p.dtype), now, dim=self.dim)
+        return p

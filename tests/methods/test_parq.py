@@ -58,6 +58,14 @@ def nearest(u: Array, levels: Array) -> Array:
     return found
 
 
+def groups_of(w: Array, scope: str) -> list[Array]:
+    """Return the weights that share levels, group by group in their order."""
+    filters = list(w.reshape(len(w), -1))
+    if scope == "per_group(10)":
+        return [part for row in filters for part in np.split(row, range(10, len(row), 10))]
+    return filters if scope == "filter" else [w.reshape(-1)]
+
+
 QUANTIZERS_AND_BITS = [
     ("lsb", "1"),
     ("lsb", "2"),
@@ -72,15 +80,15 @@ QUANTIZERS_AND_BITS = [
 
 
 @needs_torchao
-@pytest.mark.parametrize("scope", ["layer", "filter"])
+@pytest.mark.parametrize("scope", ["layer", "filter", "per_group(10)"])
 @pytest.mark.parametrize(("quantizer", "bits"), QUANTIZERS_AND_BITS)
 def test_parq_evaluates_the_nearest_of_the_quantizers_levels(
     quantizer: str, bits: str, scope: str
 ) -> None:
     w = normal(4, 3, 3, 3)
     module = build_weight_quantizer("parq", w, bits, quantizer=quantizer, scope=scope).eval()
-    groups = list(w.numpy()) if scope == "filter" else [w.numpy()]
-    expected = np.stack([nearest(u, parq_levels(u, quantizer, bits)) for u in groups])
+    groups = groups_of(w.numpy(), scope)
+    expected = np.concatenate([nearest(u, parq_levels(u, quantizer, bits)) for u in groups])
     np.testing.assert_allclose(output_of(module, w), expected.reshape(w.shape), rtol=1e-6)
 
 
