@@ -26,15 +26,23 @@ optimizer step, belongs to the quantizer that holds the state: see `Quantizer`.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, dataclass_transform
 
 import pydantic
+import torch
 from pydantic import ConfigDict, Field
 from torch import Tensor, nn
 
 from qbench.libraries import Library
+from qbench.quant.parametrizations import (
+    assign_weight,
+    computed_weight,
+    originals,
+    parametrization_count,
+)
 from qbench.spec.bits import BitWidth, BitWidths
 from qbench.spec.granularity import (
     Granularity,
@@ -93,16 +101,41 @@ class Layer:
     activation_levels: Levels | None = None
     weight_quantizer: nn.Module | None = field(default=None, repr=False)
     activation_quantizer: nn.Module | None = field(default=None, repr=False)
+    _latent: Tensor | None = field(default=None, init=False, repr=False)
 
     @property
-    def latent_weight(self) -> nn.Parameter:
-        """The full-precision weight that training updates, shape as ``module.weight``."""
-        if self.weight_quantizer is None:
-            weight = self.module.weight
-        else:
-            weight = self.module.parametrizations.weight.original  # type: ignore[union-attr]
-        assert isinstance(weight, nn.Parameter)  # noqa: S101
-        return weight
+    def latent_weight(self) -> Tensor:
+        """The full-precision weight that is quantized, shape as ``module.weight``.
+
+        It is the parameter that training updates. If the layer has a parametrization of its own,
+        such as weight normalization, it is what that computes. A hook of a quantizer may change it
+        in place; the change is then assigned through the parametrization.
+        """
+        if self.own_parametrizations == 0:
+            return originals(self.module)[0]
+        if self._latent is not None:
+            return self._latent
+        return computed_weight(self.module, self.own_parametrizations)
+
+    @property
+    def own_parametrizations(self) -> int:
+        """Number of parametrizations that the weight had before a quantizer was attached."""
+        return parametrization_count(self.module) - (self.weight_quantizer is not None)
+
+    @contextmanager
+    def latent_weight_may_change(self) -> Iterator[None]:
+        """Context manager in which changes of `latent_weight` are kept."""
+        if self.own_parametrizations == 0:
+            yield
+            return
+        self._latent = computed_weight(self.module, self.own_parametrizations)
+        before = self._latent.detach().clone()
+        try:
+            yield
+        finally:
+            after, self._latent = self._latent.detach(), None
+        if not torch.equal(before, after):
+            assign_weight(self.module, self.own_parametrizations, after)
 
 
 class Quantizer(nn.Module):

@@ -27,7 +27,10 @@ from qbench.quant.layers import (
     rename_layers,
     select_layers,
 )
+from qbench.quant.loading import accept_float_states
 from qbench.quant.options import build_method
+from qbench.quant.parametrizations import computed_weight, originals, parametrization_count
+from qbench.quant.state import ATTACHED, check_attachable, check_selection
 from qbench.spec.bits import BitWidths
 from qbench.spec.policies import DEFAULT_LAYERS, LayerPolicy, policy_widths
 
@@ -52,7 +55,8 @@ def attach(
             tensors, or tuples whose first item is the input. Needed if activations are quantized.
         layers: Layers to quantize: ``'skip_first_last'`` (all but the first convolution and the
             last layer), ``'all'``, ``'first_last_8bit'``, a list of names, or a mapping from names
-            to bit-widths.
+            to bit-widths. Names may be patterns such as ``'features.*'``; a name after ``!`` leaves
+            its layers out again, as in ``['*', '!aux*']``.
         task: Task of the model, for methods that support only some tasks.
         options: Options of the method, if ``method`` is a name.
 
@@ -60,7 +64,9 @@ def attach(
         The handle through which training drives the method.
 
     Raises:
-        QbenchError: The method, an option, a layer or the bit-widths are unknown or unsupported.
+        QbenchError: The method, an option, a layer or the bit-widths are unknown or unsupported;
+            the model has quantizers already, or values that are not initialized or not finite; or
+            nothing is left to quantize.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8), nn.Linear(8, 2))
@@ -83,7 +89,10 @@ def attach(
         if reason := method.supports(each, task):
             raise QbenchError(f"{method.name} cannot do {each}: {reason}")
 
+    check_attachable(model)
     model = prepare(model, method, widths, layers)
+    if not widths.is_float:
+        check_selection(model, method.layers)
     check_shared_weights(model, method.layers)
     handle = Handle(model, method)
     batches = (batch[0] if isinstance(batch, list | tuple) else batch for batch in calibration)
@@ -92,6 +101,7 @@ def attach(
     samples = sample_inputs(model, method.layers, kept)
     try:
         for layer in method.layers:
+            handle._training_hooks.append(accept_float_states(layer.module))
             handle._attach_weight(layer)
             if not layer.activation_bits.is_float:
                 handle._attach_input(layer, samples[layer.name])
@@ -215,9 +225,11 @@ class Handle:
         """Yield the quantizers with hooks, once for each weight and each input they quantize."""
         weights = set()
         for layer in self.layers:
-            if isinstance(layer.weight_quantizer, Quantizer) and layer.latent_weight not in weights:
-                weights.add(layer.latent_weight)
-                yield layer.weight_quantizer, layer
+            original = originals(layer.module)[0]
+            if isinstance(layer.weight_quantizer, Quantizer) and original not in weights:
+                weights.add(original)
+                with layer.latent_weight_may_change():
+                    yield layer.weight_quantizer, layer
             if isinstance(layer.activation_quantizer, Quantizer):
                 yield layer.activation_quantizer, layer
 
@@ -262,14 +274,15 @@ class Handle:
             The model.
         """
         values: dict[nn.Parameter, Tensor] = {}
-        for layer in self.layers:
-            if layer.weight_quantizer is not None and layer.latent_weight not in values:
-                layer.weight_quantizer.eval()
-                values[layer.latent_weight] = _weight(layer).detach().clone()
-        self._release_weights()
+        quantized = [layer for layer in self.layers if layer.weight_quantizer is not None]
+        for layer in quantized:
+            layer.weight_quantizer.eval()  # type: ignore[union-attr]
+            values.setdefault(originals(layer.module)[0], _weight(layer).detach().clone())
+        hardened = [(layer.module, values[originals(layer.module)[0]]) for layer in quantized]
+        self._release_weights(keep_own=False)
         with torch.no_grad():
-            for weight, value in values.items():
-                weight.copy_(value)
+            for module, value in hardened:
+                originals(module)[0].copy_(value)
         for layer in self.layers:
             if not isinstance(layer.activation_quantizer, Hardened | None):
                 layer.activation_quantizer = Hardened(layer.activation_quantizer)
@@ -293,24 +306,35 @@ class Handle:
                 del layer.module.output_module
         return self.model
 
-    def _release_weights(self) -> None:
-        """Remove the weight quantizers and what drives them, and leave the latent weights."""
+    def _release_weights(self, keep_own: bool = True) -> None:
+        """Remove the weight quantizers and what drives them, and leave the latent weights.
+
+        Args:
+            keep_own: Whether to keep the parametrizations that layers have of their own.
+        """
         for hook in self._training_hooks:
             hook.remove()
         for layer in self.layers:
-            if layer.weight_quantizer is not None:
+            if layer.weight_quantizer is None:
+                continue
+            own = layer.own_parametrizations
+            if own and keep_own:
+                del layer.module.parametrizations.weight[-1]  # type: ignore[operator, union-attr]
+            else:
                 _own_class(layer.module)
-                parametrize.remove_parametrizations(
-                    layer.module, "weight", leave_parametrized=False
-                )
-                layer.weight_quantizer = None
+                parametrize.remove_parametrizations(layer.module, "weight", own > 0)
+                if "weight" in layer.module._buffers:  # if its computation passes no gradient
+                    weight = layer.module._buffers.pop("weight")
+                    layer.module.weight = nn.Parameter(weight)  # type: ignore[arg-type]
+            layer.weight_quantizer = None
 
     def _attach_weight(self, layer: Layer) -> None:
         if layer.weight_bits.is_float:
             return
         weight = layer.latent_weight
         for other in self.layers:  # one quantizer for a weight that layers share
-            if other.weight_quantizer is not None and other.latent_weight is weight:
+            shared = originals(other.module)[0] is originals(layer.module)[0]
+            if other.weight_quantizer is not None and shared:
                 layer.weight_quantizer = other.weight_quantizer
                 parametrize.register_parametrization(layer.module, "weight", other.weight_quantizer)
                 return
@@ -321,6 +345,7 @@ class Handle:
         _check_module(quantizer, what, layer)
         quantizer.to(weight.device)
         _check_output(quantizer, weight.detach(), what, layer)
+        setattr(quantizer, ATTACHED, True)
         parametrize.register_parametrization(layer.module, "weight", quantizer)
         layer.weight_quantizer = quantizer
         if _observes(quantizer):
@@ -335,6 +360,7 @@ class Handle:
         _check_module(quantizer, what, layer)
         quantizer.to(sample.device)
         _check_output(quantizer, sample[:1], what, layer)
+        setattr(quantizer, ATTACHED, True)
         layer.module.input_quantizer = quantizer
         layer.activation_quantizer = quantizer
         self._layer_hooks.append(layer.module.register_forward_pre_hook(_quantize_input))
@@ -356,6 +382,7 @@ class Hardened(nn.Module):
     def __init__(self, quantizer: nn.Module) -> None:
         super().__init__()
         self.quantizer = quantizer
+        setattr(self, ATTACHED, True)
         self.train(False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -413,9 +440,10 @@ def _observes(quantizer: nn.Module) -> bool:
 
 def _observe_weight(module: nn.Module, args: Any, output: Any) -> None:
     if module.training:
-        weight: Any = module.parametrizations.weight  # type: ignore[union-attr]
+        own = parametrization_count(module) - 1
+        quantizer: Any = module.parametrizations.weight[own]  # type: ignore[index, union-attr]
         with torch.no_grad():
-            weight[0].observe(weight.original)
+            quantizer.observe(computed_weight(module, own) if own else originals(module)[0])
 
 
 def _quantize_input(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:

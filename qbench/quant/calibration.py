@@ -44,15 +44,23 @@ def sample_inputs(
         if images or not seen[name]:
             seen[name].append(x[: max(1, images)].detach().clone())
 
+    given = False
     with observed_inputs(wanted, keep), torch.no_grad(), evaluation_mode(model):
         for batch in batches:
             model(batch)
-    for name, inputs in seen.items():
-        if not inputs:
-            raise QbenchError(
-                f"'{name}' saw no calibration data, and quantizing its input needs some: pass "
-                "calibration=batches of training images"
-            )
+            given = True
+    if not given:
+        raise QbenchError(
+            f"'{wanted[0].name}' saw no calibration data, and quantizing its input needs some: "
+            "pass calibration=batches of training images"
+        )
+    if unseen := [name for name, inputs in seen.items() if not inputs]:
+        names, patterns = ", ".join(f"'{name}'" for name in unseen), [f"!{n}" for n in unseen]
+        raise QbenchError(
+            f"{names}: never called in evaluation mode, so there is no input to quantize "
+            "(auxiliary heads and the layers of nn.MultiheadAttention are not called); leave "
+            f"{'it' if len(unseen) == 1 else 'them'} out with layers={['*', *patterns]}"
+        )
     return {name: torch.cat(inputs) for name, inputs in seen.items()}
 
 

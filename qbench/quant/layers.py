@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fnmatch
 from collections.abc import Iterable, Mapping, Sequence
 
 from torch import nn
 
 from qbench.errors import QbenchError, nearest
 from qbench.method import Layer, Levels, Method
+from qbench.quant.parametrizations import originals
 from qbench.spec.bits import FLOAT_BITS, BitWidth, BitWidths
 from qbench.spec.policies import POLICIES, LayerPolicy, eight_bits
 
@@ -20,7 +22,8 @@ def select_layers(model: nn.Module, policy: LayerPolicy, bits: BitWidths) -> lis
 
     Args:
         model: Any module.
-        policy: Layer policy, as in `attach`.
+        policy: Layer policy, as in `attach`. Names may be patterns such as ``'features.*'``, and a
+            name after ``!`` leaves its layers out again: ``['*', '!aux*']``.
         bits: Bit-widths of the layers for which the policy names no other.
 
     Returns:
@@ -39,20 +42,34 @@ def select_layers(model: nn.Module, policy: LayerPolicy, bits: BitWidths) -> lis
         widths = {name: bits for name in names if policy != "skip_first_last" or name not in ends}
         if policy == "first_last_8bit":
             widths |= {name: eight_bits(bits) for name in ends}
-    elif isinstance(policy, Mapping):
-        widths = {name: BitWidths.parse(text) for name, text in policy.items()}
     else:
-        widths = dict.fromkeys(policy, bits)
-    for name in widths:
-        if name not in found:
-            raise QbenchError(
-                f"the model has no conv or linear layer '{name}'{nearest(name, names)}"
-            )
+        widths = {}
+        for pattern in policy:
+            matching = _matching(pattern.removeprefix("!"), names)
+            if pattern.startswith("!"):
+                widths = {name: each for name, each in widths.items() if name not in matching}
+            else:
+                given = BitWidths.parse(policy[pattern]) if isinstance(policy, Mapping) else bits
+                widths |= dict.fromkeys(matching, given)
     return [
         Layer(name, found[name], widths[name].weights, widths[name].activations)
         for name in names
         if name in widths and not widths[name].is_float
     ]
+
+
+def _matching(pattern: str, names: Sequence[str]) -> list[str]:
+    """Return the names that a pattern of `fnmatch` matches; at least one.
+
+    Raises:
+        QbenchError: No name matches.
+    """
+    found = [pattern] if pattern in names else fnmatch.filter(names, pattern)
+    if not found:
+        raise QbenchError(
+            f"the model has no conv or linear layer '{pattern}'{nearest(pattern, names)}"
+        )
+    return found
 
 
 def declare_levels(layers: Iterable[Layer], method: Method) -> None:
@@ -103,7 +120,7 @@ def check_shared_weights(model: nn.Module, layers: Sequence[Layer]) -> None:
     first: dict[int, str] = {}
     for name, module in model.named_modules():
         if isinstance(module, QUANTIZABLE):
-            other = first.setdefault(id(module.weight), name)
+            other = first.setdefault(id(originals(module)[0]), name)
             mine, its = (widths.get(each, FLOAT) for each in (name, other))
             if mine != its:
                 raise QbenchError(

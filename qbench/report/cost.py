@@ -31,6 +31,7 @@ from qbench.method import Layer, Method
 from qbench.quant.attach import prepare
 from qbench.quant.layers import QUANTIZABLE
 from qbench.quant.options import build_method
+from qbench.quant.parametrizations import originals
 from qbench.report.problems import noted
 from qbench.spec.bits import FLOAT_BITS, FULL_PRECISION, BitWidths
 from qbench.spec.trial import Trial
@@ -174,9 +175,12 @@ def cost(model: nn.Module, layers: list[Layer], counted: MultiplyAdds) -> Cost:
     for layer in layers:
         operands = layer.weight_bits.bits * layer.activation_bits.bits
         bops += counted.by_layer[layer.name] * operands
-    quantized = {m.latent_weight: m for m in layers if m.weight_levels is not None}
+    quantized = {originals(m.module)[0]: m for m in layers if m.weight_levels is not None}
+    computed = {p for m in quantized.values() for p in originals(m.module)[1:]}
     weight_bits = sum(
-        packed_bits(parameter, quantized.get(parameter)) for parameter in model.parameters()
+        packed_bits(parameter, quantized.get(parameter))
+        for parameter in model.parameters()
+        if parameter not in computed
     )
     return Cost(weight_bits, bops)
 
@@ -190,9 +194,9 @@ def packed_bits(parameter: nn.Parameter, layer: Layer | None) -> int:
     """
     if layer is None or layer.weight_levels is None:
         return FLOAT_BITS * parameter.numel()
-    levels, width = layer.weight_levels, layer.weight_bits
-    numbers = levels.granularity.groups(parameter.shape) * levels.numbers(width)
-    return parameter.numel() * width.bits + numbers * FLOAT_BITS
+    levels, width, weight = layer.weight_levels, layer.weight_bits, layer.latent_weight
+    numbers = levels.granularity.groups(weight.shape) * levels.numbers(width)
+    return weight.numel() * width.bits + numbers * FLOAT_BITS
 
 
 def multiply_adds(model: nn.Module, dataset: Dataset) -> MultiplyAdds:

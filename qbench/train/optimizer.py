@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.utils import parametrize
 from torch.optim.lr_scheduler import LambdaLR
 
 from qbench.quant.attach import Handle
 from qbench.quant.layers import QUANTIZABLE
+from qbench.quant.parametrizations import originals
 from qbench.spec.recipe import Recipe
 
 
@@ -180,16 +180,8 @@ def _groups(handle: Handle, recipe: Recipe) -> Iterator[dict[str, Any]]:
 def _decayed_weights(handle: Handle, which: str) -> set[nn.Parameter]:
     """Return the weights that ``weights``, ``quantized`` or ``classifier`` names."""
     if which == "quantized":
-        return {each.latent_weight for each in handle.layers if each.weight_quantizer is not None}
-    kind = nn.Linear if which == "classifier" else QUANTIZABLE
-    return {_latent(m) for m in handle.model.modules() if isinstance(m, kind)}
-
-
-def _latent(module: nn.Module) -> nn.Parameter:
-    """Return the weight of a layer that training updates."""
-    if parametrize.is_parametrized(module, "weight"):
-        weight = module.parametrizations.weight.original  # type: ignore[union-attr]
+        modules = [layer.module for layer in handle.layers if layer.weight_quantizer is not None]
     else:
-        weight = module.weight
-    assert isinstance(weight, nn.Parameter)  # noqa: S101
-    return weight
+        kind = nn.Linear if which == "classifier" else QUANTIZABLE
+        modules = [module for module in handle.model.modules() if isinstance(module, kind)]
+    return {parameter for module in modules for parameter in originals(module)}

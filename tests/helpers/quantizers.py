@@ -108,7 +108,7 @@ def first_weight_quantizer(handle: Handle) -> nn.Module:
     return quantizer
 
 
-def latent_weight(handle: Handle) -> nn.Parameter:
+def latent_weight(handle: Handle) -> Tensor:
     """Return the weight of the first quantized layer that training updates."""
     return handle.layers[0].latent_weight
 

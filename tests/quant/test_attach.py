@@ -372,7 +372,6 @@ def test_the_ends_may_have_eight_bits(bits: str, ends: str) -> None:
 
 def test_layers_may_be_listed() -> None:
     assert names_of(["11", "0"]) == {"0": "2/32", "11": "2/32"}
-    assert names_of([]) == {}
 
 
 def test_layers_may_each_have_their_widths() -> None:
@@ -456,3 +455,54 @@ def test_what_is_not_quantized_may_have_a_learning_rate_of_its_own() -> None:
     assert len(other["params"]) + len(quantized["params"]) + len(learned["params"]) == len(names)
     assert (quantized["lr"], other["lr"], learned["lr"]) == (0.1, 0.001, 0.1)
     assert quantized["weight_decay"] == other["weight_decay"] == 5e-4
+
+
+@pytest.mark.parametrize(
+    ("layers", "names"),
+    [
+        (["*"], ["0", "3", "6", "11", "13"]),
+        (["1*"], ["11", "13"]),
+        (["*", "!0"], ["3", "6", "11", "13"]),
+        (["*", "!1*", "13"], ["0", "3", "6", "13"]),
+        ({"*": "4/32", "1*": "8/32"}, ["0", "3", "6", "11", "13"]),
+    ],
+)
+def test_layers_may_be_patterns_and_left_out_again(layers: Any, names: list[str]) -> None:
+    assert list(names_of(layers)) == names
+
+
+def test_a_later_pattern_of_a_mapping_counts() -> None:
+    assert names_of({"*": "4/32", "1*": "8/32"})["11"] == "8/32"
+
+
+def test_a_pattern_that_matches_nothing_is_refused() -> None:
+    with pytest.raises(QbenchError, match=r"no conv or linear layer 'head\.\*'"):
+        attach(network(), "ste", bits="2/32", layers=["head.*"])
+
+
+class Headed(nn.Module):
+    """A network with an auxiliary head that is called in training only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 8))
+        self.aux = nn.Linear(8, 3)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.body(x)
+        return self.head(x) + self.aux(x) if self.training else self.head(x)
+
+
+def test_a_layer_that_is_never_called_in_evaluation_is_named_with_a_way_out() -> None:
+    x = torch.randn(4, 6)
+    with pytest.raises(QbenchError, match="'aux': never called in evaluation") as refused:
+        attach(Headed(), "ste", bits="2/2", calibration=[x])
+    assert "leave it out with layers=['*', '!aux']" in str(refused.value)
+    assert attach(Headed(), "ste", bits="2/2", layers=["*", "!aux"], calibration=[x]).layers
+
+
+def test_attention_is_named_where_its_layers_are_not_called() -> None:
+    model = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    with pytest.raises(QbenchError, match=r"'self_attn\.out_proj': never called"):
+        attach(model, "ste", bits="2/2", layers="all", calibration=[torch.randn(2, 3, 8)])
