@@ -152,7 +152,7 @@ class Connection:
             QbenchError: The experiment was deleted.
             mlflow.exceptions.MlflowException: MLflow refuses.
         """
-        location = f"{self.artifacts.as_uri()}/{name}" if self._is_database else None
+        location = (self.artifacts / name).as_uri() if self._is_database else None
         found = self.client.get_experiment_by_name(name)
         if found is None:
             try:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import sqlite3
 from pathlib import Path
 from unittest.mock import Mock
@@ -73,6 +74,23 @@ def test_the_weights_of_a_run_can_be_fetched(store: Store, tmp_path: Path) -> No
     target.mkdir()
     assert store.fetch(run, "weights.pt", target).read_bytes() == b"weights"
     assert [path.name for path in target.iterdir()] == ["weights.pt"]
+
+
+def test_a_database_elsewhere_has_its_artifacts_in_the_results_folder(
+    tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = tmp_path / "shared.db"
+    shutil.copyfile(empty_database, database)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{database}")
+    monkeypatch.chdir(tmp_path)
+    store = Store(Path("results"))
+    with store.alone():
+        store.record(result(), tmp_path)
+    assert len(list((tmp_path / "results" / "artifacts").rglob("history.json"))) == 1
+    assert not (tmp_path / "mlruns").exists()
+    monkeypatch.chdir("/")
+    (run,) = Store(tmp_path / "another folder").finished()
+    assert store.result(run).history == result().history
 
 
 def test_an_artifact_that_is_not_there_is_named(store: Store, tmp_path: Path) -> None:
