@@ -19,6 +19,7 @@ from qbench.errors import QbenchError, nearest
 
 # Folders that systems and network drives make, in addition to those that begin with a dot.
 _OF_SYSTEMS = ("__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information")
+_MAX_LABEL = 1_000_000
 _DEEP_MODES = ("I", "F")  # of images with more than 8 bits, and of their variants, as "I;16"
 
 
@@ -241,6 +242,8 @@ def _lines(path: Path) -> Iterator[tuple[int, str, int]]:
             continue
         if not name or not label.isdecimal():
             raise QbenchError(f"{path}:{number}: expected `path label`, found {line.strip()!r}")
+        if int(label) > _MAX_LABEL:
+            raise QbenchError(f"{path}:{number}: a label is {_MAX_LABEL:,} at most, not {label}")
         if prefix is None:  # paths are relative to the list or to the folder of its split
             prefixes = ("", f"{path.stem}/")
             prefix = next((p for p in prefixes if (path.parent / p / name).exists()), None)

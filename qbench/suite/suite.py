@@ -277,7 +277,7 @@ def load_suite(path: Path, assignments: Sequence[str] = (), plugins: Sequence[st
     data = spelled_out(document.data)
     if isinstance(data.get("methods"), list):
         present = {(row_fields(entry) or {}).get("method") for entry in data["methods"]}
-        data["methods"] += [name for name in plugins if name not in present]
+        data["methods"] += [name for name in dict.fromkeys(plugins) if name not in present]
     problems = dict(reversed(list(problems_of_content(data))))  # the first one of each location
     if isinstance(data.get("methods"), list):
         data["methods"] = [row_fields(entry) or entry for entry in data["methods"]]

@@ -143,6 +143,11 @@ def test_lists_name_images_and_labels(tmp_path: Path) -> None:
             r"val\.txt:2: c\.jpg is in line 1",
         ),
         (["a.jpg -1", "b.jpg 1"], ["c.jpg 1"], r"train\.txt:1: expected `path label`"),
+        (
+            ["a.jpg 0", f"b.jpg {10**30}"],
+            ["c.jpg 0"],
+            r"train\.txt:2: a label is 1,000,000 at",
+        ),
         (["a.jpg ²", "b.jpg 1"], ["c.jpg 1"], r"train\.txt:1: expected `path label`"),
     ],
 )

@@ -8,7 +8,7 @@ import pytest
 
 from qbench.suite.grid import expand
 from qbench.suite.suite import load_suite
-from tests.helpers.suites import BY_MODEL, ROWS, grid, load
+from tests.helpers.suites import BY_MODEL, GOOD, ROWS, grid, load
 
 SUITES = Path(__file__).parents[2] / "suites"
 
@@ -78,3 +78,10 @@ def test_the_folder_of_the_data_does_not_depend_on_the_working_directory(
     assert here.data == {"root": str(tmp_path / "images")}
     at_home = load(tmp_path, BY_MODEL, "data.root=~/images")
     assert at_home.data == {"root": "/home/anna/images"}
+
+
+def test_the_methods_of_files_are_added_once(tmp_path: Path) -> None:
+    path = tmp_path / "suite.yaml"
+    path.write_text(GOOD, encoding="utf-8")
+    suite = load_suite(path, plugins=["dorefa", "ste", "dorefa"])
+    assert [row.method for row in suite.methods] == ["ste", "bwn", "dorefa"]
