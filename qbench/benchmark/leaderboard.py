@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from qbench.spec.result import ImageDetections
     from qbench.store.mlflow import Store
 
+_HASH = re.compile(r"[0-9a-f]{8,}")
+
 
 def write(benchmark: Benchmark, html: bool = False) -> Report:
     """Write the tables and figures of a suite from what is stored.
@@ -71,8 +73,10 @@ def write(benchmark: Benchmark, html: bool = False) -> Report:
 
 def _presentation(benchmark: Benchmark) -> Presentation:
     suite, dataset = benchmark.suite, benchmark.dataset
-    own = dataset.identity()
-    told = ", ".join(f"{name} {setting_text(value)}" for name, value in own.items())
+    own = {name: setting_text(value) for name, value in dataset.identity().items()}
+    told = ", ".join(f"{name} {text}" for name, text in own.items() if not _HASH.fullmatch(text))
+    test_items = dataset.sizes()[1]
+    known = test_items and dataset.task == "classification"
     return Presentation(
         name=suite.name,
         title=suite.title or suite.name,
@@ -81,8 +85,8 @@ def _presentation(benchmark: Benchmark) -> Presentation:
         rehearsal=benchmark.rehearsal,
         tables=suite.tables,
         data=f"Data: {dataset.title} with {told}." if told else "",
-        chance=100 / dataset.num_classes if dataset.task == "classification" else math.nan,
-        test_items=dataset.sizes()[1],
+        chance=100 / dataset.num_classes if known else math.nan,
+        test_items=test_items,
         date=_day(benchmark.runs.values()),
     )
 

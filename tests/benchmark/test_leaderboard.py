@@ -67,3 +67,22 @@ def test_a_cost_that_cannot_be_counted_is_named(
     report = leaderboard.write(mixed)
     assert "the cost of ste on convnet_tiny: NotImplementedError: an operation" in report.problems
     assert "90.05" in (mixed.folder / "leaderboard.md").read_text(encoding="utf-8")
+
+
+def test_a_report_says_what_the_data_are(mixed: Benchmark, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = {"image_size": 64, "classes": 12, "files": "0123456789abcdef"}
+    monkeypatch.setattr(mixed.dataset, "identity", lambda: own)
+    leaderboard.write(mixed)
+    text = (mixed.folder / "leaderboard.md").read_text(encoding="utf-8")
+    assert "Data: Digits with image_size 64, classes 12." in text
+
+
+def test_a_report_doubts_a_baseline_that_a_quantized_network_surpasses(
+    small_suite: Path, elsewhere: Path
+) -> None:
+    benchmark = filled(small_suite, elsewhere, BEFORE | {"fp32": 60.0})
+    (table,) = leaderboard.write(benchmark).tables
+    assert table.doubts == [
+        "Doubtful: full precision of convnet_tiny on digits (60.05 %) is far below STE at 2/32 "
+        "(90.05 %)."
+    ]
