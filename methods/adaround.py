@@ -21,7 +21,6 @@ after it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Annotated
 
 import torch
@@ -30,7 +29,7 @@ from torch.func import functional_call
 
 from qbench.functional import integer_range
 from qbench.method import Field, Granularity, GranularityOption, Integers, Layer, Method, PerTensor
-from qbench.quant.hooks import bypassed, observed
+from qbench.quant.hooks import bypassed, record
 
 from .ptq_minmax import FixedActivation
 from .ptq_mse import PTQMSE, best_factor
@@ -82,16 +81,17 @@ class AdaRound(Method):
                 seen = record(model, layer, batches, lambda x, y: x)
             if layer.weight_quantizer is not None:
                 v = layer.weight_quantizer.get_buffer("v")
-                v.copy_(self.learn(layer, v.clone().requires_grad_(), seen, target))
+                v.copy_(self.learn(layer, v, seen, target))
 
-    def learn(self, layer: Layer, v: Tensor, seen: Tensor, target: Tensor) -> Tensor:
+    def learn(self, layer: Layer, start: Tensor, seen: Tensor, target: Tensor) -> Tensor:
         """Return the V of a layer, learned from its inputs x̂ and its full-precision outputs W x."""
+        name = next(name for name, buffer in layer.module.named_buffers() if buffer is start)
+        v = start.clone().requires_grad_()
         optimizer = torch.optim.Adam([v], lr=self.lr)
         warm_up = round(WARM_UP * self.iterations)
         for iteration in range(self.iterations):
             chosen = torch.randint(len(seen), (self.batch_size,)).to(seen.device)
-            replaced = {"parametrizations.weight.0.v": v}
-            output = functional_call(layer.module, replaced, (seen[chosen],))
+            output = functional_call(layer.module, {name: v}, (seen[chosen],))
             loss = (output - target[chosen]).square().sum() / self.batch_size
             if iteration >= warm_up:
                 done = (iteration - warm_up) / max(1, self.iterations - warm_up)
@@ -144,18 +144,3 @@ class AdaptiveRounding(nn.Module):
         up = self.h(self.v) if self.v.requires_grad else self.v >= 0
         s = self.step.to(w.dtype)
         return s * ((w / s).floor() + up.to(w.dtype)).clamp(self.quant_min, self.quant_max)
-
-
-@torch.no_grad()
-def record(
-    model: nn.Module,
-    layer: Layer,
-    batches: list[Tensor],
-    keep: Callable[[Tensor, Tensor], Tensor],
-) -> Tensor:
-    """Return what ``keep`` selects of the inputs and outputs of a layer on batches, (images, …)."""
-    found: list[Tensor] = []
-    with observed({layer.name: layer.module}, lambda _, x, y: found.append(keep(x, y).clone())):
-        for batch in batches:
-            model(batch)
-    return torch.cat(found)

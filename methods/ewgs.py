@@ -22,14 +22,13 @@ trains them at ``lr_factor`` times its learning rate.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 
 from qbench.method import Field, Layer, Method, Recipe, Uniform
-from qbench.quant.hooks import bypassed, observed
+from qbench.quant.hooks import bypassed, record
 
 
 class EWGS(Method):
@@ -66,20 +65,13 @@ class EWGS(Method):
     @torch.no_grad()
     def calibrate(self, model: nn.Module, batches: list[Tensor]) -> None:
         """Initialize o so that outputs keep their mean size."""
-        for x in batches[:1]:
+        for layer in self.layers if batches else ():  # those before it have their scales
             with bypassed(self.layers):
-                before = mean_outputs(model, self.layers, x)
-            for layer in self.layers:  # those before it have their scales
-                after = mean_outputs(model, [layer], x)
-                ratio = before[layer.name] / after[layer.name] if after[layer.name] else 0.0
-                if layer.weight_quantizer is not None and ratio > 0:
-                    layer.weight_quantizer.get_parameter("output_scale").fill_(ratio)
-
-    def parameter_groups(
-        self, parameters: list[nn.Parameter], lr: float
-    ) -> Iterable[dict[str, Any]]:
-        """Give l, u and o a learning rate of their own and no weight decay."""
-        return [{"params": parameters, "weight_decay": 0.0, "lr": self.lr_factor * lr}]
+                before = record(model, layer, batches[:1], lambda x, y: y).abs().mean()
+            after = record(model, layer, batches[:1], lambda x, y: y).abs().mean()
+            if layer.weight_quantizer is not None and before > 0 and after > 0:
+                ratio = float(before) / float(after)
+                layer.weight_quantizer.get_parameter("output_scale").fill_(ratio)
 
 
 class UnitInterval(nn.Module):
@@ -128,12 +120,3 @@ class _ScaledRound(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None]:
         (error,) = ctx.saved_tensors
         return g * (1 + ctx.delta * g.sign() * error), None, None
-
-
-def mean_outputs(model: nn.Module, layers: list[Layer], x: Tensor) -> dict[str, float]:
-    """Return the mean size of each layer's output, by the layer's name."""
-    found: dict[str, float] = {}
-    modules = {layer.name: layer.module for layer in layers}
-    with observed(modules, lambda name, _, y: found.update({name: float(y.abs().mean())})):
-        model(x)
-    return found

@@ -87,6 +87,10 @@ class LearnedStep(nn.Module):
 
     def forward(self, v: Tensor) -> Tensor:
         """Quantize ``v``, any shape."""
-        count = v.numel() if self.count is None else self.count
-        s = scale_gradient(self.step.to(v.dtype), 1 / (count * self.quant_max) ** 0.5)
+        s = self.with_scaled_gradient(self.step, v)
         return round_ste((v / s).clamp(self.quant_min, self.quant_max)) * s
+
+    def with_scaled_gradient(self, parameter: Tensor, v: Tensor) -> Tensor:
+        """Return a parameter in the dtype of ``v``, its gradient scaled with 1/√(N Q_P)."""
+        count = v.numel() if self.count is None else self.count
+        return scale_gradient(parameter.to(v.dtype), 1 / (count * self.quant_max) ** 0.5)

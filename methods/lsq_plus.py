@@ -19,7 +19,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from qbench.functional import integer_range, round_ste, scale_gradient
+from qbench.functional import integer_range
 from qbench.method import Integers, Layer, Method, Recipe, Uniform
 
 from .lsq import LearnedStep
@@ -51,7 +51,7 @@ class LSQPlus(Method):
         return LearnedOffset(layer.activation_bits.bits, sample)
 
 
-class LearnedOffset(nn.Module):
+class LearnedOffset(LearnedStep):
     """x̂ = [clip((x − β)/s, 0, n)] · s + β.
 
     Args:
@@ -60,18 +60,15 @@ class LearnedOffset(nn.Module):
     """
 
     def __init__(self, bits: int, sample: Tensor) -> None:
-        super().__init__()
-        _, self.quant_max = integer_range(bits, signed=False)
-        self.factor = 1 / (sample[0].numel() * self.quant_max) ** 0.5
-        step, offset = fit_line(sample, self.quant_max)
-        self.step = nn.Parameter(torch.tensor(step))  # s
+        codes = integer_range(bits, signed=False)
+        step, offset = fit_line(sample, codes[1])
+        super().__init__(codes, step, sample[0].numel())
         self.offset = nn.Parameter(torch.tensor(offset))  # β
 
     def forward(self, x: Tensor) -> Tensor:
         """Quantize ``x``, any shape."""
-        s = scale_gradient(self.step.to(x.dtype), self.factor)
-        beta = scale_gradient(self.offset.to(x.dtype), self.factor)
-        return round_ste(((x - beta) / s).clamp(0, self.quant_max)) * s + beta
+        beta = self.with_scaled_gradient(self.offset, x)
+        return super().forward(x - beta) + beta
 
 
 def fit_line(x: Tensor, quant_max: int, iterations: int = 50) -> tuple[float, float]:

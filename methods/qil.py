@@ -22,8 +22,7 @@ parameters of the interval have ``lr_factor`` times the learning rate of the net
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
@@ -60,12 +59,6 @@ class QIL(Method):
         """Build a quantizer without γ that is unsigned after a ReLU."""
         bits = layer.activation_bits.bits
         return Interval(bits, sample, signed=is_signed(sample, bits), gamma=False)
-
-    def parameter_groups(
-        self, parameters: list[nn.Parameter], lr: float
-    ) -> Iterable[dict[str, Any]]:
-        """Give c, d and γ a learning rate of their own and no weight decay."""
-        return [{"params": parameters, "weight_decay": 0.0, "lr": self.lr_factor * lr}]
 
 
 class Interval(nn.Module):

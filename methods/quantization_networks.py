@@ -36,9 +36,9 @@ each takes a third of the epochs.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
@@ -141,12 +141,6 @@ class QuantizationNetworks(Method):
             function.train_for(max(1, trained), fixed=phases[-1] == 2)
         for function in activations:
             function.train_for(sum(phase in (2, 3) for phase in phases))
-
-    def parameter_groups(
-        self, parameters: list[nn.Parameter], lr: float
-    ) -> Iterable[dict[str, Any]]:
-        """Set the learning rate of α and β, which have no weight decay."""
-        return [{"params": parameters, "lr": lr * self.lr_factor, "weight_decay": 0.0}]
 
     def _attached(self, tensor: Literal["weight", "activation"]) -> list[SigmoidStaircase]:
         quantizers = (getattr(layer, f"{tensor}_quantizer") for layer in self.layers)

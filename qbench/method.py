@@ -345,6 +345,11 @@ class Method:
         """Granularity of weights that overrides the declared one, as an option does; or None."""
         return None
 
+    @property
+    def lr_factor(self) -> float:
+        """Learning rate of quantizers divided by that of the network. Default: 1. Or an option."""
+        return 1.0
+
     def supports(self, bits: BitWidths, task: str) -> str | None:
         """Return why the method does not support bit-widths, or None if it does.
 
@@ -442,10 +447,11 @@ class Method:
             lr: Learning rate of the recipe.
 
         Returns:
-            Parameter groups as ``torch.optim`` takes them. By default there is one without weight
-            decay: a scale has no reason to shrink to zero.
+            Parameter groups as ``torch.optim`` takes them. By default there is one, with a learning
+            rate of `lr_factor` × ``lr`` and without weight decay: a scale has no reason to shrink
+            to zero.
         """
-        return [{"params": parameters, "weight_decay": 0.0}]
+        return [{"params": parameters, "weight_decay": 0.0, "lr": lr * self.lr_factor}]
 
 
 __all__ = [

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from qbench.method import Layer
@@ -25,7 +26,6 @@ def observed(
         observe: Called with a module's name, its input and its output, in every forward pass.
 
     Example:
-        >>> import torch
         >>> model = nn.Sequential(nn.ReLU(), nn.Flatten())
         >>> with observed({"relu": model[0]}, lambda name, x, y: print(name, x.sum(), y.sum())):
         ...     _ = model(torch.tensor([[-1.0, 2.0]]))
@@ -74,7 +74,6 @@ def bypassed(layers: Sequence[Layer], *, activations: bool = True) -> Iterator[N
         activations: Whether to bypass the quantizers of inputs as well as those of weights.
 
     Example:
-        >>> import torch
         >>> from qbench.method import BitWidth
         >>> layer = Layer("fc", nn.Linear(2, 2), BitWidth(2), BitWidth(32))
         >>> layer.weight_quantizer = nn.Threshold(0.5, 0.0)
@@ -91,6 +90,38 @@ def bypassed(layers: Sequence[Layer], *, activations: bool = True) -> Iterator[N
     finally:
         for hook in hooks:
             hook.remove()
+
+
+@torch.no_grad()
+def record(
+    model: nn.Module,
+    layer: Layer,
+    batches: Iterable[Tensor],
+    select: Callable[[Tensor, Tensor], Tensor],
+) -> Tensor:
+    """Run a model and return what a function selects of a layer's inputs and outputs.
+
+    Args:
+        model: Model that contains the layer.
+        layer: Layer to record.
+        batches: Inputs of the model.
+        select: Function from the input and the output of a forward pass to a tensor.
+
+    Returns:
+        The tensors of all passes, concatenated along the first dimension.
+
+    Example:
+        >>> from qbench.method import BitWidth
+        >>> model = nn.Sequential(nn.ReLU(), nn.Flatten())
+        >>> layer = Layer("0", model[0], BitWidth(32), BitWidth(32))
+        >>> record(model, layer, [torch.tensor([[-1.0, 2.0]])], lambda x, y: y)
+        tensor([[0., 2.]])
+    """
+    found: list[Tensor] = []
+    with observed({layer.name: layer.module}, lambda _, x, y: found.append(select(x, y).clone())):
+        for batch in batches:
+            model(batch)
+    return torch.cat(found)
 
 
 def _return_input(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Any:

@@ -163,3 +163,16 @@ def test_adaround_serves_the_output_of_inputs_that_are_not_quantized(seed: int) 
     hook.remove()
     errors = output_errors(ways, seen[0], target)
     assert mean_squared_error(seen[0] @ found.t(), target) == pytest.approx(min(errors), rel=1e-3)
+
+
+def test_adaround_learns_for_a_weight_that_a_parametrization_computes() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(64, 8) @ torch.randn(8, 8)
+    found = []
+    for iterations in (1, 300):
+        torch.manual_seed(1)
+        model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(8, 8)))
+        method = build_method("adaround", {"iterations": iterations, "lr": 0.03})
+        handle = attach(model, method, bits="3/32", layers="all", calibration=[x])
+        found.append(first_weight_quantizer(handle).get_buffer("v"))
+    assert (found[0] - found[1]).abs().max() > 0.1

@@ -506,3 +506,18 @@ def test_attention_is_named_where_its_layers_are_not_called() -> None:
     model = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
     with pytest.raises(QbenchError, match=r"'self_attn\.out_proj': never called"):
         attach(model, "ste", bits="2/2", layers="all", calibration=[torch.randn(2, 3, 8)])
+
+
+@pytest.mark.parametrize(("method", "options", "factor"), [
+    ("lsq", {}, 1.0), ("qil", {}, 0.01), ("ewgs", {"lr_factor": 0.5}, 0.5),
+    ("quantization_networks", {"lr_factor": 0.25}, 0.25),
+])  # fmt: skip
+def test_quantizers_learn_at_the_rate_of_their_method_without_decay(
+    method: str, options: dict[str, Any], factor: float
+) -> None:
+    model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4))
+    x = torch.rand(16, 8)
+    handle = attach(model, method, bits="2/2", layers="all", calibration=[x], **options)
+    network, quantizers = handle.parameter_groups(lr=0.3, weight_decay=1e-4)
+    assert network["weight_decay"] == 1e-4
+    assert (quantizers["lr"], quantizers["weight_decay"]) == (0.3 * factor, 0.0)
