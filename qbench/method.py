@@ -232,6 +232,9 @@ class Method:
             change: results of an older revision are stale.
         later_options: Options that were added after the first results were recorded. At its
             default such an option is left out of a trial's key, so that old results stay known.
+        keeps_weights: Whether weights of the unchanged network fit the one that `prepare` returns,
+            because every parameter and the order of blocks stay as they are. Otherwise trials start
+            from a changed network that is trained in full precision.
 
     Annotated attributes of a subclass are its options. They become keyword arguments, which are
     checked: a bound goes with the type, as in ``Annotated[float, Field(ge=0, lt=1)]``. What types
@@ -255,6 +258,7 @@ class Method:
     library: ClassVar[Library | None] = None
     revision: ClassVar[int] = 1
     later_options: ClassVar[frozenset[str]] = frozenset()
+    keeps_weights: ClassVar[bool] = False
 
     layers: list[Layer]
 
@@ -427,6 +431,9 @@ class Method:
 
     def prepare(self, model: nn.Module, bits: BitWidths) -> nn.Module:
         """Change the model before quantizers are attached: its block order, its activations.
+
+        A trial that starts from pretrained weights starts from those of the changed model: a
+        full-precision trial calls this hook too, and trains what it returns. See `keeps_weights`.
 
         Args:
             model: The full-precision model. It may be changed in place.

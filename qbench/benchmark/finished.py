@@ -14,7 +14,7 @@ from qbench.errors import QbenchError, nearest
 from qbench.quant.options import build_method, method_options
 from qbench.report.summary import RESULT
 from qbench.spec.metrics import MEASURED
-from qbench.spec.trial import Trial
+from qbench.spec.trial import FP32, Trial
 from qbench.suite.bundled import bundled_suites
 
 _SUITES = (".yaml", ".yml")
@@ -111,7 +111,7 @@ def _from_trials(found: Iterable[tuple[Trial, dict[str, float]]]) -> pd.DataFram
             {
                 **trial.model_dump(include={"method", "dataset", "model", "bits", "seed"}),
                 "key": trial.key,
-                "label": _label(trial.method, trial.options),
+                "label": _label(trial),
                 "options": json.dumps(trial.options, sort_keys=True),
                 "training": trial.recipe.model_dump_json(),
                 "threads": trial.threads,
@@ -124,7 +124,15 @@ def _from_trials(found: Iterable[tuple[Trial, dict[str, float]]]) -> pd.DataFram
     )
 
 
-def _label(method: str, options: dict[str, Any]) -> str:
+def _label(trial: Trial) -> str:
+    change = trial.prepared
+    if trial.method == FP32 and change is not None:
+        by = _title(change.method, change.options)
+        return f"{_title(FP32, {})}, changed by {by} for {change.bits}"
+    return _title(trial.method, trial.options)
+
+
+def _title(method: str, options: dict[str, Any]) -> str:
     try:
         built = build_method(method, {})
         title, defaults = built.title, method_options(built)

@@ -1,7 +1,8 @@
 """Find results that are stale, and set results aside so that they are trained again.
 
 A result is stale if it was edited by hand in the store, if the code that it was trained with has
-changed, or if the trial that it starts from has a stale result.
+changed, if it started from other weights than it would now, or if the trial that it starts from has
+a stale result.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from qbench.errors import QbenchError, nearest
-from qbench.store.tags import EDITED, code_of, was_changed
+from qbench.spec.trial import Trial
+from qbench.store.tags import EDITED, SOURCE, code_of, was_changed
 from qbench.suite.grid import PlannedTrial
 from qbench.train import fingerprint
 
@@ -41,13 +43,24 @@ def reasons(planned: Sequence[PlannedTrial], runs: Mapping[str, Run]) -> dict[st
             return ""
         if key not in found:
             trial, run = trials[key], runs[key]
-            own = EDITED if was_changed(run) else fingerprint.change(trial, code_of(run))
+            own = EDITED if was_changed(run) else ""
+            own = own or fingerprint.change(trial, code_of(run))
+            own = own or _change_of_start(trial, run)
             # A source that is no trial of the suite is weights that were given.
             inherited = "" if own else reason(trial.source or "")
             found[key] = f"so is what it starts from: {inherited}" if inherited else own
         return found[key]
 
     return {key: text for key in trials if (text := reason(key))}
+
+
+def _change_of_start(trial: Trial, run: Run) -> str:
+    """Return how the start of a trial differs from the recorded one, or an empty string."""
+    if trial.starts_from(run.data.tags.get(SOURCE)):
+        return ""
+    if trial.prepared is None:
+        return "it started from other weights than it would now"
+    return f"it started from weights of the unchanged network, and {trial.method} changes it"
 
 
 def set_aside(benchmark: Benchmark, what: Sequence[str]) -> int:

@@ -9,7 +9,7 @@ name is part of stored states. What a method does to outputs is a submodule
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -43,6 +43,7 @@ def attach(
     calibration: Iterable[Any] = (),
     layers: LayerPolicy = DEFAULT_LAYERS,
     task: str = "classification",
+    state_dict: Mapping[str, Tensor] | None = None,
     **options: Any,
 ) -> Handle:
     """Attach a method's quantizers to a model, in place.
@@ -58,6 +59,10 @@ def attach(
             to bit-widths. Names may be patterns such as ``'features.*'``; a name after ``!`` leaves
             its layers out again, as in ``['*', '!aux*']``.
         task: Task of the model, for methods that support only some tasks.
+        state_dict: Weights to load before quantizers are built, those of a model that
+            `Method.prepare` has changed. By default, the model keeps its weights. Whether they fit
+            cannot be known: a method that changes the order of blocks or their activations needs
+            weights that were trained in the changed model.
         options: Options of the method, if ``method`` is a name.
 
     Returns:
@@ -91,6 +96,8 @@ def attach(
 
     check_attachable(model)
     model = prepare(model, method, widths, layers)
+    if state_dict is not None:
+        model.load_state_dict(state_dict)
     if not widths.is_float:
         check_selection(model, method.layers)
     check_shared_weights(model, method.layers)

@@ -37,9 +37,10 @@ def baseline_doubts(
     measured = [row for row in records(summary) if row["n"]]
     for network in grouped(measured, "dataset", "model"):
         full = next((row for row in network if row["method"] == FP32), None)
-        best = max(network, key=lambda row: float(row["mean"]))
         if full is None:
             continue
+        others = [row for row in network if row["method"] != FP32]
+        best = max([full, *others], key=lambda row: float(row["mean"]))
         mean, chance, items = full["mean"], presentation.chance, presentation.test_items
         what = f"full precision of {full['model']} on {full['dataset']} ({mean:.2f} %)"
         doubt = ""
@@ -51,6 +52,17 @@ def baseline_doubts(
         if doubt:
             found[full["dataset"], full["model"]] = f"Doubtful: {doubt}."
     return found
+
+
+def unchanged(trials: pd.DataFrame) -> pd.DataFrame:
+    """Return the full-precision trials of models as they are, which no method has changed.
+
+    Args:
+        trials: One row for each trial. Column: ``method``, and ``prepared`` if a method has changed
+            the network of some.
+    """
+    full = trials[trials["method"] == FP32]
+    return full[full["prepared"] == ""] if "prepared" in full else full
 
 
 def _error(accuracy: float, items: int) -> float:

@@ -126,7 +126,8 @@ COLUMNS: tuple[Column, ...] = (
         (
             "full_precision",
             "Full precision",
-            "Mean of the same network in full precision.",
+            "Mean of the full-precision network that it starts from; from scratch, that of the "
+            "model as it is.",
             "%",
             2,
             "higher",
@@ -210,7 +211,12 @@ COLUMNS: tuple[Column, ...] = (
             "or over filters if each filter has its own levels.",
         ),
         ("a_levels", "Activation levels", "The same for the input of a quantized layer."),
-        ("start", "Start", "pretrained, scratch, or provided weights that are not trained here."),
+        (
+            "start",
+            "Start",
+            "pretrained, and the method that had changed the network before; scratch; or provided "
+            "weights that are not trained here.",
+        ),
         ("recipe", "Recipe", "aligned: one for all methods; paper: the published one of each."),
         ("epochs", "Epochs", "Epochs of training with quantizers; 0: calibrated only."),
         ("augmentation", "Augmentation", "Random transformations of each training image."),
@@ -312,4 +318,7 @@ TRIAL_COLUMNS = {
     "start": "pretrained: from the full-precision trial of the same seed; scratch; or the weights "
     "that the user provides.",
     "augmentation": "Random transformations of each training image.",
+    "base": "Key of the full-precision trial whose weights it starts from; empty if none.",
+    "prepared": "Method that changed the network in full precision before it was trained; empty if "
+    "none did.",
 }

@@ -32,9 +32,10 @@ from qbench.quant.attach import prepare
 from qbench.quant.layers import QUANTIZABLE
 from qbench.quant.options import build_method
 from qbench.quant.parametrizations import originals
+from qbench.quant.preparation import prepare_as
 from qbench.report.problems import noted
 from qbench.spec.bits import FLOAT_BITS, FULL_PRECISION, BitWidths
-from qbench.spec.trial import Trial
+from qbench.spec.trial import FP32, Trial
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,8 @@ class Footprints:
         Returns:
             The footprint, or None if the network cannot be built or run.
         """
-        same = (trial.method, trial.options, trial.model, trial.bits, trial.layers)
+        change = trial.prepared.model_dump() if trial.prepared else None
+        same = (trial.method, trial.options, trial.model, trial.bits, trial.layers, change)
         what = json.dumps(same)
         if what not in self._known:
             self._known[what] = None
@@ -132,9 +134,12 @@ class Footprints:
         counted, full = self._plain[trial.model]
         method = build_method(trial.method, trial.options)
         bits = BitWidths.parse(trial.bits)
+        base = trial.prepared if trial.method == FP32 else None
         with torch.device(self._device):
-            model = prepare(self._build(trial.model), method, bits, trial.layers).eval()
-        if type(method).prepare is not Method.prepare:
+            model = self._build(trial.model)
+            model = model if base is None else prepare_as(model, base)
+            model = prepare(model, method, bits, trial.layers).eval()
+        if base is not None or type(method).prepare is not Method.prepare:
             counted = multiply_adds(model, self._dataset)
         names = [name for name, m in model.named_modules() if isinstance(m, QUANTIZABLE)]
         widths = {m.name: f"{m.weight_bits}/{m.activation_bits}" for m in method.layers}

@@ -43,6 +43,9 @@ _DEFAULTS: dict[str, Any] = {
     "full_weight_mb": np.nan,
     "gbops": np.nan,
     "full_gbops": np.nan,
+    "key": "",
+    "base": "",
+    "prepared": "",
 }
 Row = dict[str, Any]
 _PROTOCOL = ("first_layer", "last_layer", "start", "augmentation")
@@ -72,10 +75,13 @@ def summarise(trials: pd.DataFrame, metric: str = "top1") -> pd.DataFrame:
     trials = trials.assign(**{k: v for k, v in _DEFAULTS.items() if k not in trials})
     rows: list[dict[str, Any]] = []
     for network in grouped(records(trials), "dataset", "model"):
-        full = [trial for trial in network if trial["method"] == FP32]
-        results = [_Result(group, metric, full) for group in grouped(network, *RESULT)]
-        for bits in dict.fromkeys(result.row["bits"] for result in results):
-            _compare([result for result in results if result.row["bits"] == bits])
+        results = [
+            _Result(group, metric, _full_precision_of(group, network))
+            for group in grouped(network, *RESULT)
+        ]
+        compared = [result for result in results if not result.is_changed_base]
+        for bits in dict.fromkeys(result.row["bits"] for result in compared):
+            _compare([result for result in compared if result.row["bits"] == bits])
         _mark_protocols([result for result in results if result.has_protocol])
         rows += [result.row for result in results]
     names = [column.name for column in COLUMNS]
@@ -139,13 +145,27 @@ def by_seed(done: list[Row], metric: str) -> dict[int, float]:
     return {int(trial["seed"]): float(trial[metric]) for trial in done}
 
 
+def _full_precision_of(trials: list[Row], network: list[Row]) -> list[Row]:
+    """Return the full-precision trials of a result, of its changed network if it has one.
+
+    Args:
+        trials: Rows of the result's trials.
+        network: Rows of all trials of the same dataset and model.
+    """
+    full = [trial for trial in network if trial["method"] == FP32]
+    wanted = {trial["base"] or trial["key"] for trial in trials if trial["prepared"]}
+    if wanted:
+        return [trial for trial in full if trial["key"] in wanted]
+    return [trial for trial in full if not trial["prepared"]]
+
+
 class _Result:
     """The trials of one result, with the row of the summary that they give.
 
     Args:
         trials: Rows of the trials, one for each seed.
         metric: Metric of the mean, in %.
-        full: Rows of the full-precision trials of the same dataset and model.
+        full: Rows of the full-precision trials that it is compared with.
     """
 
     def __init__(self, trials: list[Row], metric: str, full: list[Row]) -> None:
@@ -155,6 +175,7 @@ class _Result:
         self.training: dict[str, Any] = json.loads(first["training"])
         whole = n == len(trials)
         quantized = first["method"] != FP32
+        self.is_changed_base = not quantized and bool(first["prepared"])
         audits = list(dict.fromkeys(t["audit"] for t in self.done if t["audit"]))
         mean, std = _mean_and_deviation([trial[metric] for trial in self.done])
         self.row: dict[str, Any] = {

@@ -98,7 +98,8 @@ class TrialRows:
         seconds = done.data.metrics if done is not None else {}
         bits = BitWidths.parse(trial.bits)
         beside = self._published.get(trial.model)
-        number = beside.find(planned.row, bits) if beside else None
+        changed = trial.method == FP32 and trial.prepared is not None  # no paper prints it
+        number = beside.find(planned.row, bits) if beside and not changed else None
         return {
             "key": trial.key,
             "method": trial.method,
@@ -126,6 +127,8 @@ class TrialRows:
             "stale": stale,
             **self._network(trial, status),
             **self._policy(trial, done),
+            "base": trial.base.key if trial.base else "",
+            "prepared": trial.prepared.method if trial.prepared else "",
         }
 
     def _claim(self, planned: PlannedTrial, number: Number | None) -> dict[str, object]:
@@ -161,6 +164,8 @@ class TrialRows:
         start: str = trial.recipe.initialization
         if trial.weights and (trial.method == FP32 or start == "pretrained"):
             start = f"given: {trial.weights}"
+        if trial.prepared and trial.method != FP32:
+            start = f"pretrained, network changed by {trial.prepared.method}"
         return {
             "w_levels": NAN if weights is None else weights,
             "a_levels": NAN if inputs is None else inputs,

@@ -17,6 +17,21 @@ KEY_LENGTH = 16
 FP32 = "fp32"  # the method that trains the full-precision networks
 
 
+class Preparation(KeyContent):
+    """Change of a network by a method, before quantizers are attached.
+
+    Attributes:
+        method: Name of the method whose `prepare` changes the network.
+        options: Options of the method.
+        bits: Bit-widths ``W/A`` that `prepare` is called with. Those that the method does not tell
+            apart have the first of them.
+    """
+
+    method: str
+    options: dict[str, Any] = Field(default_factory=dict)
+    bits: str
+
+
 class Trial(KeyContent):
     """One training run of one configuration.
 
@@ -43,9 +58,13 @@ class Trial(KeyContent):
             full-precision trial that it starts from. Empty if no weights are given.
         processes: Number of processes that train it together, each with its share of a batch.
         rehearsal: Whether it belongs to a rehearsal, which tries a suite out.
+        prepared: Change of the network of a full-precision trial; another trial has that of the
+            full-precision trial that it starts from. None if no method changes the network, or if
+            it starts from random weights. It is part of the key of a full-precision trial only:
+            that of another one follows from its method.
     """
 
-    later = frozenset({"data", "weights", "processes", "rehearsal"})
+    later = frozenset({"data", "weights", "processes", "rehearsal", "prepared"})
 
     method: str
     options: dict[str, Any] = Field(default_factory=dict)
@@ -62,6 +81,7 @@ class Trial(KeyContent):
     weights: str = ""
     processes: int = 1
     rehearsal: bool = False
+    prepared: Preparation | None = None
 
     @cached_property
     def key(self) -> str:
@@ -71,6 +91,8 @@ class Trial(KeyContent):
         where and when the trial runs.
         """
         content = self.model_dump(mode="json")
+        if self.method != FP32:
+            content.pop("prepared", None)
         recipes = [content["recipe"], content["full_precision"] or {}]
         for holder, name in ((content, "layers"), *((r, "milestones") for r in recipes)):
             if isinstance(holder.get(name), list):
@@ -98,9 +120,29 @@ class Trial(KeyContent):
         return self.full_precision is None and is_initial(self.weights)
 
     @property
+    def code_method(self) -> str:
+        """Name of the method whose code determines the result."""
+        if self.method == FP32 and self.prepared is not None:
+            return self.prepared.method
+        return self.method
+
+    def starts_from(self, recorded: str | None) -> bool:
+        """Return whether a recorded start is the one that the trial has now.
+
+        Args:
+            recorded: Key of the weights that were started from. None if the trial started from
+                random weights, or if it was recorded before changed networks were trained in full
+                precision: then it started from the unchanged network.
+        """
+        return recorded == self.source or (recorded is None and self.prepared is None)
+
+    @property
     def name(self) -> str:
         """Readable name, which is also that of its run in MLflow."""
-        return f"{self.method} {self.bits} {self.model} {self.dataset} seed {self.seed}"
+        method = self.method
+        if method == FP32 and self.prepared is not None:
+            method += f" for {self.prepared.method}"
+        return f"{method} {self.bits} {self.model} {self.dataset} seed {self.seed}"
 
 
 def full_precision_trial(trial: Trial, recipe: Recipe) -> Trial:
@@ -110,7 +152,10 @@ def full_precision_trial(trial: Trial, recipe: Recipe) -> Trial:
         trial: Trial of any method.
         recipe: Recipe of the full-precision network.
     """
-    same = ("model", "dataset", "task", "seed", "threads", "data", "weights", "processes")
+    same = (
+        *("model", "dataset", "task", "seed", "threads", "data", "weights", "processes"),
+        "prepared",
+    )
     return Trial(
         method=FP32,
         bits=str(FULL_PRECISION),

@@ -36,6 +36,7 @@ from qbench.store.tags import (
     LEVELS,
     REASON,
     RESULT,
+    SOURCE,
     STATUS,
     TRIAL,
     UNREADABLE,
@@ -216,6 +217,8 @@ def _tags(result: Result, imported: bool) -> dict[str, str]:
         UNREADABLE: result.unreadable_text[:_TAG_LENGTH],
         **{f"{ENVIRONMENT}{name}": value for name, value in result.environment.items()},
     }
+    if result.trial.source is not None:
+        tags[SOURCE] = result.trial.source
     return {**tags, IMPORTED: "true"} if imported else tags
 
 

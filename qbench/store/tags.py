@@ -23,6 +23,7 @@ KEY = "qbench.key"
 LEVELS = "qbench.levels"
 REASON = "qbench.reason"
 RESULT = "qbench.result"  # hash of the result, which tells results of one trial apart
+SOURCE = "qbench.source"  # key of the weights that the trial started from
 SET_ASIDE = "qbench.set_aside"
 STATUS = "qbench.status"
 TRIAL = "qbench.trial"
@@ -51,14 +52,14 @@ def digest(tags: Mapping[str, str], metrics: Mapping[str, float]) -> str:
     """Compute the SHA-256 of the part of a run that tables show.
 
     Args:
-        tags: Tags of the run. The trial, status, audit and code fingerprint count.
+        tags: Tags of the run. The trial, status, audit, code fingerprint and start count.
         metrics: Metrics of the run. The final metrics and the durations in seconds count.
 
     Returns:
         Hexadecimal digest.
     """
     content = {name: tags.get(name, "") for name in _SEALED}
-    content |= {name: tags[name] for name in CODE.values() if name in tags}
+    content |= {name: tags[name] for name in (*CODE.values(), SOURCE) if name in tags}
     content |= {
         name: "nan" if value != value else repr(max(-_MAX_FLOAT, min(_MAX_FLOAT, float(value))))
         for name, value in metrics.items()

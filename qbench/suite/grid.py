@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,10 +17,11 @@ from qbench.errors import QbenchError, reason_of
 from qbench.method import Method
 from qbench.quant.layers import select_layers
 from qbench.quant.options import build_method, determining_options
+from qbench.quant.preparation import preparation_of
 from qbench.spec.bits import FULL_PRECISION, BitWidths
 from qbench.spec.policies import DEFAULT_LAYERS, policy_widths
 from qbench.spec.recipe import Recipe
-from qbench.spec.trial import FP32, Trial, full_precision_trial
+from qbench.spec.trial import FP32, Preparation, Trial, full_precision_trial
 from qbench.spec.weights import identify, is_initial
 from qbench.suite.suite import MethodRow, Suite
 from qbench.tasks import classification
@@ -103,7 +104,17 @@ class _Grid:
                     yield PlannedTrial(
                         base, MethodRow(method=FP32), title, suite.recipe.name, problem
                     )
+                yield from self._changed_bases(quantized)
             yield from quantized
+
+    def _changed_bases(self, quantized: Sequence[PlannedTrial]) -> Iterator[PlannedTrial]:
+        """Yield the full-precision trials of the networks that methods change, each once."""
+        starts = [p.trial.base for p in quantized if p.trial.prepared and not p.unsupported]
+        bases = list({base.key: base for base in starts if base is not None}.values())
+        changes = [base.prepared for base in bases if base.prepared is not None]
+        for base, change in zip(bases, changes, strict=True):
+            label = _label_of_base(change, changes)
+            yield PlannedTrial(base, MethodRow(method=FP32), label, self._suite.recipe.name)
 
     def _start(self, model: str, seed: int) -> Trial:
         """Return the full-precision trial of a model and a seed, which others are changes of."""
@@ -153,10 +164,29 @@ class _Grid:
             }
             task = self._dataset.task
             reason = problem or _refusal(method, policy_widths(layers, bits), task) or mistake
+            given = suite.weights.get(model) if pretrained or initial else None
+            own["prepared"] = None
+            if not reason and (pretrained or given):
+                own["prepared"] = self._preparation(model, method, bits)
+                if own["prepared"] and given:
+                    identity = starts[0]["weights"]
+                    reason = f"it changes {model}, and {identity} is of the unchanged network"
             for start in starts:
                 weights = start["weights"] if pretrained or initial else ""
                 trial = Trial.model_validate({**start, **own, "weights": weights})
                 yield PlannedTrial(trial, row, label, suite.recipe.name, reason)
+
+    def _preparation(self, model: str, method: Method, bits: BitWidths) -> Preparation | None:
+        """Return how a method changes a model before it is quantized, or None."""
+        dataset = self._dataset
+
+        def build() -> nn.Module:
+            return registry.build_model(model, dataset.num_classes, dataset.image_shape[0])
+
+        try:
+            return preparation_of(method, bits, build)
+        except Exception:  # a mistake in a plugin: its trials fail, and say where
+            return None
 
     def _recipe(self, row: MethodRow, method: Method, bits: BitWidths) -> tuple[Recipe, str]:
         """Return the recipe of a row's trials, and why they cannot be trained by it or ''."""
@@ -217,6 +247,20 @@ class _Grid:
             with torch.no_grad():
                 output = network.eval()(torch.zeros(2, *dataset.image_shape))
         return tuple(classification.scores(output).shape)
+
+
+def _label_of_base(own: Preparation, others: Sequence[Preparation]) -> str:
+    """Return the name of a changed network in full precision, unlike that of any other."""
+    same = [each for each in others if each.method == own.method]
+    differing = [
+        f"{name} {value}"
+        for name, value in own.options.items()
+        if any(each.options.get(name) != value for each in same)
+    ]
+    if any(each.bits != own.bits for each in same):
+        differing.append(f"for {own.bits}")
+    title, full = (registry.method_class(name).title for name in (own.method, FP32))
+    return f"{full}, changed by {title}" + (f" ({', '.join(differing)})" if differing else "")
 
 
 def _changed(recipe: Recipe, changes: dict[str, object]) -> Recipe:

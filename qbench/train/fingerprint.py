@@ -33,7 +33,7 @@ def code_of(trial: Trial) -> CodeFingerprint:
     Raises:
         QbenchError: No method has the name.
     """
-    cls = registry.method_class(trial.method)
+    cls = registry.method_class(trial.code_method)
     modules = (cls.__module__, *_modules_of_files(trial))
     return CodeFingerprint(syntax=_syntax(*modules), revision=cls.revision, numerics=NUMERICS)
 
@@ -48,7 +48,7 @@ def change(trial: Trial, recorded: CodeFingerprint) -> str:
     Raises:
         QbenchError: No method has the name.
     """
-    now, method = code_of(trial), trial.method
+    now, method = code_of(trial), trial.code_method
     if recorded.revision != now.revision:
         return f"{method} is at revision {now.revision}, and was at {recorded.revision} in training"
     if recorded.numerics != now.numerics:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from qbench import distributed, registry, tasks
 from qbench.data import Dataset
@@ -23,9 +23,11 @@ from qbench.errors import QbenchError
 from qbench.quant.attach import attach
 from qbench.quant.audit import audit
 from qbench.quant.options import build_method
+from qbench.quant.preparation import preparation_of, prepare_as
+from qbench.spec.bits import BitWidths
 from qbench.spec.granularity import PerTensor
 from qbench.spec.result import CodeFingerprint, Result
-from qbench.spec.trial import Trial
+from qbench.spec.trial import FP32, Trial
 from qbench.train import fingerprint, weights
 from qbench.train.checkpoint import (
     Checkpoints,
@@ -116,6 +118,8 @@ class Training:
 
     def _epochs(self, trial: Trial) -> Iterator[dict[str, float]]:
         torch.set_num_threads(trial.threads)
+        if trial.source is not None and trial.prepared is None:
+            _check_unchanged(trial, self._execution)
         seed_everything(trial.seed)
         loop = _prepare(trial, self._execution, self._pretrained)
         recipe, handle, model = trial.recipe, loop.handle, loop.handle.model
@@ -174,6 +178,7 @@ class Training:
         result = self.result
         content = {
             "code": result.code.model_dump(),
+            "source": result.trial.source,
             "history": result.history,
             "train_seconds": result.train_seconds,
             **loop.state(),
@@ -195,8 +200,11 @@ class Training:
                 "the trial starts anew"
             ) from error
         recorded = CodeFingerprint.model_validate(content.get("code", {}))
-        if fingerprint.change(self.result.trial, recorded):
+        trial = self.result.trial
+        if fingerprint.change(trial, recorded):
             return 0  # epochs of two versions of the code must not be mixed
+        if not trial.starts_from(content.get("source")):
+            return 0  # nor epochs of two starts
         self.result.history = content["history"]
         self.result.train_seconds = content["train_seconds"]
         loop.restore(content)
@@ -209,7 +217,7 @@ def _prepare(
     """Build the data, the model, the quantizers and the optimizer of a trial."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     task, recipe = tasks.get(trial.task), trial.recipe
-    dataset = _dataset(trial.dataset, json.dumps(dict(execution.data), sort_keys=True))
+    dataset = _dataset_of(trial, execution)
     if dataset.identity() != trial.data:
         raise TrainingError(
             f"the data here are {dataset.identity()}, and the trial is of {trial.data}"
@@ -220,12 +228,15 @@ def _prepare(
     evaluation = evaluation_loader(dataset, recipe, workers, device)
     calibration = training_loader(dataset, recipe, trial.seed, order, 0, device, shared=False)
 
-    model = registry.build_model(trial.model, dataset.num_classes, dataset.image_shape[0])
-    if trial.source is not None:
+    model = _build(trial, dataset)
+    if trial.source is not None and trial.prepared is None:
         _load_pretrained(model, trial, pretrained)
     model.to(device)
     if recipe.channels_last:
         model.to(memory_format=torch.channels_last)
+    if trial.method == FP32 and trial.prepared is not None:
+        model = prepare_as(model, trial.prepared)
+    from_changed = trial.source is not None and trial.prepared is not None
     handle = attach(
         model,
         build_method(trial.method, trial.options),
@@ -233,6 +244,7 @@ def _prepare(
         layers=trial.layers,
         task=trial.task,
         calibration=map(task.inputs, itertools.islice(calibration, recipe.calibration_batches)),
+        state_dict=_pretrained_state(trial, pretrained) if from_changed else None,
     )
     if distributed.world() > 1:
         handle.model = distributed.synchronise_batch_norm(handle.model, device)
@@ -260,17 +272,38 @@ def _prepare(
     )
 
 
+def _check_unchanged(trial: Trial, execution: ExecutionEnvironment) -> None:
+    """Raise TrainingError if weights of the unchanged network are given for a changed one."""
+    dataset = _dataset_of(trial, execution)
+    method, bits = build_method(trial.method, trial.options), BitWidths.parse(trial.bits)
+    if preparation_of(method, bits, functools.partial(_build, trial, dataset)) is not None:
+        raise TrainingError(
+            f"the weights that it starts from are of the unchanged {trial.model}, and "
+            f"{trial.method} changes it"
+        )
+
+
 def _load_pretrained(model: nn.Module, trial: Trial, pretrained: bytes | None) -> None:
     """Load the weights that a trial starts from."""
+    weights.start(model, _pretrained_state(trial, pretrained), trial.starts_from_initial_weights)
+
+
+def _pretrained_state(trial: Trial, pretrained: bytes | None) -> dict[str, Tensor]:
+    """Return the weights that a trial starts from."""
     if pretrained is None:
         raise TrainingError("the full-precision weights that it starts from are missing")
     try:
-        weights.start(model, pretrained, trial.starts_from_initial_weights)
+        return load_weights(pretrained)
     except RefusedError as error:
         raise TrainingError(
             f"the weights that it starts from, weights/{trial.source}.pt, are refused: the "
             f"file {error}"
         ) from error
+
+
+def _build(trial: Trial, dataset: Dataset) -> nn.Module:
+    """Build the model of a trial, as its name says."""
+    return registry.build_model(trial.model, dataset.num_classes, dataset.image_shape[0])
 
 
 class TrainingError(Exception):
@@ -310,6 +343,11 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed)  # a plugin or a dataset may draw from it
     torch.manual_seed(seed)
+
+
+def _dataset_of(trial: Trial, execution: ExecutionEnvironment) -> Dataset:
+    """Return the dataset of a trial, with the options of its environment."""
+    return _dataset(trial.dataset, json.dumps(dict(execution.data), sort_keys=True))
 
 
 @functools.lru_cache(maxsize=4)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from qbench.errors import QbenchError
 from qbench.spec.weights import is_initial, is_torchvision, torchvision_weights, weights_file
-from qbench.train.checkpoint import dump_weights, load_weights, pack
+from qbench.train.checkpoint import dump_weights, pack
 
 # Names under which training scripts store a network's state beside that of an optimizer. An average
 # of the weights is used only if there is nothing else.
@@ -88,18 +88,14 @@ def fetch(model: str, choice: str, network: nn.Module) -> bytes:
     return dump_weights(network)
 
 
-def start(network: nn.Module, data: bytes, initial: bool) -> None:
+def start(network: nn.Module, state: Mapping[str, Tensor], initial: bool) -> None:
     """Load weights that `fetch` returned, or those of a trained network, into a network.
 
     Args:
         network: A model as its name builds it.
-        data: Serialized weights.
+        state: Weights by name.
         initial: Whether they are weights that a training starts from, and not of every layer.
-
-    Raises:
-        qbench.train.checkpoint.RefusedError: The data hold more than weights, or are damaged.
     """
-    state = load_weights(data)
     if initial:
         _load_initial(network, state)
     else:

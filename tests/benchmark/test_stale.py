@@ -10,8 +10,10 @@ import pytest
 from qbench import registry
 from qbench.benchmark.benchmark import Benchmark
 from qbench.benchmark.stale import set_aside
+from qbench.spec.trial import Trial
 from qbench.train import fingerprint
 from tests.helpers.exchanged import BEFORE, SUITE, filled
+from tests.helpers.results import result
 
 
 @pytest.fixture
@@ -90,3 +92,75 @@ def test_a_raised_revision_of_what_methods_share_makes_all_results_stale(
     reason = "the arithmetic that all methods share is at revision 2, and was at 1 in training"
     assert set(stale(benchmark)) == {"fp32", "ste", "dorefa"}
     assert reason in stale(benchmark)["ste"]
+
+
+CHANGING = SUITE.replace("[2/32]", "[1/1]").replace("[ste, dorefa]", "[ste, xnor]")
+CHANGED = "it started from weights of the unchanged network, and xnor changes it"
+
+
+@pytest.fixture
+def changing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Benchmark:
+    """A suite that is done, in which a method changes its network."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    path = tmp_path / "small.yaml"
+    path.write_text(CHANGING, encoding="utf-8")
+    return filled(path, tmp_path / "results", {"fp32": 99.0, "ste": 90.0, "xnor": 80.0})
+
+
+def test_a_result_that_started_from_the_changed_network_is_current(changing: Benchmark) -> None:
+    assert stale(changing) == {}
+    for planned in changing.planned:
+        source = changing.runs[planned.trial.key].data.tags.get("qbench.source")
+        assert source == planned.trial.source
+
+
+def test_a_result_without_a_recorded_start_is_stale_if_its_method_changes_the_network(
+    changing: Benchmark,
+) -> None:
+    """Version 0.1.0 recorded no start: it was the unchanged network."""
+    for run in changing.runs.values():
+        for tag in ("qbench.source", "qbench.digest"):
+            run.data.tags.pop(tag, None)
+    assert stale(changing) == {"xnor": CHANGED}
+    assert list(changing.stale.values()) == [CHANGED] * 2
+
+
+def test_an_imported_result_that_started_from_the_unchanged_network_is_stale(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file of version 0.1.0 does not say what changed the network."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    path = tmp_path / "small.yaml"
+    path.write_text(CHANGING, encoding="utf-8")
+    benchmark = Benchmark.open(path, tmp_path / "results")
+    for planned in benchmark.planned:
+        old = planned.trial.model_dump()
+        if planned.trial.method != "fp32":
+            old.pop("prepared", None)
+        code = fingerprint.code_of(planned.trial)
+        own = {"trial": Trial.model_validate(old), "suite": "small", "code": code}
+        benchmark.store.record(result().model_copy(update=own), None)
+    benchmark.refresh()
+    assert stale(benchmark) == {"xnor": CHANGED}
+    assert set_aside(benchmark, ["stale"]) == 2
+    assert missing(benchmark) == ["xnor", "xnor"]
+
+
+def test_an_edited_start_is_an_edited_result(changing: Benchmark) -> None:
+    (key,) = (
+        p.trial.key
+        for p in changing.planned
+        if p.trial.name.startswith("xnor 1/1") and not p.trial.seed
+    )
+    changing.runs[key].data.tags["qbench.source"] = "0123456789abcdef"
+    assert changing.stale == {key: "what is stored of it was changed by hand"}
+
+
+def test_a_change_of_the_method_makes_its_full_precision_network_stale(
+    changing: Benchmark, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change(monkeypatch, changing, "xnor")
+    reason = "xnor's code has changed since it was trained"
+    own = {p.trial.name: p.trial.key for p in changing.planned}
+    assert changing.stale[own["fp32 for xnor 32/32 convnet_tiny digits seed 0"]] == reason
+    assert own["fp32 32/32 convnet_tiny digits seed 0"] not in changing.stale

@@ -13,7 +13,7 @@ from qbench.quant.options import build_method, method_options
 from qbench.report.cost import Cost, Footprints, MultiplyAdds, cost, multiply_adds
 from qbench.spec.bits import BitWidth
 from qbench.spec.recipe import Recipe
-from qbench.spec.trial import Trial
+from qbench.spec.trial import Preparation, Trial
 
 PER_TENSOR = PerTensor()
 RECIPE = Recipe(epochs=1, batch_size=1, optimizer="sgd", lr=0.1)
@@ -161,3 +161,18 @@ def test_a_detector_is_counted_too(tmp_path: Path) -> None:
     assert 1 < found.full.bops / found.cost.bops < 256
     network = registry.build_model(model, shapes.num_classes, 3)
     assert found.full.weight_bits == 32 * sum(p.numel() for p in network.parameters())
+
+
+def test_a_changed_network_in_full_precision_costs_what_it_is() -> None:
+    change = Preparation(method="wrpn", options={"widen": 2}, bits="1/1")
+    own = {"method": "fp32", "bits": "32/32", "recipe": RECIPE, "seed": 0}
+    where = {"model": "convnet_tiny", "dataset": "digits", "task": "classification"}
+    plain = Trial.model_validate({**own, **where})
+    wide = Trial.model_validate({**own, **where, "prepared": change})
+    footprints = Footprints(Digits())
+    one, other = footprints.of(plain), footprints.of(wide)
+    assert one is not None
+    assert other is not None
+    assert other.full == one.full == one.cost
+    assert 3 < other.cost.weight_bits / one.cost.weight_bits < 4
+    assert 3 < other.cost.bops / one.cost.bops < 4

@@ -56,6 +56,27 @@ def test_the_drop_is_over_pairs_of_one_seed() -> None:
     assert (found["drop"], found["drop_std"]) == pytest.approx((1.5, math.sqrt(0.5)))
 
 
+def test_a_changed_network_is_compared_with_its_own_full_precision() -> None:
+    changed = full(80.0, 82.0, prepared="a", base="").assign(
+        label="Full precision, changed by A", key=["one", "two"]
+    )
+    found = summary(
+        full(90.0, 92.0, prepared="", base=""),
+        changed,
+        trials("A", 79.0, 80.0, prepared="a").assign(base=["one", "two"]),
+        trials("B", 79.0, 80.0, prepared="", base="plain"),
+    ).set_index("label")
+    assert found["full_precision"].to_dict() == {
+        "Full precision": 91.0,
+        "Full precision, changed by A": 81.0,
+        "A": 81.0,
+        "B": 91.0,
+    }
+    assert found.loc["A", "drop"] == pytest.approx(1.5)
+    assert found.loc["B", "drop"] == pytest.approx(11.5)
+    assert list(found.loc[found["method"] == "fp32", "standing"]) == ["", ""], "not in a contest"
+
+
 def test_standings_come_from_a_paired_test() -> None:
     best = trials("Best", 95.0, 96.0, 97.0, 96.0)
     close = trials("Close", 95.5, 95.4, 96.9, 95.9)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from qbench.spec.recipe import Recipe
-from qbench.spec.trial import Trial, full_precision_trial, given_weights_key
+from qbench.spec.trial import Preparation, Trial, full_precision_trial, given_weights_key
 
 RECIPE = Recipe(epochs=3, batch_size=8, optimizer="sgd", lr=0.1)
 
@@ -60,3 +60,62 @@ def test_a_trial_may_start_from_given_weights_and_train(weights: str) -> None:
     assert first.source == given_weights_key("resnet18", weights)
     assert not trial(weights=weights, full_precision=RECIPE).starts_from_initial_weights
     assert not trial(weights="torchvision:X").starts_from_initial_weights
+
+
+CHANGED = Preparation(method="xnor", options={"scale_map": False}, bits="1/1")
+
+
+def xnor(**changes: Any) -> Trial:
+    own = {"method": "xnor", "bits": "1/1", "recipe": RECIPE, "full_precision": RECIPE}
+    where = {"model": "convnet_tiny", "dataset": "digits", "task": "classification", "seed": 0}
+    return Trial.model_validate({**own, **where, **changes})
+
+
+def test_the_key_of_a_quantized_trial_does_not_name_what_changed_its_network() -> None:
+    """It follows from the method, and the keys of recorded trials must not change."""
+    assert xnor(prepared=CHANGED).key == xnor().key
+
+
+def test_a_changed_full_precision_network_is_a_trial_of_its_own() -> None:
+    plain, changed = xnor().base, xnor(prepared=CHANGED).base
+    assert plain is not None
+    assert changed is not None
+    assert changed.prepared == CHANGED
+    assert changed.key != plain.key
+    assert changed.model_copy(update={"prepared": None}).model_dump() == plain.model_dump()
+    assert "prepared" not in plain.model_dump()
+
+
+def test_the_key_of_a_changed_network_depends_on_what_changed_it() -> None:
+    def key(**changes: Any) -> str:
+        own = CHANGED.model_copy(update=changes)
+        return full_precision_trial(xnor(prepared=own), RECIPE).key
+
+    keys = [key(), key(method="bnn"), key(options={"scale_map": True}), key(bits="1/2")]
+    assert len(set(keys)) == len(keys)
+
+
+def test_a_trial_starts_from_its_base() -> None:
+    changed = xnor(prepared=CHANGED)
+    assert changed.base is not None
+    assert changed.source == changed.base.key
+    assert changed.base.source is None
+
+
+def test_a_start_that_was_not_recorded_was_the_unchanged_network() -> None:
+    plain, changed = xnor(), xnor(prepared=CHANGED)
+    assert plain.starts_from(None)
+    assert plain.starts_from(plain.source)
+    assert changed.starts_from(changed.source)
+    assert not changed.starts_from(None)
+    assert not changed.starts_from(plain.source)
+    assert not plain.starts_from(changed.source)
+
+
+def test_the_code_of_a_changed_network_is_that_of_the_method_that_changed_it() -> None:
+    changed = xnor(prepared=CHANGED)
+    assert changed.base is not None
+    assert changed.code_method == changed.base.code_method == "xnor"
+    assert changed.base.method == "fp32"
+    assert xnor().base.code_method == "fp32"  # type: ignore[union-attr]
+    assert changed.base.name == "fp32 for xnor 32/32 convnet_tiny digits seed 0"

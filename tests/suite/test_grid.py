@@ -230,3 +230,95 @@ def test_what_came_later_changes_no_key_by_its_default(tmp_path: Path) -> None:
         "recipe={milestones: [5], milestone_weight_decays: [0]}",
     ):
         assert grid(tmp_path, change)[2].trial.key != first.trial.key
+
+
+CHANGING = """\
+name: changing
+dataset: digits
+models: [convnet_tiny]
+bits: [1/1, 1/2]
+methods: [ste, xnor, hwgq]
+seeds: [0, 1]
+"""
+
+
+def test_a_changed_network_is_trained_in_full_precision_and_shared(tmp_path: Path) -> None:
+    found = expand(load(tmp_path, CHANGING))
+    full = [c for c in found if c.trial.method == "fp32"]
+    assert [(c.label, c.trial.seed) for c in full] == [
+        (label, seed)
+        for label in (
+            "Full precision",
+            "Full precision, changed by XNOR-Net",
+            "Full precision, changed by HWGQ",
+        )
+        for seed in (0, 1)
+    ]
+    assert found[: len(full)] == full, "they come first"
+    by_key = {c.trial.key: c for c in full}
+    starts = {
+        (c.trial.method, c.trial.bits, c.trial.seed): by_key[c.trial.source or ""]
+        for c in found
+        if c not in full and not c.unsupported
+    }
+    for (method, _, seed), start in starts.items():
+        assert start.trial.seed == seed
+        assert start.trial.recipe == full[0].trial.recipe
+        assert start.trial.prepared is None if method == "ste" else start.trial.prepared
+    assert starts["hwgq", "1/1", 0] is starts["hwgq", "1/2", 0]
+    assert starts["xnor", "1/1", 0] is not starts["hwgq", "1/1", 0]
+
+
+def test_changed_networks_of_one_method_have_names_of_their_own(tmp_path: Path) -> None:
+    rows = "methods=[{wrpn: {widen: 2}, label: A}, {wrpn: {widen: 3}, label: B}]"
+    found = expand(load(tmp_path, CHANGING, rows))
+    labels = dict.fromkeys(c.label for c in found if c.trial.method == "fp32")
+    assert list(labels) == [
+        "Full precision",
+        "Full precision, changed by WRPN (widen 2)",
+        "Full precision, changed by WRPN (widen 3)",
+    ]
+
+
+def test_from_scratch_no_changed_network_is_trained(tmp_path: Path) -> None:
+    found = expand(load(tmp_path, CHANGING, "recipe.initialization=scratch"))
+    assert not [c for c in found if c.trial.prepared or c.trial.method == "fp32"]
+
+
+def test_a_network_that_only_some_widths_change_is_shared_by_the_others(tmp_path: Path) -> None:
+    found = expand(load(tmp_path, CHANGING, "methods=[binary_connect]", "bits=[1/32, 1/1]"))
+    changed = {c.trial.bits: bool(c.trial.prepared) for c in found if c.trial.method != "fp32"}
+    assert changed == {"1/32": False, "1/1": True}
+
+
+@pytest.mark.parametrize("seeds", ["[0]", "[0, 1]"])
+def test_given_weights_are_refused_for_a_changed_network(tmp_path: Path, seeds: str) -> None:
+    changes = ("methods=[bwn, {xnor: {}, bits: [1/1]}]", f"seeds={seeds}")
+    found = expand(load(tmp_path, BY_MODEL, *changes))
+    reasons = {
+        (c.trial.method, c.trial.model): c.unsupported for c in found if c.trial.bits[0] == "1"
+    }
+    assert reasons["xnor", "resnet18"] == (
+        "it changes resnet18, and torchvision:IMAGENET1K_V1 is of the unchanged network"
+    )
+    assert not reasons["xnor", "resnet50"], "no weights are given for it"
+    full = [c.trial for c in found if c.trial.method == "fp32" and c.trial.prepared]
+    assert {trial.model for trial in full} == {"resnet50"}
+
+
+def test_weights_from_a_file_are_refused_for_a_changed_network(tmp_path: Path) -> None:
+    (tmp_path / "w.pt").write_bytes(b"anything")
+    found = expand(load(tmp_path, CHANGING, f"weights.convnet_tiny={tmp_path / 'w.pt'}"))
+    (reason,) = {c.unsupported for c in found if c.label == "XNOR-Net" and c.trial.bits == "1/1"}
+    assert reason.startswith("it changes convnet_tiny, and sha256:")
+    assert not any(c.unsupported for c in found if c.trial.method == "ste")
+    scratch = (f"weights.convnet_tiny={tmp_path / 'w.pt'}", "recipe.initialization=scratch")
+    found = expand(load(tmp_path, CHANGING, *scratch))
+    assert not any(c.unsupported for c in found if c.trial.bits == "1/1")
+
+
+def test_a_mistake_in_prepare_is_left_to_the_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry.method_class("ste"), "prepare", lambda *_: 1 / 0)
+    assert not any(c.unsupported or c.trial.prepared for c in grid(tmp_path, "bits=[1/32]"))

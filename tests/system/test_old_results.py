@@ -23,6 +23,7 @@ import torch
 from packaging.version import Version
 from torch import nn
 
+from qbench.spec.trial import FP32
 from qbench.suite.grid import expand
 from qbench.suite.suite import load_suite
 from tests.conftest import MakeQbench, Qbench
@@ -254,6 +255,8 @@ def test_a_suite_has_the_same_keys(suite: str, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.delenv("QBENCH_DATA", raising=False)
     keys: defaultdict[str, list[str]] = defaultdict(list)
     for planned in expand(load_suite(FIXTURES / "suites" / f"{suite}.yaml")):
+        if planned.trial.method == FP32 and planned.trial.prepared:
+            continue  # version 0.1.0 trained no changed network in full precision
         keys[planned.trial.method].append(planned.trial.key)
     found = {
         method: (

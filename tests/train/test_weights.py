@@ -182,7 +182,7 @@ def test_a_detector_is_trained_from_its_backbones_weights(tmp_path: Path) -> Non
     data = weights.fetch("ssd300_vgg16", choice, detector)
     assert len(load_weights(data)) == 2 * 13  # of the classifier nothing is kept
     other = registry.build_model("ssd300_vgg16", 6, 3)
-    weights.start(other, data, initial=True)
+    weights.start(other, load_weights(data), initial=True)
     state, features = other.state_dict(), vgg.state_dict()
     assert torch.equal(state["backbone.features.0.weight"], features["features.0.weight"])
     torch.save(network().state_dict(), file)
@@ -207,7 +207,7 @@ def test_a_classifier_is_fine_tuned_for_other_classes(tmp_path: Path) -> None:
     torch.manual_seed(5)
     other = registry.build_model("convnet_tiny", 3, 1)
     before = {name: value.clone() for name, value in other.state_dict().items()}
-    weights.start(other, data, initial=True)
+    weights.start(other, load_weights(data), initial=True)
     expected = network().state_dict()
     for name, value in other.state_dict().items():
         last = name.startswith("15.")

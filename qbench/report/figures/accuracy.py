@@ -11,6 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from qbench.report.baseline import unchanged
 from qbench.report.figures.style import (
     FULL_PRECISION_LINE,
     HOLLOW,
@@ -67,7 +68,8 @@ def accuracy_by_bits(trials: pd.DataFrame, folder: Path, metric: str = "top1") -
     rows = []
     for (model, dataset), group in networks:
         here = trials[(trials["model"] == model) & (trials["dataset"] == dataset)]
-        full = here.loc[(here["method"] == FP32) & (here["status"] == "done"), "value"].mean()
+        base = unchanged(here)
+        full = base.loc[base["status"] == "done", "value"].mean()
         widths = list(here.loc[here["method"] != FP32, "bits"].unique())
         for first in range(0, len(widths), across):
             part = widths[first : first + across]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from qbench.report.baseline import unchanged
 from qbench.report.tables.text import mean_and_deviation, one_line
 from qbench.spec.metrics import TITLES
 from qbench.spec.trial import FP32
@@ -80,7 +81,7 @@ def full_precision(trials: pd.DataFrame, shown: Sequence[str]) -> str:
     Returns:
         The text. Empty if no trial is in full precision.
     """
-    base = trials[trials["method"] == FP32]
+    base = unchanged(trials)
     done = base[base["status"] == "done"]
     if base.empty:
         return ""
