@@ -86,6 +86,8 @@ class Layer:
         weight_quantizer: Quantizer of the weight, once attached. Layers that share a weight share
             its quantizer.
         activation_quantizer: Quantizer of the input, once attached.
+        clipped_share: Share of the calibration inputs that are negative, if the quantizer treats
+            negative values as zero; else 0.
 
     Example:
         >>> layer = Layer("fc", nn.Linear(4, 2), BitWidth.parse("2"), BitWidth.parse("32"))
@@ -101,6 +103,7 @@ class Layer:
     activation_levels: Levels | None = None
     weight_quantizer: nn.Module | None = field(default=None, repr=False)
     activation_quantizer: nn.Module | None = field(default=None, repr=False)
+    clipped_share: float = 0.0
     _latent: Tensor | None = field(default=None, init=False, repr=False)
 
     @property

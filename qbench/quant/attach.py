@@ -20,7 +20,7 @@ from torch.utils.hooks import RemovableHandle
 from qbench import distributed
 from qbench.errors import QbenchError
 from qbench.method import Layer, Method, Quantizer
-from qbench.quant.calibration import evaluation_mode, sample_inputs
+from qbench.quant.calibration import clipped_share, evaluation_mode, sample_inputs
 from qbench.quant.layers import (
     check_shared_weights,
     declare_levels,
@@ -367,6 +367,7 @@ class Handle:
         _check_module(quantizer, what, layer)
         quantizer.to(sample.device)
         _check_output(quantizer, sample[:1], what, layer)
+        layer.clipped_share = clipped_share(quantizer, sample)
         setattr(quantizer, ATTACHED, True)
         layer.module.input_quantizer = quantizer
         layer.activation_quantizer = quantizer

@@ -13,6 +13,9 @@ from qbench.errors import QbenchError
 from qbench.method import Layer
 from qbench.quant.hooks import observed_inputs
 
+CLIPPED = 0.01
+"""Least share of negative inputs that is worth a footnote if they are clipped."""
+
 _MAX_VALUES = 2**22  # of one layer's inputs
 
 
@@ -62,6 +65,43 @@ def sample_inputs(
             f"{'it' if len(unseen) == 1 else 'them'} out with layers={['*', *patterns]}"
         )
     return {name: torch.cat(inputs) for name, inputs in seen.items()}
+
+
+@torch.no_grad()
+def clipped_share(quantizer: nn.Module, sample: Tensor) -> float:
+    """Return the share of an input's values that are negative and that a quantizer clips.
+
+    Args:
+        quantizer: Quantizer of the input.
+        sample: Inputs on training data, (images, …).
+
+    Returns:
+        The share of negative values, or 0 if the quantizer tells them from zero.
+    """
+    negative = sample < 0
+    if not negative.any():
+        return 0.0
+    with evaluation_mode(quantizer):
+        clips = torch.equal(quantizer(sample), quantizer(sample.relu()))
+    return float(negative.double().mean()) if clips else 0.0
+
+
+def clipped_text(layers: Sequence[Layer]) -> str:
+    """Describe how many inputs lose negative values, or return an empty string.
+
+    Args:
+        layers: Attached layers.
+    """
+    inputs = [layer for layer in layers if layer.activation_quantizer is not None]
+    shares = [100 * layer.clipped_share for layer in inputs if layer.clipped_share >= CLIPPED]
+    if not shares:
+        return ""
+    low, high = f"{min(shares):.0f}", f"{max(shares):.0f}"
+    percent = high if low == high else f"{low} to {high}"
+    return (
+        f"{len(shares)} of {len(inputs)} quantized inputs lose their negative values, "
+        f"{percent} % of them"
+    )
 
 
 @contextmanager

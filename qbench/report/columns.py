@@ -306,6 +306,7 @@ TRIAL_COLUMNS = {
     "claim_unlike": "Why the published number is for a different setting; empty if it is not.",
     "claim_apart": "Other departures of the trial from the setting of the published number.",
     "unreadable": "Items of the data set that could not be read and were skipped.",
+    "clipped": "How many quantized inputs lose their negative values; empty if none does.",
     "stale": "Why the number is stale; empty if it is current.",
     "first_layer": "Widths of the first convolution or linear layer, W/A.",
     "last_layer": "Widths of the last convolution or linear layer, W/A.",

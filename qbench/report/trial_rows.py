@@ -20,7 +20,7 @@ from qbench.spec.bits import BitWidths
 from qbench.spec.metrics import MEASURED
 from qbench.spec.recipe import Recipe
 from qbench.spec.trial import FP32, Trial
-from qbench.store.tags import AUDIT, UNREADABLE
+from qbench.store.tags import AUDIT, CLIPPED, UNREADABLE
 from qbench.suite.grid import PlannedTrial
 from qbench.suite.published import Number, PublishedNumbers
 from qbench.suite.suite import Suite
@@ -124,6 +124,7 @@ class TrialRows:
             "training": _as_json(trial.recipe),
             **self._claim(planned, number),
             "unreadable": tags.get(UNREADABLE, ""),
+            "clipped": tags.get(CLIPPED, ""),
             "stale": stale,
             **self._network(trial, status),
             **self._policy(trial, done),

@@ -181,6 +181,7 @@ class Result(WeightObservations):
         environment: Software and hardware that it ran on, by name.
         code: Fingerprint of the code that it was trained with.
         unreadable: Items of the data that could not be read and were left out.
+        clipped: How many quantized inputs lose their negative values; empty if none does.
         examples: Detections in the first test images.
     """
 
@@ -198,6 +199,7 @@ class Result(WeightObservations):
     environment: dict[str, str] = Field(default_factory=dict)
     code: CodeFingerprint = CodeFingerprint()
     unreadable: list[str] = Field(default_factory=list)
+    clipped: str = ""
     examples: list[ImageDetections] = Field(default_factory=list)
 
     @property

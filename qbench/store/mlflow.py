@@ -30,7 +30,7 @@ from qbench.store.recording import (
     TRIAL_FILE,
     UNREADABLE_FILE,
 )
-from qbench.store.tags import FINAL, KEY, LEVELS, REASON, SET_ASIDE, TRIAL, code_of
+from qbench.store.tags import CLIPPED, FINAL, KEY, LEVELS, REASON, SET_ASIDE, TRIAL, code_of
 
 
 class Store:
@@ -248,6 +248,7 @@ class Store:
             environment=self.read(run, ENVIRONMENT_FILE),
             code=code_of(run),
             unreadable=self.read(run, UNREADABLE_FILE),
+            clipped=tags.get(CLIPPED, ""),
         )
 
     def levels(self, run: Run) -> Levels:

@@ -27,6 +27,7 @@ from qbench.store.connection import Connection, reason_of
 from qbench.store.tags import (
     AUDIT,
     CHECK,
+    CLIPPED,
     CODE,
     DIGEST,
     ENVIRONMENT,
@@ -215,6 +216,7 @@ def _tags(result: Result, imported: bool) -> dict[str, str]:
         LEVELS: json.dumps(result.levels),
         **{tag: str(getattr(result.code, name)) for name, tag in CODE.items()},
         UNREADABLE: result.unreadable_text[:_TAG_LENGTH],
+        CLIPPED: result.clipped,
         **{f"{ENVIRONMENT}{name}": value for name, value in result.environment.items()},
     }
     if result.trial.source is not None:

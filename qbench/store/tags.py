@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 AUDIT = "qbench.audit"
+CLIPPED = "qbench.clipped"
 CHECK = "qbench.check"  # marks the run that checks write to
 CODE = {"syntax": "qbench.syntax", "revision": "qbench.revision", "numerics": "qbench.numerics"}
 DIGEST = "qbench.digest"

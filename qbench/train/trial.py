@@ -22,6 +22,7 @@ from qbench.data import Dataset
 from qbench.errors import QbenchError
 from qbench.quant.attach import attach
 from qbench.quant.audit import audit
+from qbench.quant.calibration import clipped_text
 from qbench.quant.options import build_method
 from qbench.quant.preparation import preparation_of, prepare_as
 from qbench.spec.bits import BitWidths
@@ -168,6 +169,7 @@ class Training:
                 raise TrainingError(f"the {name} of the hardened network is not a number")
         result.weights, result.curve, result.audit = weights, curve, audited
         result.metrics, result.unreadable = metrics, loop.unreadable()
+        result.clipped = clipped_text(layers)
         result.examples = loop.task.examples(model, loop.dataset)
         self.weights = state
 

@@ -293,6 +293,11 @@ def _notes(trials: list[Row], done: list[Row]) -> list[str]:
     if missing := sum(trial["status"] == "missing" for trial in trials):
         run = f"{count - missing} of {count} seeds run"
         notes.append("not run yet" if missing == count else run)
-    for name, what in (("audit", "not k-bit: "), ("stale", "stale: "), ("unreadable", "")):
+    for name, what in (
+        ("audit", "not k-bit: "),
+        ("stale", "stale: "),
+        ("unreadable", ""),
+        ("clipped", ""),
+    ):
         notes += [f"{what}{text}" for text in dict.fromkeys(t.get(name) for t in done) if text]
     return notes
