@@ -279,6 +279,8 @@ def _sqlite_uri(path: Path) -> str:
 def _secrets(uri: str) -> list[str]:
     """Return the passwords and tokens in an address, as they are written and unquoted."""
     parts = urlsplit(uri)
+    if parts.scheme.startswith("sqlite"):  # a path, in which "@" and ":" have no meaning
+        return []
     web = parts.scheme in ("http", "https")
     authority = parts.netloc if web else uri.partition("://")[2]
     user, colon, password = authority.rpartition("@")[0].partition(":")

@@ -133,6 +133,12 @@ def test_a_token_in_the_address_of_a_server_is_never_printed(
         assert "secret" not in str(error.value)
 
 
+def test_the_path_of_a_database_is_printed_whole(tmp_path: Path) -> None:
+    folder = tmp_path / "x:secret@host"
+    connection = Connection(folder, local=True)
+    assert connection.without_password(f"{folder} is away") == f"{folder} is away"
+
+
 def test_passwords_of_other_addresses_are_hidden_too(tmp_path: Path) -> None:
     connection = Connection(tmp_path, local=True)
     text = "ftp://anna:secret@host/artifacts is away, as is s3://bucket/a@b:c"
