@@ -80,7 +80,9 @@ def check(connection: Connection, suite: str, trials: Sequence[Trial]) -> None:
         client, experiment = connection.client, connection.experiment(suite)
         run_id = _run_of_check(client, experiment)
         try:
-            params = [Param(name, value) for name, value in _params(largest).items()]
+            written = client.get_run(run_id).data.params  # which MLflow lets no later check change
+            new = {name: value for name, value in _params(largest).items() if name not in written}
+            params = [Param(name, value) for name, value in new.items()]
             run_tags = [RunTag(name, value) for name, value in tags.items()]
             client.log_batch(run_id, [Metric(FINAL, 0.0, 0, 0)], params, run_tags)
             run = client.get_run(run_id)

@@ -150,6 +150,12 @@ def test_a_check_leaves_nothing_that_counts(store: Store, tmp_path: Path) -> Non
     assert len(client.search_runs([run.info.experiment_id])) == 1
 
 
+def test_a_check_may_follow_one_of_other_trials(store: Store) -> None:
+    for seed in (1, 2):
+        store.check("suite", [result(seed=seed).trial])
+    assert len(states(store)) == 1
+
+
 def test_a_check_finds_a_deleted_experiment(store: Store) -> None:
     client = store._connection.client
     client.delete_experiment(store._connection.experiment("suite"))
