@@ -56,8 +56,8 @@ class ABCNet(Method):
     weights = NestedBases()
     activations = NestedBases()
     paper_recipe = Recipe(
-        optimizer="sgd", lr=0.01, momentum=0.9, schedule="step", milestones=(30, 60), gamma=0.1,
-        epochs=90, batch_size=256, weight_decay=1e-4, initialization="pretrained",
+        optimizer="sgd", lr=0.01, schedule="step", milestones=(30, 60), epochs=90, batch_size=256,
+        weight_decay=1e-4, initialization="pretrained",
     )  # fmt: skip
 
     def prepare(self, model: nn.Module, bits: BitWidths) -> nn.Module:

@@ -50,7 +50,6 @@ class AdaRound(Method):
     """
 
     name = "adaround"
-    title = "AdaRound"
     paper = "Nagel et al., ICML 2020, arXiv:2004.10568"
     weights = Integers(required=True)
     activations = Integers(bits=range(1, 9), signed=False, scales=2, offset=True)

@@ -48,15 +48,13 @@ class ADMM(Method):
         extragradient: Whether steps are predictions and corrections, or plain gradient steps.
     """
 
-    name = "admm"
-    title = "ADMM"
     paper = "Leng et al., AAAI 2018, arXiv:1707.09870"
     weights = Binary() | Ternary() | Named()
     soft = True
     elementwise = False
     paper_recipe = Recipe(
-        optimizer="sgd", lr=0.01, momentum=0.9, schedule="step", milestones=(20, 30), gamma=0.1,
-        epochs=40, batch_size=256, weight_decay=1e-4, initialization="pretrained",
+        optimizer="sgd", lr=0.01, schedule="step", milestones=(20, 30), epochs=40, batch_size=256,
+        weight_decay=1e-4, initialization="pretrained",
     )  # fmt: skip
     rho: Annotated[float, Field(gt=0)] = 1.0
     updates: Annotated[int, Field(ge=1)] = 1

@@ -54,13 +54,12 @@ class APoT(Method):
     """
 
     name = "apot"
-    title = "APoT"
     paper = "Li et al., ICLR 2020, arXiv:1909.13144"
     weights = SumsOfPowersOfTwo(bits=range(2, 8))
     activations = SumsOfPowersOfTwo(bits=range(2, 7), signed=False)
     paper_recipe = Recipe(
-        optimizer="sgd", lr=0.01, momentum=0.9, schedule="step", milestones=(30, 60, 90), gamma=0.1,
-        epochs=120, batch_size=1024, weight_decay=1e-4, initialization="pretrained",
+        optimizer="sgd", lr=0.01, schedule="step", milestones=(30, 60, 90), epochs=120,
+        batch_size=1024, weight_decay=1e-4, initialization="pretrained",
     )  # fmt: skip
     weight_clip: Annotated[float, Field(gt=0)] = 3.0
     input_clip: Annotated[float, Field(gt=0)] = 6.0

@@ -37,13 +37,11 @@ class BinaryConnect(Method):
         stochastic: Whether to draw the signs of the weights in training.
     """
 
-    title = "BinaryConnect"
     paper = "Courbariaux et al., NeurIPS 2015, arXiv:1511.00363"
     weights = Binary(scales=0, required=True)
     activations = Binary(scales=0)
     paper_recipe = Recipe(
-        optimizer="adam", lr=3e-3, schedule="exponential", final_lr=2e-6, epochs=500,
-        batch_size=50, weight_decay=0.0, initialization="scratch",
+        optimizer="adam", lr=3e-3, schedule="exponential", final_lr=2e-6, epochs=500, batch_size=50,
     )  # fmt: skip
     stochastic: bool = False
 

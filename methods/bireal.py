@@ -46,10 +46,7 @@ class BiReal(Method):
     paper = "Liu et al., ECCV 2018, arXiv:1808.00278"
     weights = Binary(granularity=PerChannel(), required=True)
     activations = Binary(scales=0, required=True)
-    paper_recipe = Recipe(
-        optimizer="adam", lr=1e-3, schedule="linear", epochs=256, batch_size=512, weight_decay=0.0,
-        initialization="scratch",
-    )  # fmt: skip
+    paper_recipe = Recipe(optimizer="adam", lr=1e-3, schedule="linear", epochs=256, batch_size=512)
     gradient: Literal["paper", "code"] = "paper"
 
     def prepare(self, model: nn.Module, bits: BitWidths) -> nn.Module:

@@ -39,14 +39,12 @@ class BNN(Method):
         stochastic: Whether to draw the signs of the activations in training.
     """
 
-    name = "bnn"
-    title = "BNN"
     paper = "Courbariaux et al., NeurIPS 2016, arXiv:1602.02830"
     weights = Binary(scales=0, required=True)
     activations = Binary(scales=0, required=True)
     paper_recipe = Recipe(
         optimizer="adam", lr=5e-3, schedule="step", milestones=(20, 30, 35, 40), gamma=0.3,
-        epochs=50, batch_size=256, weight_decay=0.0, initialization="scratch",
+        epochs=50, batch_size=256,
     )  # fmt: skip
     stochastic: bool = False
 

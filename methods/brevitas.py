@@ -58,8 +58,6 @@ class Brevitas(Method):
         scope: Weights that share a scale. Default: those of a layer.
     """
 
-    name = "brevitas"
-    title = "Brevitas"
     paper = "Franco et al., Zenodo 2026, doi:10.5281/zenodo.3333552"
     library = Library("brevitas", "0.13", "brevitas.quant.scaled_int")
     weights = Binary() | Integers(symmetric=True, named=True)

@@ -43,12 +43,11 @@ class BWN(Method):
             released code does.
     """
 
-    title = "BWN"
     paper = "Rastegari et al., ECCV 2016, arXiv:1603.05279"
     weights = Binary(granularity=PerChannel(), required=True)
     paper_recipe = Recipe(
-        optimizer="sgd", lr=1e-2, momentum=0.9, schedule="step", milestones=(18, 29, 43, 52),
-        gamma=0.5, epochs=55, batch_size=128, weight_decay=5e-4, initialization="scratch",
+        optimizer="sgd", lr=1e-2, schedule="step", milestones=(18, 29, 43, 52), gamma=0.5,
+        epochs=55, batch_size=128, weight_decay=5e-4,
     )  # fmt: skip
     gradient: Gradient = "paper"
     centre: bool = False

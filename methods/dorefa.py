@@ -45,7 +45,7 @@ class DoReFa(Method):
     activations = Uniform(scales=0)
     paper_recipe = Recipe(
         optimizer="adam", lr=2e-4, schedule="step", milestones=(60, 75), gamma=0.2, epochs=90,
-        batch_size=256, weight_decay=0.0, initialization="scratch",
+        batch_size=256,
     )  # fmt: skip
     gradient_bits: int = 32
 

@@ -34,14 +34,12 @@ class DSQ(Method):
         learn_alpha: Whether to learn α.
     """
 
-    name = "dsq"
-    title = "DSQ"
     paper = "Gong et al., ICCV 2019, arXiv:1908.05033"
     weights = Uniform(offset=True)
     activations = Uniform(offset=True)
     paper_recipe = Recipe(
-        optimizer="sgd", lr=0.01, momentum=0.9, schedule="cosine", epochs=90, batch_size=256,
-        weight_decay=1e-4, initialization="pretrained",
+        optimizer="sgd", lr=0.01, epochs=90, batch_size=256, weight_decay=1e-4,
+        initialization="pretrained",
     )  # fmt: skip
     alpha: Annotated[float, Field(gt=0, le=0.5)] = 0.2
     learn_alpha: bool = True

@@ -39,14 +39,12 @@ class EWGS(Method):
         lr_factor: Learning rate of l, u and o divided by that of the network.
     """
 
-    name = "ewgs"
-    title = "EWGS"
     paper = "Lee et al., CVPR 2021, arXiv:2104.00903"
     weights = Uniform(scales=1)
     activations = Uniform(scales=0)
     paper_recipe = Recipe(
-        optimizer="sgd", lr=0.01, momentum=0.9, schedule="cosine", epochs=100, batch_size=256,
-        weight_decay=1e-4, initialization="pretrained",
+        optimizer="sgd", lr=0.01, epochs=100, batch_size=256, weight_decay=1e-4,
+        initialization="pretrained",
     )  # fmt: skip
     delta: Annotated[float, Field(ge=0)] = 1e-3
     lr_factor: Annotated[float, Field(gt=0)] = 0.1

@@ -38,13 +38,12 @@ class FriesenDomingos(Method):
             straight-through.
     """
 
-    name = "friesen_domingos"
     title = "FTPROP"
     paper = "Friesen and Domingos, ICLR 2018, arXiv:1710.11573"
     activations = Uniform(scales=0)
     paper_recipe = Recipe(
-        optimizer="sgd", lr=0.1, momentum=0.9, schedule="step", milestones=(30, 60), gamma=0.1,
-        epochs=90, batch_size=256, weight_decay=1e-5, initialization="scratch",
+        optimizer="sgd", lr=0.1, schedule="step", milestones=(30, 60), epochs=90, batch_size=256,
+        weight_decay=1e-5,
     )  # fmt: skip
     loss: Loss = "soft_hinge"
 

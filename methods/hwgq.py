@@ -65,13 +65,10 @@ class HWGQ(Method):
         dead_zone: Whether to round to evenly spaced levels, so that small values become 0.
     """
 
-    name = "hwgq"
-    title = "HWGQ"
     paper = "Cai et al., CVPR 2017, arXiv:1702.00953"
     weights = Binary(granularity=PerChannel(), required=True)
     paper_recipe = Recipe(
-        optimizer="sgd", lr=0.1, momentum=0.9, schedule="linear", epochs=64, batch_size=256,
-        weight_decay=5e-5, initialization="scratch",
+        optimizer="sgd", lr=0.1, schedule="linear", epochs=64, batch_size=256, weight_decay=5e-5,
     )  # fmt: skip
     levels: Literal["uniform", "lloyd"] = "uniform"
     backward: Backward = "clipped"

@@ -55,14 +55,13 @@ class INQ(Method):
             is 1. Default: those of the paper for the bit-width.
     """
 
-    title = "INQ"
     paper = "Zhou et al., ICLR 2017, arXiv:1702.03044"
     weights = PowersOfTwo()
     soft = True
     elementwise = False
     paper_recipe = Recipe(
-        optimizer="sgd", lr=0.01, momentum=0.9, schedule="cosine_restarts", milestones=(8, 16),
-        epochs=24, batch_size=80, weight_decay=5e-4, initialization="pretrained",
+        optimizer="sgd", lr=0.01, schedule="cosine_restarts", milestones=(8, 16), epochs=24,
+        batch_size=80, weight_decay=5e-4, initialization="pretrained",
     )  # fmt: skip
     paper_layers = "all"
     portions: tuple[float, ...] | None = None

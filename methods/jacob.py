@@ -51,14 +51,13 @@ class Jacob(Method):
         delay: Number of epochs before activations are quantized.
     """
 
-    name = "jacob"
     title = "Integer-only (Jacob et al.)"
     paper = "Jacob et al., CVPR 2018, arXiv:1712.05877"
     weights = Integers(symmetric=True, scales=2, offset=True)
     activations = Integers(bits=range(1, 9), signed=False, scales=2, offset=True)
     paper_recipe = Recipe(
-        optimizer="sgd", lr=1e-3, momentum=0.9, schedule="cosine", epochs=30, batch_size=256,
-        weight_decay=4e-5, initialization="pretrained",
+        optimizer="sgd", lr=1e-3, epochs=30, batch_size=256, weight_decay=4e-5,
+        initialization="pretrained",
     )  # fmt: skip
     paper_layers = "all"
     granularity: ScopeOption = PerTensor()

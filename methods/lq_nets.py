@@ -52,9 +52,8 @@ class LQNets(Method):
     weights = Learned(basis=True, granularity=PerChannel())
     activations = Learned(basis=True)
     paper_recipe = Recipe(
-        optimizer="sgd", lr=0.1, momentum=0.9, nesterov=True, schedule="step",
-        milestones=(30, 60, 85, 95, 105), gamma=0.1, epochs=120, batch_size=256, weight_decay=1e-4,
-        initialization="scratch",
+        optimizer="sgd", lr=0.1, nesterov=True, schedule="step", milestones=(30, 60, 85, 95, 105),
+        epochs=120, batch_size=256, weight_decay=1e-4,
     )  # fmt: skip
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     debias: bool = False

@@ -38,14 +38,12 @@ class LSQ(Method):
             the batch.
     """
 
-    name = "lsq"
-    title = "LSQ"
     paper = "Esser et al., ICLR 2020, arXiv:1902.08153"
     weights = Integers(named=True)
     activations = Integers(bits=range(1, 9), signed=False)
     paper_recipe = Recipe(
-        optimizer="sgd", lr=0.01, momentum=0.9, schedule="cosine", epochs=90, batch_size=256,
-        weight_decay=1e-4, initialization="pretrained",
+        optimizer="sgd", lr=0.01, epochs=90, batch_size=256, weight_decay=1e-4,
+        initialization="pretrained",
     )  # fmt: skip
     paper_layers = "first_last_8bit"
     weight_range: Literal["full", "symmetric"] = "full"

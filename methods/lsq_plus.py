@@ -34,8 +34,8 @@ class LSQPlus(Method):
     weights = Integers()
     activations = Uniform(offset=True)
     paper_recipe = Recipe(
-        optimizer="sgd", lr=0.01, momentum=0.9, schedule="cosine", epochs=90, batch_size=256,
-        weight_decay=1e-4, initialization="pretrained",
+        optimizer="sgd", lr=0.01, epochs=90, batch_size=256, weight_decay=1e-4,
+        initialization="pretrained",
     )  # fmt: skip
     paper_layers = "first_last_8bit"
 

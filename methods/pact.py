@@ -55,13 +55,11 @@ class PACT(Method):
         decay: L2 decay of α.
     """
 
-    name = "pact"
-    title = "PACT"
     paper = "Choi et al., 2018, arXiv:1805.06085"
     activations = Integers(bits=range(1, 9), signed=False)
     paper_recipe = Recipe(
-        optimizer="sgd", lr=0.1, momentum=0.9, schedule="step", milestones=(30, 60, 85, 95),
-        gamma=0.1, epochs=110, batch_size=256, weight_decay=1e-4, initialization="scratch",
+        optimizer="sgd", lr=0.1, schedule="step", milestones=(30, 60, 85, 95), epochs=110,
+        batch_size=256, weight_decay=1e-4,
     )  # fmt: skip
     weight_scheme: Literal["dorefa", "sawb"] = Field(default="dorefa", alias="weights")
     initial: Annotated[float, Field(ge=0)] = 0.0

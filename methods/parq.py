@@ -83,14 +83,12 @@ class PARQ(Method):
         steepness: Steepness of the decrease of ρ, for ``parq``.
     """
 
-    name = "parq"
-    title = "PARQ"
     paper = "Jin et al., ICML 2025, arXiv:2503.15748"
     library = Library("torchao", "0.18", "torchao.prototype.parq")
     soft = True
     paper_recipe = Recipe(
-        optimizer="sgd", lr=0.1, momentum=0.9, schedule="step", milestones=(30, 60), gamma=0.1,
-        epochs=90, batch_size=256, weight_decay=1e-4, initialization="scratch",
+        optimizer="sgd", lr=0.1, schedule="step", milestones=(30, 60), epochs=90, batch_size=256,
+        weight_decay=1e-4,
     )  # fmt: skip
     quantizer: Literal["lsb", "uniform", "max_uniform", "ternary"] = "lsb"
     prox: Literal["parq", "binary_relax", "hard"] = "parq"

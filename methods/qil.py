@@ -39,14 +39,12 @@ class QIL(Method):
         lr_factor: Learning rate of the intervals divided by that of the network.
     """
 
-    name = "qil"
-    title = "QIL"
     paper = "Jung et al., CVPR 2019, arXiv:1808.05779"
     weights = Integers(symmetric=True, named=True, scales=0)
     activations = Integers(bits=range(1, 9), signed=False, scales=0)
     paper_recipe = Recipe(
-        optimizer="sgd", lr=0.4, momentum=0.9, schedule="step", milestones=(30, 60, 80), gamma=0.1,
-        epochs=90, batch_size=1024, weight_decay=1e-4, initialization="pretrained",
+        optimizer="sgd", lr=0.4, schedule="step", milestones=(30, 60, 80), epochs=90,
+        batch_size=1024, weight_decay=1e-4, initialization="pretrained",
     )  # fmt: skip
     learn_gamma: bool = True
     lr_factor: Annotated[float, Field(gt=0)] = 0.01

@@ -86,9 +86,8 @@ class QuantizationNetworks(Method):
     activations = Integers(bits=range(1, 9), signed=False)
     soft = True
     paper_recipe = Recipe(
-        optimizer="sgd", lr=1e-3, momentum=0.9, schedule="step", milestones=(30, 45), gamma=0.1,
-        epochs=55, batch_size=256, weight_decay=1e-4, gradient_clip=5.0,
-        initialization="pretrained",
+        optimizer="sgd", lr=1e-3, schedule="step", milestones=(30, 45), epochs=55, batch_size=256,
+        weight_decay=1e-4, gradient_clip=5.0, initialization="pretrained",
     )  # fmt: skip
     temperature_rate: Annotated[float, Field(gt=0)] = 5.0
     temperature_by: Literal["epoch", "step"] = "epoch"

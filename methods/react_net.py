@@ -28,13 +28,11 @@ class ReActNet(Method):
     """Binary weights and activations, with learned shifts."""
 
     name = "react_net"
-    title = "ReActNet"
     paper = "Liu et al., ECCV 2020, arXiv:2003.03488"
     weights = Binary(granularity=PerChannel(), required=True)
     activations = Binary(scales=0, required=True)
     paper_recipe = Recipe(
         optimizer="adam", lr=2.5e-3, schedule="linear", epochs=128, batch_size=512,
-        weight_decay=0.0, initialization="scratch",
     )  # fmt: skip
 
     def prepare(self, model: nn.Module, bits: BitWidths) -> nn.Module:

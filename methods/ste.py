@@ -51,7 +51,6 @@ class STE(Method):
         momentum: Momentum of the running average of the activations' range.
     """
 
-    title = "STE"
     paper = "Bengio et al., 2013, arXiv:1308.3432"
     weights = Binary() | Integers(symmetric=True, named=True)
     activations = Integers(bits=range(1, 9), signed=False)

@@ -33,14 +33,11 @@ class TBN(Method):
         threshold: Threshold δ = Δ / mean|x|.
     """
 
-    name = "tbn"
-    title = "TBN"
     paper = "Wan et al., ECCV 2018"
     weights = Binary(granularity=PerChannel(), required=True)
     activations = Ternary(scales=0, required=True)
     paper_recipe = Recipe(
-        optimizer="adam", lr=1e-3, schedule="step", milestones=(30, 45), gamma=0.1, epochs=60,
-        batch_size=128, weight_decay=0.0, initialization="scratch",
+        optimizer="adam", lr=1e-3, schedule="step", milestones=(30, 45), epochs=60, batch_size=128,
     )  # fmt: skip
     threshold: Annotated[float, Field(ge=0)] = 0.4
 

@@ -37,7 +37,6 @@ class TTQ(Method):
         initial: Start of W_p and W_n: 1, or the mean size of the weights beyond Δ.
     """
 
-    title = "TTQ"
     paper = "Zhu et al., ICLR 2017, arXiv:1612.01064"
     weights = Ternary(scales=2, required=True)
     paper_recipe = Recipe(

@@ -28,12 +28,11 @@ class TWN(Method):
         granularity: Weights that share Δ and α. Default: those of a layer, as in the paper.
     """
 
-    title = "TWN"
     paper = "Li et al., 2016, arXiv:1605.04711"
     weights = Ternary(required=True)
     paper_recipe = Recipe(
-        optimizer="sgd", lr=0.1, momentum=0.9, schedule="step", milestones=(30, 40, 50), gamma=0.1,
-        epochs=60, batch_size=64, weight_decay=1e-4, initialization="scratch",
+        optimizer="sgd", lr=0.1, schedule="step", milestones=(30, 40, 50), epochs=60, batch_size=64,
+        weight_decay=1e-4,
     )  # fmt: skip
     threshold: Annotated[float, Field(ge=0)] = 0.7
     granularity: ScopeOption = PerTensor()

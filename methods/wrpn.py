@@ -44,14 +44,12 @@ class WRPN(Method):
         widen: Factor on the number of channels.
     """
 
-    name = "wrpn"
-    title = "WRPN"
     paper = "Mishra et al., ICLR 2018, arXiv:1709.01134"
     weights = Binary(granularity=PerChannel()) | Integers(symmetric=True, named=True, scales=0)
     activations = Integers(bits=range(1, 9), signed=False, scales=0)
     paper_recipe = Recipe(
-        optimizer="sgd", lr=0.1, momentum=0.9, schedule="step", milestones=(30, 60), gamma=0.1,
-        epochs=90, batch_size=256, weight_decay=1e-4, initialization="scratch",
+        optimizer="sgd", lr=0.1, schedule="step", milestones=(30, 60), epochs=90, batch_size=256,
+        weight_decay=1e-4,
     )  # fmt: skip
     widen: Annotated[int, Field(ge=1, le=8)] = 1
 

@@ -47,14 +47,13 @@ class XNOR(Method):
         scale_map: Whether to multiply outputs by K, the paper's scale of the input.
     """
 
-    name = "xnor"
     title = "XNOR-Net"
     paper = "Rastegari et al., ECCV 2016, arXiv:1603.05279"
     weights = Binary(granularity=PerChannel(), required=True)
     activations = Binary(scales=0, required=True)
     paper_recipe = Recipe(
         optimizer="adam", lr=1e-3, schedule="step", milestones=(18, 29, 43, 52), gamma=0.5,
-        epochs=55, batch_size=800, weight_decay=0.0, initialization="scratch",
+        epochs=55, batch_size=800,
     )  # fmt: skip
     gradient: Gradient = "paper"
     centre: bool = False

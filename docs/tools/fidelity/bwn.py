@@ -133,10 +133,10 @@ def qbench_versions(w: Tensor, g: Tensor) -> list[Binary]:
     ):
         method, layer = build_method("bwn", options), layer_of(1, "weight")
         layer.latent_weight.data.copy_(w)
-        method.layers = [layer]
-        method.on_epoch_start(1, 1)
+        quantizer = built_quantizer(method, layer, w, "weight")
+        with torch.no_grad():
+            quantizer.on_epoch_start(layer, 1, 1)
         leaf = layer.latent_weight.detach().clone().requires_grad_()
-        quantizer = built_quantizer(method, layer, leaf.detach(), "weight")
         values = quantizer(leaf)
         (gradient,) = torch.autograd.grad(values, leaf, g)
         changed = leaf.detach().clone()
