@@ -21,30 +21,12 @@ thresholds ½ − v_n are evenly spaced quantiles of the input, and β is its le
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 
 from qbench.functional import sign, straight_through
-from qbench.method import BitWidth, BitWidths, Layer, Learned, Method, Recipe
+from qbench.method import BinaryBases, BitWidths, Layer, Method, Recipe
 from qbench.quant.surgery import RELU, replace_modules
-
-
-@dataclass(frozen=True, kw_only=True)
-class NestedBases(Learned):
-    """Sums of k binary bases whose thresholds are in order: k + 1 levels."""
-
-    basis: bool = True
-
-    @property
-    def about(self) -> str:
-        """What the levels are."""
-        return "sums of k binary bases"
-
-    def count(self, width: BitWidth) -> int:
-        """Return k + 1."""
-        return width.bits + 1
 
 
 class ABCNet(Method):
@@ -53,8 +35,8 @@ class ABCNet(Method):
     name = "abc_net"
     title = "ABC-Net"
     paper = "Lin et al., NeurIPS 2017, arXiv:1711.11294"
-    weights = NestedBases()
-    activations = NestedBases()
+    weights = BinaryBases()
+    activations = BinaryBases()
     paper_recipe = Recipe(
         optimizer="sgd", lr=0.01, schedule="step", milestones=(30, 60), epochs=90, batch_size=256,
         weight_decay=1e-4, initialization="pretrained",
@@ -64,16 +46,16 @@ class ABCNet(Method):
         """Remove every ReLU, if activations are quantized."""
         return model if bits.activations.is_float else replace_modules(model, RELU, nn.Identity)
 
-    def weight_quantizer(self, layer: Layer, weight: Tensor) -> BinaryBases:
+    def weight_quantizer(self, layer: Layer, weight: Tensor) -> BasesWeight:
         """Build Σ α_i B_i."""
-        return BinaryBases(layer.weight_bits.bits)
+        return BasesWeight(layer.weight_bits.bits)
 
     def activation_quantizer(self, layer: Layer, sample: Tensor) -> BinaryActivations:
         """Build Σ β_n A_n."""
         return BinaryActivations(layer.activation_bits.bits, sample)
 
 
-class BinaryBases(nn.Module):
+class BasesWeight(nn.Module):
     """w_q = Σ α_i B_i, α by least squares.
 
     Args:

@@ -83,7 +83,7 @@ class WeightQuant(nn.Module):
     Args:
         bits: Bit-width k.
         weight: Weight to quantize, (out, in, …).
-        scope: Weights that share a scale.
+        granularity: Weights that share a scale.
     """
 
     def __init__(self, bits: int, weight: Tensor, granularity: Granularity) -> None:

@@ -35,17 +35,7 @@ import torch
 from torch import Tensor, nn
 
 from qbench.functional import straight_through
-from qbench.method import (
-    Binary,
-    BitWidths,
-    Integers,
-    Layer,
-    Learned,
-    Levels,
-    Method,
-    PerChannel,
-    Recipe,
-)
+from qbench.method import Binary, BitWidths, Integers, Layer, Learned, Method, PerChannel, Recipe
 from qbench.quant.surgery import pool_before_norm
 
 from .dorefa import BinaryWeight
@@ -81,7 +71,7 @@ class HWGQ(Method):
             raise ValueError("dead_zone: it goes with evenly spaced levels, not with lloyd")
 
     @property
-    def activations(self) -> Levels:
+    def activations(self) -> Integers | Learned:
         """Multiples of a step, or Lloyd's levels; both fixed for each bit-width."""
         if self.levels == "lloyd":
             return Learned(bits=range(1, 5), required=True)

@@ -29,17 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from qbench.functional import straight_through
-from qbench.method import (
-    Field,
-    Granularity,
-    Integers,
-    Layer,
-    Method,
-    PerTensor,
-    Quantizer,
-    Recipe,
-    ScopeOption,
-)
+from qbench.method import Field, Integers, Layer, Method, PerTensor, Quantizer, Recipe, ScopeOption
 
 
 class Jacob(Method):
@@ -66,7 +56,7 @@ class Jacob(Method):
 
     def weight_quantizer(self, layer: Layer, weight: Tensor) -> AffineWeight:
         """Build the quantizer over the range of the weights."""
-        return AffineWeight(2**layer.weight_bits.bits - 1, self.granularity)
+        return AffineWeight(self, 2**layer.weight_bits.bits - 1)
 
     def activation_quantizer(self, layer: Layer, sample: Tensor) -> AffineActivation:
         """Build the quantizer over the running range of the inputs."""
@@ -104,13 +94,13 @@ class AffineWeight(nn.Module):
     """q(w) over [min w, max w].
 
     Args:
+        method: The method, for its granularity.
         n: Number of levels.
-        scope: Weights that share a range.
     """
 
-    def __init__(self, n: int, granularity: Granularity) -> None:
+    def __init__(self, method: Jacob, n: int) -> None:
         super().__init__()
-        self.n, self.granularity = n, granularity
+        self.n, self.granularity = n, method.granularity
 
     def forward(self, w: Tensor) -> Tensor:
         """Quantize ``w``, (out, in, …)."""

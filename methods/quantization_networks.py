@@ -37,7 +37,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import torch
@@ -46,8 +45,8 @@ from torch import Tensor, nn
 from qbench.functional import hard_staircase, kmeans_1d, staircase
 from qbench.method import (
     Binary,
-    BitWidth,
     Field,
+    Fixed,
     Integers,
     Layer,
     Levels,
@@ -115,8 +114,7 @@ class QuantizationNetworks(Method):
         """The levels of the bit-width, or those of the option."""
         if self.weight_levels is None:
             return Binary() | SYMMETRIC
-        fewest = (len(self.weight_levels) - 1).bit_length()
-        return Given(values=self.weight_levels, bits=range(fewest, 9))
+        return Fixed(values=self.weight_levels)
 
     def weight_quantizer(self, layer: Layer, weight: Tensor) -> SigmoidStaircase:
         """Build the function of a weight."""
@@ -251,26 +249,6 @@ class OfficialWeights(ReleasedWeights, SigmoidStaircase):
 
 class OfficialActivations(ReleasedActivations, SigmoidStaircase):
     """`SigmoidStaircase` of an activation, with the released code's departures."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Given(Levels):
-    """Levels of the option ``weight_levels``, at every bit-width that can hold them.
-
-    Attributes:
-        values: The levels, ascending.
-    """
-
-    values: tuple[float, ...]
-
-    @property
-    def about(self) -> str:
-        """What the levels are."""
-        return f"{len(self.values)} given levels"
-
-    def codes(self, width: BitWidth) -> tuple[float, ...]:
-        """Return the levels."""
-        return self.values
 
 
 def phase_of(epoch: int, epochs: int, lengths: tuple[float, float, float]) -> int:

@@ -29,17 +29,7 @@ import torch
 from torch import Tensor
 
 from qbench.functional import integer_range, round_ste, scaled_sign, sign, straight_through
-from qbench.method import (
-    Binary,
-    Field,
-    Granularity,
-    Integers,
-    Layer,
-    Method,
-    PerChannel,
-    Quantizer,
-    ScopeOption,
-)
+from qbench.method import Binary, Field, Integers, Layer, Method, PerChannel, Quantizer, ScopeOption
 
 
 class STE(Method):
@@ -60,7 +50,7 @@ class STE(Method):
 
     def weight_quantizer(self, layer: Layer, weight: Tensor) -> UniformWeight:
         """Build a symmetric quantizer, scaled to the maximum."""
-        return UniformWeight(layer.weight_bits.bits, self.granularity)
+        return UniformWeight(layer.weight_bits.bits, self)
 
     def activation_quantizer(self, layer: Layer, sample: Tensor) -> UniformActivation:
         """Build a quantizer scaled to the running maximum."""
@@ -72,12 +62,12 @@ class UniformWeight(Quantizer):
 
     Args:
         bits: Bit-width k.
-        granularity: Weights that share s.
+        method: The method, for its granularity.
     """
 
-    def __init__(self, bits: int, granularity: Granularity) -> None:
+    def __init__(self, bits: int, method: STE) -> None:
         super().__init__()
-        self.bits, self.granularity = bits, granularity
+        self.bits, self.granularity = bits, method.granularity
 
     def forward(self, w: Tensor) -> Tensor:
         """Quantize ``w``, (out, in, …)."""

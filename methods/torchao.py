@@ -39,16 +39,7 @@ import torch
 from torch import Tensor, nn
 
 from qbench.functional import integer_range, straight_through
-from qbench.method import (
-    Field,
-    Granularity,
-    Integers,
-    Layer,
-    Library,
-    Method,
-    PerChannel,
-    ScopeOption,
-)
+from qbench.method import Field, Integers, Layer, Library, Method, PerChannel, ScopeOption
 
 from .jacob import RunningRange
 
@@ -77,7 +68,7 @@ class TorchAO(Method):
                 f"torchao cannot scale one weight alone, as {self.granularity} does for "
                 f"'{layer.name}': use per_tensor, or leave the layer out"
             )
-        return FakeQuantizedWeight(layer.weight_bits.bits, self.granularity)
+        return FakeQuantizedWeight(layer.weight_bits.bits, self)
 
     def activation_quantizer(self, layer: Layer, sample: Tensor) -> FakeQuantizedActivation:
         """Build an asymmetric quantizer over the running range."""
@@ -119,12 +110,12 @@ class FakeQuantizedWeight(FakeQuantizer):
 
     Args:
         bits: Bit-width k.
-        scope: Weights that share a scale.
+        method: The method, for its granularity.
     """
 
-    def __init__(self, bits: int, granularity: Granularity) -> None:
+    def __init__(self, bits: int, method: TorchAO) -> None:
         super().__init__(bits, signed=True)
-        self.granularity = granularity
+        self.granularity = method.granularity
 
     def forward(self, w: Tensor) -> Tensor:
         """Quantize ``w``, (out, in, …)."""

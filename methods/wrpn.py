@@ -22,16 +22,7 @@ from typing import Annotated
 from torch import Tensor, nn
 
 from qbench.functional import integer_range, round_ste
-from qbench.method import (
-    Binary,
-    BitWidths,
-    Field,
-    Integers,
-    Layer,
-    Method,
-    PerChannel,
-    Recipe,
-)
+from qbench.method import Binary, BitWidths, Field, Integers, Layer, Method, PerChannel, Recipe
 from qbench.quant.surgery import widen
 
 from .dorefa import BinaryWeight, UnitActivation

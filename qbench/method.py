@@ -54,6 +54,8 @@ from qbench.spec.granularity import (
 )
 from qbench.spec.levels import (
     Binary,
+    BinaryBases,
+    Fixed,
     Integers,
     Learned,
     Levels,
@@ -466,9 +468,11 @@ class Method:
 
 __all__ = [
     "Binary",
+    "BinaryBases",
     "BitWidth",
     "BitWidths",
     "Field",
+    "Fixed",
     "Granularity",
     "GranularityOption",
     "Integers",

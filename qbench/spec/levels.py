@@ -297,6 +297,48 @@ class Learned(Levels):
 
 
 @dataclass(frozen=True, kw_only=True)
+class BinaryBases(Levels):
+    """Sums of k scaled binary bases whose thresholds are in order: k + 1 levels."""
+
+    @property
+    def about(self) -> str:
+        """What the levels are."""
+        return "sums of k binary bases"
+
+    def count(self, width: BitWidth) -> int:
+        """Return k + 1."""
+        return width.bits + 1
+
+    def numbers(self, width: BitWidth) -> int:
+        """Return k, one scale for each base."""
+        return width.bits
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fixed(Levels):
+    """Given values, at every bit-width that can hold them.
+
+    Attributes:
+        values: The levels, ascending, up to a scale.
+    """
+
+    values: Codes
+
+    @property
+    def about(self) -> str:
+        """What the levels are."""
+        return f"{len(self.values)} given levels"
+
+    def codes(self, width: BitWidth) -> Codes:
+        """Return the values."""
+        return self.values
+
+    def contains(self, width: BitWidth) -> bool:
+        """Return whether a bit-width can hold the values."""
+        return super().contains(width) and len(self.values) <= 2**width.bits
+
+
+@dataclass(frozen=True, kw_only=True)
 class Named(Levels):
     """The integers that ``k(±m)`` names, as ``3(±4)`` does: −4, −2, −1, 0, 1, 2, 4.
 

@@ -456,7 +456,7 @@ def test_weights_take_any_levels_given() -> None:
 @pytest.mark.parametrize(
     ("options", "bits", "reason"),
     [
-        ({"weight_levels": [-2, -1, 0, 1, 2]}, "2/32", "3 to 8 bits"),
+        ({"weight_levels": [-2, -1, 0, 1, 2]}, "2/32", "5 given levels, not the levels of 2"),
         ({"weight_levels": [-1, 0, 1]}, "3(±4)/32", "3 given levels, not the levels of 3(±4)"),
     ],
 )

@@ -8,6 +8,8 @@ from qbench.spec.bits import BitWidth
 from qbench.spec.granularity import PerChannel, PerGroup
 from qbench.spec.levels import (
     Binary,
+    BinaryBases,
+    Fixed,
     Integers,
     Learned,
     Levels,
@@ -37,6 +39,7 @@ JOINED = Binary() | Integers(symmetric=True)
         (PowersOfTwo(), "3", (-1, -0.5, 0, 0.5, 1)),
         (Named(), "3(±4)", (-4, -2, -1, 0, 1, 2, 4)),
         (Named(default="symmetric"), "2", (-1, 0, 1)),
+        (Fixed(values=(-2.0, 0.0, 1.0)), "2", (-2, 0, 1)),
     ],
 )
 def test_fixed_levels_are_those_of_the_definition(
@@ -56,6 +59,7 @@ def test_fixed_levels_are_those_of_the_definition(
         (SumsOfPowersOfTwo(), "4", 15),
         (SumsOfPowersOfTwo(signed=False), "4", 16),
         (Learned(), "3", 8),
+        (BinaryBases(), "3", 4),
     ],
 )
 def test_learned_levels_are_counted(levels: Levels, width: str, count: int) -> None:
@@ -74,6 +78,7 @@ def test_learned_levels_are_counted(levels: Levels, width: str, count: int) -> N
         (Integers(named=True), "3(±4)", "are signed integers, not the levels of 3(±4)"),
         (Uniform(bits=(2, 4)), "3", "its weights have 2 or 4 bits"),
         (Named(), "3", "are levels that ± names, not the levels of 3"),
+        (Fixed(values=(-2.0, 0.0, 1.0)), "1", "are 3 given levels, not the levels of 1"),
         (JOINED, "3(±4)", "are symmetric integers, not the levels of 3(±4)"),
         (Binary(required=True) | Ternary(), "32", "its weights have 1 or 2 bits"),
     ],
@@ -111,6 +116,7 @@ def test_an_option_changes_the_granularity_of_every_family() -> None:
         (Uniform(), 2),
         (Learned(), 16),
         (Learned(basis=True), 4),
+        (BinaryBases(), 4),
     ],
 )
 def test_a_group_stores_the_numbers_that_its_levels_are_computed_from(

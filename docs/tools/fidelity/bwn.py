@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from matplotlib.ticker import NullLocator
@@ -133,7 +134,7 @@ def qbench_versions(w: Tensor, g: Tensor) -> list[Binary]:
     ):
         method, layer = build_method("bwn", options), layer_of(1, "weight")
         layer.latent_weight.data.copy_(w)
-        quantizer = built_quantizer(method, layer, w, "weight")
+        quantizer: Any = built_quantizer(method, layer, w, "weight")
         with torch.no_grad():
             quantizer.on_epoch_start(layer, 1, 1)
         leaf = layer.latent_weight.detach().clone().requires_grad_()
