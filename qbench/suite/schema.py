@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import BaseModel, TypeAdapter
 
 from qbench import registry
-from qbench.quant.options import quantizes
+from qbench.quant.options import build_method, method_options, quantizes
 from qbench.spec.layout import TableLayout
 from qbench.spec.policies import POLICIES
 from qbench.spec.recipe import Recipe
@@ -96,6 +96,9 @@ def _options(name: str) -> Schema:
     cls = registry.method_class(name)
     found = TypeAdapter(cls).json_schema()
     known = _described(cls, found.get("properties", {}))
+    defaults = method_options(build_method(name, {})) if "required" not in found else {}
+    for option in known.keys() & defaults.keys():
+        known[option]["default"] = defaults[option]  # as a suite writes it
     about = ": ".join(filter(None, (cls.title, quantizes(name))))
     mapping = _object(known, required=found.get("required", []))
     return {"description": about} | mapping | {"type": ["object", "null"]}
