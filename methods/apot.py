@@ -128,8 +128,9 @@ class NormalisedWeight(PowersOfTwoActivation):
     def forward(self, w: Tensor) -> Tensor:
         """Quantize ``w``, any shape."""
         source = w if self.normalization_gradient else w.detach()
-        std = source.std().clamp(min=torch.finfo(w.dtype).tiny)
-        normal = (w - source.mean()) / std
+        normal = w - source.mean()
+        if w.numel() > 1:  # one weight has no deviation
+            normal = normal / source.std().clamp(min=torch.finfo(w.dtype).tiny)
         alpha = self.alpha.to(w.dtype)
         unit = ((normal if self.clip_gradient else normal.detach()) / alpha).clamp(-1, 1)
         sizes = nearest_level(unit.abs(), self.levels)

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from qbench.functional import quantize_unit, scaled_sign, straight_through
-from qbench.method import Binary, Granularity, Layer, Method, PerTensor, Recipe, Uniform
+from qbench.method import Binary, Granularity, Integers, Layer, Method, PerTensor, Recipe, Uniform
 
 
 class DoReFa(Method):
@@ -42,7 +42,7 @@ class DoReFa(Method):
     title = "DoReFa-Net"
     paper = "Zhou et al., 2016, arXiv:1606.06160"
     weights = Binary() | Uniform(bits=range(2, 9), scales=0)
-    activations = Uniform(scales=0)
+    activations = Integers(bits=range(1, 9), signed=False, scales=0)
     paper_recipe = Recipe(
         optimizer="adam", lr=2e-4, schedule="step", milestones=(60, 75), gamma=0.2, epochs=90,
         batch_size=256,

@@ -27,7 +27,7 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor, nn
 
-from qbench.method import Field, Layer, Method, Recipe, Uniform
+from qbench.method import Field, Integers, Layer, Method, Recipe, Uniform
 from qbench.quant.hooks import bypassed, record
 
 
@@ -41,7 +41,7 @@ class EWGS(Method):
 
     paper = "Lee et al., CVPR 2021, arXiv:2104.00903"
     weights = Uniform(scales=1)
-    activations = Uniform(scales=0)
+    activations = Integers(bits=range(1, 9), signed=False, scales=0)
     paper_recipe = Recipe(
         optimizer="sgd", lr=0.01, epochs=100, batch_size=256, weight_decay=1e-4,
         initialization="pretrained",
@@ -51,7 +51,7 @@ class EWGS(Method):
 
     def weight_quantizer(self, layer: Layer, weight: Tensor) -> ScaledWeight:
         """Build 2 (x_q − ½) · |o|."""
-        u = max(3 * float(weight.std()), 1e-6)
+        u = max(3 * float(weight.std(correction=min(1, weight.numel() - 1))), 1e-6)
         return ScaledWeight(layer.weight_bits.bits, -u, u, self.delta)
 
     def activation_quantizer(self, layer: Layer, sample: Tensor) -> UnitInterval:

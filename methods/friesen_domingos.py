@@ -24,7 +24,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from qbench.functional import sign, straight_through
-from qbench.method import BitWidths, Layer, Method, Recipe, Uniform
+from qbench.method import Binary, BitWidths, Integers, Layer, Method, Recipe
 from qbench.quant.surgery import RELU, replace_modules
 
 Loss = Literal["soft_hinge", "saturated"]
@@ -40,7 +40,7 @@ class FriesenDomingos(Method):
 
     title = "FTPROP"
     paper = "Friesen and Domingos, ICLR 2018, arXiv:1710.11573"
-    activations = Uniform(scales=0)
+    activations = Binary(scales=0) | Integers(signed=False, scales=0)
     paper_recipe = Recipe(
         optimizer="sgd", lr=0.1, schedule="step", milestones=(30, 60), epochs=90, batch_size=256,
         weight_decay=1e-5,

@@ -42,7 +42,7 @@ class LSQPlus(Method):
     def weight_quantizer(self, layer: Layer, weight: Tensor) -> LearnedStep:
         """Build the quantizer of LSQ with another initial step."""
         bits = layer.weight_bits.bits
-        mean, std = float(weight.mean()), float(weight.std())
+        mean, std = float(weight.mean()), float(weight.std(correction=min(1, weight.numel() - 1)))
         step = max(abs(mean - 3 * std), abs(mean + 3 * std)) / 2 ** (bits - 1)
         return LearnedStep(integer_range(bits), max(step, 1e-8), weight.numel())
 

@@ -32,13 +32,14 @@ def status(console: Console, text: str, prefix: str = "") -> Iterator[None]:
 
 
 @contextmanager
-def lines(console: Console) -> Iterator[None]:
+def lines(console: Console, prefix: str = "") -> Iterator[None]:
     """Context manager that prints each progress message as a line of its own.
 
     Args:
         console: The console.
+        prefix: Text before each message.
     """
-    with _shown_by(lambda message: console.print(message, markup=False, soft_wrap=True)):
+    with _shown_by(lambda message: console.print(prefix + message, markup=False, soft_wrap=True)):
         yield
 
 

@@ -25,10 +25,13 @@ def show_check(report: Report) -> None:
     else:
         console.print(f"[green]{report.method} keeps the contract[/]: {total} checks passed")
     console.print(f"  widths: {', '.join(report.widths) or 'none'}")
+    if report.shares:
+        shares = [f"{share:.0%} of {kind}" for kind, share in report.shares.items()]
+        console.print(f"  have a gradient: {' and '.join(shares)}, in the layer with the fewest")
     if report.doable:
         console.print(
-            f"  It refuses {', '.join(report.doable)}, though as far as can be told it could do "
-            "them: let supports() say so if it should.",
+            f"  It refuses {', '.join(report.doable)}, which its declared levels contain and which "
+            "it could do as far as can be told: accept them, or declare fewer bits.",
         )
     for finding in report.findings:
         where = f" ({finding.network} network, {finding.bits})" if finding.bits else ""

@@ -100,8 +100,8 @@ def check(
         bool,
         typer.Option(
             "--quick",
-            help="Use one network instead of three; skip torch.compile and training on two "
-            "processes.",
+            help="Use one network instead of three; skip torch.compile, large inputs and training "
+            "on two processes.",
         ),
     ] = False,
     as_json: AsJson = False,
@@ -127,7 +127,11 @@ def check(
     reports = []
     for name in names:
         console = Console(stderr=True)
-        with messages.status(console, f"Checking {name} …", f"Checking {name}: "):
+        if console.is_terminal:
+            shown = messages.status(console, f"Checking {name} …", f"Checking {name}: ")
+        else:
+            shown = messages.lines(console, f"Checking {name}: ")
+        with shown:
             report = checks.check(
                 name,
                 chosen,

@@ -178,3 +178,70 @@ class Bounded(Method):
     shares: tuple[Annotated[float, Field(gt=0)], ...] = (1.0,)
     paper_recipe = Recipe(optimizer="sgd", lr=0.1, epochs=9, batch_size=8)
 """
+
+RUNNING = '''
+"""Uniform levels: a learned scale for each group of weights, a running range of the inputs.
+
+Weights, k bits, for each group, n = 2^(k-1) - 1, s learned from max|w| / n::
+
+    w_q = s * clip([w/s], -n, n)
+
+Activations, k bits, n = 2^k - 1, r a running mean of max(x)::
+
+    x_q = r/n * clip([n x/r], 0, n)
+"""
+
+import torch
+from torch import Tensor, nn
+
+from qbench.functional import round_ste
+from qbench.method import (
+    Granularity, GranularityOption, Integers, Layer, Method, PerGroup, Quantizer,
+)
+
+
+class Running(Method):
+    """A learned scale for each group, and a running range.
+
+    Attributes:
+        granularity: Weights that share a scale.
+    """
+
+    weights = Integers(bits=range(2, 9), symmetric=True)
+    activations = Integers(bits=range(1, 9), signed=False)
+    granularity: GranularityOption = PerGroup(64)
+
+    def weight_quantizer(self, layer: Layer, weight: Tensor) -> nn.Module:
+        n = 2 ** (layer.weight_bits.bits - 1) - 1
+        return LearnedScale(n, self.granularity, weight)
+
+    def activation_quantizer(self, layer: Layer, sample: Tensor) -> nn.Module:
+        return RunningRange(2**layer.activation_bits.bits - 1, sample.max())
+
+
+class LearnedScale(nn.Module):
+    def __init__(self, n: int, granularity: Granularity, weight: Tensor) -> None:
+        super().__init__()
+        self.n, self.granularity = n, granularity
+        largest = granularity.reduce(weight.abs(), torch.amax)
+        self.scale = nn.Parameter((largest / n).clamp(min=1e-8))
+
+    def forward(self, w: Tensor) -> Tensor:
+        # The scale of a group is repeated over it, and must stay the same there.
+        s = self.granularity.reduce(self.scale.abs().to(w.dtype), torch.mean)
+        return round_ste((w / s).clamp(-self.n, self.n)) * s
+
+
+class RunningRange(Quantizer):
+    def __init__(self, n: int, largest: Tensor) -> None:
+        super().__init__()
+        self.n = n
+        self.register_buffer("largest", largest.clamp(min=1e-8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        s = self.largest.to(x.dtype) / self.n
+        return round_ste((x / s).clamp(0, self.n)) * s
+
+    def observe(self, x: Tensor) -> None:
+        self.largest.lerp_(x.max().clamp(min=1e-8).to(self.largest), 0.1)
+'''

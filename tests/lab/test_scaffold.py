@@ -13,6 +13,7 @@ import pytest
 from qbench.lab.check import check
 from qbench.plugins import Plugin, load_plugin
 from tests.conftest import Qbench
+from tests.helpers.plugins import RUNNING
 
 ROOT = Path(__file__).parents[2]
 
@@ -48,7 +49,7 @@ def test_a_new_methods_own_test_passes(qbench: Qbench, tmp_path: Path) -> None:
         capture_output=True,
         text=True,
     )
-    assert "17 passed" in done.stdout, done.stdout
+    assert "26 passed" in done.stdout, done.stdout
 
 
 def test_a_file_that_is_there_is_left_as_it_is(qbench: Qbench, tmp_path: Path) -> None:
@@ -95,6 +96,13 @@ def test_the_method_that_the_documentation_shows_keeps_the_contract(page: str) -
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     (source,) = [block for block in blocks if "(Method)" in block]
     (name,) = load_plugin(Plugin(page, source))
+    report = check(name, networks=["mixed"], thorough=False)
+    assert report.widths
+    assert not report.findings
+
+
+def test_a_plugin_with_learned_scales_of_groups_and_a_running_range_keeps_the_contract() -> None:
+    (name,) = load_plugin(Plugin("running.py", RUNNING))
     report = check(name, networks=["mixed"], thorough=False)
     assert report.widths
     assert not report.findings

@@ -9,10 +9,12 @@
         check()
 """
 
-from qbench.lab.check.checks import BrokenPromiseError
 from qbench.lab.check.networks import ALL_NETWORKS, QUICK_NETWORKS
 from qbench.lab.check.parametrize import MethodCheck, parametrize_with_checks
-from qbench.lab.check.run import WIDTHS, Finding, Report, check
+from qbench.lab.check.promise import BrokenPromiseError
+from qbench.lab.check.report import Finding, Report
+from qbench.lab.check.run import check
+from qbench.lab.check.widths import WIDTHS
 
 __all__ = [
     "ALL_NETWORKS",

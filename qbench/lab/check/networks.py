@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -27,19 +27,35 @@ class Case:
         options: Options of the method that differ from the defaults.
         network: Name of one of `NETWORKS`.
         bits: Bit-widths as ``W/A``.
+        granularity: Value of the option ``granularity``; empty: that of ``options``.
+        shares: Smallest share of ``weights`` and of ``inputs`` that have a gradient, over the
+            layers. The check of gradients sets it.
     """
 
     method: str
     options: Mapping[str, Any]
     network: str
     bits: str
+    granularity: str = ""
+    shares: dict[str, float] = field(default_factory=dict, compare=False)
 
-    def model(self) -> nn.Module:
+    def __str__(self) -> str:
+        granularity = f", granularity: {self.granularity}" if self.granularity else ""
+        return f"{self.network} {self.bits}{granularity}"
+
+    def on(self, network: str) -> Case:
+        """Return the case on another network."""
+        return replace(self, network=network)
+
+    def model(self, seed: int = 0) -> nn.Module:
         """Build the network.
 
-        Its weights are always the same: Gaussian, scaled so that the largest of each layer is 1.
+        Its weights are Gaussian, scaled so that the largest of each layer is 1.
+
+        Args:
+            seed: Seed of the weights.
         """
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         model = NETWORKS[self.network]()
         for module in model.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
@@ -47,17 +63,32 @@ class Case:
                 module.weight.data /= module.weight.data.abs().max()
         return model
 
-    def attach(self, dtype: torch.dtype = torch.float32, method: Method | None = None) -> Handle:
-        """Attach the method to all layers of the network and start the first epoch.
+    @torch.enable_grad()
+    def attach(
+        self,
+        *,
+        dtype: torch.dtype = torch.float32,
+        method: Method | None = None,
+        model: nn.Module | None = None,
+        layers: list[str] | None = None,
+        seed: int = 0,
+    ) -> Handle:
+        """Attach the method to the network and start the first epoch.
 
         Args:
             dtype: Floating-point type of the network and of its calibration data.
             method: The method, if it is already built.
+            model: The network, if it is already built.
+            layers: Names of the layers to quantize; None: all.
+            seed: Seed of the network's weights, and of the calibration data.
         """
-        built = method or build_method(self.method, self.options)
-        model = self.model().to(dtype)
-        calibration = [images(seed).to(dtype) for seed in (0, 1)]
-        handle = attach(model, built, bits=self.bits, layers="all", calibration=calibration)
+        options = {**self.options} | ({"granularity": self.granularity} if self.granularity else {})
+        built = method or build_method(self.method, options)
+        model = (model or self.model(seed)).to(dtype)
+        calibration = [images(2 * seed + half).to(dtype) for half in (0, 1)]
+        handle = attach(
+            model, built, bits=self.bits, layers=layers or "all", calibration=calibration
+        )
         handle.on_epoch_start(1, EPOCHS_OF_CHECK, STEPS_OF_CHECK)
         return handle
 
@@ -94,13 +125,33 @@ def mixed() -> nn.Module:
     )  # fmt: skip
 
 
+def odd() -> nn.Module:
+    """Build a network of unusual shapes: drawn ones, one channel, one weight, a large layer."""
+    a, b, c = (2 * torch.randint(2, 7, (3,)) + 1).tolist()
+    return nn.Sequential(
+        *_block(3, a, size=5), *_block(a, 1), *_block(1, b, size=1),
+        *_block(b, c), nn.AdaptiveAvgPool2d(16), nn.Flatten(), nn.Linear(256 * c, 16), nn.ReLU(),
+        nn.Linear(16, 1), nn.Linear(1, 1), nn.Linear(1, OUTPUTS),
+    )  # fmt: skip
+
+
+def tied() -> nn.Module:
+    """Build a network in which two linear layers share a weight."""
+    first, second = nn.Linear(16, 16), nn.Linear(16, 16)
+    second.weight = first.weight
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(108, 16), nn.ReLU(), first, nn.ReLU(), second, nn.ReLU(),
+        nn.Linear(16, OUTPUTS),
+    )  # fmt: skip
+
+
 def _block(inputs: int, outputs: int, size: int = 3, groups: int = 1) -> list[nn.Module]:
     convolution = nn.Conv2d(inputs, outputs, size, padding=size // 2, groups=groups, bias=False)
     return [convolution, nn.BatchNorm2d(outputs), nn.ReLU()]
 
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
-    network.__name__: network for network in (convolutional, depthwise, linear, mixed)
+    network.__name__: network for network in (convolutional, depthwise, linear, mixed, odd, tied)
 }
 
 
@@ -108,6 +159,6 @@ ALL_NETWORKS = ("convolutional", "depthwise", "linear")
 QUICK_NETWORKS = ("mixed",)
 
 
-def images(seed: int = 0) -> Tensor:
-    """Draw eight images of Gaussian noise, (8, 3, 6, 6) in float32."""
-    return torch.randn(8, 3, 6, 6, generator=torch.Generator().manual_seed(seed))
+def images(seed: int = 0, height: int = 6, width: int = 6) -> Tensor:
+    """Draw eight images of Gaussian noise, (8, 3, height, width) in float32."""
+    return torch.randn(8, 3, height, width, generator=torch.Generator().manual_seed(seed))

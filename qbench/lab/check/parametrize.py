@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from qbench.lab.check.checks import BrokenPromiseError, Check
-from qbench.lab.check.networks import QUICK_NETWORKS, Case
-from qbench.lab.check.run import accepted_widths, checks_of
+from qbench.lab.check.checks import checks_of
+from qbench.lab.check.networks import QUICK_NETWORKS
+from qbench.lab.check.promise import BrokenPromiseError, Check
+from qbench.lab.check.widths import accepted_widths, cases
 from qbench.quant.options import build_method
 
 if TYPE_CHECKING:
@@ -48,12 +49,11 @@ class MethodCheck:
             if report.findings:
                 raise BrokenPromiseError(report.findings[0].message)
             return
-        for network in self.networks:
-            for bits in report.widths:
-                try:
-                    self.check(Case(self.method, self.options, network, bits))
-                except BrokenPromiseError as error:
-                    raise BrokenPromiseError(f"{network} {bits}: {error}") from error
+        for case in cases(self.method, self.options, self.networks, report.widths):
+            try:
+                self.check(case)
+            except BrokenPromiseError as error:
+                raise BrokenPromiseError(f"{case}: {error}") from error
 
     def __str__(self) -> str:
         return f"{self.method}-{self.name}"
@@ -96,7 +96,7 @@ def parametrize_with_checks(
             chosen = (options or {}).get(method, {})
             failing = expected_failed_checks(method)
             built = build_method(method, chosen)
-            for each in (None, *checks_of(built, compiled=False)):
+            for each in (None, *checks_of(built, once=True)):
                 check = MethodCheck(method, each, chosen, networks)
                 known = check.name in failing
                 marks = [pytest.mark.xfail(reason=failing[check.name])] if known else []

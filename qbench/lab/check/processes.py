@@ -12,8 +12,8 @@ from torch import distributed, nn
 from torch.multiprocessing.spawn import spawn
 
 from qbench.distributed import end_process
-from qbench.lab.check.checks import BrokenPromiseError
 from qbench.lab.check.networks import Case
+from qbench.lab.check.promise import BrokenPromiseError
 from qbench.lab.check.steps import optimizer_of, state_of, take_steps, train
 from qbench.plugins import Plugin, load_plugin, loaded_plugins
 

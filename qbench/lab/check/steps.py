@@ -32,14 +32,15 @@ def train(handle: Handle, steps: int = 2, first: int = 0) -> torch.optim.Optimiz
     return optimizer
 
 
-def optimizer_of(handle: Handle) -> torch.optim.Optimizer:
+def optimizer_of(handle: Handle, lr: float = 0.01) -> torch.optim.Optimizer:
     """Build the optimiser that checks train with, SGD with momentum, and attach it."""
-    groups = handle.parameter_groups(lr=0.01, weight_decay=1e-4)
-    optimizer = torch.optim.SGD(groups, lr=0.01, momentum=0.9)
+    groups = handle.parameter_groups(lr=lr, weight_decay=1e-4)
+    optimizer = torch.optim.SGD(groups, lr=lr, momentum=0.9)
     handle.attach_optimizer(optimizer)
     return optimizer
 
 
+@torch.enable_grad()
 def take_steps(
     handle: Handle,
     optimizer: torch.optim.Optimizer,
