@@ -23,7 +23,7 @@ from qbench.spec.bits import BitWidths
 WEIGHTS = ("1", "2", "3", "3(±2)", "3(±4)", "4", "8", "32")
 ACTIVATIONS = ("32", "1", "2", "4", "8")
 WIDTHS = tuple(f"{w}/{a}" for a in ACTIVATIONS for w in WEIGHTS if w != "32" or a != "32")
-GRANULARITIES = ("per_tensor", "per_channel", "per_group(5)")  # the last groups of 5 are short
+GRANULARITIES = ("per_tensor", "per_channel", "per_group(6)")  # the last groups of 6 are short
 
 
 def accepted_widths(method: str, options: Mapping[str, Any]) -> Report:
