@@ -72,6 +72,10 @@ class TorchAO(Method):
 
     def activation_quantizer(self, layer: Layer, sample: Tensor) -> FakeQuantizedActivation:
         """Build an asymmetric quantizer over the running range."""
+        if sample[0].numel() == 1:
+            raise ValueError(
+                f"torchao cannot scale one value alone, as the input of '{layer.name}'"
+            )
         return FakeQuantizedActivation(layer.activation_bits.bits, sample, self.momentum)
 
 
