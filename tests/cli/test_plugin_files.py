@@ -10,7 +10,7 @@ from tests.conftest import MakeQbench, Qbench
 
 METHOD = """
 from qbench.functional import round_ste
-from qbench.method import Method
+from qbench.method import Integers, Method
 from torch import nn
 
 class Halves(nn.Module):
@@ -19,6 +19,7 @@ class Halves(nn.Module):
 
 class Own(Method):
     title = "Own"
+    weights = Integers(bits=(2,), symmetric=True, scales=0)
     def weight_quantizer(self, layer, weight):
         return Halves()
 """
