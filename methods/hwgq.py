@@ -135,8 +135,7 @@ class HalfWave(nn.Module):
         clipped = x.clamp(torch.zeros_like(top), top)
         if self.backward == "clipped":
             return clipped
-        tail = (x.clamp(min=top) - (top - 1)).log()  # its slope is 1/(x − τ) above, 0 below
-        return clipped + tail
+        return clipped + (x.clamp(min=top) - (top - 1)).log()  # slope 1/(x − τ) above, 0 below
 
 
 def half_gaussian_levels(count: int) -> list[float]:

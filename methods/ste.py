@@ -95,8 +95,7 @@ class UniformActivation(Quantizer):
         self.percentile, self.momentum = method.percentile, method.momentum
         self.signed = bool(sample.min() < 0)
         self.binary = self.signed and bits == 1
-        limits = integer_range(bits, signed=self.signed, symmetric=True)
-        self.quant_min, self.quant_max = limits
+        self.quant_min, self.quant_max = integer_range(bits, signed=self.signed, symmetric=True)
         self.register_buffer("range", self._range(sample))
 
     def forward(self, x: Tensor) -> Tensor:

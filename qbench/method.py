@@ -217,6 +217,9 @@ class Quantizer(nn.Module):
         return None
 
 
+_UNDECLARED = "it declares no levels, as in `weights = Integers()`"
+
+
 @dataclass_transform(kw_only_default=True)
 class Method:
     """Base class of quantization methods. A subclass overrides the hooks that it needs.
@@ -380,7 +383,7 @@ class Method:
         ):
             if levels is None and not width.is_float:
                 only = {"weights": "activations", "activations": "weights"}[tensors]
-                return "it quantizes nothing" if other is None else f"it quantizes {only} only"
+                return _UNDECLARED if other is None else f"it quantizes {only} only"
             if levels is not None and (reason := levels.refusal(width, tensors)):
                 return reason
         return None

@@ -85,6 +85,8 @@ def attach(
         method = build_method(method, options)
     elif options:
         raise QbenchError(f"options go with a method's name, not with a {method.title} built")
+    if isinstance(calibration, Tensor):
+        raise QbenchError("calibration is one tensor: pass a list of batches, as in [images]")
     try:
         widths = bits if isinstance(bits, BitWidths) else BitWidths.parse(bits)
         wanted = policy_widths(layers, widths)
@@ -194,7 +196,12 @@ class Handle:
             epoch: Number of the epoch, from 1.
             epochs: Number of epochs.
             steps: Number of optimizer steps in the epoch.
+
+        Raises:
+            ValueError: The epoch is not from 1 to ``epochs``.
         """
+        if not 1 <= epoch <= epochs:
+            raise ValueError(f"epoch {epoch} of {epochs}: epochs are numbered from 1")
         self.method.on_epoch_start(epoch, epochs)
         for quantizer, layer in self._with_hooks():
             quantizer.on_epoch_start(layer, epoch, epochs)

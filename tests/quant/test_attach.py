@@ -521,3 +521,23 @@ def test_quantizers_learn_at_the_rate_of_their_method_without_decay(
     network, quantizers = handle.parameter_groups(lr=0.3, weight_decay=1e-4)
     assert network["weight_decay"] == 1e-4
     assert (quantizers["lr"], quantizers["weight_decay"]) == (0.3 * factor, 0.0)
+
+
+def test_one_tensor_in_place_of_batches_is_refused() -> None:
+    with pytest.raises(QbenchError, match=r"pass a list of batches, as in \[images\]"):
+        attach(network(), "ste", bits="2/2", calibration=images())
+
+
+@pytest.mark.parametrize("epoch", [0, 4])
+def test_an_epoch_that_is_none_of_training_is_refused(epoch: int) -> None:
+    handle = attach(network(), "quantization_networks", bits="2/32")
+    with pytest.raises(ValueError, match=f"epoch {epoch} of 3"):
+        handle.on_epoch_start(epoch, 3, steps=1)
+
+
+def test_a_method_without_levels_is_told_to_declare_some() -> None:
+    class Undeclared(Method):
+        """Declares nothing."""
+
+    with pytest.raises(QbenchError, match="declares no levels"):
+        attach(network(), Undeclared(), bits="2/2")

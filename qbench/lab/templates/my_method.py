@@ -47,7 +47,7 @@ class MyMethod(Method):
 
     def activation_quantizer(self, layer: Layer, sample: Tensor) -> nn.Module:
         """Build the quantizer of a layer's input; ``sample`` holds inputs on training data."""
-        return InputQuantizer(layer.activation_bits.bits, self.reach * sample.abs().mean())
+        return ActivationQuantizer(layer.activation_bits.bits, self.reach * sample.abs().mean())
 
 
 class WeightQuantizer(nn.Module):
@@ -68,7 +68,7 @@ class WeightQuantizer(nn.Module):
         return round_ste((w / s).clamp(-self.n, self.n)) * s
 
 
-class InputQuantizer(nn.Module):
+class ActivationQuantizer(nn.Module):
     """Activation quantizer: x_q = s · clip([x/s], 0, n).
 
     Args:
