@@ -412,7 +412,7 @@ class Weight(nn.Module):
     ),
     "granularity_option_is_ignored": (
         "needs_its_granularity",
-        "with granularity: per_group(5): declares PerGroup(size=5)",
+        "with granularity: per_group(6): declares PerGroup(size=6)",
         """
 class Broken(Broken):
     granularity: GranularityOption = PerTensor()
@@ -434,7 +434,7 @@ class Weight(nn.Module):
     ),
     "short_group": (
         "has_the_levels_it_promises",
-        "with granularity: per_group(5)",
+        "with granularity: per_group(6)",
         """
 class Broken(Broken):
     granularity: GranularityOption = PerTensor()
