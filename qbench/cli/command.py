@@ -1,4 +1,4 @@
-"""How the help of a command is printed."""
+"""Print the help of commands."""
 
 from __future__ import annotations
 

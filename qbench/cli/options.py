@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -30,31 +30,28 @@ Assignments = Annotated[
         "methods.quantization_networks.temperature_rate=10. Repeatable.",
     ),
 ]
+
+
+def _files_of(kind: str, help_text: str) -> Any:
+    """Return the option that names Python files of methods, models or datasets."""
+    return typer.Option(f"--{kind}", metavar="FILE.py", parser=expanded, help=help_text)
+
+
 MethodFiles = Annotated[
     list[Path] | None,
-    typer.Option(
-        "--methods",
-        metavar="FILE.py",
-        parser=expanded,
-        help="Add the methods that this Python file defines. Repeatable.",
-    ),
+    _files_of("methods", "Add the methods that this Python file defines. Repeatable."),
 ]
 ModelFiles = Annotated[
     list[Path] | None,
-    typer.Option(
-        "--models",
-        metavar="FILE.py",
-        parser=expanded,
-        help="Make the models that this Python file defines known to the suite. Repeatable.",
+    _files_of(
+        "models", "Make the models that this Python file defines known to the suite. Repeatable."
     ),
 ]
 DatasetFiles = Annotated[
     list[Path] | None,
-    typer.Option(
-        "--datasets",
-        metavar="FILE.py",
-        parser=expanded,
-        help="Make the datasets that this Python file defines known to the suite. Repeatable.",
+    _files_of(
+        "datasets",
+        "Make the datasets that this Python file defines known to the suite. Repeatable.",
     ),
 ]
 Results = Annotated[

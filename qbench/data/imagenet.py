@@ -73,7 +73,7 @@ class ImageNet(Dataset):
 
     @property
     def label(self) -> str:  # type: ignore[override]
-        """What the data are if they are not of 1000 classes, and so not ImageNet."""
+        """Name of data without the 1000 classes of ImageNet; empty for those with them."""
         if self.num_classes == IMAGENET_CLASSES:
             return ""
         return f"{self.num_classes} classes in ImageNet's layout"

@@ -24,13 +24,14 @@ from qbench.quant.calibration import clipped_share, evaluation_mode, sample_inpu
 from qbench.quant.layers import (
     check_shared_weights,
     declare_levels,
+    layer_weight,
     rename_layers,
     select_layers,
 )
 from qbench.quant.loading import accept_float_states
 from qbench.quant.options import build_method
 from qbench.quant.parametrizations import computed_weight, originals, parametrization_count
-from qbench.quant.state import ATTACHED, check_attachable, check_selection
+from qbench.quant.state import ATTACHED, check_attachable, check_finite, check_selection
 from qbench.spec.bits import BitWidths
 from qbench.spec.policies import DEFAULT_LAYERS, LayerPolicy, policy_widths
 
@@ -100,6 +101,7 @@ def attach(
     model = prepare(model, method, widths, layers)
     if state_dict is not None:
         model.load_state_dict(state_dict)
+        check_finite(model)
     if not widths.is_float:
         check_selection(model, method.layers)
     check_shared_weights(model, method.layers)
@@ -291,7 +293,7 @@ class Handle:
         quantized = [layer for layer in self.layers if layer.weight_quantizer is not None]
         for layer in quantized:
             layer.weight_quantizer.eval()  # type: ignore[union-attr]
-            values.setdefault(originals(layer.module)[0], _weight(layer).detach().clone())
+            values.setdefault(originals(layer.module)[0], layer_weight(layer).detach().clone())
         hardened = [(layer.module, values[originals(layer.module)[0]]) for layer in quantized]
         self._release_weights(keep_own=False)
         with torch.no_grad():
@@ -383,6 +385,7 @@ class Handle:
     def _attach_output(self, layer: Layer) -> None:
         module = self.method.output_module(layer)
         if module is not None:
+            setattr(module, ATTACHED, True)
             layer.module.output_module = module.to(next(layer.module.parameters()).device)
             self._layer_hooks.append(layer.module.register_forward_hook(_pass_output))
 
@@ -407,13 +410,6 @@ class Hardened(nn.Module):
     def train(self, mode: bool = True) -> Hardened:
         """Stay in evaluation mode, whatever ``mode`` is."""
         return super().train(False)
-
-
-def _weight(layer: Layer) -> Tensor:
-    """Return the weight that a layer computes with."""
-    weight = layer.module.weight
-    assert isinstance(weight, Tensor)  # noqa: S101
-    return weight
 
 
 def _check_module(quantizer: object, what: str, layer: Layer) -> None:

@@ -13,9 +13,7 @@ from qbench.errors import QbenchError
 from qbench.method import Layer
 from qbench.quant.hooks import observed_inputs
 
-CLIPPED = 0.01
-"""Least share of negative inputs that is worth a footnote if they are clipped."""
-
+_LEAST_SHARE = 0.01  # of clipped negative inputs that is worth a footnote
 _MAX_VALUES = 2**22  # of one layer's inputs
 
 
@@ -93,7 +91,7 @@ def clipped_text(layers: Sequence[Layer]) -> str:
         layers: Attached layers.
     """
     inputs = [layer for layer in layers if layer.activation_quantizer is not None]
-    shares = [100 * layer.clipped_share for layer in inputs if layer.clipped_share >= CLIPPED]
+    shares = [100 * layer.clipped_share for layer in inputs if layer.clipped_share >= _LEAST_SHARE]
     if not shares:
         return ""
     low, high = f"{min(shares):.0f}", f"{max(shares):.0f}"

@@ -5,16 +5,15 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Iterable, Mapping, Sequence
 
-from torch import nn
+from torch import Tensor, nn
 
 from qbench.errors import QbenchError, nearest
 from qbench.method import Layer, Levels, Method
 from qbench.quant.parametrizations import originals
-from qbench.spec.bits import FLOAT_BITS, BitWidth, BitWidths
+from qbench.spec.bits import FULL_PRECISION, BitWidth, BitWidths
 from qbench.spec.policies import POLICIES, LayerPolicy, eight_bits
 
 QUANTIZABLE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
-FLOAT = BitWidth(FLOAT_BITS)
 
 
 def select_layers(model: nn.Module, policy: LayerPolicy, bits: BitWidths) -> list[Layer]:
@@ -82,14 +81,12 @@ def declare_levels(layers: Iterable[Layer], method: Method) -> None:
     Raises:
         QbenchError: The method declares no levels for a bit-width.
     """
+    weights, activations = method.weights, method.activations
+    if weights is not None and method.granularity is not None:
+        weights = weights.with_granularity(method.granularity)
     for layer in layers:
-        weights, granularity = method.weights, method.granularity
-        if weights is not None and granularity is not None:
-            weights = weights.with_granularity(granularity)
         layer.weight_levels = _levels(method, "weights", weights, layer.weight_bits)
-        layer.activation_levels = _levels(
-            method, "activations", method.activations, layer.activation_bits
-        )
+        layer.activation_levels = _levels(method, "activations", activations, layer.activation_bits)
 
 
 def _levels(
@@ -104,6 +101,20 @@ def _levels(
             "as in qbench.method.Integers()"
         )
     return found
+
+
+def layer_weight(layer: Layer) -> Tensor:
+    """Return the weight that a layer computes with: quantized, if it has a quantizer.
+
+    Args:
+        layer: The layer.
+
+    Returns:
+        The weight, (out, in, …).
+    """
+    weight = layer.module.weight
+    assert isinstance(weight, Tensor)  # noqa: S101
+    return weight
 
 
 def check_shared_weights(model: nn.Module, layers: Sequence[Layer]) -> None:
@@ -121,7 +132,7 @@ def check_shared_weights(model: nn.Module, layers: Sequence[Layer]) -> None:
     for name, module in model.named_modules():
         if isinstance(module, QUANTIZABLE):
             other = first.setdefault(id(originals(module)[0]), name)
-            mine, its = (widths.get(each, FLOAT) for each in (name, other))
+            mine, its = (widths.get(each, FULL_PRECISION.weights) for each in (name, other))
             if mine != its:
                 raise QbenchError(
                     f"'{other}' and '{name}' share a weight, which cannot have {its} and {mine} "

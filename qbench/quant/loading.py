@@ -7,6 +7,8 @@ from typing import Any
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
+from qbench.quant.state import attached_modules
+
 
 def accept_float_states(module: nn.Module) -> RemovableHandle:
     """Let a layer with quantizers load the state of the same layer without them.
@@ -24,17 +26,16 @@ def accept_float_states(module: nn.Module) -> RemovableHandle:
 
 
 def _rename_weight(module: nn.Module, state: dict[str, Any], prefix: str, *others: object) -> None:
-    own = module.state_dict(prefix=prefix)
-    quantized = {name: value for name, value in own.items() if name not in _plain(module, prefix)}
-    if not quantized or any(name in state for name in quantized):
-        return  # no quantizer here, or the state of a model with quantizers
-    weight = f"{prefix}weight"
-    if weight in state and weight not in own:
-        state[f"{prefix}parametrizations.weight.original"] = state.pop(weight)
-    for name, value in quantized.items():
-        state.setdefault(name, value)
-
-
-def _plain(module: nn.Module, prefix: str) -> set[str]:
-    """Return the names in the state of a layer that it has without quantizers."""
-    return {prefix + name for name in (*module._parameters, *module._buffers)}
+    attached = attached_modules(module)
+    own = {
+        f"{prefix}{name}.{key}": value
+        for name, each in attached.items()
+        for key, value in each.state_dict().items()
+    }
+    weight, latent = f"{prefix}weight", f"{prefix}parametrizations.weight.original"
+    replaced = "parametrizations.weight.0" in attached  # else the layer has one of its own below
+    if own.keys() & state.keys() or (replaced and latent in state):
+        return  # the state of a model with quantizers
+    if replaced and weight in state:
+        state[latent] = state.pop(weight)
+    state.update(own)

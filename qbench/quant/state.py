@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from torch import nn
-from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
+from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
 from qbench.errors import QbenchError
@@ -13,7 +13,7 @@ from qbench.method import Layer
 from qbench.quant.layers import QUANTIZABLE
 
 ATTACHED = "_attached_by_qbench"
-"""Attribute of the quantizers that are attached to a model."""
+"""Attribute of the modules that are attached to a model."""
 
 _RENAMED = {
     "weight_g": "torch.nn.utils.weight_norm; use torch.nn.utils.parametrizations.weight_norm",
@@ -40,11 +40,24 @@ def check_attachable(model: nn.Module) -> None:
         if isinstance(module, QUANTIZABLE):
             _check_weight_is_plain(name, module)
     for name, value in (*model.named_parameters(), *model.named_buffers()):
-        if isinstance(value, UninitializedParameter | UninitializedBuffer):
+        if is_lazy(value):
             raise QbenchError(
                 f"'{name}' is not initialized: run the model once on a batch before attaching, so "
                 "that its lazy layers get their shapes"
             )
+    check_finite(model)
+
+
+def check_finite(model: nn.Module) -> None:
+    """Check that all parameters and buffers of a model are finite.
+
+    Args:
+        model: Any module without lazy layers.
+
+    Raises:
+        QbenchError: A value is not finite. The message names the parameter or the buffer.
+    """
+    for name, value in (*model.named_parameters(), *model.named_buffers()):
         if value.is_floating_point() and not value.is_meta and not value.isfinite().all():
             raise QbenchError(
                 f"'{name}' has values that are not finite: check the checkpoint, or how the model "
@@ -76,11 +89,21 @@ def check_selection(model: nn.Module, layers: Sequence[Layer]) -> None:
     )
 
 
-def _check_is_unquantized(name: str, module: nn.Module) -> None:
+def attached_modules(module: nn.Module) -> dict[str, nn.Module]:
+    """Return what is attached to a layer: its quantizers, by their names in the layer.
+
+    Args:
+        module: Any module.
+    """
     chain = getattr(module, "parametrizations", {})
-    quantizers = list(chain["weight"]) if "weight" in chain else []
-    quantizers.append(getattr(module, "input_quantizer", None))
-    if any(hasattr(quantizer, ATTACHED) for quantizer in quantizers):
+    found = dict(enumerate(chain["weight"])) if "weight" in chain else {}
+    named = {f"parametrizations.weight.{place}": each for place, each in found.items()}
+    named |= {name: getattr(module, name, None) for name in ("input_quantizer", "output_module")}
+    return {name: each for name, each in named.items() if hasattr(each, ATTACHED)}
+
+
+def _check_is_unquantized(name: str, module: nn.Module) -> None:
+    if attached_modules(module):
         raise QbenchError(
             f"'{name}' has quantizers already: call handle.remove() of the handle that attached "
             "them, or attach to a model without quantizers"

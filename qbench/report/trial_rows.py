@@ -72,7 +72,7 @@ class TrialRows:
 
     @property
     def problems(self) -> list[str]:
-        """What could not be made of the rows so far, and why."""
+        """Problems found so far: what could not be made of the rows, and why."""
         return [*self._footprints.problems, *self._problems]
 
     def row(

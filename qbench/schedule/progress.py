@@ -27,7 +27,7 @@ class ProgressListener(Protocol):
 
 @dataclass
 class Summary:
-    """How the training of a grid ended.
+    """Outcome of training a grid.
 
     Attributes:
         ended: Number of trials that ended.

@@ -42,7 +42,7 @@ class Levels:
 
     @property
     def about(self) -> str:
-        """What the levels are, in a few words for tables and messages."""
+        """Description of the levels in a few words, for tables and messages."""
         raise NotImplementedError
 
     def codes(self, width: BitWidth) -> Codes | None:
@@ -140,10 +140,7 @@ class Binary(Levels):
 
     bits: Sequence[int] = (1,)
 
-    @property
-    def about(self) -> str:
-        """What the levels are."""
-        return "binary"
+    about = "binary"
 
     def codes(self, width: BitWidth) -> Codes:
         """Return −1 and +1."""
@@ -158,7 +155,7 @@ class Ternary(Levels):
 
     @property
     def about(self) -> str:
-        """What the levels are."""
+        """Description of the levels."""
         return "ternary" if self.scales < 2 else "ternary with two scales"
 
     def codes(self, width: BitWidth) -> Codes | None:
@@ -196,7 +193,7 @@ class Integers(Levels):
 
     @property
     def about(self) -> str:
-        """What the levels are."""
+        """Description of the levels."""
         if not self.signed:
             return "integers from 0"
         return "symmetric integers" if self.symmetric else "signed integers"
@@ -220,10 +217,7 @@ class Uniform(Levels):
 
     scales: int = 2
 
-    @property
-    def about(self) -> str:
-        """What the levels are."""
-        return "2^k evenly spaced values"
+    about = "2^k evenly spaced values"
 
     def codes(self, width: BitWidth) -> Codes:
         """Return odd numbers from −(2^k − 1) to 2^k − 1, which are symmetric around zero."""
@@ -237,10 +231,7 @@ class PowersOfTwo(Levels):
 
     bits: Sequence[int] = range(2, 9)
 
-    @property
-    def about(self) -> str:
-        """What the levels are."""
-        return "powers of two and zero"
+    about = "powers of two and zero"
 
     def codes(self, width: BitWidth) -> Codes:
         """Return zero and the powers of two, the largest being 1."""
@@ -262,10 +253,7 @@ class SumsOfPowersOfTwo(Levels):
 
     signed: bool = True
 
-    @property
-    def about(self) -> str:
-        """What the levels are."""
-        return "sums of powers of two"
+    about = "sums of powers of two"
 
     def count(self, width: BitWidth) -> int:
         """Return the number of sums."""
@@ -286,10 +274,7 @@ class Learned(Levels):
 
     basis: bool = False
 
-    @property
-    def about(self) -> str:
-        """What the levels are."""
-        return "learned levels"
+    about = "learned levels"
 
     def numbers(self, width: BitWidth) -> int:
         """Return k for a basis, else 2^k."""
@@ -300,10 +285,7 @@ class Learned(Levels):
 class BinaryBases(Levels):
     """Sums of k scaled binary bases whose thresholds are in order: k + 1 levels."""
 
-    @property
-    def about(self) -> str:
-        """What the levels are."""
-        return "sums of k binary bases"
+    about = "sums of k binary bases"
 
     def count(self, width: BitWidth) -> int:
         """Return k + 1."""
@@ -326,7 +308,7 @@ class Fixed(Levels):
 
     @property
     def about(self) -> str:
-        """What the levels are."""
+        """Description of the levels."""
         return f"{len(self.values)} given levels"
 
     def codes(self, width: BitWidth) -> Codes:
@@ -349,10 +331,7 @@ class Named(Levels):
     bits: Sequence[int] = range(2, 9)
     default: Literal["symmetric", "none"] = "none"
 
-    @property
-    def about(self) -> str:
-        """What the levels are."""
-        return "levels that ± names"
+    about = "levels that ± names"
 
     def codes(self, width: BitWidth) -> Codes:
         """Return the levels that the width names."""

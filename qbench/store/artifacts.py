@@ -15,7 +15,7 @@ from urllib.request import url2pathname
 from mlflow.entities import Run
 
 from qbench.errors import QbenchError
-from qbench.store.connection import Connection, reason_of
+from qbench.store.connection import Connection, mlflow_reason
 
 _IN_FOLDER = 3  # parts of artifacts/<suite>/<run>/artifacts after the first
 
@@ -79,7 +79,7 @@ def fetch(connection: Connection, run: Run, name: str, target: Path) -> Path:
             return Path(shutil.copyfile(local, target / name))
         return Path(connection.client.download_artifacts(run.info.run_id, name, str(target)))
     except Exception as error:  # storage of artifacts has exceptions of its own
-        reason = connection.without_password(reason_of(error))
+        reason = connection.without_password(mlflow_reason(error))
         raise QbenchError(f"cannot fetch {name} of run {run.info.run_id}: {reason}") from error
 
 
@@ -100,4 +100,4 @@ def text(connection: Connection, run: Run, name: str) -> str:
         try:
             return path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise QbenchError(f"{path}: cannot be read: {reason_of(error)}") from error
+            raise QbenchError(f"{path}: cannot be read: {mlflow_reason(error)}") from error

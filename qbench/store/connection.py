@@ -106,7 +106,7 @@ class Connection:
                 client = MlflowClient(tracking_uri=self._uri)
                 client.search_experiments(max_results=1)
         except Exception as error:
-            reason = self.without_password(reason_of(error))
+            reason = self.without_password(mlflow_reason(error))
             raise QbenchError(f"cannot open the store {self.address}: {reason}") from error
         if self.database is not None and self._uri != f"sqlite:///{self.database}":
             with suppress(OSError):  # MLflow creates the folder of the quoted path
@@ -127,7 +127,7 @@ class Connection:
         try:
             yield
         except (MlflowException, OSError, sqlite3.Error) as error:
-            reason = self.without_password(reason_of(error))
+            reason = self.without_password(mlflow_reason(error))
             raise QbenchError(f"{failure} {self.address}: {reason}") from error
 
     def without_password(self, text: str) -> str:
@@ -289,7 +289,7 @@ def _secrets(uri: str) -> list[str]:
     return [secret for each in found if each for secret in (each, unquote(each))]
 
 
-def reason_of(error: BaseException) -> str:
+def mlflow_reason(error: BaseException) -> str:
     """Return in one line why MLflow refused.
 
     MLflow wraps the errors of a database, and their first line may say nothing of the reason.

@@ -23,7 +23,7 @@ from qbench.errors import QbenchError
 from qbench.spec.result import ImageDetections, Result, WeightObservations
 from qbench.spec.trial import Trial
 from qbench.store import artifacts
-from qbench.store.connection import Connection, reason_of
+from qbench.store.connection import Connection, mlflow_reason
 from qbench.store.tags import (
     AUDIT,
     CHECK,
@@ -133,7 +133,7 @@ def _upload(connection: Connection, run: Run, folder: Path) -> None:
         connection.client.log_artifacts(run.info.run_id, str(folder))
     except Exception as error:  # storage of artifacts has exceptions of its own
         place = connection.without_password(run.info.artifact_uri)
-        reason = connection.without_password(reason_of(error))
+        reason = connection.without_password(mlflow_reason(error))
         raise QbenchError(f"cannot write artifacts to {place}: {reason}") from error
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from qbench.method import Layer
 from qbench.quant.attach import Handle, attach
+from qbench.quant.layers import layer_weight
 from qbench.quant.options import build_method
 from qbench.spec.bits import BitWidth
 from tests.helpers.tensors import Array, normal
@@ -115,9 +116,7 @@ def latent_weight(handle: Handle) -> Tensor:
 
 def used_weight(handle: Handle) -> Tensor:
     """Return the weight of the first quantized layer that the network computes with."""
-    weight = handle.layers[0].module.weight
-    assert isinstance(weight, Tensor)
-    return weight
+    return layer_weight(handle.layers[0])
 
 
 def convnet() -> nn.Sequential:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations
 
 from qbench.quant.attach import attach
 
@@ -55,3 +58,16 @@ def test_what_is_no_state_of_the_model_is_refused_as_by_torch() -> None:
     handle = attach(network(0), "lsq", bits="4/32", layers="all")
     with pytest.raises(RuntimeError, match="Unexpected key"):
         handle.model.load_state_dict({**network(1).state_dict(), "4.weight": torch.zeros(1)})
+
+
+@pytest.mark.parametrize("kind", [parametrizations.weight_norm, parametrizations.spectral_norm])
+@pytest.mark.parametrize("bits", ["4/32", "32/4", "4/4"])
+def test_the_float_state_of_a_parametrized_layer_is_loaded(kind: Any, bits: str) -> None:
+    model: Any = network(0)
+    trained: Any = network(1)
+    for each in (model, trained):
+        kind(each[3])
+    handle = attach(model, "ste", bits=bits, layers="all", calibration=[images()])
+    handle.model.load_state_dict(trained.state_dict())
+    handle.remove()
+    assert torch.equal(model.eval()[3].weight, trained.eval()[3].weight)

@@ -145,3 +145,9 @@ def test_removal_keeps_a_parametrization_of_the_users() -> None:
     handle.remove()
     assert type(layer.parametrizations.weight[0]).__name__ == "_SpectralNorm"
     assert torch.equal(layer.weight, before)
+
+
+def test_a_given_state_that_is_not_finite_is_named() -> None:
+    state = network().state_dict()
+    state["3.weight"].view(-1)[0] = float("nan")
+    assert refusal(network(), state_dict=state).startswith("'3.weight' has values that are not")

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from qbench.lab.check.elsewhere import Elsewhere, elsewhere, send
 from qbench.lab.check.networks import Case, images
 from qbench.lab.check.promise import BrokenPromiseError
-from qbench.lab.check.steps import equal, layer_weight, through_quantizers, untouched
+from qbench.lab.check.steps import equal, through_quantizers, untouched
 from qbench.method import Quantizer
+from qbench.quant.layers import layer_weight
 
 
 def trains_under_autocast(case: Case) -> None:

@@ -7,14 +7,8 @@ from torch import Tensor
 
 from qbench.lab.check.networks import EPOCHS_OF_CHECK, STEPS_OF_CHECK, Case, images
 from qbench.lab.check.promise import BrokenPromiseError
-from qbench.lab.check.steps import (
-    equal,
-    layer_weight,
-    state_of,
-    through_quantizers,
-    train,
-    untouched,
-)
+from qbench.lab.check.steps import equal, state_of, through_quantizers, train, untouched
+from qbench.quant.layers import layer_weight
 
 FLOOR = 0.25
 """Least share of values that must have a gradient of their own.

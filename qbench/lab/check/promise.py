@@ -1,4 +1,4 @@
-"""What a check is: a function that raises if a promise is broken."""
+"""The form of a check: a function that raises if a promise is broken."""
 
 from __future__ import annotations
 

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from qbench.lab.check.levels import has_the_levels_it_promises_when_hard
 from qbench.lab.check.networks import Case, images
 from qbench.lab.check.promise import BrokenPromiseError
-from qbench.lab.check.steps import equal, layer_weight, state_of, through_quantizers, train
+from qbench.lab.check.steps import equal, state_of, through_quantizers, train
 from qbench.quant.attach import Handle
-from qbench.quant.layers import QUANTIZABLE
+from qbench.quant.layers import QUANTIZABLE, layer_weight
 
 _NETWORKS_OWN = ("parametrizations", "input_quantizer", "output_module")
 _LARGE = 2**24 + 1  # more than torch.quantile takes, and than float32 counts

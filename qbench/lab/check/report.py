@@ -1,4 +1,4 @@
-"""What a contract check finds."""
+"""Result of a contract check."""
 
 from __future__ import annotations
 

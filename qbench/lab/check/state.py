@@ -10,15 +10,8 @@ import torch
 
 from qbench.lab.check.networks import EPOCHS_OF_CHECK, STEPS_OF_CHECK, Case, images
 from qbench.lab.check.promise import BrokenPromiseError
-from qbench.lab.check.steps import (
-    difference,
-    equal,
-    layer_weight,
-    optimizer_of,
-    state_of,
-    take_steps,
-    train,
-)
+from qbench.lab.check.steps import difference, equal, optimizer_of, state_of, take_steps, train
+from qbench.quant.layers import layer_weight
 
 
 def is_deterministic(case: Case) -> None:

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from qbench.lab.check.networks import OUTPUTS, images
-from qbench.method import Layer
 from qbench.quant.attach import Handle
 from qbench.quant.hooks import observed
 from qbench.train.loop import training_step
@@ -117,13 +116,6 @@ def equal(left: Tensor, right: Tensor) -> bool:
     return left.shape == right.shape and bool(
         ((left == right) | (left.isnan() & right.isnan())).all()
     )
-
-
-def layer_weight(layer: Layer) -> Tensor:
-    """Return the quantized weight of a layer."""
-    weight = layer.module.weight
-    assert isinstance(weight, Tensor)  # noqa: S101
-    return weight
 
 
 def through_quantizers(handle: Handle, x: Tensor) -> dict[str, tuple[Tensor, Tensor]]:

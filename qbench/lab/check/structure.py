@@ -13,7 +13,6 @@ from qbench.lab.check.promise import BrokenPromiseError
 from qbench.lab.check.steps import (
     difference,
     equal,
-    layer_weight,
     optimizer_of,
     state_of,
     take_steps,
@@ -22,6 +21,7 @@ from qbench.lab.check.steps import (
 )
 from qbench.method import Layer
 from qbench.quant.attach import Handle
+from qbench.quant.layers import layer_weight
 from qbench.spec.bits import BitWidths
 
 

@@ -1,4 +1,4 @@
-"""Which bit-widths a method accepts, and which of them are checked."""
+"""Choose the bit-widths at which a method is checked, from those that it accepts."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from qbench.errors import QbenchError
 from qbench.lab.check.levels import has_the_levels_it_promises_when_hard
 from qbench.lab.check.networks import Case, images
 from qbench.lab.check.report import Finding, Report
-from qbench.lab.check.steps import layer_weight, state_of, through_quantizers, train
+from qbench.lab.check.steps import state_of, through_quantizers, train
 from qbench.lab.check.structure import attaches_as_told
 from qbench.method import BitWidth, Levels, Method
 from qbench.quant.audit import count_levels
+from qbench.quant.layers import layer_weight
 from qbench.quant.options import build_method
 from qbench.spec.bits import BitWidths
 

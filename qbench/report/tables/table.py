@@ -80,7 +80,7 @@ class ResultsTable:
 
     @property
     def subject(self) -> str:
-        """What the table is about: its name and dataset."""
+        """Subject of the table: its name and dataset."""
         return f"{self.name} on {self.dataset}" if self.name else self.dataset
 
     def note(self, text: str) -> int:
