@@ -152,7 +152,7 @@ def test_the_command_says_what_is_broken_and_where(qbench: Qbench, tmp_path: Pat
     (report,) = json.loads(done.stdout)
     (finding,) = report["findings"]
     assert finding["check"] == "attaches"
-    assert "(broken.py:26)" in finding["message"]
+    assert "(broken.py:25)" in finding["message"]
     assert "1 // 0" in finding["traceback"]
 
 

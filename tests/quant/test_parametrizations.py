@@ -10,15 +10,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 from torch.nn.utils import parametrizations
 
-from qbench import registry
 from qbench.quant.attach import Handle, attach
 from qbench.quant.audit import audit
 from qbench.quant.options import build_method
 from qbench.quant.parametrizations import assign_weight, computed_weight
 from qbench.spec.bits import BitWidths
-from tests.helpers.methods import FEW
+from tests.helpers.methods import FEW, NAMES
 
-NAMES = [name for name in registry.names("methods") if name != "fp32"]
 KINDS = [parametrizations.weight_norm, parametrizations.spectral_norm]
 
 

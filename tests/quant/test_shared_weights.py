@@ -7,13 +7,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from qbench import registry
 from qbench.errors import QbenchError
 from qbench.quant.attach import Handle, attach
 from qbench.quant.audit import audit
 from qbench.quant.options import build_method
 from qbench.spec.bits import BitWidths
-from tests.helpers.methods import FEW
+from tests.helpers.methods import FEW, NAMES
 
 
 def tied() -> nn.Sequential:
@@ -59,9 +58,6 @@ def train(handle: Handle) -> None:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-
-
-NAMES = [name for name in registry.names("methods") if name != "fp32"]
 
 
 @pytest.mark.parametrize("name", NAMES)
