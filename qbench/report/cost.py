@@ -9,21 +9,23 @@ Both are counted from the network itself, by the conventions of the papers that 
   including biases and normalisation, have 32 bits. Running statistics are folded into these.
 - **Bit-operations** (BOPs) of a layer are its multiply-adds for one image × the bits of its weight
   × the bits of its input. Full precision counts as 32 bits. Products of two activations count as
-  32 × 32.
+  32 × 32. A product belongs to the layer whose weight enters it, whether the layer is called or
+  another module reads its weight.
 
-Networks are built on the meta device, which takes no memory and no arithmetic. The boxes of a
-detector depend on values, so detectors run once on a CPU.
+Networks run on the meta device, which takes no memory and no arithmetic. The few that cannot be
+built there are built on a CPU and moved. The boxes of a detector depend on values, so detectors run
+once on a CPU.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from qbench import registry
 from qbench.data import Dataset
@@ -33,6 +35,7 @@ from qbench.quant.layers import QUANTIZABLE
 from qbench.quant.options import build_method
 from qbench.quant.parametrizations import originals
 from qbench.quant.preparation import prepare_as
+from qbench.quant.products import Product, count_products, plain_name
 from qbench.report.problems import noted
 from qbench.spec.bits import FLOAT_BITS, FULL_PRECISION, BitWidths
 from qbench.spec.trial import FP32, Trial
@@ -84,8 +87,8 @@ class MultiplyAdds:
 
     Attributes:
         total: Multiply-adds of the whole network.
-        by_layer: Multiply-adds of each convolution and linear layer, by name. 0 for a layer that
-            does not run.
+        by_layer: Multiply-adds of each convolution and linear layer, by name. 0 for a layer whose
+            weight is not used.
     """
 
     total: int
@@ -155,9 +158,13 @@ class Footprints:
         return "meta" if self._dataset.task == "classification" else "cpu"
 
     def _build(self, model: str) -> nn.Module:
-        dataset = self._dataset
-        with torch.device(self._device):
-            built = registry.build_model(model, dataset.num_classes, dataset.image_shape[0])
+        shape = self._dataset.num_classes, self._dataset.image_shape[0]
+        try:
+            with torch.device(self._device):
+                built = registry.build_model(model, *shape)
+        except RuntimeError:  # it reads values while it is built
+            with torch.device("cpu"):
+                built = registry.build_model(model, *shape).to(self._device)
         return built.eval()
 
 
@@ -217,14 +224,23 @@ def multiply_adds(model: nn.Module, dataset: Dataset) -> MultiplyAdds:
     device = next(model.parameters()).device
     image = torch.zeros(dataset.image_shape, device=device)
     images: Any = image[None] if dataset.task == "classification" else [image]
-    counter = FlopCounterMode(display=False)
-    with torch.no_grad(), counter:
-        model(images)
-    root = type(model).__name__
-    flops = counter.get_flop_counts()
-    by_layer = {
-        name: sum(flops.get(f"{root}.{name}", {}).values()) // 2
-        for name, module in model.named_modules()
-        if isinstance(module, QUANTIZABLE)
+    found = count_products(model, images)
+    layers = {name: m for name, m in model.named_modules() if isinstance(m, QUANTIZABLE)}
+    by_layer = dict.fromkeys(layers, 0)
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    owners = {
+        plain_name(names[original]): name
+        for name, module in reversed(layers.items())  # a shared weight counts for the first
+        for original in originals(module)
     }
-    return MultiplyAdds(counter.get_total_flops() // 2, by_layer)
+    for product in found.products:
+        if owner := _owner(product, by_layer, owners):
+            by_layer[owner] += product.multiply_adds
+    return MultiplyAdds(found.multiply_adds, by_layer)
+
+
+def _owner(product: Product, layers: Container[str], owners: Mapping[str, str]) -> str | None:
+    """Return the layer that a product belongs to: the one that computes it, or its weight's."""
+    if product.parameters and product.module in layers:
+        return product.module
+    return next((owners[name] for name in sorted(product.parameters) if name in owners), None)

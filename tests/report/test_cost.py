@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from torch import nn
 
 from qbench import registry
@@ -176,3 +177,34 @@ def test_a_changed_network_in_full_precision_costs_what_it_is() -> None:
     assert other.full == one.full == one.cost
     assert 3 < other.cost.weight_bits / one.cost.weight_bits < 4
     assert 3 < other.cost.bops / one.cost.bops < 4
+
+
+@pytest.mark.parametrize("model", ["swin_t", "vit_b_32"])
+def test_layers_that_are_not_called_cost_what_their_weights_cost(model: str) -> None:
+    imagenet = registry.build_dataset("imagenet", {"root": "nowhere"})
+    found = Footprints(imagenet).of(trial("lsq", "2/32", imagenet, model=model))
+    assert found is not None
+    counted = found.full.bops / 1024
+    with torch.device("meta"):
+        network = registry.build_model(model, 1000, 3).eval()
+    by_layer = multiply_adds(network, imagenet).by_layer
+    assert all(by_layer.values())
+    names = list(by_layer)
+    inner = sum(count for name, count in by_layer.items() if name not in (names[0], names[-1]))
+    assert found.cost.bops == 1024 * (counted - inner) + 64 * inner
+
+
+@pytest.mark.parametrize("model", ["regnet_x_400mf", "regnet_y_400mf"])
+def test_a_network_that_cannot_be_built_on_the_meta_device_has_a_cost(model: str) -> None:
+    imagenet = registry.build_dataset("imagenet", {"root": "nowhere"})
+    footprints = Footprints(imagenet)
+    found = footprints.of(trial("lsq", "2/32", imagenet, model=model))
+    assert not footprints.problems
+    assert found is not None
+    assert 10 < found.full.bops / found.cost.bops < 16
+
+
+def test_a_shared_weight_belongs_to_the_layer_that_computes_with_it() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.Linear(64, 64)).eval()
+    model[2].weight = model[1].weight
+    assert multiply_adds(model, Digits()).by_layer == {"1": 64**2, "2": 64**2}
