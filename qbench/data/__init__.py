@@ -3,7 +3,8 @@
 To add a dataset, subclass `Dataset` in a file of its own in this package and register it in
 ``pyproject.toml`` as an entry point of the group ``qbench.datasets``. A package outside the
 repository does the same. A dataset needs its class attributes, `Dataset.train` and `Dataset.test`;
-a dataset that reads files also overrides `Dataset.missing`, `Dataset.sizes` and `Dataset.identity`.
+a dataset that reads files also overrides `Dataset.missing`, `Dataset.sizes` and `Dataset.identity`,
+and one that augments its training images `Dataset.unaugmented`.
 Data that are not for classification need a task too: see `qbench.tasks`.
 
 Example:
@@ -112,6 +113,37 @@ class Dataset(ABC):
     @abstractmethod
     def test(self) -> TorchDataset[Any]:
         """Return the test split, with items like those of `train` and without augmentation."""
+
+    def unaugmented(self) -> TorchDataset[Any]:
+        """Return the items of `train` in the same order, in the form of those of `test`.
+
+        Validation items are taken from these. Items that `train` leaves out may follow; then those
+        are taken first. By default these are the items of `train` themselves, which suits a dataset
+        without augmentation. If the split has an attribute ``targets`` with the label of each item,
+        no item is read to find its class.
+        """
+        return self.train()
+
+    def splits(self, validation: int = 0) -> tuple[TorchDataset[Any], TorchDataset[Any]]:
+        """Return the items to train on, and those to measure on.
+
+        Args:
+            validation: Number of validation items to measure on, so that something can be selected
+                by the result. 0: measure on the test split.
+
+        Returns:
+            `train` and `test`. With validation items, the training items without them, and the
+            validation items, which are the same for every seed and have every class in its
+            proportion. The test split is then not opened.
+
+        Raises:
+            QbenchError: Data are missing or malformed, or there are too few training items.
+        """
+        if not validation:
+            return self.train(), self.test()
+        from qbench.data.validation import hold_out  # imports this module
+
+        return hold_out(self.train(), self.unaugmented(), validation)
 
     def missing(self) -> str:
         """Check whether the data are there, by folders and lists alone.

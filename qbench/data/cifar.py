@@ -103,6 +103,10 @@ class CIFAR10(Dataset):
         crop = v2.Compose([v2.RandomCrop(32, padding=4), v2.RandomHorizontalFlip()])
         return _Augmented(self._read[0], crop)
 
+    def unaugmented(self) -> TensorDataset:
+        """Return the 50,000 training images as they are."""
+        return self._read[0]
+
     def test(self) -> TensorDataset:
         """Return the 10,000 test images."""
         return self._read[1]

@@ -138,11 +138,13 @@ class Folder(Dataset):
         steps = [v2.PILToTensor(), crop, v2.RandomHorizontalFlip()]
         return Images(self._split(0), v2.Compose(steps), upright=True)
 
+    def unaugmented(self) -> TorchDataset[Any]:
+        """Return the training images, preprocessed like the test images."""
+        return self._centred(0)
+
     def test(self) -> TorchDataset[Any]:
         """Return the test images."""
-        resize = v2.Resize(round(self._size * RESIZE), antialias=True)
-        steps = [v2.PILToTensor(), resize, v2.CenterCrop(self._size)]
-        return Images(self._split(1), v2.Compose(steps), upright=True)
+        return self._centred(1)
 
     def to_input(self, images: Tensor) -> Tensor:
         """Standardise bytes, (N, 3, S, S), by the channels of ImageNet. Returns float32."""
@@ -154,6 +156,11 @@ class Folder(Dataset):
 
         imagenet_like.write(folder, classes=10, per_class=20, size=96)
         return {"root": str(folder), "title": self.title, "image_size": min(64, self._size)}
+
+    def _centred(self, place: int) -> Images:
+        resize = v2.Resize(round(self._size * RESIZE), antialias=True)
+        steps = [v2.PILToTensor(), resize, v2.CenterCrop(self._size)]
+        return Images(self._split(place), v2.Compose(steps), upright=True)
 
     def _split(self, place: int) -> Index:
         if reason := self.missing():

@@ -58,10 +58,14 @@ class Images(TorchDataset[tuple[Any, int]]):
         index: Paths and labels of the images.
         transform: Transform of an RGB PIL image to a uint8 tensor, (3, H, W).
         upright: If True, turn images as their EXIF orientation says.
+
+    Attributes:
+        targets: Label of each image, int64, (N,).
     """
 
     def __init__(self, index: Index, transform: v2.Transform, upright: bool = False) -> None:
         self._index = index
+        self.targets = index.labels
         self._transform = transform
         self._upright = upright
 

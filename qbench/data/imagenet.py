@@ -127,10 +127,13 @@ class ImageNet(Dataset):
         crop = [v2.RandomCrop(self._size), v2.RandomHorizontalFlip()]
         return Images(self._train, v2.Compose([*self._resized, *crop]))
 
+    def unaugmented(self) -> TorchDataset[Any]:
+        """Return the training images, preprocessed like the validation images."""
+        return self._centred(self._train)
+
     def test(self) -> TorchDataset[Any]:
         """Return the validation images; the labels of ImageNet's test images are not public."""
-        crop = v2.CenterCrop(self._size)
-        return Images(self._test, v2.Compose([*self._resized, crop]))
+        return self._centred(self._test)
 
     def to_input(self, images: Tensor) -> Tensor:
         """Standardise bytes, (N, 3, S, S), by channel. Returns float32."""
@@ -142,6 +145,9 @@ class ImageNet(Dataset):
 
         imagenet_like.write(folder, classes=10, per_class=20, size=96)
         return {"root": str(folder), "image_size": 64}
+
+    def _centred(self, images: Index) -> Images:
+        return Images(images, v2.Compose([*self._resized, v2.CenterCrop(self._size)]))
 
     @property
     def _resized(self) -> list[v2.Transform]:

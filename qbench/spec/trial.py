@@ -62,9 +62,11 @@ class Trial(KeyContent):
             full-precision trial that it starts from. None if no method changes the network, or if
             it starts from random weights. It is part of the key of a full-precision trial only:
             that of another one follows from its method.
+        validation: Number of validation images that it is measured on, and that are not trained on,
+            to select something by the result. 0 (default): it is measured on the test split.
     """
 
-    later = frozenset({"data", "weights", "processes", "rehearsal", "prepared"})
+    later = frozenset({"data", "weights", "processes", "rehearsal", "prepared", "validation"})
 
     method: str
     options: dict[str, Any] = Field(default_factory=dict)
@@ -82,6 +84,7 @@ class Trial(KeyContent):
     processes: int = 1
     rehearsal: bool = False
     prepared: Preparation | None = None
+    validation: int = Field(default=0, ge=0)
 
     @cached_property
     def key(self) -> str:
@@ -154,7 +157,7 @@ def full_precision_trial(trial: Trial, recipe: Recipe) -> Trial:
     """
     same = (
         *("model", "dataset", "task", "seed", "threads", "data", "weights", "processes"),
-        "prepared",
+        *("prepared", "validation"),
     )
     return Trial(
         method=FP32,

@@ -175,6 +175,7 @@ class _Fetch(TorchDataset[Any]):
 
 def training_loader(
     dataset: Dataset,
+    split: TorchDataset[Any],
     recipe: Recipe,
     seed: int,
     order: torch.Generator,
@@ -186,6 +187,7 @@ def training_loader(
 
     Args:
         dataset: The dataset.
+        split: Its items to train on.
         recipe: Gives the batch size and the number of batches.
         seed: Seed of what is drawn at random for an item.
         order: Generator of the order of each epoch, the same on every process.
@@ -193,7 +195,6 @@ def training_loader(
         device: Device that batches are moved to.
         shared: Whether each process gets its share of a batch, or all of it.
     """
-    split = dataset.train()
     shuffled = RandomSampler(split, generator=order)  # type: ignore[arg-type]
     share = (distributed.rank(), distributed.world()) if shared else (0, 1)
     batches = Batches(shuffled, recipe.batch_size, recipe.steps, *share)
@@ -201,13 +202,21 @@ def training_loader(
 
 
 def evaluation_loader(
-    dataset: Dataset, recipe: Recipe, workers: int, device: torch.device
+    dataset: Dataset,
+    split: TorchDataset[Any],
+    recipe: Recipe,
+    workers: int,
+    device: torch.device,
 ) -> Loader:
-    """Build the loader of test batches in order, each process with its share of them.
+    """Build the loader of batches to measure on, in order, each process with its share of them.
 
-    Arguments are those of `training_loader`.
+    Args:
+        dataset: The dataset.
+        split: Its items to measure on.
+        recipe: Gives the memory format of images.
+        workers: Number of processes that load.
+        device: Device that batches are moved to.
     """
-    split = dataset.test()
     share = range(distributed.rank(), len(split), distributed.world())  # type: ignore[arg-type]
     batches = Batches(share, EVALUATION_BATCH)
     return Loader(dataset, split, batches, 0, workers, device, recipe.channels_last)

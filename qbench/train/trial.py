@@ -170,7 +170,8 @@ class Training:
         result.weights, result.curve, result.audit = weights, curve, audited
         result.metrics, result.unreadable = metrics, loop.unreadable()
         result.clipped = clipped_text(layers)
-        result.examples = loop.task.examples(model, loop.dataset)
+        if not result.trial.validation:  # examples are test images
+            result.examples = loop.task.examples(model, loop.dataset)
         self.weights = state
 
     def _save_checkpoint(self, loop: TrainingLoop) -> None:
@@ -226,9 +227,12 @@ def _prepare(
         )
     order = torch.Generator().manual_seed(trial.seed)
     workers = worker_count(execution.cpus, device)
-    loader = training_loader(dataset, recipe, trial.seed, order, workers, device)
-    evaluation = evaluation_loader(dataset, recipe, workers, device)
-    calibration = training_loader(dataset, recipe, trial.seed, order, 0, device, shared=False)
+    train, measured = dataset.splits(trial.validation)
+    loader = training_loader(dataset, train, recipe, trial.seed, order, workers, device)
+    evaluation = evaluation_loader(dataset, measured, recipe, workers, device)
+    calibration = training_loader(
+        dataset, train, recipe, trial.seed, order, 0, device, shared=False
+    )
 
     model = _build(trial, dataset)
     if trial.source is not None and trial.prepared is None:

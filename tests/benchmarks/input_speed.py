@@ -58,7 +58,7 @@ def main() -> None:
         )
         workers = worker_count(given.cpus, device)
         order = torch.Generator().manual_seed(0)
-        loader = training_loader(dataset, recipe, 0, order, workers, device)
+        loader = training_loader(dataset, dataset.train(), recipe, 0, order, workers, device)
         endless = itertools.chain.from_iterable(itertools.repeat(loader))
         train = training_step(
             given.model, given.method, given.bits, recipe, dataset.image_shape, device

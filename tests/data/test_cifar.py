@@ -19,10 +19,15 @@ def test_cifar_is_cropped_in_training_and_not_in_evaluation(name: str, classes: 
     dataset = registry.build_dataset(name, {"synthetic": 8})
     assert dataset.num_classes == classes
     assert isinstance(dataset.test(), TensorDataset)
-    images = [next(iter(training_loader(dataset, RECIPE, s, order(), 0, CPU)))[0] for s in (0, 1)]
+    images = [
+        next(iter(training_loader(dataset, dataset.train(), RECIPE, s, order(), 0, CPU)))[0]
+        for s in (0, 1)
+    ]
     assert images[0].shape == (4, 3, 32, 32)
     assert not torch.equal(*images)
-    tests = [next(iter(evaluation_loader(dataset, RECIPE, 0, CPU)))[0] for _ in range(2)]
+    tests = [
+        next(iter(evaluation_loader(dataset, dataset.test(), RECIPE, 0, CPU)))[0] for _ in range(2)
+    ]
     assert torch.equal(*tests)
 
 

@@ -73,7 +73,8 @@ def test_other_images_are_not_called_imagenet(tree: Path) -> None:
 
 def test_a_batch_does_not_depend_on_who_loads_it(tree: Path) -> None:
     def batches(workers: int) -> list[Any]:
-        loader = training_loader(imagenet(tree), RECIPE, 7, order(), workers, CPU)
+        dataset = imagenet(tree)
+        loader = training_loader(dataset, dataset.train(), RECIPE, 7, order(), workers, CPU)
         return [batch for _ in range(2) for batch in loader]
 
     alone, helped = batches(0), batches(2)
@@ -89,14 +90,15 @@ def test_loading_draws_nothing_from_the_global_generator(tree: Path) -> None:
     dataset = imagenet(tree)
     for workers in (0, 1):
         torch.manual_seed(0)
-        list(training_loader(dataset, RECIPE, 7, order(), workers, CPU))
+        list(training_loader(dataset, dataset.train(), RECIPE, 7, order(), workers, CPU))
         assert torch.equal(torch.rand(3), torch.rand(3, generator=order()))
 
 
 def test_the_broken_image_is_left_out_and_named(tree: Path) -> None:
     broken = str(imagenet_like.write(tree, classes=3, per_class=6, size=48).broken)
     for workers in (0, 1):
-        loader = training_loader(imagenet(tree), RECIPE, 0, order(), workers, CPU)
+        dataset = imagenet(tree)
+        loader = training_loader(dataset, dataset.train(), RECIPE, 0, order(), workers, CPU)
         assert sum(len(labels) for _, labels in loader) == 17
         (told,) = loader.unreadable()
         assert told.split(" (")[0] == broken.removeprefix(f"{tree}/")
@@ -129,7 +131,8 @@ def test_a_batch_of_nothing_but_broken_images_is_an_error(tmp_path: Path) -> Non
         for name in ("a", "b"):
             (tmp_path / split / name).mkdir(parents=True)
             (tmp_path / split / name / "x.jpeg").write_bytes(b"no image")
-    loader = evaluation_loader(imagenet(tmp_path), RECIPE, 0, CPU)
+    dataset = imagenet(tmp_path)
+    loader = evaluation_loader(dataset, dataset.test(), RECIPE, 0, CPU)
     with pytest.raises(Exception, match=r"no item of a batch can be read; .*val/a/x\.jpeg"):
         list(loader)
 

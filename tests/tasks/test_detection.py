@@ -148,8 +148,8 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Shapes:
 
 def loaders(dataset: Shapes, recipe: Recipe) -> tuple[Loader, Loader]:
     order = torch.Generator().manual_seed(0)
-    training = training_loader(dataset, recipe, 0, order, 0, CPU)
-    return training, evaluation_loader(dataset, recipe, 0, CPU)
+    training = training_loader(dataset, dataset.train(), recipe, 0, order, 0, CPU)
+    return training, evaluation_loader(dataset, dataset.test(), recipe, 0, CPU)
 
 
 def train(

@@ -140,7 +140,7 @@ def prepared() -> TrainingLoop:
     torch.manual_seed(0)
     dataset, task = registry.build_dataset("digits"), tasks.get("classification")
     order = torch.Generator().manual_seed(0)
-    calibration = training_loader(dataset, RECIPE, 0, order, 0, CPU, shared=False)
+    calibration = training_loader(dataset, dataset.train(), RECIPE, 0, order, 0, CPU, shared=False)
     model = registry.build_model("convnet_tiny", dataset.num_classes, dataset.image_shape[0])
     handle = attach(model, build_method("ste", {}), bits="2/32")
     optimizer = build_optimizer(handle, RECIPE)
@@ -153,8 +153,8 @@ def prepared() -> TrainingLoop:
         optimizer,
         Schedule(optimizer, RECIPE),
         WeightRecorder(handle.layers, RECIPE.epochs, soft=False),
-        training_loader(dataset, RECIPE, 0, order, 0, CPU),
-        evaluation_loader(dataset, RECIPE, 0, CPU),
+        training_loader(dataset, dataset.train(), RECIPE, 0, order, 0, CPU),
+        evaluation_loader(dataset, dataset.test(), RECIPE, 0, CPU),
         calibration,
         order,
     )

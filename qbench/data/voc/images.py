@@ -12,6 +12,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from qbench.data import UnreadableError
+from qbench.data.validation import first_label
 from qbench.data.voc.annotation import Annotation, read_annotation
 from qbench.errors import QbenchError
 
@@ -35,7 +36,11 @@ class VOCImages(Dataset[Item]):
         split: Name of a list: ``trainval`` or ``test``.
         classes: Names of the classes. The first has label 1.
         steps: Transforms of a uint8 image and its boxes, which are already clipped to the image.
-        train: If True, leave out difficult objects, and images without other objects.
+        train: If True, leave out images without objects that are not difficult.
+        difficult: If False, leave out difficult objects.
+
+    Attributes:
+        targets: Label of the first object of each image, or −1, (N,).
 
     Raises:
         QbenchError: The list has no usable image or has one twice, an annotation is not valid, or
@@ -49,6 +54,7 @@ class VOCImages(Dataset[Item]):
         classes: Sequence[str],
         steps: Sequence[v2.Transform],
         train: bool,
+        difficult: bool = True,
     ) -> None:
         clip = [v2.ToImage(), v2.ClampBoundingBoxes(), drop_boxes_without_area()]
         self._transform = v2.Compose([*clip, *steps, v2.ToPureTensor()])
@@ -59,15 +65,16 @@ class VOCImages(Dataset[Item]):
             annotation = read_annotation(folder / "Annotations" / f"{name}.xml", classes)
             objects = annotation.objects
             turned = _boxes_are_turned(image, annotation)
-            if train:
-                easy = ~objects["difficult"]
+            easy = ~objects["difficult"]
+            if not difficult:
                 objects = {key: value[easy] for key, value in objects.items()}
-            if len(objects["labels"]) or not train:
+            if easy.any() or not train:
                 self._images.append((image, objects, turned))
         if not self._images:
             raise QbenchError(
                 f"{file}: of the {len(names)} images that it lists none has an object to train on"
             )
+        self.targets = [first_label(objects["labels"]) for _, objects, _ in self._images]
 
     def __len__(self) -> int:
         return len(self._images)

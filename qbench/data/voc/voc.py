@@ -149,7 +149,11 @@ class VOC(Dataset):
             QbenchError: Data are missing or malformed. The message names the file.
         """
         steps = [*self.augmentation(), self._stretch, drop_boxes_without_area()]
-        return ConcatDataset([self._images(*split, steps, True) for split in self._splits[:-1]])
+        return self._training(steps, difficult=False)
+
+    def unaugmented(self) -> ConcatDataset[Item]:
+        """Return the images of `train` as `test` returns its images."""
+        return self._training([self._stretch])
 
     def test(self) -> VOCImages:
         """Return the images of VOC2007 test, with their difficult objects.
@@ -157,7 +161,7 @@ class VOC(Dataset):
         Raises:
             QbenchError: Data are missing or malformed. The message names the file.
         """
-        return self._images(*self._splits[-1], [self._stretch], False)
+        return self._images(*self._splits[-1], [self._stretch], train=False)
 
     def augmentation(self) -> list[v2.Transform]:
         """Return the transforms of training images that precede the stretch to S×S."""
@@ -234,8 +238,19 @@ class VOC(Dataset):
     def _year(self, year: int) -> Path:
         return self._devkit / f"VOC{year}"
 
-    def _images(self, year: int, split: str, steps: list[v2.Transform], train: bool) -> VOCImages:
+    def _training(self, steps: list[v2.Transform], difficult: bool = True) -> ConcatDataset[Item]:
+        parts = self._splits[:-1]
+        return ConcatDataset([self._images(*part, steps, True, difficult) for part in parts])
+
+    def _images(
+        self,
+        year: int,
+        split: str,
+        steps: list[v2.Transform],
+        train: bool,
+        difficult: bool = True,
+    ) -> VOCImages:
         if reason := self.missing():
             raise QbenchError(reason)
         self._read_lists()
-        return VOCImages(self._year(year), split, self.annotated, steps, train)
+        return VOCImages(self._year(year), split, self.annotated, steps, train, difficult)

@@ -81,7 +81,7 @@ def test_an_image_that_cannot_be_read_is_left_out_of_its_batch_and_named(
     dataset = voc(tmp_path)
     with pytest.raises(UnreadableError, match=r"gone\.jpg"):
         dataset.test()[1]
-    loader = evaluation_loader(dataset, VOC.aligned_recipe, 0, CPU)
+    loader = evaluation_loader(dataset, dataset.test(), VOC.aligned_recipe, 0, CPU)
     [(inputs, targets)] = list(loader)
     assert (len(inputs), len(targets)) == (1, 1)
     assert [Path(text.split(" (")[0]).name for text in loader.unreadable()] == [

@@ -129,7 +129,9 @@ def test_batches_are_the_same_whoever_loads_them(drawn: Path) -> None:
     batches = []
     for workers in (0, 2):
         order = torch.Generator().manual_seed(0)
-        loader = training_loader(dataset, Shapes.aligned_recipe, 0, order, workers, CPU)
+        loader = training_loader(
+            dataset, dataset.train(), Shapes.aligned_recipe, 0, order, workers, CPU
+        )
         batches.append(list(loader))
     for (here, ours), (there, theirs) in zip(*batches, strict=True):
         assert torch.equal(here, there)
