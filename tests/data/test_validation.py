@@ -28,7 +28,7 @@ def size(split: TorchDataset[Any]) -> int:
 
 
 def pixels(split: TorchDataset[Any]) -> list[bytes]:
-    return [split[i][0].numpy().tobytes() for i in range(len(split))]
+    return [split[i][0].numpy().tobytes() for i in range(size(split))]
 
 
 def test_every_class_has_its_share() -> None:
