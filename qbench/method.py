@@ -26,7 +26,7 @@ optimizer step, belongs to the quantizer that holds the state: see `Quantizer`.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, dataclass_transform
@@ -235,6 +235,8 @@ class Method:
         paper_recipe: Training recipe of its paper, for ``recipe: paper``; None if it has none. See
             also `paper_recipe_for`.
         paper_layers: Layer policy of its paper, for ``recipe: paper``.
+        paper_options: Options of its paper where they are not the defaults, for ``recipe: paper``.
+            Those that a suite sets take precedence.
         library: Library that it wraps, if any. Without it, the method supports no bit-widths.
         revision: Number of the method's arithmetic, from 1. Raise it when the method's numbers
             change: results of an older revision are stale.
@@ -263,6 +265,7 @@ class Method:
     elementwise: ClassVar[bool] = True
     paper_recipe: ClassVar[Recipe | None] = None
     paper_layers: ClassVar[str] = "skip_first_last"
+    paper_options: ClassVar[Mapping[str, Any]] = {}
     library: ClassVar[Library | None] = None
     revision: ClassVar[int] = 1
     later_options: ClassVar[frozenset[str]] = frozenset()

@@ -56,9 +56,11 @@ def attach(
         calibration: Batches of training data that initialise the quantizers of activations:
             tensors, or tuples whose first item is the input. Needed if activations are quantized.
         layers: Layers to quantize: ``'skip_first_last'`` (all but the first convolution and the
-            last layer), ``'all'``, ``'first_last_8bit'``, a list of names, or a mapping from names
-            to bit-widths. Names may be patterns such as ``'features.*'``; a name after ``!`` leaves
-            its layers out again, as in ``['*', '!aux*']``.
+            last layer), ``'all'``, ``'all_but_image'`` (the input of the first layer stays at full
+            precision), ``'first_last_8bit'``, ``'first_last_8bit_weights'`` (the inputs of both
+            stay at full precision), a list of names, or a mapping from names to bit-widths. Names
+            may be patterns such as ``'features.*'``; a name after ``!`` leaves its layers out
+            again, as in ``['*', '!aux*']``.
         task: Task of the model, for methods that support only some tasks.
         state_dict: Weights to load before quantizers are built, those of a model that
             `Method.prepare` has changed. By default, the model keeps its weights. Whether they fit

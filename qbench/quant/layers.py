@@ -11,7 +11,7 @@ from qbench.errors import QbenchError, nearest
 from qbench.method import Layer, Levels, Method
 from qbench.quant.parametrizations import originals
 from qbench.spec.bits import FULL_PRECISION, BitWidth, BitWidths
-from qbench.spec.policies import POLICIES, LayerPolicy, eight_bits
+from qbench.spec.policies import POLICIES, LayerPolicy, end_widths
 
 QUANTIZABLE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
@@ -33,14 +33,13 @@ def select_layers(model: nn.Module, policy: LayerPolicy, bits: BitWidths) -> lis
     """
     found = {name: m for name, m in model.named_modules() if isinstance(m, QUANTIZABLE)}
     names = list(found)
-    ends = {names[0], names[-1]} if names else set()
     widths: dict[str, BitWidths]
     if isinstance(policy, str):
         if policy not in POLICIES:
             raise QbenchError(f"'{policy}' is no layer policy{nearest(policy, POLICIES)}")
-        widths = {name: bits for name in names if policy != "skip_first_last" or name not in ends}
-        if policy == "first_last_8bit":
-            widths |= {name: eight_bits(bits) for name in ends}
+        first, last = end_widths(policy, bits)
+        widths = dict.fromkeys(names, bits)
+        widths |= dict.fromkeys(names[-1:], last) | dict.fromkeys(names[:1], first)
     else:
         widths = {}
         for pattern in policy:

@@ -53,7 +53,8 @@ def likeness(
         unlike.append("other data than the original: " + ", ".join(map(str, trial.data)))
     if wanted.model != trial.model:
         unlike.append(f"published for {wanted.model}, not {trial.model}")
-    if trial.recipe.steps is not None:
+    steps = planned.row.recipe.get("steps", paper.steps if paper is not None else None)
+    if trial.recipe.steps is not None and trial.recipe.steps != steps:
         unlike.append(f"epochs of {trial.recipe.steps} steps")
     if method.trains and epochs is not None and trial.recipe.epochs < epochs:
         unlike.append(f"{trial.recipe.epochs} of {epochs} epochs")

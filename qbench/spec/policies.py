@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from qbench.spec.bits import BitWidth, BitWidths
+from qbench.spec.bits import FULL_PRECISION, BitWidth, BitWidths
 
-POLICIES = ("skip_first_last", "all", "first_last_8bit")
+POLICIES = (
+    *("skip_first_last", "all", "all_but_image"),
+    *("first_last_8bit", "first_last_8bit_weights"),
+)
 DEFAULT_LAYERS = "skip_first_last"
 # The name of a policy, names of layers, or the widths ``W/A`` of layers by name.
 LayerPolicy = str | Sequence[str] | Mapping[str, str]
@@ -24,24 +27,30 @@ def policy_widths(policy: LayerPolicy, bits: BitWidths) -> list[BitWidths]:
     """
     if isinstance(policy, Mapping):
         widths = [BitWidths.parse(text) for text in policy.values()]
-    elif policy == "first_last_8bit":
-        widths = [bits, eight_bits(bits)]
     else:
-        widths = [bits]
+        ends = end_widths(policy, bits) if isinstance(policy, str) else ()
+        widths = [bits, *(each for each in ends if not each.is_float)]
     return list(dict.fromkeys(widths))
 
 
-def eight_bits(bits: BitWidths) -> BitWidths:
-    """Return the widths of the first and the last layer under ``first_last_8bit``.
+def end_widths(policy: str, bits: BitWidths) -> tuple[BitWidths, BitWidths]:
+    """Return the widths of the first and of the last layer.
 
     Args:
-        bits: Widths of the other layers.
-
-    Returns:
-        8 bits, where ``bits`` is not full precision.
+        policy: Name of a policy.
+        bits: Widths of the layers between them.
     """
-    eight = BitWidth(8)
-    return BitWidths(
-        bits.weights if bits.weights.is_float else eight,
-        bits.activations if bits.activations.is_float else eight,
+    floats = FULL_PRECISION.activations
+    eight = BitWidths(
+        *(width if width.is_float else BitWidth(8) for width in (bits.weights, bits.activations))
     )
+    match policy:
+        case "all_but_image":
+            return BitWidths(bits.weights, floats), bits
+        case "first_last_8bit":
+            return eight, eight
+        case "first_last_8bit_weights":
+            return (BitWidths(eight.weights, floats),) * 2
+        case "skip_first_last":
+            return FULL_PRECISION, FULL_PRECISION
+    return bits, bits

@@ -55,8 +55,8 @@ class Recipe(KeyContent):
         lr: Learning rate at the start, above 0.
         momentum: Momentum of SGD, in [0, 1). Default: 0.9.
         nesterov: Whether SGD uses Nesterov's momentum. Default: false.
-        weight_decay: L2 penalty on the parameters of the network; parameters of the method are
-            exempt. Default: 0. See `weight_decay_on` and `milestone_weight_decays`.
+        weight_decay: L2 penalty on the parameters of the network; the method sets that of its own.
+            Default: 0. See `weight_decay_on` and `milestone_weight_decays`.
         schedule: Schedule of the learning rate, which changes once an epoch. ``cosine`` (default),
             ``linear`` and ``exponential`` end at `final_lr`; ``cosine_restarts`` starts again at
             each of `milestones`; ``step`` multiplies the rate by `gamma` at each of `milestones`,
@@ -77,7 +77,8 @@ class Recipe(KeyContent):
         channels_last: Whether images and convolutions are in channels-last memory format. Default:
             false.
         compile: Whether training uses ``torch.compile``. Default: false.
-        steps: Largest number of batches in an epoch, as in a rehearsal. By default, all.
+        steps: Largest number of batches in an epoch, where an epoch is no pass over the data, or in
+            a rehearsal. By default, all.
         other_lr: Learning rate at the start of all parameters but those of quantized layers and
             quantizers. By default `lr`. `schedule` lowers both by the same factor.
         milestone_lrs: Learning rate after each of `milestones` with the schedule ``step``, above 0,
@@ -87,7 +88,8 @@ class Recipe(KeyContent):
             default, `weight_decay` stays.
         weight_decay_on: Parameters that `weight_decay` applies to: ``network`` (default), all of
             the network; ``weights``, those of convolutions and linear layers without their biases;
-            ``quantized``, the weights that are quantized; ``classifier``, those of linear layers.
+            ``quantized``, the weights that are quantized; ``classifier``, those of linear layers;
+            ``all``, all of the network and those of the method, whatever it sets for them.
         warmup_epochs: Epochs, or a fraction of one, in which the learning rate rises linearly with
             every step, to what `schedule` gives. Default: 0.
         label_smoothing: Share of the target that all classes have equally, in [0, 1). It is for
@@ -126,7 +128,7 @@ class Recipe(KeyContent):
     other_lr: float | None = Field(default=None, ge=0)
     milestone_lrs: tuple[Annotated[float, Field(gt=0)], ...] = ()
     milestone_weight_decays: tuple[Annotated[float, Field(ge=0)], ...] = ()
-    weight_decay_on: Literal["network", "weights", "quantized", "classifier"] = "network"
+    weight_decay_on: Literal["network", "weights", "quantized", "classifier", "all"] = "network"
     warmup_epochs: float = Field(default=0.0, ge=0)
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     epsilon: float = Field(default=1e-8, gt=0)

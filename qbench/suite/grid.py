@@ -85,16 +85,16 @@ class _Grid:
     def trials(self) -> Iterator[PlannedTrial]:
         suite = self._suite
         rows = [
-            (row, label, build_method(row.method, row.options))
+            (row, label, *_method_of(row, suite.recipe.name))
             for row, label in zip(suite.methods, suite.labels(), strict=True)
         ]
         for model in suite.models:
             problem = self._model_problem(model)
             quantized = [
                 planned
-                for row, label, method in rows
+                for row, label, method, mistake in rows
                 if row.method != FP32
-                for planned in self._row(model, row, label, method, problem)
+                for planned in self._row(model, row, label, method, problem or mistake)
             ]
             listed = any(row.method == FP32 for row in suite.methods)
             if listed or any(planned.trial.full_precision for planned in quantized):
@@ -247,6 +247,17 @@ class _Grid:
             with torch.no_grad():
                 output = network.eval()(torch.zeros(2, *dataset.image_shape))
         return tuple(classification.scores(output).shape)
+
+
+def _method_of(row: MethodRow, recipe: str) -> tuple[Method, str]:
+    """Return the method of a row, and what is wrong with its `Method.paper_options` or ''."""
+    if recipe == "paper":
+        paper = registry.method_class(row.method).paper_options
+        try:
+            return build_method(row.method, {**paper, **row.options}), ""
+        except Exception as error:  # a mistake in a plugin must affect its own row only
+            return build_method(row.method, row.options), f"its paper_options: {error}"
+    return build_method(row.method, row.options), ""
 
 
 def _label_of_base(own: Preparation, others: Sequence[Preparation]) -> str:

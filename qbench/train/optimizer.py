@@ -164,7 +164,7 @@ def _groups(handle: Handle, recipe: Recipe) -> Iterator[dict[str, Any]]:
     groups = handle.parameter_groups(recipe.lr, recipe.weight_decay, recipe.other_lr)
     of_network = 1 if recipe.other_lr is None else 2
     for group in groups[:of_network]:
-        if recipe.weight_decay_on == "network":
+        if recipe.weight_decay_on in ("network", "all"):
             yield {**group, "decayed": True}
             continue
         chosen = _decayed_weights(handle, recipe.weight_decay_on)
@@ -174,7 +174,9 @@ def _groups(handle: Handle, recipe: Recipe) -> Iterator[dict[str, Any]]:
             yield {**group, "params": decayed, "decayed": True}
         if others:
             yield {**group, "params": others, "weight_decay": 0.0}
-    yield from groups[of_network:]
+    as_network = {"weight_decay": recipe.weight_decay, "decayed": True}
+    for group in groups[of_network:]:
+        yield {**group, **as_network} if recipe.weight_decay_on == "all" else group
 
 
 def _decayed_weights(handle: Handle, which: str) -> set[nn.Parameter]:

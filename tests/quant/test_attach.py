@@ -370,6 +370,12 @@ def test_the_ends_may_have_eight_bits(bits: str, ends: str) -> None:
     assert names_of("first_last_8bit", bits) == {"0": ends, **middle, "13": ends}
 
 
+def test_the_image_or_the_inputs_of_the_ends_may_stay_full_precision() -> None:
+    middle = dict.fromkeys(["3", "6", "11"], "2/4")
+    assert names_of("all_but_image", "2/4") == {"0": "2/32", **middle, "13": "2/4"}
+    assert names_of("first_last_8bit_weights", "2/4") == {"0": "8/32", **middle, "13": "8/32"}
+
+
 def test_layers_may_be_listed() -> None:
     assert names_of(["11", "0"]) == {"0": "2/32", "11": "2/32"}
 

@@ -59,6 +59,15 @@ def test_epochs_that_a_row_has_from_its_sources_are_no_shortening() -> None:
     assert of(methods=rows).unlike == ""
 
 
+def test_a_paper_s_epochs_may_be_shorter_than_the_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    method = registry.method_class("quantization_networks")
+    own = method.paper_recipe
+    assert own is not None
+    monkeypatch.setattr(method, "paper_recipe", own.model_copy(update={"steps": 9}))
+    assert of().unlike == ""
+    assert of(recipe={"name": "paper", "changes": {"steps": 8}}).unlike == "epochs of 8 steps"
+
+
 def test_departures_that_leave_a_claim_to_be_judged_are_told() -> None:
     recipe = {"name": "aligned", "changes": {"epochs": 60, "lr": 0.5}}
     assert of(recipe=recipe, layers="all") == Likeness(

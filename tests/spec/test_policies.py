@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from qbench.spec.bits import BitWidths
-from qbench.spec.policies import LayerPolicy, eight_bits, policy_widths
+from qbench.spec.policies import LayerPolicy, end_widths, policy_widths
 
 
 @pytest.mark.parametrize(
@@ -13,7 +13,9 @@ from qbench.spec.policies import LayerPolicy, eight_bits, policy_widths
     [
         ("skip_first_last", ["2/4"]),
         ("all", ["2/4"]),
+        ("all_but_image", ["2/4", "2/32"]),
         ("first_last_8bit", ["2/4", "8/8"]),
+        ("first_last_8bit_weights", ["2/4", "8/32"]),
         (["3", "7"], ["2/4"]),
         ({"3": "2/2", "7": "8/8", "9": "2/2"}, ["2/2", "8/8"]),
     ],
@@ -22,6 +24,21 @@ def test_a_policy_asks_for_widths_once(policy: LayerPolicy, widths: list[str]) -
     assert list(map(str, policy_widths(policy, BitWidths.parse("2/4")))) == widths
 
 
-@pytest.mark.parametrize(("bits", "eight"), [("2/32", "8/32"), ("32/4", "32/8"), ("1/1", "8/8")])
-def test_what_is_quantized_gets_eight_bits(bits: str, eight: str) -> None:
-    assert str(eight_bits(BitWidths.parse(bits))) == eight
+@pytest.mark.parametrize(
+    ("policy", "bits", "first", "last"),
+    [
+        ("skip_first_last", "2/4", "32/32", "32/32"),
+        ("all", "2/4", "2/4", "2/4"),
+        ("all_but_image", "1/1", "1/32", "1/1"),
+        ("all_but_image", "32/2", "32/32", "32/2"),
+        ("first_last_8bit", "2/32", "8/32", "8/32"),
+        ("first_last_8bit", "32/4", "32/8", "32/8"),
+        ("first_last_8bit", "1/1", "8/8", "8/8"),
+        ("first_last_8bit_weights", "2/2", "8/32", "8/32"),
+        ("first_last_8bit_weights", "32/2", "32/32", "32/32"),
+    ],
+)
+def test_a_policy_sets_the_widths_of_the_ends(
+    policy: str, bits: str, first: str, last: str
+) -> None:
+    assert tuple(map(str, end_widths(policy, BitWidths.parse(bits)))) == (first, last)

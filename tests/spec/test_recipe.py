@@ -48,7 +48,7 @@ def test_fields_that_came_later_are_left_out_of_json_at_their_defaults() -> None
         ({"milestone_weight_decays": (0.1,)}, "has 1 values and milestones has 0"),
         ({**STEP, "milestone_lrs": (0.05, 0)}, "greater than 0"),
         ({**STEP, "milestone_weight_decays": (0.05, -1)}, "greater than or equal to 0"),
-        ({"weight_decay_on": "biases"}, "'network', 'weights', 'quantized' or 'classifier'"),
+        ({"weight_decay_on": "biases"}, "'network', 'weights', 'quantized', 'classifier' or 'all'"),
         ({"optimizer": "adamax"}, "'sgd', 'adam' or 'adamw'"),
         ({"warmup_epochs": -1}, "greater than or equal to 0"),
         ({"label_smoothing": 1}, "less than 1"),

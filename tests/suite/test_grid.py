@@ -149,6 +149,33 @@ def test_a_mistake_in_a_paper_recipe_affects_its_own_row(
     assert reasons == {"fp32": "", "bwn": "", "ste": f"its paper_recipe_for() {reason}"}
 
 
+def test_paper_options_are_those_of_the_paper_s_recipe_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ste = registry.method_class("ste")
+    monkeypatch.setattr(ste, "paper_options", {"momentum": 0.5, "percentile": 99.0}, raising=False)
+
+    def options(*assignments: str) -> dict[str, object]:
+        found = grid(tmp_path, *assignments)
+        return next(c.trial.options for c in found if c.trial.method == "ste")
+
+    own = options("recipe=paper")
+    assert (own["momentum"], own["percentile"]) == (0.5, 99.0)
+    set_here = options("recipe=paper", "methods=[{ste: {momentum: 0.8}}]")
+    assert (set_here["momentum"], set_here["percentile"]) == (0.8, 99.0), "the suite's come first"
+    assert options()["momentum"] == 0.9
+
+
+def test_a_mistake_in_paper_options_affects_its_own_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry.method_class("ste"), "paper_options", {"momentun": 0.5})
+    reasons = {c.trial.method: c.unsupported for c in grid(tmp_path, "recipe=paper", "bits=[1/32]")}
+    assert reasons["bwn"] == ""
+    assert reasons["ste"].startswith("its paper_options: ste: ")
+    assert "momentum" in reasons["ste"]
+
+
 def test_a_recipe_that_smooths_labels_is_not_for_detection(tmp_path: Path) -> None:
     changes = ("dataset=shapes", "models=[ssd_tiny]", "methods=[lsq]", "bits=[4/4]")
     (reason,) = {

@@ -215,6 +215,18 @@ def test_the_weight_decay_applies_to_the_parameters_that_are_named(
         torch.testing.assert_close(parameter.detach(), expected)
 
 
+def test_the_weight_decay_may_include_the_parameters_of_the_method(handle: Handle) -> None:
+    chosen = recipe(
+        weight_decay=0.5, weight_decay_on="all", milestones=(2,), milestone_weight_decays=(0.25,)
+    )
+    groups = values(chosen, handle)
+    assert [[decay for _, decay in each] for each in groups] == [
+        [d, d] for d in (0.5, 0.5, 0.25, 0.25)
+    ]
+    before = values(recipe(weight_decay=0.5), handle)
+    assert [decay for _, decay in before[0]] == [0.5, 0.0]
+
+
 def test_a_warm_up_is_the_linear_one_of_torch(handle: Handle) -> None:
     chosen = recipe(epochs=3, lr=0.4, schedule="constant", warmup_epochs=1.5)
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.4)
