@@ -24,7 +24,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from qbench.functional import sign, straight_through
+from qbench.functional import clip, sign, straight_through
 from qbench.method import BinaryBases, BitWidths, Layer, Method, Recipe
 from qbench.quant.surgery import RELU, replace_modules
 
@@ -35,6 +35,7 @@ class ABCNet(Method):
     name = "abc_net"
     title = "ABC-Net"
     paper = "Lin et al., NeurIPS 2017, arXiv:1711.11294"
+    revision = 2
     weights = BinaryBases()
     activations = BinaryBases()
     paper_recipe = Recipe(
@@ -98,7 +99,7 @@ class BinaryActivations(nn.Module):
         """Quantize ``x``, any shape."""
         quantized = torch.zeros_like(x)
         for v, beta in zip(self.shift.to(x.dtype), self.scale.to(x.dtype), strict=True):
-            base = straight_through((x + v).clamp(0, 1), sign(x + v - 0.5))
+            base = straight_through(clip(x + v, 0, 1), sign(x + v - 0.5))
             quantized = quantized + beta * base
         return quantized
 

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from qbench.functional import integer_range
+from qbench.functional import clip, integer_range
 from qbench.method import Field, Granularity, GranularityOption, Integers, Layer, Method, PerTensor
 from qbench.quant.hooks import bypassed, record
 
@@ -51,6 +51,7 @@ class AdaRound(Method):
 
     name = "adaround"
     paper = "Nagel et al., ICML 2020, arXiv:2004.10568"
+    revision = 2
     weights = Integers(required=True)
     activations = Integers(bits=range(1, 9), signed=False, scales=2, offset=True)
     trains = False
@@ -126,7 +127,7 @@ class AdaptiveRounding(nn.Module):
     @staticmethod
     def h(v: Tensor) -> Tensor:
         """Return the rectified sigmoid of V, in [0, 1]."""
-        return (1.2 * v.sigmoid() - 0.1).clamp(0, 1)
+        return clip(1.2 * v.sigmoid() - 0.1, 0, 1)
 
     def best_step(self, rows: Tensor) -> Tensor:
         """Return the s of least squared error of every row, (rows,)."""
@@ -142,4 +143,4 @@ class AdaptiveRounding(nn.Module):
         """Quantize ``w``, the shape it was built for. While V is learned, h is soft."""
         up = self.h(self.v) if self.v.requires_grad else self.v >= 0
         s = self.step.to(w.dtype)
-        return s * ((w / s).floor() + up.to(w.dtype)).clamp(self.quant_min, self.quant_max)
+        return s * clip((w / s).floor() + up.to(w.dtype), self.quant_min, self.quant_max)

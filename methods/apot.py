@@ -29,7 +29,7 @@ from typing import Annotated
 import torch
 from torch import Tensor, nn
 
-from qbench.functional import add_gradient, nearest_level, straight_through
+from qbench.functional import add_gradient, clip, nearest_level, straight_through
 from qbench.method import Field, Layer, Method, Recipe, SumsOfPowersOfTwo
 
 # Exponents of the powers of two in each base set, by bits of the magnitude.
@@ -55,6 +55,7 @@ class APoT(Method):
 
     name = "apot"
     paper = "Li et al., ICLR 2020, arXiv:1909.13144"
+    revision = 2
     weights = SumsOfPowersOfTwo(bits=range(2, 8))
     activations = SumsOfPowersOfTwo(bits=range(2, 7), signed=False)
     paper_recipe = Recipe(
@@ -108,7 +109,7 @@ class PowersOfTwoActivation(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Quantize ``x``, any shape."""
         alpha = self.alpha.to(x.dtype)
-        unit = (x / alpha).clamp(0, 1)
+        unit = clip(x / alpha, 0, 1)
         return alpha * straight_through(unit, nearest_level(unit, self.levels))
 
 
@@ -130,9 +131,9 @@ class NormalisedWeight(PowersOfTwoActivation):
         source = w if self.normalization_gradient else w.detach()
         normal = w - source.mean()
         if w.numel() > 1:  # one weight has no deviation
-            normal = normal / source.std().clamp(min=torch.finfo(w.dtype).tiny)
+            normal = normal / clip(source.std(), torch.finfo(w.dtype).tiny)
         alpha = self.alpha.to(w.dtype)
-        unit = ((normal if self.clip_gradient else normal.detach()) / alpha).clamp(-1, 1)
+        unit = clip((normal if self.clip_gradient else normal.detach()) / alpha, -1, 1)
         sizes = nearest_level(unit.abs(), self.levels)
         quantized = alpha * straight_through(unit, torch.where(unit < 0, -sizes, sizes))
         return quantized if self.clip_gradient else add_gradient(quantized, normal)

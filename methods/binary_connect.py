@@ -25,7 +25,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from qbench.functional import sign, straight_through
+from qbench.functional import clip, sign, straight_through
 from qbench.method import Binary, BitWidths, Layer, Method, Quantizer, Recipe
 from qbench.quant.surgery import RELU, pool_before_norm, replace_modules
 
@@ -38,6 +38,7 @@ class BinaryConnect(Method):
     """
 
     paper = "Courbariaux et al., NeurIPS 2015, arXiv:1511.00363"
+    revision = 2
     weights = Binary(scales=0, required=True)
     activations = Binary(scales=0)
     paper_recipe = Recipe(
@@ -96,7 +97,7 @@ class SignActivation(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Binarize ``x``, any shape."""
         drawn = self.stochastic and self.training
-        return straight_through(x.clamp(-1, 1), drawn_sign(x) if drawn else sign(x))
+        return straight_through(clip(x, -1, 1), drawn_sign(x) if drawn else sign(x))
 
 
 def drawn_sign(x: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from qbench.functional import filter_dims, sign, straight_through
+from qbench.functional import clip, filter_dims, sign, straight_through
 from qbench.method import Binary, BitWidths, Layer, Method, PerChannel, Recipe
 from qbench.quant.surgery import add_shortcuts, pool_before_norm
 
@@ -76,7 +76,7 @@ class MagnitudeAwareWeight(nn.Module):
     def forward(self, w: Tensor) -> Tensor:
         """Binarize ``w``, (out, in, …)."""
         size = w.detach().abs().mean(filter_dims(w), keepdim=True)
-        window = w.clamp(-1, 1)
+        window = clip(w, -1, 1, closed="neither")
         return straight_through(size * window if self.magnitude_aware else window, size * sign(w))
 
 
@@ -85,5 +85,5 @@ class PolynomialSign(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Binarize ``x``, any shape."""
-        c = x.clamp(-1, 1)
+        c = clip(x, -1, 1)
         return straight_through(c * (2 - c.abs()), sign(x))  # (2 − |x|) x has slope 2 − 2|x|

@@ -40,6 +40,7 @@ class BNN(Method):
     """
 
     paper = "Courbariaux et al., NeurIPS 2016, arXiv:1602.02830"
+    revision = 2
     weights = Binary(scales=0, required=True)
     activations = Binary(scales=0, required=True)
     paper_recipe = Recipe(

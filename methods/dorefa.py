@@ -27,7 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qbench.functional import quantize_unit, scaled_sign, straight_through
+from qbench.functional import clip, quantize_unit, scaled_sign, straight_through
 from qbench.method import Binary, Granularity, Integers, Layer, Method, PerTensor, Recipe, Uniform
 
 
@@ -41,6 +41,7 @@ class DoReFa(Method):
     name = "dorefa"
     title = "DoReFa-Net"
     paper = "Zhou et al., 2016, arXiv:1606.06160"
+    revision = 2
     weights = Binary() | Uniform(bits=range(2, 9), scales=0)
     activations = Integers(bits=range(1, 9), signed=False, scales=0)
     paper_recipe = Recipe(
@@ -98,7 +99,7 @@ class TanhWeight(nn.Module):
     def forward(self, w: Tensor) -> Tensor:
         """Quantize ``w``, any shape."""
         t = w.tanh()
-        largest = t.abs().max().clamp(min=torch.finfo(w.dtype).tiny)  # a layer may be all zeros
+        largest = clip(t.abs().max(), torch.finfo(w.dtype).tiny)  # a layer may be all zeros
         return 2 * quantize_unit(t / (2 * largest) + 0.5, self.bits) - 1
 
 
@@ -115,7 +116,7 @@ class UnitActivation(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Quantize ``x``, any shape."""
-        return quantize_unit(x.clamp(0, 1), self.bits)
+        return quantize_unit(clip(x, 0, 1), self.bits)
 
 
 class QuantizedGradient(nn.Module):

@@ -22,7 +22,7 @@ from typing import Annotated
 import torch
 from torch import Tensor, nn
 
-from qbench.functional import straight_through
+from qbench.functional import clip, straight_through
 from qbench.method import Field, Layer, Method, Quantizer, Recipe, Uniform
 
 
@@ -75,7 +75,7 @@ class SoftStaircase(Quantizer):
     def forward(self, x: Tensor) -> Tensor:
         """Quantize ``x``, any shape."""
         low, high, alpha = (p.to(x.dtype) for p in (self.low, self.high, self.alpha))
-        delta = ((high - low) / self.n).clamp(min=1e-8)
+        delta = clip((high - low) / self.n, 1e-8)
         i = ((x - low) / delta).detach().floor().clamp(0, self.n - 1)
         middle = low + (i + 0.5) * delta
         kappa = (2 / alpha - 1).log() / delta

@@ -27,6 +27,7 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor, nn
 
+from qbench.functional import clip
 from qbench.method import Field, Integers, Layer, Method, Recipe, Uniform
 from qbench.quant.hooks import bypassed, record
 
@@ -40,6 +41,7 @@ class EWGS(Method):
     """
 
     paper = "Lee et al., CVPR 2021, arXiv:2104.00903"
+    revision = 2
     weights = Uniform(scales=1)
     activations = Integers(bits=range(1, 9), signed=False, scales=0)
     paper_recipe = Recipe(
@@ -91,7 +93,7 @@ class UnitInterval(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Quantize ``x``, any shape."""
         low, high = self.low.to(x.dtype), self.high.to(x.dtype)
-        return _ScaledRound.apply(((x - low) / (high - low)).clamp(0, 1), self.n, self.delta)
+        return _ScaledRound.apply(clip((x - low) / (high - low), 0, 1), self.n, self.delta)
 
 
 class ScaledWeight(UnitInterval):

@@ -23,7 +23,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from qbench.functional import sign, straight_through
+from qbench.functional import clip, sign, straight_through
 from qbench.method import Binary, BitWidths, Integers, Layer, Method, Recipe
 from qbench.quant.surgery import RELU, replace_modules
 
@@ -40,6 +40,7 @@ class FriesenDomingos(Method):
 
     title = "FTPROP"
     paper = "Friesen and Domingos, ICLR 2018, arXiv:1710.11573"
+    revision = 2
     activations = Binary(scales=0) | Integers(signed=False, scales=0)
     paper_recipe = Recipe(
         optimizer="sgd", lr=0.1, schedule="step", milestones=(30, 60), epochs=90, batch_size=256,
@@ -73,6 +74,6 @@ class HardThreshold(nn.Module):
         """Quantize ``x``, any shape."""
         soft, n = self.loss == "soft_hinge", 2**self.bits - 1
         if self.bits == 1:
-            return straight_through(x.tanh() if soft else x.clamp(-1, 1), sign(x))
+            return straight_through(x.tanh() if soft else clip(x, -1, 1), sign(x))
         quantized = ((n - 1) * x).ceil().clamp(0, n) / n
-        return straight_through((2 * x - 1).tanh() / 2 if soft else x.clamp(0, 1), quantized)
+        return straight_through((2 * x - 1).tanh() / 2 if soft else clip(x, 0, 1), quantized)

@@ -34,7 +34,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from qbench.functional import straight_through
+from qbench.functional import clip, straight_through
 from qbench.method import Binary, BitWidths, Integers, Layer, Learned, Method, PerChannel, Recipe
 from qbench.quant.surgery import pool_before_norm
 
@@ -56,6 +56,7 @@ class HWGQ(Method):
     """
 
     paper = "Cai et al., CVPR 2017, arXiv:1702.00953"
+    revision = 2
     weights = Binary(granularity=PerChannel(), required=True)
     paper_recipe = Recipe(
         optimizer="sgd", lr=0.1, schedule="linear", epochs=64, batch_size=256, weight_decay=5e-5,
@@ -132,10 +133,11 @@ class HalfWave(nn.Module):
         """Return a function with the gradient that the option names."""
         if self.backward == "vanilla":
             return x.relu()
-        clipped = x.clamp(torch.zeros_like(top), top)
+        clipped = clip(x.relu(), high=top)
         if self.backward == "clipped":
             return clipped
-        return clipped + (x.clamp(min=top) - (top - 1)).log()  # slope 1/(x − τ) above, 0 below
+        tail = clip(x, top, closed="neither")
+        return clipped + (tail - (top - 1)).log()  # slope 1/(x − τ) above, 0 below
 
 
 def half_gaussian_levels(count: int) -> list[float]:

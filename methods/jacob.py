@@ -28,7 +28,7 @@ from typing import Annotated
 import torch
 from torch import Tensor, nn
 
-from qbench.functional import straight_through
+from qbench.functional import clip, straight_through
 from qbench.method import Field, Integers, Layer, Method, PerTensor, Quantizer, Recipe, ScopeOption
 
 
@@ -43,6 +43,7 @@ class Jacob(Method):
 
     title = "Integer-only (Jacob et al.)"
     paper = "Jacob et al., CVPR 2018, arXiv:1712.05877"
+    revision = 2
     weights = Integers(symmetric=True, scales=2, offset=True)
     activations = Integers(bits=range(1, 9), signed=False, scales=2, offset=True)
     paper_recipe = Recipe(
@@ -87,7 +88,7 @@ def affine(r: Tensor, a: Tensor, b: Tensor, n: int) -> Tensor:
     """
     s, z = affine_scale(a, b, n)
     codes = (r.detach() / s).round().clamp(-z, n - 1 - z)
-    return straight_through(r.clamp(-z * s, (n - 1 - z) * s), codes * s)
+    return straight_through(clip(r, -z * s, (n - 1 - z) * s), codes * s)
 
 
 class AffineWeight(nn.Module):

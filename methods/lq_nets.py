@@ -32,7 +32,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from qbench.functional import straight_through
+from qbench.functional import clip, straight_through
 from qbench.method import Field, Layer, Learned, Method, PerChannel, Quantizer, Recipe
 
 RIDGE = 1e-4
@@ -49,6 +49,7 @@ class LQNets(Method):
     name = "lq_nets"
     title = "LQ-Nets"
     paper = "Zhang et al., ECCV 2018, arXiv:1807.10029"
+    revision = 2
     weights = Learned(basis=True, granularity=PerChannel())
     activations = Learned(basis=True)
     paper_recipe = Recipe(
@@ -101,7 +102,7 @@ class LearnedLevels(Quantizer):
         levels, _ = self._levels()
         quantized = levels.gather(1, self._nearest(x, levels)).view_as(x).to(x.dtype)
         if self.clips:
-            x = x.clamp(max=levels.amax().to(x.dtype))
+            x = clip(x, high=levels.amax().to(x.dtype))
         return straight_through(x, quantized)
 
     def observe(self, x: Tensor) -> None:

@@ -10,6 +10,8 @@ Gradients (Eq. 3 and 5)::
     ∂v̂/∂s = [v/s] − v/s inside,   −Q_N below,   Q_P above
     ∂v̂/∂v = 1 inside,   0 outside
 
+Inside is −Q_N < v/s < Q_P; the ends belong to the outside.
+
 Step sizes start at 2 mean|v| / √Q_P. Their gradient is scaled with 1/√(N Q_P), where N is the
 number of weights, or of features of one sample (Section 2.2).
 
@@ -25,7 +27,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from qbench.functional import integer_range, is_signed, round_ste, scale_gradient
+from qbench.functional import clip, integer_range, is_signed, round_ste, scale_gradient
 from qbench.method import Integers, Layer, Method, Recipe
 
 
@@ -86,7 +88,8 @@ class LearnedStep(nn.Module):
     def forward(self, v: Tensor) -> Tensor:
         """Quantize ``v``, any shape."""
         s = self.with_scaled_gradient(self.step, v)
-        return round_ste((v / s).clamp(self.quant_min, self.quant_max)) * s
+        codes = clip(v / s, self.quant_min, self.quant_max, closed="neither")
+        return round_ste(codes) * s
 
     def with_scaled_gradient(self, parameter: Tensor, v: Tensor) -> Tensor:
         """Return a parameter in the dtype of ``v``, its gradient scaled with 1/√(N Q_P)."""

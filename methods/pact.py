@@ -32,7 +32,7 @@ from typing import Annotated, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from qbench.functional import quantize_unit, straight_through
+from qbench.functional import clip, quantize_unit, straight_through
 from qbench.method import Field, Integers, Layer, Levels, Method, Recipe, Uniform
 
 from .dorefa import DoReFa
@@ -56,6 +56,7 @@ class PACT(Method):
     """
 
     paper = "Choi et al., 2018, arXiv:1805.06085"
+    revision = 2
     activations = Integers(bits=range(1, 9), signed=False)
     paper_recipe = Recipe(
         optimizer="sgd", lr=0.1, schedule="step", milestones=(30, 60, 85, 95), epochs=110,
@@ -103,7 +104,7 @@ class LearnedClip(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Quantize ``x``, any shape."""
         alpha = self.alpha.to(x.dtype)
-        y = torch.where(x < alpha, x.relu(), alpha)
+        y = torch.where(x < alpha, clip(x, 0), alpha)
         scale = alpha.detach() / self.steps
         return straight_through(y, (y.detach() / scale).round() * scale)
 
@@ -126,5 +127,5 @@ class StatisticsAwareWeight(nn.Module):
         alpha = c1 * fixed.square().mean().sqrt() + c2 * fixed.abs().mean()
         alpha = torch.where(alpha > 0, alpha, fixed.abs().max())
         alpha = alpha.clamp(min=torch.finfo(w.dtype).tiny)
-        unit = torch.clamp(w, -alpha, alpha) / (2 * alpha) + 0.5
+        unit = clip(w, -alpha, alpha) / (2 * alpha) + 0.5
         return alpha * (2 * quantize_unit(unit, self.bits) - 1)

@@ -27,7 +27,7 @@ from typing import Annotated
 import torch
 from torch import Tensor, nn
 
-from qbench.functional import integer_range, is_signed, round_ste
+from qbench.functional import clip, integer_range, is_signed, round_ste
 from qbench.method import Field, Integers, Layer, Method, Recipe
 
 
@@ -40,6 +40,7 @@ class QIL(Method):
     """
 
     paper = "Jung et al., CVPR 2019, arXiv:1808.05779"
+    revision = 2
     weights = Integers(symmetric=True, named=True, scales=0)
     activations = Integers(bits=range(1, 9), signed=False, scales=0)
     paper_recipe = Recipe(
@@ -80,9 +81,9 @@ class Interval(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Quantize ``x``, any shape."""
-        c, d = self.centre.to(x.dtype), self.half_width.to(x.dtype).clamp(min=1e-6)
+        c, d = self.centre.to(x.dtype), clip(self.half_width.to(x.dtype), 1e-6)
         size = x.abs() if self.signed else x
-        u = (0.5 / d * size - 0.5 * c / d + 0.5).clamp(0, 1)
+        u = clip(0.5 / d * size - 0.5 * c / d + 0.5, 0, 1)
         if self.gamma.requires_grad:
             inside = u > 0  # 0^γ is 0, but its derivative by γ would be 0 · ln 0
             u = torch.where(inside, torch.where(inside, u, 1.0) ** self.gamma.to(x.dtype), 0.0)

@@ -15,7 +15,7 @@ An input with negative values (the image itself) is quantized symmetrically, as 
 1 bit to r · sign(x). r is a running average of the maximum of each batch (or of a percentile),
 taken in training only.
 
-Gradient: ∂w_q/∂w = 1, ∂x_q/∂x = 1 inside the range and 0 outside. s and r get none.
+Gradient: ∂w_q/∂w = 1, ∂x_q/∂x = 1 inside the range, 0 outside and at its ends. s and r get none.
 
 No paper defines this baseline. The moving-average range is that of Jacob et al. (CVPR 2018,
 arXiv:1712.05877).
@@ -28,7 +28,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from qbench.functional import integer_range, round_ste, scaled_sign, sign, straight_through
+from qbench.functional import clip, integer_range, round_ste, scaled_sign, sign, straight_through
 from qbench.method import Binary, Field, Integers, Layer, Method, PerChannel, Quantizer, ScopeOption
 
 
@@ -102,9 +102,10 @@ class UniformActivation(Quantizer):
         """Quantize ``x``, any shape."""
         r = self.range.to(x.dtype).clamp(min=torch.finfo(x.dtype).tiny)
         if self.binary:
-            return straight_through(x.clamp(-r, r), r * sign(x))
+            return straight_through(clip(x, -r, r, closed="neither"), r * sign(x))
         s = r / self.quant_max
-        return round_ste((x / s).clamp(self.quant_min, self.quant_max)) * s
+        codes = clip(x / s, self.quant_min, self.quant_max, closed="neither")
+        return round_ste(codes) * s
 
     def observe(self, x: Tensor) -> None:
         """Move the range toward that of the batch."""

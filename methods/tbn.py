@@ -19,7 +19,7 @@ from typing import Annotated
 
 from torch import Tensor, nn
 
-from qbench.functional import straight_through
+from qbench.functional import clip, straight_through
 from qbench.method import Binary, BitWidths, Field, Layer, Method, PerChannel, Recipe, Ternary
 from qbench.quant.surgery import RELU, pool_before_norm, replace_modules
 
@@ -34,6 +34,7 @@ class TBN(Method):
     """
 
     paper = "Wan et al., ECCV 2018"
+    revision = 2
     weights = Binary(granularity=PerChannel(), required=True)
     activations = Ternary(scales=0, required=True)
     paper_recipe = Recipe(
@@ -69,4 +70,4 @@ class TernaryActivation(nn.Module):
         """Ternarize ``x``, (images, …)."""
         size = x.detach().abs()
         delta = self.threshold * size.mean(tuple(range(1, x.dim())), keepdim=True)
-        return straight_through(x.clamp(-1, 1), x.sign() * (size > delta))
+        return straight_through(clip(x, -1, 1), x.sign() * (size > delta))

@@ -21,7 +21,7 @@ from typing import Annotated
 
 from torch import Tensor, nn
 
-from qbench.functional import integer_range, round_ste
+from qbench.functional import clip, integer_range, round_ste
 from qbench.method import Binary, BitWidths, Field, Integers, Layer, Method, PerChannel, Recipe
 from qbench.quant.surgery import widen
 
@@ -36,6 +36,7 @@ class WRPN(Method):
     """
 
     paper = "Mishra et al., ICLR 2018, arXiv:1709.01134"
+    revision = 2
     weights = Binary(granularity=PerChannel()) | Integers(symmetric=True, named=True, scales=0)
     activations = Integers(bits=range(1, 9), signed=False, scales=0)
     paper_recipe = Recipe(
@@ -71,4 +72,4 @@ class ClippedWeight(nn.Module):
 
     def forward(self, w: Tensor) -> Tensor:
         """Quantize ``w``, any shape."""
-        return round_ste(self.n * w.clamp(-1, 1)) / self.n
+        return round_ste(self.n * clip(w, -1, 1)) / self.n

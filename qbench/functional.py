@@ -6,7 +6,7 @@ x is a tensor to quantize, k a bit-width, n = 2^k − 1 its number of steps, [·
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -176,6 +176,62 @@ def add_gradient(value: Tensor, surrogate: Tensor) -> Tensor:
     return _AddGradient.apply(value, surrogate)
 
 
+Closed = Literal["both", "left", "right", "neither"]
+"""Ends that belong to an interval, as in `pandas.Interval`."""
+
+
+class _Clip(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, low: float | Tensor | None, high: float | Tensor | None, closed: Closed
+    ) -> Tensor:
+        clipped = x.clamp(low, high)  # type: ignore[arg-type]  # two numbers or two tensors
+        passes = clipped == x
+        if low is not None and closed in ("right", "neither"):
+            passes &= x != low
+        if high is not None and closed in ("left", "neither"):
+            passes &= x != high
+        ctx.save_for_backward(passes)
+        return clipped
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None, None]:
+        (passes,) = ctx.saved_tensors
+        return torch.where(passes, g, 0.0), None, None, None
+
+
+def clip(
+    x: Tensor,
+    low: float | Tensor | None = None,
+    high: float | Tensor | None = None,
+    *,
+    closed: Closed = "both",
+) -> Tensor:
+    """Clip x to an interval, with the gradient 1 inside the interval and 0 outside.
+
+    Use it in place of ``torch.clamp`` wherever a gradient passes. The gradient of ``torch.clamp``
+    at the ends is 1, ½ or 0, depending on the version of torch and on the type of the bounds.
+
+    Args:
+        x: Floating-point tensor of any shape.
+        low: Lower end: a number, or a tensor that broadcasts to the shape of ``x``. It gets no
+            gradient. None: no lower end.
+        high: Upper end, likewise and of the same type as ``low``.
+        closed: Ends at which the gradient is 1; at the others it is 0. Default: ``'both'``.
+
+    Returns:
+        The clipped tensor, shape and dtype of ``x``.
+
+    Example:
+        >>> x = torch.tensor([-0.5, 0.0, 0.5, 1.0], requires_grad=True)
+        >>> y = clip(x, 0, 1, closed="right")
+        >>> y.sum().backward()
+        >>> y.tolist(), x.grad.tolist()
+        ([0.0, 0.0, 0.5, 1.0], [0.0, 0.0, 1.0, 1.0])
+    """
+    return _Clip.apply(x, low, high, closed)
+
+
 class _ScaleGradient(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, factor: float) -> Tensor:
@@ -293,7 +349,9 @@ def kmeans_1d(values: Tensor, clusters: int, iterations: int = 300) -> Tensor:
 
 
 __all__ = [
+    "Closed",
     "add_gradient",
+    "clip",
     "filter_dims",
     "hard_staircase",
     "integer_range",

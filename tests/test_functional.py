@@ -11,6 +11,8 @@ from sklearn.cluster import KMeans
 from torch import Tensor
 
 from qbench.functional import (
+    Closed,
+    clip,
     filter_dims,
     hard_staircase,
     kmeans_1d,
@@ -452,3 +454,45 @@ def test_k_means_stops_when_told() -> None:
     once = kmeans_1d(values, 4, iterations=1)
     assert not torch.allclose(once, starts)
     assert not torch.allclose(once, kmeans_1d(values, 4))
+
+
+@pytest.mark.parametrize(
+    ("closed", "at_ends"),
+    [("both", (1, 1)), ("left", (1, 0)), ("right", (0, 1)), ("neither", (0, 0))],
+)
+@pytest.mark.parametrize("as_tensors", [False, True])
+def test_clip_has_the_gradient_of_its_interval(
+    closed: Closed, at_ends: tuple[int, int], as_tensors: bool
+) -> None:
+    x = torch.tensor([-9.0, -0.5, 0.0, 2.0, 9.0], dtype=torch.float64, requires_grad=True)
+    low, high = (torch.tensor(v) if as_tensors else v for v in (-0.5, 2.0))
+    y = clip(x, low, high, closed=closed)
+    g = torch.tensor([3.0, -5.0, 7.0, 11.0, torch.inf], dtype=torch.float64)
+    y.backward(g)
+    assert y.tolist() == [-0.5, -0.5, 0.0, 2.0, 2.0]
+    assert x.grad is not None
+    assert x.grad.tolist() == [0, -5 * at_ends[0], 7, 11 * at_ends[1], 0]
+
+
+@pytest.mark.parametrize(("closed", "slopes"), [("both", [1, 1, 0]), ("neither", [1, 0, 0])])
+def test_clip_may_have_one_end_or_an_end_for_each_row(closed: Closed, slopes: list[int]) -> None:
+    for sign_of in (1, -1):
+        x = sign_of * torch.tensor([[-1.0, 0.5, 2.0], [-3.0, 1.0, 1.5]])
+        x.requires_grad_()
+        end = sign_of * torch.tensor([[0.5], [1.0]])
+        y = clip(x, high=end, closed=closed) if sign_of == 1 else clip(x, end, closed=closed)
+        y.sum().backward()
+        assert (sign_of * y).tolist() == [[-1.0, 0.5, 0.5], [-3.0, 1.0, 1.0]]
+        assert x.grad is not None
+        assert x.grad.tolist() == [slopes, slopes]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_clip_keeps_the_type_and_passes_nan_without_a_gradient(dtype: torch.dtype) -> None:
+    x = torch.tensor([torch.nan, 0.5], dtype=dtype, requires_grad=True)
+    y = clip(x, 0, 1)
+    y.sum().backward()
+    assert y.dtype == dtype
+    assert y[0].isnan()
+    assert x.grad is not None
+    assert x.grad.tolist() == [0, 1]

@@ -20,7 +20,7 @@ from typing import Annotated
 
 from torch import Tensor, nn
 
-from qbench.functional import round_ste
+from qbench.functional import clip, round_ste
 from qbench.method import Field, Integers, Layer, Method, Recipe
 
 
@@ -65,7 +65,7 @@ class WeightQuantizer(nn.Module):
     def forward(self, w: Tensor) -> Tensor:
         """Quantize ``w``, (out, in, …)."""
         s = (self.reach * w.detach().abs().mean() / self.n).clamp(min=1e-8)
-        return round_ste((w / s).clamp(-self.n, self.n)) * s
+        return round_ste(clip(w / s, -self.n, self.n)) * s
 
 
 class ActivationQuantizer(nn.Module):
@@ -86,4 +86,4 @@ class ActivationQuantizer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Quantize ``x``, any shape."""
         s = self.step.to(x.dtype)
-        return round_ste((x / s).clamp(0, self.n)) * s
+        return round_ste(clip(x / s, 0, self.n)) * s
