@@ -40,13 +40,13 @@ def table(results: pd.DataFrame) -> str:
     )
     if any(row["bold"] for row in rows):
         caption += (
-            " Bold marks the best of a column, where a paired t-test over seeds distinguishes it "
-            "from every other row."
+            " Bold marks the best of a column, where a moderated paired t-test over seeds tells it "
+            "apart from every other row."
         )
     else:
         caption += (
-            " In no column does a paired t-test over seeds distinguish the best from every other "
-            "row."
+            " In no column does a moderated paired t-test over seeds tell the best apart from "
+            "every other row."
         )
     return (
         "\n".join("| " + " | ".join(line) + " |" for line in lines)

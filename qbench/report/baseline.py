@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import pandas as pd
 
+from qbench.report.collapsed import standard_errors
 from qbench.report.presentation import Presentation
 from qbench.report.summary import grouped, records
 from qbench.spec.trial import FP32
 
 LEAST_GAP = 2.0  # points; a network that is trained longer may gain this much
-_ERRORS = 3  # standard errors of an accuracy on the test items
 
 
 def baseline_doubts(
@@ -44,9 +43,9 @@ def baseline_doubts(
         mean, chance, items = full["mean"], presentation.chance, presentation.test_items
         what = f"full precision of {full['model']} on {full['dataset']} ({mean:.2f} %)"
         doubt = ""
-        if mean <= chance + _error(chance, items):
+        if mean <= chance + standard_errors(chance, items):
             doubt = f"{what} is no better than guessing ({chance:.2f} %)"
-        elif best["mean"] - mean > max(LEAST_GAP, _error(mean, items)):
+        elif best["mean"] - mean > max(LEAST_GAP, standard_errors(mean, items)):
             row = f"{best['label']} at {best['bits']} ({best['mean']:.2f} %)"
             doubt = f"{what} is far below {row}"
         if doubt:
@@ -63,11 +62,3 @@ def unchanged(trials: pd.DataFrame) -> pd.DataFrame:
     """
     full = trials[trials["method"] == FP32]
     return full[full["prepared"] == ""] if "prepared" in full else full
-
-
-def _error(accuracy: float, items: int) -> float:
-    """Return three standard errors of an accuracy (%) on test items, 0 without their number."""
-    if math.isnan(accuracy) or not items:
-        return 0.0
-    share = min(max(accuracy / 100, 0.0), 1.0)
-    return _ERRORS * 100 * math.sqrt(share * (1 - share) / items)

@@ -154,17 +154,44 @@ COLUMNS: tuple[Column, ...] = (
         (
             "standing",
             "Standing",
-            "best: the best of its column (dataset, model, bits); tied: a paired t-test over seeds "
-            "does not distinguish it from the best; behind: the test does; worse: it does after "
-            "Holm's correction too; untested: too few seeds, or not all finished; empty if there "
-            "is no other row to compare with.",
+            "best: the best of its column (dataset, model, bits); tied: a moderated paired t-test "
+            "over seeds does not tell it apart from the best; behind: the test does; worse: it "
+            "does after Holm's correction too, so it is not a candidate for the best; untested: "
+            "too few seeds, or not all finished; empty if there is no other row to compare with.",
         ),
-        ("p", "p", "p-value of the two-sided paired t-test against the best of the column.", "", 4),
+        (
+            "p",
+            "p",
+            "p-value against the best of the column: the larger of the moderated and the ordinary "
+            "two-sided paired t-test.",
+            "",
+            4,
+        ),
         ("p_holm", "p (Holm)", "The same p-value, corrected for all rows of the column.", "", 4),
+        (
+            "ranks",
+            "Ranks",
+            "The ranks in its column that the seeds leave open, by all pairs with Holm's "
+            "correction.",
+        ),
+        (
+            "deviation",
+            "Std of a difference",
+            "Standard deviation of the difference of two rows in one seed, pooled over the column.",
+            "points",
+            2,
+            "lower",
+        ),
+        (
+            "same_as",
+            "Same as",
+            "The row whose network is the same function: results and losses are equal in every "
+            "seed. Both count once in the tests.",
+        ),
         (
             "bold",
             "Bold",
-            "Whether tables print it bold: it is the best, and the test distinguishes it from all "
+            "Whether tables print it bold: it is the best, and the test tells it apart from all "
             "other rows.",
         ),
     ),

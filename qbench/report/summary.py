@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from qbench.report.columns import BY_NAME, COLUMNS, Column
-from qbench.report.significance import LEVEL, Verdict, holm, interval, judge, paired
+from qbench.report.significance import LEVEL, PairedTests, Verdict, interval, judge
 from qbench.report.tables.text import setting_text
 from qbench.spec.trial import FP32
 
@@ -53,7 +53,7 @@ _TOLD_ELSEWHERE = ("initialization",)
 _FEWEST_ROWS = 3  # of two rows, neither is like most
 
 
-def summarise(trials: pd.DataFrame, metric: str = "top1") -> pd.DataFrame:
+def summarise(trials: pd.DataFrame, metric: str = "top1", items: int = 0) -> pd.DataFrame:
     """Summarise trials over their seeds.
 
     Args:
@@ -63,6 +63,7 @@ def summarise(trials: pd.DataFrame, metric: str = "top1") -> pd.DataFrame:
             missing or unsupported), ``reason``, and `metric` (float, %; NaN if not measured).
             Columns of policy, cost and claims may be missing.
         metric: Metric of the mean, the standard deviation and the tests. Higher values are better.
+        items: Number of test items. 0 if it is not known.
 
     Returns:
         One row for each result, in the order of the trials, with the columns of
@@ -81,7 +82,7 @@ def summarise(trials: pd.DataFrame, metric: str = "top1") -> pd.DataFrame:
         ]
         compared = [result for result in results if not result.is_changed_base]
         for bits in dict.fromkeys(result.row["bits"] for result in compared):
-            _compare([result for result in compared if result.row["bits"] == bits])
+            _compare([result for result in compared if result.row["bits"] == bits], items)
         _mark_protocols([result for result in results if result.has_protocol])
         rows += [result.row for result in results]
     names = [column.name for column in COLUMNS]
@@ -171,6 +172,7 @@ class _Result:
     def __init__(self, trials: list[Row], metric: str, full: list[Row]) -> None:
         self.done = _done(trials)
         self.values = by_seed(self.done, metric)
+        self._evidence = _evidence(self.done, metric)
         first, n = trials[0], len(self.done)
         self.training: dict[str, Any] = json.loads(first["training"])
         whole = n == len(trials)
@@ -191,6 +193,9 @@ class _Result:
             "standing": "",
             "p": np.nan,
             "p_holm": np.nan,
+            "ranks": "",
+            "deviation": np.nan,
+            "same_as": "",
             "bold": False,
             **{name: first[name] for name in (*_PROTOCOL, "recipe", "epochs")},
             "w_levels": _most([trial["w_levels"] for trial in self.done]),
@@ -209,6 +214,10 @@ class _Result:
         self._set_beside_full_precision(by_seed(_done(full), metric))
         self._set_claim(first, doubts)
         self._set_cost(first, full)
+
+    def is_same_as(self, other: _Result) -> bool:
+        """Return whether both are the same function: equal results and losses in every seed."""
+        return bool(self._evidence) and self._evidence == other._evidence
 
     def _set_beside_full_precision(self, base: dict[int, float]) -> None:
         self.row["full_precision"], _ = _mean_and_deviation(list(base.values()))
@@ -244,24 +253,45 @@ class _Result:
         }
 
 
-def _compare(column: list[_Result]) -> None:
-    """Set the standing of each result of a column relative to the best one."""
+def _compare(column: list[_Result], items: int) -> None:
+    """Set the standing of each result of a column relative to the best one, and its ranks."""
     measured = [result for result in column if result.row["n"]]
-    tested = [result for result in measured if result.comparable]
     if len(measured) < 2:
         return
     for result in measured:
         result.row["standing"] = "untested"
-    if not tested:
+    distinct: list[_Result] = []
+    same: list[tuple[_Result, _Result]] = []
+    for result in measured:
+        if not result.comparable:
+            continue
+        first = next((other for other in distinct if result.is_same_as(other)), None)
+        distinct.append(result) if first is None else same.append((result, first))
+    if not distinct:
         return
-    best = max(tested, key=lambda result: result.row["mean"])
-    others = [result for result in tested if result is not best]
-    p_values = [paired(best.values, other.values) for other in others]
-    for other, p, corrected in zip(others, p_values, holm(p_values), strict=True):
-        other.row |= {"p": p, "p_holm": corrected, "standing": _standing(p, corrected)}
-    best.row["standing"] = "best"
-    told = [other.row["standing"] in ("behind", "worse") for other in others]
-    best.row["bold"] = bool(told) and all(told)
+    tests = PairedTests([result.values for result in distinct], items)
+    if len(distinct) > 1:
+        for result in distinct:
+            result.row["deviation"] = float(np.sqrt(tests.variance))
+    best = max(range(len(distinct)), key=lambda i: distinct[i].row["mean"])
+    others = [i for i in range(len(distinct)) if i != best]
+    corrected = tests.corrected([(best, i) for i in others])
+    for i, p_holm in zip(others, corrected, strict=True):
+        p = tests.uncorrected(best, i)
+        distinct[i].row |= {"p": p, "p_holm": p_holm, "standing": _standing(p, p_holm)}
+    distinct[best].row["standing"] = "best"
+    told = [distinct[i].row["standing"] in ("behind", "worse") for i in others]
+    distinct[best].row["bold"] = bool(told) and all(told)
+    if len(distinct) > 1 and np.isfinite(tests.differences[best]).sum() > 1:
+        for result, (first_rank, last_rank) in zip(distinct, tests.ranks(), strict=True):
+            between = f"{first_rank}–{last_rank}"
+            result.row["ranks"] = str(first_rank) if first_rank == last_rank else between
+    for result, first in same:
+        result.row |= {
+            name: first.row[name]
+            for name in ("standing", "p", "p_holm", "ranks", "deviation", "bold")
+        }
+        result.row["same_as"] = first.row["label"]
 
 
 def _standing(p: float, corrected: float) -> str:
@@ -314,6 +344,19 @@ def _mean_and_deviation(values: list[float]) -> tuple[float, float]:
     """Return mean and sample standard deviation. Each is NaN if there are too few values."""
     mean = float(np.mean(values)) if values else np.nan
     return mean, float(np.std(values, ddof=1)) if len(values) > 1 else np.nan
+
+
+def _evidence(done: list[Row], metric: str) -> dict[int, tuple[float, ...]]:
+    """Return what a network measures by seed; empty if that does not identify its function.
+
+    The accuracy of two functions on a few test images is often equal, their loss or mAP is not.
+    """
+    telling = [
+        name for name in ("test_loss", "map") if done and np.isfinite(done[0].get(name, np.nan))
+    ]
+    if not telling:
+        return {}
+    return {int(t["seed"]): tuple(float(t[name]) for name in (metric, *telling)) for t in done}
 
 
 def _most(levels: list[float]) -> float:

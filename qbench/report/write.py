@@ -90,7 +90,11 @@ def write(
     folder.mkdir(parents=True, exist_ok=True)
     found, metric = list(problems), presentation.shown[0]
     summary = make_of_sound(
-        found, "the summary", trials, lambda rows: summarise(rows, metric), pd.DataFrame()
+        found,
+        "the summary",
+        trials,
+        lambda rows: summarise(rows, metric, presentation.test_items),
+        pd.DataFrame(),
     )
     if summary.empty:
         raise QbenchError(f"no table can be made: {'; '.join(found) or 'there are no trials'}")

@@ -41,7 +41,8 @@ def test_a_table_says_what_it_is_of_and_explains_its_marks() -> None:
     assert lines[1] == "net on digits; full precision 99.23 ± 0.25 (n = 3)"
     assert lines[2].split() == ["method", "1/32"]
     assert lines[5].split() == ["C", "51.17", "±", "1.04", "†"]
-    assert lines[-1].startswith("†: worse than the best of its bit-widths (paired t-test")
+    assert lines[-2].startswith("†: not a candidate for the best")
+    assert lines[-1].startswith("Differences that n = 3 seeds find")
 
 
 def test_models_in_blocks_are_named() -> None:

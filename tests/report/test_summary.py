@@ -88,10 +88,32 @@ def test_standings_come_from_a_paired_test() -> None:
 
 def test_what_only_the_correction_saves_is_behind_and_makes_no_tie() -> None:
     best = trials("Best", 95.0, 96.0, 97.0)
-    behind = [trials(f"Behind {i}", 94.0, 94.8, 95.7) for i in range(9)]
+    behind = [trials(f"Behind {i}", 94.0, 94.8, 96.2) for i in range(4)]
     found = standings(best, *behind)
     assert set(found.values()) == {"best", "behind"}
     assert bold(best, *behind) == {"Best"}
+
+
+def test_rows_that_are_the_same_function_count_once() -> None:
+    cells = [trials(f"R{i}", 90.0 - i, 91.2 - i * i, 92.0 - i) for i in range(3)]
+    cells = [cell.assign(test_loss=[i, i + 0.1, i + 0.2]) for i, cell in enumerate(cells)]
+    twin = cells[0].assign(label="Twin", key=["x", "y", "z"])
+    chance = cells[1].assign(label="Chance", key=["u", "v", "w"], test_loss=[7.0, 7.1, 7.2])
+    found = summary(*cells, twin, chance).set_index("label")
+    assert found["same_as"].to_dict() == {"R0": "", "R1": "", "R2": "", "Twin": "R0", "Chance": ""}
+    assert found.loc["Twin", "standing"] == "best"
+    p = row("R2", *cells, twin, chance)["p_holm"]
+    assert p == row("R2", *cells, chance)["p_holm"], "the family has not grown"
+
+
+def test_ranks_say_what_the_seeds_leave_open() -> None:
+    cells = [
+        trials(f"R{i}", *(90.0 - 10 * (i > 2) + 0.1 * seed * (i + 1) for seed in range(3)))
+        for i in range(6)
+    ]
+    found = summary(*cells).set_index("label")["ranks"]
+    assert found.to_dict() == {f"R{i}": "1–3" if i < 3 else "4–6" for i in range(6)}
+    assert row("A", trials("A", 90.0), trials("B", 80.0))["ranks"] == "", "one seed leaves all open"
 
 
 def test_a_tie_is_not_bold() -> None:

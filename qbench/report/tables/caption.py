@@ -16,12 +16,12 @@ RECIPES = {
     "paper": "recipe paper: each method's published recipe",
 }
 BOLD = (
-    "Bold: the best of its bit-widths, where a paired t-test over seeds distinguishes it from "
-    "every other row (p < 0.05)."
+    "Bold: the best of its bit-widths, where a moderated paired t-test over seeds tells it apart "
+    "from every other row (p < 0.05)."
 )
 WORSE = (
-    "†: worse than the best of its bit-widths (paired t-test over seeds with Holm's correction, "
-    "p < 0.05)."
+    "†: not a candidate for the best of its bit-widths (moderated paired t-test over seeds with "
+    "Holm's correction, p < 0.05)."
 )
 APART = "‡: its protocol differs from that of most rows."
 ELSEWHERE = "Published numbers in parentheses are for another setting than that of this table."

@@ -20,7 +20,18 @@ PROTOCOL = (
     *("augmentation", "checkpoint", "differs"),
 )
 COST = (
-    *("label", "bits", "n", "mean", "drop", "standing", "p_holm", "weight_mb", "compression"),
+    *(
+        "label",
+        "bits",
+        "n",
+        "mean",
+        "drop",
+        "standing",
+        "p_holm",
+        "ranks",
+        "weight_mb",
+        "compression",
+    ),
     *("gbops", "bops_ratio", "train_ratio", "audit"),
 )
 

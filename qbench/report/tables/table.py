@@ -10,8 +10,10 @@ from typing import Any
 import pandas as pd
 
 from qbench.report.baseline import baseline_doubts
+from qbench.report.collapsed import collapsed
+from qbench.report.power import resolutions, sentence
 from qbench.report.presentation import Presentation
-from qbench.report.summary import RESULT, Row, grouped, records, summarise
+from qbench.report.summary import RESULT, Row, by_seed, grouped, records, summarise
 from qbench.report.tables import caption as captions
 from qbench.report.tables.settings import settings
 from qbench.report.tables.text import DASH, WAITING, mean_and_deviation, one_line
@@ -122,7 +124,11 @@ def tables(
     doubts = baseline_doubts(presentation, summary)
     for layout in presentation.tables:
         shown = layout.shown or tuple(presentation.shown)
-        results = summary if shown[0] == presentation.shown[0] else summarise(trials, shown[0])
+        results = (
+            summary
+            if shown[0] == presentation.shown[0]
+            else summarise(trials, shown[0], presentation.test_items)
+        )
         standings = {tuple(row[name] for name in RESULT): row for row in records(results)}
         for dataset, group in trials.groupby("dataset", sort=False):
             for name, part in _parts(layout, group):
@@ -185,6 +191,12 @@ class _Builder:
         self._add_published(result)
         result.settings = settings(shown)
         result.marks = self._marks(result)
+        if not self._presentation.rehearsal:
+            places = dict.fromkeys(
+                tuple(row[name] for name in RESULT) for row in records(quantized)
+            )
+            resolution = sentence(resolutions([self._standings[place] for place in places]))
+            result.marks += [resolution] if resolution else []
         models = trials["model"].unique()
         result.doubts = [
             self._doubts[dataset, model] for model in models if (dataset, model) in self._doubts
@@ -245,10 +257,27 @@ class _Builder:
         standing = {} if self._presentation.rehearsal else self._standing(trials[0])
         return TableCell(
             text,
-            tuple(map(table.note, _notes(trials, done))),
+            tuple(map(table.note, [*_notes(trials, done), *self._remarks(standing, done)])),
             best=bool(standing.get("bold")),
             worse=standing.get("standing") == "worse",
         )
+
+    def _remarks(self, standing: Mapping[str, Any], done: list[Row]) -> list[str]:
+        """Return the footnotes of a cell on what its numbers are."""
+        remarks = []
+        if standing.get("same_as"):
+            remarks.append(f"the same function as {standing['same_as']}: equal in every seed")
+        if standing:
+            values = by_seed(done, self._shown[0])
+            wrong = collapsed(values, self._presentation.chance, self._presentation.test_items)
+            seeds: dict[str, list[str]] = {}
+            for seed, what in wrong.items():
+                seeds.setdefault(what, []).append(f"{seed} ({values[seed]:.2f})")
+            remarks += [
+                f"{what}: seed{'s' * (len(which) > 1)} {', '.join(which)}"
+                for what, which in seeds.items()
+            ]
+        return remarks
 
     def _add_published(self, table: ResultsTable) -> None:
         """Add a column of published numbers for each column that has any."""

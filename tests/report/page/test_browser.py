@@ -233,6 +233,7 @@ def test_the_methods_stay_in_front_when_a_table_is_scrolled(page: Page) -> None:
     show_list(page)
     page.locator("[data-view=list].scroll").evaluate("box => box.scrollLeft = 300")
     name = page.locator("[data-view=list] tbody th .value:visible").first
+    name.scroll_into_view_if_needed()
     box = name.bounding_box()
     assert box is not None
     at = {"x": box["x"] + box["width"] / 2, "y": box["y"] + box["height"] / 2}

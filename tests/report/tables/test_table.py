@@ -79,8 +79,8 @@ def test_the_best_of_a_width_is_bold_where_it_is_told_from_all_others() -> None:
     assert r"\textbf{90.83 $\pm$ 1.04}" in latex(found)
     assert "51.17 ± 1.04 †" in markdown(found)
     assert r"51.17 $\pm$ 1.04\,$^\dagger$" in latex(found)
-    assert "Bold: the best of its bit-widths, where a paired t-test" in found.caption
-    assert "†: worse than the best" in found.caption
+    assert "Bold: the best of its bit-widths, where a moderated paired t-test" in found.caption
+    assert "†: not a candidate for the best" in found.caption
 
 
 @pytest.mark.parametrize(
@@ -229,6 +229,24 @@ def test_a_cell_shows_the_metrics_that_the_suite_names() -> None:
     assert "top-5 accuracy/top-1 accuracy in %" in first.caption
 
 
+def test_a_cell_names_the_seeds_that_collapsed() -> None:
+    cells = trials("A", 80.0, 81.0, 10.0), trials("B", 79.0, 80.0, 81.0)
+    found = only(full(99.0, 99.0, 99.0), *cells)
+    assert found.notes == ["far below the other seeds: seed 2 (10.00)"]
+
+
+def test_a_cell_says_whose_function_it_is_too() -> None:
+    cells = [trials(name, 80.0, 81.0).assign(test_loss=[0.5, 0.6]) for name in "AB"]
+    found = only(full(99.0, 99.0, 99.0), *cells)
+    assert found.notes == ["the same function as A: equal in every seed"]
+
+
+def test_a_table_says_how_finely_it_resolves() -> None:
+    found = only(full(99.0, 99.0), trials("A", 80.0, 81.0), trials("B", 75.0, 77.1))
+    assert "Differences that n = 2 seeds find with a power of 80 %" in found.caption
+    assert "1/32 " in found.marks[-1]
+
+
 def test_the_mark_of_a_worse_row_names_its_test_without_a_bold_one() -> None:
     found = only(
         trials("A", 90.0, 91.0, 92.5), trials("B", 90.5, 90.8, 92.2), trials("C", 50.0, 51.5, 52.0)
@@ -236,7 +254,7 @@ def test_the_mark_of_a_worse_row_names_its_test_without_a_bold_one() -> None:
     assert best(found) == []
     assert "Bold" not in found.caption
     assert (
-        "†: worse than the best of its bit-widths (paired t-test over seeds with Holm's correction"
+        "†: not a candidate for the best of its bit-widths (moderated paired t-test over seeds"
         in found.caption
     )
 
