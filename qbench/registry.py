@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
@@ -204,6 +204,7 @@ def build_model(name: str, num_classes: int, in_channels: int) -> nn.Module:
     if name in names("models"):
         model: nn.Module = _load("models", name)(num_classes=num_classes, in_channels=in_channels)
         return model
+    check_model_name(name)
     from qbench.models import torchvision_model
 
     return torchvision_model(name, num_classes, in_channels)
@@ -221,9 +222,23 @@ def check_model_name(name: str) -> None:
     if name not in names("models"):
         from qbench.models import torchvision_names
 
-        known = [*names("models"), *torchvision_names()]
-        if name not in known:
-            raise QbenchError(f"no model is named '{name}'{nearest(name, known)}")
+        if name not in torchvision_names():
+            raise unknown("models", name, torchvision_names())
+
+
+def unknown(kind: Kind, name: str, more: Iterable[str] = ()) -> QbenchError:
+    """Return the error that says that nothing of a kind has a name, and how a file adds one.
+
+    Args:
+        kind: ``methods``, ``models`` or ``datasets``.
+        name: The unknown name.
+        more: Names that are known besides those of `names`.
+    """
+    hint = nearest(name, [*names(kind), *more])
+    return QbenchError(
+        f"no {kind.removesuffix('s')} is named '{name}'{hint}; "
+        f"`--{kind} FILE.py` adds the {kind} of a file"
+    )
 
 
 @functools.cache
@@ -236,8 +251,7 @@ def _load(kind: Kind, name: str) -> Any:
         return _of_files[kind][name]
     point = _entry_points(kind).get(name)
     if point is None:
-        what = kind.removesuffix("s")
-        raise QbenchError(f"no {what} is named '{name}'{nearest(name, names(kind))}")
+        raise unknown(kind, name)
     try:
         return point.load()
     except Exception as error:

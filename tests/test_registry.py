@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -73,3 +74,18 @@ def test_the_name_of_an_installed_method_cannot_be_registered() -> None:
 def test_an_unknown_method_names_the_nearest() -> None:
     with pytest.raises(QbenchError, match="no method is named 'lsk'; did you mean 'lsq'"):
         registry.method_class("lsk")
+
+
+@pytest.mark.parametrize(
+    ("kind", "find"),
+    [
+        ("methods", lambda: registry.method_class("my_own")),
+        ("models", lambda: registry.check_model_name("my_own")),
+        ("models", lambda: registry.build_model("my_own", 10, 3)),
+        ("datasets", lambda: registry.build_dataset("my_own")),
+        ("datasets", lambda: registry.dataset_options("my_own")),
+    ],
+)
+def test_an_unknown_name_may_be_that_of_a_file(kind: str, find: Callable[[], object]) -> None:
+    with pytest.raises(QbenchError, match=f"`--{kind} FILE.py` adds the {kind} of a file"):
+        find()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import pandas as pd
 
 from qbench.benchmark import exchange
 from qbench.errors import QbenchError, nearest
+from qbench.plugins import Plugin, load_plugin
 from qbench.quant.options import build_method, method_options
 from qbench.report.summary import RESULT
 from qbench.spec.metrics import MEASURED
@@ -24,13 +25,14 @@ _REQUIRED_COLUMNS = tuple(dict.fromkeys(_OWN))  # of a trials.csv
 _MAIN_METRICS = tuple(names[0] for names in MEASURED.values())  # the first of each task
 
 
-def load(path: Path, results: Path) -> pd.DataFrame:
+def load(path: Path, results: Path, plugins: Sequence[Plugin] = ()) -> pd.DataFrame:
     """Read finished trials from anything that qbench writes.
 
     Args:
         path: YAML file or name of a suite; folder with a store, with the tables of a suite, with
             such folders, or with exported files; ``trials.csv``; or exported file.
         results: The results folder in which the trials of a suite are looked up.
+        plugins: Python files of methods, models and datasets. Methods are added to a suite.
 
     Returns:
         A frame with one row for each trial and the columns ``key``, ``method``, ``label``,
@@ -40,11 +42,13 @@ def load(path: Path, results: Path) -> pd.DataFrame:
     Raises:
         QbenchError: The path is none of these, cannot be read, or holds no finished trial.
     """
+    for plugin in plugins:
+        load_plugin(plugin)
     if not path.exists() and str(path) not in bundled_suites():
         near = nearest(path.name, (p.name for p in path.parent.glob("*")))
         raise QbenchError(f"{path}: no such file or folder{near}")
     if path.suffix in _SUITES or not path.exists():
-        found = _from_suite(path, results)
+        found = _from_suite(path, results, plugins)
     elif path.suffix == ".csv":
         found = _from_csv(path)
     elif (path / "mlflow.db").exists():
@@ -63,10 +67,10 @@ def load(path: Path, results: Path) -> pd.DataFrame:
     return found
 
 
-def _from_suite(path: Path, results: Path) -> pd.DataFrame:
+def _from_suite(path: Path, results: Path, plugins: Sequence[Plugin]) -> pd.DataFrame:
     from qbench.benchmark.benchmark import Benchmark
 
-    benchmark = Benchmark.open(path, results)
+    benchmark = Benchmark.open(path, results, plugins=plugins)
     return _done(benchmark.trials(), benchmark.dataset.shown[0])
 
 
@@ -98,7 +102,20 @@ def _from_store(path: Path) -> pd.DataFrame:
     store = Store(path, local=True)
     runs = store.finished()
     found = _from_trials((store.trial(run), store.metrics(run)) for run in runs)
-    return found.assign(stale=[EDITED if was_changed(run) else "" for run in runs])
+    return _named_as_in_tables(
+        found.assign(stale=[EDITED if was_changed(run) else "" for run in runs]), path
+    )
+
+
+def _named_as_in_tables(found: pd.DataFrame, path: Path) -> pd.DataFrame:
+    """Return trials with the names of rows and datasets that tables beside the store have."""
+    tables = [_from_csv(file) for file in sorted(path.glob(f"*/{_TRIALS}"))]
+    if found.empty or not tables:
+        return found
+    named = pd.concat(tables).drop_duplicates("key").set_index("key")
+    for column in ("label", "dataset"):
+        found[column] = found["key"].map(named[column]).fillna(found[column])
+    return found
 
 
 def _from_trials(found: Iterable[tuple[Trial, dict[str, float]]]) -> pd.DataFrame:
@@ -116,6 +133,7 @@ def _from_trials(found: Iterable[tuple[Trial, dict[str, float]]]) -> pd.DataFram
                 "training": trial.recipe.model_dump_json(),
                 "threads": trial.threads,
                 "layers": str(trial.layers),
+                "data": json.dumps(trial.data, sort_keys=True),
                 "stale": "",
                 "value": metrics[MEASURED[trial.task][0]],
             }

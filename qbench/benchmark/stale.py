@@ -38,20 +38,32 @@ def reasons(planned: Sequence[PlannedTrial], runs: Mapping[str, Run]) -> dict[st
     trials = {each.trial.key: each.trial for each in planned if not each.unsupported}
     found: dict[str, str] = {}
 
-    def reason(key: str) -> str:
+    def reason_of(key: str) -> str:
         if key not in trials or key not in runs or runs[key].info.status != "FINISHED":
             return ""
         if key not in found:
             trial, run = trials[key], runs[key]
-            own = EDITED if was_changed(run) else ""
-            own = own or fingerprint.change(trial, code_of(run))
-            own = own or _change_of_start(trial, run)
+            own = reason(trial, run)
             # A source that is no trial of the suite is weights that were given.
-            inherited = "" if own else reason(trial.source or "")
+            inherited = "" if own else reason_of(trial.source or "")
             found[key] = f"so is what it starts from: {inherited}" if inherited else own
         return found[key]
 
-    return {key: text for key in trials if (text := reason(key))}
+    return {key: text for key in trials if (text := reason_of(key))}
+
+
+def reason(trial: Trial, run: Run) -> str:
+    """Return why a finished trial is stale, what it starts from aside, or an empty string.
+
+    Args:
+        trial: The trial.
+        run: MLflow run of the trial.
+
+    Raises:
+        QbenchError: No method has the name of the trial's.
+    """
+    own = EDITED if was_changed(run) else ""
+    return own or fingerprint.change(trial, code_of(run)) or _change_of_start(trial, run)
 
 
 def _change_of_start(trial: Trial, run: Run) -> str:
@@ -82,7 +94,10 @@ def set_aside(benchmark: Benchmark, what: Sequence[str]) -> int:
     for name in what:
         if name not in (*methods, _STALE):
             known = nearest(name, [_STALE, *methods])
-            raise QbenchError(f"--again {name}: the suite has no such method{known}")
+            raise QbenchError(
+                f"--again {name}: the suite has no such method{known}; `--methods FILE.py` adds "
+                "the methods of a file"
+            )
     chosen = {p.trial.key for p in benchmark.planned if p.trial.method in what}
     if _STALE in what:
         chosen |= benchmark.stale.keys()

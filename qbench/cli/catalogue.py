@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from qbench import registry
@@ -21,6 +22,7 @@ from qbench.suite.bundled import bundled_suites
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
+    from qbench.spec.trial import Trial
     from qbench.store.mlflow import Store
 
 
@@ -100,6 +102,7 @@ def trial(prefix: str, results: Path) -> dict[str, Any]:
         "key": key,
         "status": tags[STATUS],
         "reason": tags[REASON],
+        "stale": _stale(store.trial(run), run),
         "trial": store.trial(run).model_dump(mode="json"),
         "metrics": dict(sorted(run.data.metrics.items())),
         "audit": store.read(run, AUDIT_FILE),
@@ -107,6 +110,25 @@ def trial(prefix: str, results: Path) -> dict[str, Any]:
         "mlflow_run": run.info.run_id,
         "artifacts": store.place(run),
     }
+
+
+def _stale(trial: Trial, run: Run) -> str:
+    """Return why a finished trial is stale, or an empty string.
+
+    The code of a trial can only be compared with the present one if the files that define its
+    method, model and dataset are given.
+    """
+    from qbench.benchmark import stale
+    from qbench.store.tags import EDITED, was_changed
+
+    if run.info.status != "FINISHED":
+        return ""
+    try:
+        registry.check_model_name(trial.model)
+        registry.dataset_options(trial.dataset)
+        return stale.reason(trial, run)
+    except QbenchError:
+        return EDITED if was_changed(run) else ""
 
 
 def draw(prefix: str, results: Path, folder: Path) -> tuple[list[Path], list[str]]:
@@ -182,8 +204,8 @@ def _find(prefix: str, results: Path) -> tuple[Store, str, Run]:
     if not found:
         raise QbenchError(f"no recorded trial has a key that starts with '{prefix}'")
     if len(found) > 1:
-        keys = ", ".join(sorted(found)[:5])
-        raise QbenchError(f"'{prefix}' fits {len(found)} trials: {keys} …")
+        keys = ", ".join(sorted(found)[:5]) + (" …" if len(found) > 5 else "")
+        raise QbenchError(f"'{prefix}' fits {len(found)} trials: {keys}")
     return store, *next(iter(found.items()))
 
 
@@ -207,7 +229,8 @@ def show_trial(record: dict[str, Any]) -> None:
             for item in content:
                 console.print(f"  {_counted(item) if section == 'audit' else item}", soft_wrap=True)
         elif content:
-            console.print(f"[bold]{section}[/] {content}", soft_wrap=True)
+            style = "yellow" if section == "stale" else None
+            console.print(f"[bold]{section}[/] {escape(str(content))}", style=style, soft_wrap=True)
 
 
 def _counted(count: dict[str, Any]) -> str:

@@ -59,6 +59,9 @@ def show(
             metavar="KEY", help="Key of a trial as `plan --json` prints it, or its first digits."
         ),
     ],
+    methods: MethodFiles = None,
+    models: ModelFiles = None,
+    datasets: DatasetFiles = None,
     results: Results = Path("results"),
     figures: Annotated[
         Path | None,
@@ -73,10 +76,14 @@ def show(
 ) -> None:
     """Show one recorded trial: settings, results and environment.
 
-    Also prints its audit: how many distinct values each quantized tensor has.
+    Also prints its audit, how many distinct values each quantized tensor has, and whether the
+    result is stale: edited by hand, or of a method that has changed.
     """
     from qbench.cli import catalogue
+    from qbench.plugins import load_plugin
 
+    for plugin in plugin_files(methods, models, datasets):
+        load_plugin(plugin)
     record = catalogue.trial(key, results)
     if figures is not None:
         drawn, problems = catalogue.draw(key, results, figures)

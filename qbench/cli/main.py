@@ -268,8 +268,10 @@ def _train(
     """
     from qbench.benchmark import stale
     from qbench.cli import messages
+    from qbench.cli.plan import nothing_to_train
     from qbench.cli.progress import Display
-    from qbench.cli.words import counted, duration
+    from qbench.cli.words import duration
+    from qbench.spec.words import counted
 
     with messages.lines(console), benchmark.alone():
         if again:
@@ -280,7 +282,7 @@ def _train(
         done = runnable - len(to_do)
         interrupted, stopped, unrecorded = False, "", benchmark.unrecorded
         if not to_do:
-            console.print(f"All {done} trials are done; nothing to train.")
+            console.print(f"{nothing_to_train(done)}; nothing to train.")
         else:
             to_train = counted(len(to_do), "trial")
             console.print(f"{to_train} to train, {done} of {runnable} done already.")
@@ -308,7 +310,7 @@ def _train(
         if interrupted or stopped:
             left = len(benchmark.to_do())
             why = f"Stopped: {stopped}" if stopped else "Interrupted"
-            console.print(f"{why}: {runnable - left} of {runnable} trials are done.")
+            console.print(f"{why}: {runnable - left} of {counted(runnable, 'trial')} done.")
             console.print(f"Go on with: {command}", soft_wrap=True, markup=False)
             return 130 if interrupted else 1
         return 1 if failed or unrecorded else 0
@@ -331,7 +333,7 @@ def _write_tables(benchmark: Benchmark, console: Console, html: bool = False) ->
 
     from qbench.benchmark import leaderboard
     from qbench.cli import tables
-    from qbench.cli.words import counted
+    from qbench.spec.words import counted
 
     for reason, count in Counter(benchmark.stale.values()).items():
         console.print(

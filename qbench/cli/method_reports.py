@@ -10,6 +10,7 @@ from rich.table import Table
 from qbench import registry
 from qbench.lab.check import Report
 from qbench.lab.profile import Profile, ProfileSettings, machine
+from qbench.spec.words import counted
 
 
 def show_check(report: Report) -> None:
@@ -19,11 +20,11 @@ def show_check(report: Report) -> None:
         report: The report.
     """
     console = Console(highlight=False)
-    total = report.passed + len(report.findings)
+    total = counted(report.passed + len(report.findings), "check")
     if report.findings:
-        console.print(f"[red]{report.method} breaks the contract[/] ({total} checks made)")
+        console.print(f"[red]{report.method} breaks the contract[/] ({total} made)")
     else:
-        console.print(f"[green]{report.method} keeps the contract[/]: {total} checks passed")
+        console.print(f"[green]{report.method} keeps the contract[/]: {total} passed")
     console.print(f"  widths: {', '.join(report.widths) or 'none'}")
     if report.shares:
         shares = [f"{share:.0%} of {kind}" for kind, share in report.shares.items()]
@@ -62,9 +63,10 @@ def show_profile(settings: ProfileSettings, profile: Profile) -> None:
     )
     console = Console(highlight=False)
     console.print(table)
+    steps = counted(len(profile.seconds), "step")
     shape = f"{settings.batch_size} × 3 × {settings.image_size} × {settings.image_size}"
     console.print(
-        f"{settings.model}, {shape}, {len(profile.seconds)} steps each; {machine(settings)}",
+        f"{settings.model}, {shape}, {steps} each; {machine(settings)}",
         soft_wrap=True,
         markup=False,
     )

@@ -16,9 +16,10 @@ from rich.table import Table
 
 from qbench.benchmark.benchmark import Benchmark
 from qbench.benchmark.estimate import Estimator
-from qbench.cli.words import counted, duration, rounded, size
+from qbench.cli.words import duration, rounded, size
 from qbench.spec.bits import BitWidths
 from qbench.spec.trial import FP32, Trial
+from qbench.spec.words import counted
 from qbench.suite.grid import PlannedTrial
 
 _WIDEST = 1000
@@ -75,7 +76,8 @@ def show(benchmark: Benchmark) -> None:
     for text in benchmark.missing():
         console.print(f"Missing: {text}", soft_wrap=True, markup=False)
     if not to_do:
-        console.print("Everything is done; a run would train nothing.")
+        done = sum(not planned.unsupported for planned in benchmark.planned)
+        console.print(f"{nothing_to_train(done)}; a run would train nothing.")
         return
     if len(models) > 1:
         console.print(_model_table(to_do, estimator, models))
@@ -88,6 +90,17 @@ def show(benchmark: Benchmark) -> None:
         f"({estimator.at_once} at once), and {size(disk)} of disk, of which {size(free)} are free.",
         soft_wrap=True,
     )
+
+
+def nothing_to_train(done: int) -> str:
+    """Return why no trial is left to train.
+
+    Args:
+        done: Number of trials that are done, which are all that can run.
+    """
+    if done > 1:
+        return f"All {done:,} trials are done"
+    return "The only trial is done" if done else "No trial of this suite can run"
 
 
 def _to_do(benchmark: Benchmark) -> list[Trial]:

@@ -20,8 +20,8 @@ from qbench.cli.options import (
     SuiteFile,
     plugin_files,
 )
-from qbench.cli.words import counted
 from qbench.files import expanded, resolved
+from qbench.spec.words import counted
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -35,6 +35,9 @@ _STYLES = {"worse": "red", "better": "green"}
 def compare(
     a: Annotated[Path, typer.Argument(metavar="A", parser=expanded, help=_SIDE)],
     b: Annotated[Path, typer.Argument(metavar="B", parser=expanded, help=_SIDE)],
+    methods: MethodFiles = None,
+    models: ModelFiles = None,
+    datasets: DatasetFiles = None,
     results: Results = Path("results"),
     as_json: AsJson = False,
 ) -> None:
@@ -48,7 +51,8 @@ def compare(
     from qbench.benchmark.finished import load
     from qbench.report.comparison import compare as compared
 
-    found = compared(load(a, results), load(b, results))
+    plugins = plugin_files(methods, models, datasets)
+    found = compared(load(a, results, plugins), load(b, results, plugins))
     if as_json:
         print(json.dumps([each.as_json() for each in found], indent=2, ensure_ascii=False))
     else:

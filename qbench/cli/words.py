@@ -1,19 +1,9 @@
-"""Numbers in words, as messages print them: two significant digits, and singulars."""
+"""Numbers in words, as messages print them: two significant digits."""
 
 from __future__ import annotations
 
 _UNITS = (("s", 1, 90), ("min", 60, 90), ("h", 3600, 48), ("days", 86400, 1000))
 _YEAR = 365 * 86400
-
-
-def counted(count: int, what: str) -> str:
-    """Return a count with its noun: ``1 trial``, ``3 trials``.
-
-    Args:
-        count: The count.
-        what: The noun in the singular. Its plural adds an s.
-    """
-    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
 
 
 def rounded(value: float) -> str:

@@ -26,6 +26,7 @@ from qbench.quant.staircase import kernels
 from qbench.spec.bits import FULL_PRECISION
 from qbench.spec.policies import LayerPolicy
 from qbench.spec.trial import FP32
+from qbench.spec.words import counted
 from qbench.train.loop import training_step
 from qbench.train.provenance import environment
 
@@ -199,7 +200,7 @@ def machine(settings: ProfileSettings) -> str:
         return f"{found['gpu']}, torch {found['torch']}"
     processor = found["cpu"] or platform.machine()
     kernel = "C kernels" if kernels.load() is not None else "no C kernels, for lack of a compiler"
-    return f"{processor}, {settings.threads} threads, torch {found['torch']}, {kernel}"
+    return f"{processor}, {counted(settings.threads, 'thread')}, torch {found['torch']}, {kernel}"
 
 
 def _step(settings: ProfileSettings, quantize: bool) -> Callable[[], None]:

@@ -29,7 +29,8 @@ def select_layers(model: nn.Module, policy: LayerPolicy, bits: BitWidths) -> lis
         The selected layers in the model's order, without those that stay at full precision.
 
     Raises:
-        QbenchError: The policy is unknown, or names a layer that the model does not have.
+        QbenchError: The policy is unknown, names a layer that the model does not have, or only
+            leaves layers out.
     """
     found = {name: m for name, m in model.named_modules() if isinstance(m, QUANTIZABLE)}
     names = list(found)
@@ -42,6 +43,10 @@ def select_layers(model: nn.Module, policy: LayerPolicy, bits: BitWidths) -> lis
         widths |= dict.fromkeys(names[-1:], last) | dict.fromkeys(names[:1], first)
     else:
         widths = {}
+        if policy and all(pattern.startswith("!") for pattern in policy):
+            raise QbenchError(
+                f"layers={list(policy)} only leaves layers out; write {['*', *policy]}"
+            )
         for pattern in policy:
             matching = _matching(pattern.removeprefix("!"), names)
             if pattern.startswith("!"):

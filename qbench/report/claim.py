@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from qbench.data import Dataset
 from qbench.method import Method
 from qbench.spec.bits import BitWidths
+from qbench.spec.words import counted
 from qbench.suite.grid import PlannedTrial
 from qbench.suite.suite import Published, Suite
 
@@ -55,7 +56,7 @@ def likeness(
         unlike.append(f"published for {wanted.model}, not {trial.model}")
     steps = planned.row.recipe.get("steps", paper.steps if paper is not None else None)
     if trial.recipe.steps is not None and trial.recipe.steps != steps:
-        unlike.append(f"epochs of {trial.recipe.steps} steps")
+        unlike.append(f"epochs of {counted(trial.recipe.steps, 'step')}")
     if method.trains and epochs is not None and trial.recipe.epochs < epochs:
         unlike.append(f"{trial.recipe.epochs} of {epochs} epochs")
     apart = []

@@ -13,7 +13,9 @@ from qbench.report.significance import LEVEL, holm, paired
 from qbench.report.summary import RESULT, by_seed, records
 from qbench.report.tables.text import DASH, setting_text
 
-_MAPPINGS, _COLUMNS = ("options", "training"), ("threads", "layers")
+_MAPPINGS, _COLUMNS = ("options", "training"), ("threads", "layers", "data")
+# What says that two trials are of one row: their keys, or else their settings of the method.
+_SAME_ROW = (["key"], ["method", "options", "model", "bits"])
 
 
 @dataclass(frozen=True)
@@ -65,11 +67,15 @@ class Difference:
 def compare(a: pd.DataFrame, b: pd.DataFrame) -> list[Difference]:
     """Compare two sets of results by dataset, model, row and bit-widths.
 
+    A row of B has the name that A gives to it: rows have names of their own in a suite, and not in
+    exported files.
+
     Args:
         a: Finished trials, one row for each, as `qbench.benchmark.finished.load` returns them.
             Required columns: ``key``, ``method``, ``label``, ``options`` and ``training`` (JSON),
             ``dataset``, ``model``, ``bits``, ``seed`` (int), ``stale`` (the reason, or an empty
-            string) and ``value`` (float, %). Optional columns: ``threads`` and ``layers``.
+            string) and ``value`` (float, %). Optional columns: ``threads``, ``layers`` and
+            ``data``.
         b: The trials to compare with them, with the same columns.
 
     Returns:
@@ -78,11 +84,30 @@ def compare(a: pd.DataFrame, b: pd.DataFrame) -> list[Difference]:
     Raises:
         KeyError: A frame lacks a required column.
     """
-    sides = [dict(list(side.groupby(RESULT, sort=False))) for side in _told_apart(a, b)]
+    both = _told_apart(a, _named_as(a, b))
+    sides = [dict(list(side.groupby(RESULT, sort=False))) for side in both]
     places = list(dict.fromkeys([*sides[0], *sides[1]]))
     found = [_difference(place, sides[0].get(place), sides[1].get(place)) for place in places]
     corrected = holm([difference.p for difference in found])
     return [_judged(difference, p) for difference, p in zip(found, corrected, strict=True)]
+
+
+def _named_as(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
+    """Return B with the names that A has for the same rows and datasets."""
+    named = ["dataset", "label"]
+    b, known = b.reset_index(drop=True), set(map(tuple, a[RESULT].to_numpy()))
+    for columns in _SAME_ROW:
+        names: dict[tuple[Any, ...], set[tuple[str, str]]] = {}
+        for _, row in a.iterrows():
+            names.setdefault(tuple(row[columns]), set()).add(tuple(row[named]))
+        for rows in b.groupby([*RESULT, "method", "options", "training"]).indices.values():
+            if tuple(b.loc[rows[0], RESULT]) in known:
+                continue
+            found = [names.get(tuple(b.loc[i, columns]), set()) for i in rows]
+            of_row = set().union(*found)
+            if len(of_row) == 1:
+                b.loc[rows, named] = of_row.pop()
+    return b
 
 
 def _told_apart(a: pd.DataFrame, b: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -11,6 +11,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from qbench.spec.words import counted
+
 FLOAT_BITS = 32
 _MAX_BITS = 8
 _WIDTH = re.compile(r"(?P<bits>\d+)(?:\((?:±|\+-|\+/-)(?P<top>\d+)\))?", re.ASCII)
@@ -45,7 +47,8 @@ class BitWidth:
             fitting = [top for top in range(1, 2**7 + 1) if _levels(self.bits, top)]
             near = min(fitting, key=lambda top: abs(top - (self.top or 0)), default=None)
             hint = f"; the nearest that does is {self.bits}(±{near})" if near else ""
-            raise ValueError(f"'{self}': ±{self.top} does not fit into {self.bits} bits{hint}")
+            bits = counted(self.bits, "bit")
+            raise ValueError(f"'{self}': ±{self.top} does not fit into {bits}{hint}")
 
     @classmethod
     def parse(cls, text: str) -> BitWidth:

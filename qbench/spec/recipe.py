@@ -16,6 +16,7 @@ from pydantic import (
 )
 
 from qbench.spec.booleans import no_boolean
+from qbench.spec.words import counted
 
 
 class KeyContent(BaseModel):
@@ -152,7 +153,8 @@ class Recipe(KeyContent):
             values = list(getattr(self, name))
             if values and len(values) != len(milestones):
                 raise ValueError(
-                    f"{name} has {len(values)} values and milestones has {len(milestones)}: "
+                    f"{name} has {counted(len(values), 'value')} and milestones has "
+                    f"{len(milestones)}: "
                     f"{values} for {milestones}; write one value for each milestone"
                 )
             if values and milestones != sorted(set(milestones)):

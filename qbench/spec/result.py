@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from qbench.spec.bits import BitWidth, BitWidths
 from qbench.spec.trial import Trial
+from qbench.spec.words import counted
 
 Levels = tuple[int | None, int | None]
 
@@ -46,9 +47,8 @@ class LevelCount(PlainData):
 
     def __str__(self) -> str:
         each = {"layer": "", "filter": " in a filter"}.get(self.scope, f" {self.scope}")
-        return (
-            f"{self.layer}.{self.tensor} has {self.levels} levels{each}, {self.promised} promised"
-        )
+        levels = counted(self.levels, "level")
+        return f"{self.layer}.{self.tensor} has {levels}{each}, {self.promised} promised"
 
 
 def most_levels(counts: Sequence[LevelCount], bits: BitWidths) -> Levels:
@@ -208,7 +208,7 @@ class Result(WeightObservations):
         count = len(self.unreadable)
         if not count:
             return ""
-        items = "1 item" if count == 1 else f"{count} items"
+        items = counted(count, "item")
         return f"{items} could not be read and left out: {self.unreadable[0]}"
 
     @property

@@ -40,6 +40,7 @@ class PlannedTrial:
         row: Row of the suite that it belongs to.
         label: Name of that row in the table.
         recipe: ``aligned`` or ``paper``.
+        dataset: Name of the dataset in the table.
         unsupported: Reason why it cannot be trained, or an empty string if it can.
     """
 
@@ -47,13 +48,14 @@ class PlannedTrial:
     row: MethodRow
     label: str
     recipe: str
+    dataset: str
     unsupported: str = ""
 
     @property
     def name(self) -> str:
         """Readable name, with the label of its row."""
         trial = self.trial
-        return f"{self.label} {trial.bits} {trial.model} {trial.dataset} seed {trial.seed}"
+        return f"{self.label} {trial.bits} {trial.model} {self.dataset} seed {trial.seed}"
 
 
 def expand(suite: Suite, rehearsal: bool = False) -> list[PlannedTrial]:
@@ -80,6 +82,7 @@ class _Grid:
         self._suite = suite
         self._rehearsal = rehearsal
         self._dataset = registry.build_dataset(suite.dataset, suite.data)
+        self._name = self._dataset.label or suite.dataset
         self._pretraining = _changed(self._dataset.full_precision_recipe, suite.full_precision)
 
     def trials(self) -> Iterator[PlannedTrial]:
@@ -102,7 +105,12 @@ class _Grid:
                 for seed in suite.seeds:
                     base = full_precision_trial(self._start(model, seed), self._recipe_of(model))
                     yield PlannedTrial(
-                        base, MethodRow(method=FP32), title, suite.recipe.name, problem
+                        base,
+                        MethodRow(method=FP32),
+                        title,
+                        suite.recipe.name,
+                        self._name,
+                        problem,
                     )
                 yield from self._changed_bases(quantized)
             yield from quantized
@@ -114,7 +122,8 @@ class _Grid:
         changes = [base.prepared for base in bases if base.prepared is not None]
         for base, change in zip(bases, changes, strict=True):
             label = _label_of_base(change, changes)
-            yield PlannedTrial(base, MethodRow(method=FP32), label, self._suite.recipe.name)
+            row, recipe = MethodRow(method=FP32), self._suite.recipe.name
+            yield PlannedTrial(base, row, label, recipe, self._name)
 
     def _start(self, model: str, seed: int) -> Trial:
         """Return the full-precision trial of a model and a seed, which others are changes of."""
@@ -174,7 +183,7 @@ class _Grid:
             for start in starts:
                 weights = start["weights"] if pretrained or initial else ""
                 trial = Trial.model_validate({**start, **own, "weights": weights})
-                yield PlannedTrial(trial, row, label, suite.recipe.name, reason)
+                yield PlannedTrial(trial, row, label, suite.recipe.name, self._name, reason)
 
     def _preparation(self, model: str, method: Method, bits: BitWidths) -> Preparation | None:
         """Return how a method changes a model before it is quantized, or None."""

@@ -272,12 +272,10 @@ def load_suite(path: Path, assignments: Sequence[str] = (), plugins: Sequence[st
             the value and the nearest valid one.
     """
     document = Document.read(suite_file(path))
+    document.data = _with_methods(document.data, plugins)
     for assignment in assignments:
         document.set(assignment)
-    data = spelled_out(document.data)
-    if isinstance(data.get("methods"), list):
-        present = {(row_fields(entry) or {}).get("method") for entry in data["methods"]}
-        data["methods"] += [name for name in dict.fromkeys(plugins) if name not in present]
+    data = spelled_out(_with_methods(document.data, plugins))  # one may have replaced the list
     problems = dict(reversed(list(problems_of_content(data))))  # the first one of each location
     if isinstance(data.get("methods"), list):
         data["methods"] = [row_fields(entry) or entry for entry in data["methods"]]
@@ -296,6 +294,16 @@ def load_suite(path: Path, assignments: Sequence[str] = (), plugins: Sequence[st
     if problems:
         raise QbenchError(describe(problems, document))
     return suite
+
+
+def _with_methods(data: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """Return the content of a suite, with the methods that it does not list yet at the end."""
+    methods = data.get("methods")
+    rows = [methods] if isinstance(methods, str | dict) else methods
+    if not (isinstance(rows, list) and names):
+        return data
+    present = {(row_fields(entry) or {}).get("method") for entry in rows}
+    return {**data, "methods": [*rows, *(n for n in dict.fromkeys(names) if n not in present)]}
 
 
 def _nested_keys() -> dict[str, list[str]]:

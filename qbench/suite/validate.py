@@ -23,6 +23,7 @@ from qbench.spec.names import ROW_KEYS
 from qbench.spec.policies import POLICIES
 from qbench.spec.recipe import Recipe
 from qbench.spec.weights import identify
+from qbench.spec.words import counted
 from qbench.suite.short_forms import row_fields
 from qbench.suite.yaml import Document, Location
 
@@ -134,7 +135,7 @@ def describe(problems: Mapping[Location, str], document: Document) -> str:
     ]
     shown = [_shortened(line) for line in lines[:_MAX_PROBLEMS]]
     if len(lines) > _MAX_PROBLEMS:
-        shown.append(f"and {len(lines) - _MAX_PROBLEMS} more mistakes")
+        shown.append(f"and {counted(len(lines) - _MAX_PROBLEMS, 'more mistake')}")
     return "\n".join(shown)
 
 
@@ -159,10 +160,7 @@ def _data_problems(dataset: Any, options: Any) -> Iterator[Problem]:
     if not isinstance(dataset, str):
         return
     if dataset not in registry.names("datasets"):
-        yield (
-            ("dataset",),
-            f"no dataset is named '{dataset}'" + nearest(dataset, registry.names("datasets")),
-        )
+        yield ("dataset",), str(registry.unknown("datasets", dataset))
     elif isinstance(options, dict):
         try:
             registry.build_dataset(dataset, options)

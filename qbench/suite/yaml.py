@@ -249,7 +249,10 @@ def _descend(
             return found
         names = [next(iter(item)) if isinstance(item, dict) else str(item) for item in target]
         where = location[-1] if location else "the suite"
-        raise QbenchError(f"--set {assignment}: '{part}' is not in '{where}'{nearest(part, names)}")
+        more = "; `--methods FILE.py` adds the methods of a file" if where == "methods" else ""
+        raise QbenchError(
+            f"--set {assignment}: '{part}' is not in '{where}'{nearest(part, names)}{more}"
+        )
     raise QbenchError(f"--set {assignment}: '{'.'.join(map(str, location))}' has no keys")
 
 

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -80,3 +83,33 @@ def test_a_figure_that_cannot_be_drawn_leaves_the_others(
     told = qbench_here("show", key, "--results", small_results, "--figures", folder)
     assert "Not made: the figure soft_and_hard: IndexError: out of range" in told
     assert (folder / "training_curves.png").exists()
+
+
+def test_show_says_that_a_number_was_edited(
+    small_suite: Path, small_results: Path, elsewhere: Path, qbench_here: QbenchHere
+) -> None:
+    shutil.copytree(small_results, elsewhere, dirs_exist_ok=True)
+    edit = "UPDATE latest_metrics SET value = 99.9 WHERE key = 'final_top1' AND value = 90.0"
+    with closing(sqlite3.connect(elsewhere / "mlflow.db")) as database, database:
+        assert database.execute(edit).rowcount == 1
+    planned = Benchmark.open(small_suite, elsewhere).planned
+    keys = [p.trial.key for p in planned if p.trial.method == "ste"]
+    warned = [
+        "stale what is stored of it" in qbench_here("show", key, "--results", elsewhere)
+        for key in keys
+    ]
+    assert warned == [True, False]
+
+
+def test_show_says_that_a_method_has_changed(
+    small_suite: Path,
+    small_results: Path,
+    qbench_here: QbenchHere,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    planned = Benchmark.open(small_suite, small_results).planned
+    key = next(p.trial.key for p in planned if p.trial.method == "ste")
+    method = registry.method_class("ste")
+    monkeypatch.setattr(method, "revision", method.revision + 1)
+    record = json.loads(qbench_here("show", key, "--results", small_results, "--json"))
+    assert record["stale"].startswith("ste is at revision")

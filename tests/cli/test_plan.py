@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -41,3 +42,37 @@ def test_a_plan_of_missing_data_exits_with_2(
     told = qbench_here(*plan, "--set", "dataset=cifar10", code=2)
     assert "Missing: cifar10: where is it?" in told
     assert "trials to train, about" in told
+
+
+def test_a_plan_with_nothing_to_train_says_whether_it_is_done_or_refused(
+    small_suite: Path, small_results: Path, qbench_here: QbenchHere
+) -> None:
+    plan = ("plan", small_suite, "--results", small_results)
+    assert "All 6 trials are done; a run would train nothing." in qbench_here(*plan)
+    refused = qbench_here(*plan, "--set", 'layers=["!13"]')
+    assert "No trial of this suite can run; a run would train nothing." in refused
+    one = ("--set", "methods=[fp32]", "--set", "seeds=[0]")
+    assert "The only trial is done; a run would train nothing." in qbench_here(*plan, *one)
+
+
+def test_exclusions_alone_are_told_what_to_write(
+    small_suite: Path, elsewhere: Path, qbench_here: QbenchHere
+) -> None:
+    plan = ("plan", small_suite, "--results", elsewhere)
+    told = qbench_here(*plan, "--set", 'layers=["!13"]')
+    assert "layers=['!13'] only leaves layers out; write ['*', '!13']" in told
+
+
+def test_the_options_of_a_method_of_a_file_can_be_set(
+    small_suite: Path, elsewhere: Path, tmp_path: Path, qbench_here: QbenchHere
+) -> None:
+    file = tmp_path / "own.py"
+    file.write_text(
+        "from qbench_methods.ste import STE\n\n\nclass Own(STE):\n    power: float = 0.5\n"
+    )
+    plan = ("plan", small_suite, "--results", elsewhere, "--json", "--set", "methods.own.power=0.7")
+    trials = json.loads(qbench_here(*plan, "--methods", file))["trials"]
+    assert {t["options"].get("power") for t in trials if t["method"] == "own"} == {0.7}
+    told = qbench_here(*plan, code=2)
+    assert "'own' is not in 'methods'" in told
+    assert "`--methods FILE.py` adds the methods of a file" in told

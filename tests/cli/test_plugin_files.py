@@ -89,4 +89,6 @@ def test_files_are_listed(qbench: Qbench, words: list[str | Path]) -> None:
 def test_without_its_file_a_name_is_unknown(qbench: Qbench, words: list[str | Path]) -> None:
     output = qbench("plan", *words[:3], code=2)
     assert "no dataset is named 'odd_or_even'" in output
+    assert "`--datasets FILE.py` adds the datasets of a file" in output
     assert "no model is named 'small_mlp'" in output
+    assert "`--models FILE.py` adds the models of a file" in output

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from qbench import registry
+from qbench.plugins import Plugin, load_plugin
 from tests.conftest import QbenchHere
 from tests.helpers.exchanged import BEFORE, filled
 from tests.helpers.frames import trials
@@ -115,3 +117,29 @@ def test_mistakes_are_told(
     told = qbench_here("compare", small_suite, small_suite, "--results", elsewhere, code=2)
     assert "small.yaml: nothing in it is finished" in told
     assert "No such file" in qbench_here("import", tmp_path / "no.json", code=2)
+
+
+def test_methods_of_files_are_compared_by_their_titles(
+    small_suite: Path, elsewhere: Path, tmp_path: Path, qbench_here: QbenchHere
+) -> None:
+    file = tmp_path / "own.py"
+    file.write_text(
+        "from qbench_methods.ste import STE\n\n\n"
+        'class Own(STE):\n    title = "My own"\n    power: float = 0.5\n'
+    )
+    suite = tmp_path / "own.yaml"
+    suite.write_text(small_suite.read_text().replace("[ste, dorefa]", "[own]"))
+    load_plugin(Plugin.read(file))
+    filled(suite, elsewhere, {"fp32": 99.0, "own": 90.0})
+    qbench_here("leaderboard", suite, "--results", elsewhere, "--methods", file)
+    qbench_here("export", suite, tmp_path / "out", "--results", elsewhere, "--methods", file)
+    csv, exported = elsewhere / "small" / "trials.csv", tmp_path / "out"
+    registry._of_files["methods"].clear()  # as in another process
+    assert "2 results: 2 same" in qbench_here("compare", csv, exported)
+    assert "2 results: 2 same" in qbench_here("compare", csv, elsewhere)
+    told = qbench_here("compare", exported, csv, "--json", "--methods", file)
+    assert "My own" in told
+    own = ("compare", suite, csv, "--results", elsewhere)
+    assert "2 results: 2 same" in qbench_here(*own, "--methods", file)
+    registry._of_files["methods"].clear()
+    assert "`--methods FILE.py` adds the methods of a file" in qbench_here(*own, code=2)

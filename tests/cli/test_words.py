@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from qbench.cli.words import counted, duration, rounded, size
+from qbench.cli.words import duration, rounded, size
 
 
 @pytest.mark.parametrize(
@@ -30,12 +30,6 @@ def test_a_duration_has_two_significant_digits(seconds: float, words: str) -> No
 )
 def test_a_number_has_two_significant_digits(value: float, text: str) -> None:
     assert rounded(value) == text
-
-
-def test_one_is_singular() -> None:
-    assert counted(1, "trial") == "1 trial"
-    assert counted(0, "trial") == "0 trials"
-    assert counted(136340, "trial") == "136,340 trials"
 
 
 def test_bytes_have_a_unit() -> None:

@@ -72,3 +72,30 @@ def test_recipes_of_one_row_are_told_apart() -> None:
         ("A [epochs=5]", "same"),
         ("A [epochs=20]", "only in A"),
     ]
+
+
+def test_a_row_of_b_has_the_name_that_a_gives_to_it() -> None:
+    named = results("My quantizer", 90.0, 91.0, method="mine", dataset="Flowers")
+    bare = named.assign(label="mine", dataset="folder")
+    found = only(named, bare)
+    assert (found.label, found.dataset, found.verdict) == ("My quantizer", "Flowers", "same")
+
+
+def test_a_row_with_other_keys_is_found_by_its_method_and_options() -> None:
+    named = results("My quantizer", 90.0, 91.0, method="mine", training='{"lr": 0.1}')
+    bare = named.assign(label="mine", training='{"lr": 0.2}', key=named["key"] + "x")
+    assert only(named, bare).settings == "lr 0.1 → 0.2"
+    other = bare.assign(options='{"power": 2}')
+    assert [each.verdict for each in compare(finished(named), finished(other))] == [
+        "only in A",
+        "only in B",
+    ]
+
+
+def test_results_on_other_data_are_told_apart() -> None:
+    one, two = (
+        results("A", value, dataset="folder", data=f'{{"files": {value}}}').assign(key=str(value))
+        for value in (90.0, 80.0)
+    )
+    found = compare(finished(one, two), finished(one))
+    assert [each.verdict for each in found] == ["same", "only in A"]

@@ -27,7 +27,7 @@ def test_fields_that_came_later_are_left_out_of_json_at_their_defaults() -> None
     [
         (
             {**STEP, "milestone_lrs": (0.05,)},
-            r"milestone_lrs has 1 values and milestones has 2: \[0.05\] for \[2, 4\]; write one",
+            r"milestone_lrs has 1 value and milestones has 2: \[0.05\] for \[2, 4\]; write one",
         ),
         (
             {**STEP, "milestone_weight_decays": (0, 0, 0)},
@@ -45,7 +45,7 @@ def test_fields_that_came_later_are_left_out_of_json_at_their_defaults() -> None
             {"milestones": (2,), "milestone_lrs": (0.05,)},
             "milestone_lrs need the schedule 'step', not 'cosine'",
         ),
-        ({"milestone_weight_decays": (0.1,)}, "has 1 values and milestones has 0"),
+        ({"milestone_weight_decays": (0.1,)}, "has 1 value and milestones has 0"),
         ({**STEP, "milestone_lrs": (0.05, 0)}, "greater than 0"),
         ({**STEP, "milestone_weight_decays": (0.05, -1)}, "greater than or equal to 0"),
         ({"weight_decay_on": "biases"}, "'network', 'weights', 'quantized', 'classifier' or 'all'"),

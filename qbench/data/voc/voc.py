@@ -26,6 +26,7 @@ from qbench.data.voc.images import (
 )
 from qbench.errors import QbenchError
 from qbench.spec.recipe import Recipe
+from qbench.spec.words import counted
 
 _MEAN_COLOUR = (123.0, 117.0, 104.0)  # of ImageNet; fills the border of an image that is zoomed out
 _PARTS = ("Annotations", "JPEGImages")
@@ -205,7 +206,7 @@ class VOC(Dataset):
             if shared:
                 raise QbenchError(
                     f"{files[-1]}: {min(shared)} is a training image too, in {files[0]}, one of "
-                    f"{len(shared)} such images"
+                    f"{counted(len(shared), 'such image')}"
                 )
         return names
 

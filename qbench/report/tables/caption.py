@@ -10,6 +10,7 @@ from qbench.report.baseline import unchanged
 from qbench.report.tables.text import mean_and_deviation, one_line
 from qbench.spec.metrics import TITLES
 from qbench.spec.trial import FP32
+from qbench.spec.words import counted
 
 RECIPES = {
     "aligned": "recipe aligned: every method trained by the same recipe",
@@ -52,9 +53,12 @@ def caption(
     quantized = trials[trials["method"] != FP32] if len(base) < len(trials) else base
     able = quantized[quantized["status"] != "unsupported"]
     trained = able[able["epochs"] > 0]
-    epochs = " or ".join(map(str, trained["epochs"].unique()))
+    lengths = list(map(int, trained["epochs"].unique()))
     name = quantized["recipe"].iloc[0]
-    recipe = RECIPES[name] + (f", {epochs} epochs" if epochs and name == "aligned" else "")
+    recipe = RECIPES[name]
+    if lengths and name == "aligned":
+        *others, last = lengths
+        recipe += f", {''.join(f'{each:,} or ' for each in others)}{counted(last, 'epoch')}"
     if untrained := list(able.loc[able["epochs"] == 0, "label"].unique()):
         recipe += f"; calibrated only, without training: {', '.join(untrained)}"
     seeds = quantized["seed"].nunique()

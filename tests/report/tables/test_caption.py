@@ -40,3 +40,9 @@ def test_one_seed_tests_nothing_and_nothing_is_bold() -> None:
     assert best(found) == []
     assert "With one seed no difference is tested, and none is bold." in found.caption
     assert "Bold:" not in found.caption
+
+
+def test_one_epoch_is_singular() -> None:
+    assert "same recipe, 1 epoch." in only(trials("A", 97.0, epochs=1)).caption
+    both = only(trials("A", 97.0, epochs=1), trials("B", 97.0, epochs=20))
+    assert "same recipe, 1 or 20 epochs." in both.caption
