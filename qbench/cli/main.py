@@ -222,6 +222,42 @@ def leaderboard(
     _write_tables(_open(suite, results, assignments, plugins), Console(highlight=False), html)
 
 
+@verb()
+def power(
+    suite: SuiteFile,
+    assignments: Assignments = None,
+    methods: MethodFiles = None,
+    models: ModelFiles = None,
+    datasets: DatasetFiles = None,
+    results: Results = Path("results"),
+    difference: Annotated[
+        list[float] | None,
+        typer.Option(
+            metavar="POINTS",
+            min=0.01,
+            help="Count the seeds that find a difference of so many points. Repeatable. Default: "
+            "0.5 and 1.",
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show how finely a suite tells methods apart.
+
+    For each model and bit-width: the smallest difference that a test over the finished seeds finds
+    with a power of 80 %, between two rows named beforehand and between the best and any other row;
+    how many seeds finer differences need; and how long the further seeds take on this machine.
+    Nothing is trained.
+    """
+    from qbench.cli import power as resolution
+
+    wanted = difference or (0.5, 1.0)
+    benchmark = _open(suite, results, assignments, plugin_files(methods, models, datasets))
+    if as_json:
+        print(json.dumps(resolution.as_json(benchmark, wanted), indent=2, ensure_ascii=False))
+    else:
+        resolution.show(benchmark, wanted)
+
+
 verb()(lookup.show)
 verb()(results.compare)
 verb()(results.export)

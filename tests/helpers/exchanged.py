@@ -22,16 +22,19 @@ seeds: [0, 1]
 """
 
 
-def filled(suite: Path, results: Path, top1: dict[str, float]) -> Benchmark:
+def filled(
+    suite: Path, results: Path, top1: dict[str, float], slope: dict[str, float] | None = None
+) -> Benchmark:
     """A results folder in which a suite is done: a method's accuracy, and a little by seed.
 
-    What the suite cannot run has no result.
+    A method with a slope gains so much from seed to seed. What the suite cannot run has no result.
     """
     benchmark = Benchmark.open(suite, results)
     for planned in benchmark.planned:
         if planned.unsupported:
             continue
-        value = top1[planned.trial.method] + 0.1 * planned.trial.seed**2
+        method, seed = planned.trial.method, planned.trial.seed
+        value = top1[method] + 0.1 * seed**2 + (slope or {}).get(method, 0.0) * seed
         code = fingerprint.code_of(planned.trial)
         own = {"trial": planned.trial, "suite": "small", "code": code}
         benchmark.store.record(result(top1=value).model_copy(update=own), None)
