@@ -1,4 +1,4 @@
-"""The verb `qbench data`: drawn images in the layout of known datasets, to rehearse with."""
+"""The verb `qbench data`: download a dataset, or draw images in the layout of a known one."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ if TYPE_CHECKING:
     from qbench.data.synthetic.tree import Track
 
 app = typer.Typer(
-    help="Write drawn images in the layout of a known dataset.\n\n"
-    "Use them to rehearse a suite without its data: everything that reads, trains and measures is "
-    "the same, but what is trained on them is not a result. Try:"
-    "\n\n  qbench data imagenet-like data/imagenet  10 classes, 600 images\n\n"
+    help="Download a dataset, or write drawn images in the layout of a known one.\n\n"
+    "Use drawn images to rehearse a suite without its data: everything that reads, trains and "
+    "measures is the same, but what is trained on them is not a result. Try:"
+    "\n\n  qbench data fashion-mnist data/fashion_mnist  70,000 images, 30 MB\n\n"
+    "  qbench data imagenet-like data/imagenet  10 classes, 600 images\n\n"
     "  qbench data voc-like data/voc            500 images and their boxes",
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -33,6 +34,37 @@ Folder = Annotated[
         help="Folder to write to. It must be empty or not exist yet.",
     ),
 ]
+
+
+@app.command("fashion-mnist", cls=PlainCommand)
+def fashion_mnist(
+    folder: Annotated[
+        Path,
+        typer.Argument(metavar="DIR", parser=expanded, help="Folder to write to."),
+    ],
+) -> None:
+    """Download Fashion-MNIST.
+
+    torchvision downloads the four files, 30 MB, to DIR/FashionMNIST/raw and compares their
+    checksums. Files that are there already are not downloaded again. Where Debian's package
+    dataset-fashion-mnist is installed, the dataset is found without a download.
+    """
+    from torchvision.datasets import FashionMNIST
+
+    from qbench.errors import QbenchError
+
+    try:
+        FashionMNIST(str(folder), download=True)
+    except (OSError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise QbenchError(
+            f"{folder}: Fashion-MNIST cannot be downloaded: {reason}. On Debian and "
+            "Ubuntu, `apt-get install dataset-fashion-mnist` brings the same files"
+        ) from error
+    print(f"{folder} has Fashion-MNIST: 60,000 training and 10,000 test images.")
+    print(
+        f"Next:\n  {shlex.join(['qbench', 'run', 'fashion_quick', '--set', f'data.root={folder}'])}"
+    )
 
 
 @app.command("imagenet-like", cls=PlainCommand)

@@ -123,8 +123,13 @@ def select(split: TorchDataset[Any], indices: Indices) -> TorchDataset[Any]:
         split: The split.
         indices: Indices of the items, (n,).
     """
-    if not isinstance(split, TensorDataset):
-        return Subset(split, indices.tolist())
+    if isinstance(split, TensorDataset):
+        return select_tensors(split, indices)
+    return Subset(split, indices.tolist())
+
+
+def select_tensors(split: TensorDataset, indices: Indices) -> TensorDataset:
+    """Return some items of tensors in memory. Arguments are those of `select`."""
     part = copy.copy(split)
     part.tensors = tuple(each[torch.from_numpy(indices)] for each in split.tensors)
     return part

@@ -24,7 +24,9 @@ def test_the_verbs_are_in_the_order_of_use_with_whole_sentences(
     assert all(line.endswith(".") for line in lines)
 
 
-@pytest.mark.parametrize("verb", [*VERBS, "data voc-like", "data imagenet-like"])
+@pytest.mark.parametrize(
+    "verb", [*VERBS, "data voc-like", "data imagenet-like", "data fashion-mnist"]
+)
 def test_each_verb_names_its_arguments_alike(qbench_here: QbenchHere, verb: str) -> None:
     told = qbench_here(*verb.split(), "-h")
     assert told == qbench_here(*verb.split(), "--help")
