@@ -8,7 +8,8 @@ in the authors' code)::
     4 bits: {0, 2⁻¹, 2⁻³, 2⁻⁵} + {0, 2⁻², 2⁻⁴, 2⁻⁶}   and so on
 
 A k-bit weight has a sign and a (k − 1)-bit magnitude, a k-bit activation a k-bit magnitude. 2-bit
-weights are {−1, 0, 1}.
+weights are {−1, 0, 1}. 8-bit weights, which the paper has in the first and the last layer, are
+evenly spaced, ŵ = [w/s] s with s = max|w|/127 and ∂ŵ/∂w = 1.
 
 Weights are normalised, then clipped and projected on the levels, with α learned (Eq. 6 and 10)::
 
@@ -19,6 +20,10 @@ Weights are normalised, then clipped and projected on the levels, with α learne
 and activations likewise, x̂ = α Π(clip(x/α, 0, 1)). α starts at 3 for weights, at 6 for activations.
 
 ``normalization_gradient: false`` stops the gradient through μ and σ, as in the authors' CIFAR code.
+
+Departures. The authors reach k bits from k + 1 by a progression of trainings; here training starts
+from the full-precision network. Their s of 8-bit weights is max w/127, which is smaller if the
+largest weight is negative.
 """
 
 from __future__ import annotations
@@ -30,7 +35,7 @@ import torch
 from torch import Tensor, nn
 
 from qbench.functional import add_gradient, clip, nearest_level, straight_through
-from qbench.method import Field, Layer, Method, Recipe, SumsOfPowersOfTwo
+from qbench.method import BitWidths, Field, Integers, Layer, Method, Recipe, SumsOfPowersOfTwo
 
 # Exponents of the powers of two in each base set, by bits of the magnitude.
 EXPONENTS = {
@@ -56,20 +61,27 @@ class APoT(Method):
     name = "apot"
     paper = "Li et al., ICLR 2020, arXiv:1909.13144"
     revision = 2
-    weights = SumsOfPowersOfTwo(bits=range(2, 8))
+    weights = SumsOfPowersOfTwo(bits=range(2, 8)) | Integers(bits=(8,), symmetric=True)
     activations = SumsOfPowersOfTwo(bits=range(2, 7), signed=False)
     paper_recipe = Recipe(
-        optimizer="sgd", lr=0.01, schedule="step", milestones=(30, 60, 90), epochs=120,
-        batch_size=1024, weight_decay=1e-4, initialization="pretrained",
+        optimizer="sgd", lr=0.01, schedule="step", milestones=(30, 60, 90), epochs=100,
+        batch_size=1024, weight_decay=1e-4, weight_decay_on="all", initialization="pretrained",
     )  # fmt: skip
+    paper_layers = "first_last_8bit_weights"
     weight_clip: Annotated[float, Field(gt=0)] = 3.0
     input_clip: Annotated[float, Field(gt=0)] = 6.0
     additive: bool = True
     normalization_gradient: bool = True
 
-    def weight_quantizer(self, layer: Layer, weight: Tensor) -> NormalisedWeight:
+    def paper_recipe_for(self, bits: BitWidths) -> Recipe:
+        """Return the recipe, with another rate and weight decay at 2 bits."""
+        changes = {"lr": 0.04, "weight_decay": 2e-5} if bits.weights.bits == 2 else {}
+        return self.paper_recipe.model_copy(update=changes)
+
+    def weight_quantizer(self, layer: Layer, weight: Tensor) -> nn.Module:
         """Build ŵ."""
-        return NormalisedWeight(self, layer.weight_bits.bits)
+        bits = layer.weight_bits.bits
+        return EightBitWeight() if bits == 8 else NormalisedWeight(self, bits)
 
     def activation_quantizer(self, layer: Layer, sample: Tensor) -> PowersOfTwoActivation:
         """Build x̂."""
@@ -111,6 +123,15 @@ class PowersOfTwoActivation(nn.Module):
         alpha = self.alpha.to(x.dtype)
         unit = clip(x / alpha, 0, 1)
         return alpha * straight_through(unit, nearest_level(unit, self.levels))
+
+
+class EightBitWeight(nn.Module):
+    """ŵ = [w/s] s, s = max|w|/127, ∂ŵ/∂w = 1."""
+
+    def forward(self, w: Tensor) -> Tensor:
+        """Quantize ``w``, any shape."""
+        s = (w.detach().abs().max() / 127).clamp(min=torch.finfo(w.dtype).tiny)
+        return straight_through(w, (w.detach() / s).round() * s)
 
 
 class NormalisedWeight(PowersOfTwoActivation):

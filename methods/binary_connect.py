@@ -17,7 +17,8 @@ after a ReLU every sign would be +1, and after a maximum nearly every one.
 
 Departures. Stochastic weights are evaluated as sign(w), where the paper evaluates the real-valued
 ones, because a table of 1-bit networks lists 1-bit networks. The paper scales the learning rate of
-each layer by its Glorot coefficient. Here the recipe sets the learning rate.
+each layer by its Glorot coefficient. Here the recipe sets the learning rate. Its loss is a squared
+hinge, and here cross-entropy. The authors binarize all layers; so does ``recipe: paper``.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ class BinaryConnect(Method):
     paper_recipe = Recipe(
         optimizer="adam", lr=3e-3, schedule="exponential", final_lr=2e-6, epochs=500, batch_size=50,
     )  # fmt: skip
+    paper_layers = "all_but_image"
     stochastic: bool = False
 
     def prepare(self, model: nn.Module, bits: BitWidths) -> nn.Module:

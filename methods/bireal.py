@@ -46,7 +46,10 @@ class BiReal(Method):
     paper = "Liu et al., ECCV 2018, arXiv:1808.00278"
     weights = Binary(granularity=PerChannel(), required=True)
     activations = Binary(scales=0, required=True)
-    paper_recipe = Recipe(optimizer="adam", lr=1e-3, schedule="linear", epochs=256, batch_size=512)
+    paper_recipe = Recipe(
+        optimizer="adam", lr=1e-3, schedule="linear", epochs=256, batch_size=512,
+        label_smoothing=0.1,
+    )  # fmt: skip
     gradient: Literal["paper", "code"] = "paper"
 
     def prepare(self, model: nn.Module, bits: BitWidths) -> nn.Module:

@@ -18,8 +18,8 @@ scales; batch normalisation takes their place.
     x_b = +1 with probability clip((x + 1)/2, 0, 1), else −1
 
 Departures. The authors' shift-based batch normalisation, AdaMax and learning rates by layer
-(Glorot's coefficient) are left to the recipe. They binarize the last layer, and widen the network
-on ImageNet, where the number for AlexNet comes from.
+(Glorot's coefficient) are left to the recipe. They widen the network on ImageNet, where the number
+for AlexNet comes from. They binarize all layers, but not the image; so does ``recipe: paper``.
 """
 
 from __future__ import annotations
@@ -44,9 +44,10 @@ class BNN(Method):
     weights = Binary(scales=0, required=True)
     activations = Binary(scales=0, required=True)
     paper_recipe = Recipe(
-        optimizer="adam", lr=5e-3, schedule="step", milestones=(20, 30, 35, 40), gamma=0.3,
-        epochs=50, batch_size=256,
+        optimizer="adam", lr=5e-3, schedule="step", milestones=(20, 30, 35, 40),
+        milestone_lrs=(1e-3, 5e-4, 1e-4, 1e-5), epochs=50, batch_size=256,
     )  # fmt: skip
+    paper_layers = "all_but_image"
     stochastic: bool = False
 
     def prepare(self, model: nn.Module, bits: BitWidths) -> nn.Module:

@@ -46,8 +46,9 @@ class BWN(Method):
     paper = "Rastegari et al., ECCV 2016, arXiv:1603.05279"
     weights = Binary(granularity=PerChannel(), required=True)
     paper_recipe = Recipe(
-        optimizer="sgd", lr=1e-2, schedule="step", milestones=(18, 29, 43, 52), gamma=0.5,
-        epochs=55, batch_size=128, weight_decay=5e-4,
+        optimizer="sgd", lr=1e-2, schedule="step", milestones=(18, 29, 43, 52),
+        milestone_lrs=(5e-3, 1e-3, 5e-4, 1e-4), epochs=55, steps=2500, batch_size=128,
+        weight_decay=5e-4, milestone_weight_decays=(5e-4, 0, 0, 0),
     )  # fmt: skip
     gradient: Gradient = "paper"
     centre: bool = False

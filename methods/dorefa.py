@@ -45,8 +45,8 @@ class DoReFa(Method):
     weights = Binary() | Uniform(bits=range(2, 9), scales=0)
     activations = Integers(bits=range(1, 9), signed=False, scales=0)
     paper_recipe = Recipe(
-        optimizer="adam", lr=2e-4, schedule="step", milestones=(60, 75), gamma=0.2, epochs=90,
-        batch_size=256,
+        optimizer="adam", lr=1e-4, schedule="step", milestones=(56, 64), gamma=0.2, epochs=100,
+        batch_size=128, weight_decay=5e-6, weight_decay_on="classifier", epsilon=1e-5,
     )  # fmt: skip
     gradient_bits: int = 32
 

@@ -48,6 +48,12 @@ class FriesenDomingos(Method):
     )  # fmt: skip
     loss: Loss = "soft_hinge"
 
+    def paper_recipe_for(self, bits: BitWidths) -> Recipe:
+        """Return the recipe, with less weight decay at 1 bit."""
+        if bits.activations.bits > 1:
+            return self.paper_recipe
+        return self.paper_recipe.model_copy(update={"weight_decay": 5e-7})
+
     def prepare(self, model: nn.Module, bits: BitWidths) -> nn.Module:
         """Let negative values reach a sign."""
         one_bit = bits.activations.bits == 1

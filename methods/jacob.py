@@ -12,9 +12,10 @@ batch, n = 2^k.
 
 Gradient (simulated quantization): 1 inside [a, b], 0 outside. None passes to a and b.
 
-``delay`` is the number of epochs at the start in which activations stay at full precision, so that
-their ranges settle (Section 3.1). By default quantization starts at once, because networks are
-pretrained.
+``delay`` is the number of epochs, and ``delay_steps`` of steps, at the start in which activations
+stay at full precision, so that their ranges settle (Section 3.1). By default quantization starts at
+once, because networks are pretrained. ``recipe: paper`` has the paper's delay of 500,000 steps, and
+ranges that are smoothed over thousands of steps.
 
 Departures. Batch normalisation is not folded into the weights before they are quantized (Section
 3.2). What torch and TFLite ship is this method with symmetric weights for each filter. ``scope:
@@ -39,6 +40,7 @@ class Jacob(Method):
         scope: Weights that share a range. Default: those of a layer, as in the paper.
         momentum: Weight of the past in the running averages of the activations' ranges.
         delay: Number of epochs before activations are quantized.
+        delay_steps: Number of optimizer steps before activations are quantized.
     """
 
     title = "Integer-only (Jacob et al.)"
@@ -47,13 +49,16 @@ class Jacob(Method):
     weights = Integers(symmetric=True, scales=2, offset=True)
     activations = Integers(bits=range(1, 9), signed=False, scales=2, offset=True)
     paper_recipe = Recipe(
-        optimizer="sgd", lr=1e-3, epochs=30, batch_size=256, weight_decay=4e-5,
-        initialization="pretrained",
+        optimizer="sgd", lr=1e-5, schedule="step", milestones=(30, 60, 90), epochs=100,
+        batch_size=32, initialization="pretrained",
     )  # fmt: skip
     paper_layers = "all"
+    paper_options = {"delay_steps": 500_000, "momentum": 0.999}
+    later_options = frozenset({"delay_steps"})
     granularity: ScopeOption = PerTensor()
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.99
     delay: Annotated[int, Field(ge=0)] = 0
+    delay_steps: Annotated[int, Field(ge=0)] = 0
 
     def weight_quantizer(self, layer: Layer, weight: Tensor) -> AffineWeight:
         """Build the quantizer over the range of the weights."""
@@ -145,12 +150,18 @@ class AffineActivation(RunningRange):
 
     def __init__(self, method: Jacob, n: int, sample: Tensor) -> None:
         super().__init__(sample, method.momentum)
-        self.n, self.delay = n, method.delay
-        self.register_buffer("started", torch.tensor(method.delay == 0))
+        self.n, self.delay, self.delay_steps = n, method.delay, method.delay_steps
+        self.epoch = 1
+        self.register_buffer("started", torch.tensor(method.delay == method.delay_steps == 0))
 
     def on_epoch_start(self, layer: Layer, epoch: int, epochs: int) -> None:
+        """Count epochs."""
+        self.epoch = epoch
+
+    def on_step_start(self, layer: Layer, step: int, steps: int) -> None:
         """Start to quantize after the delay."""
-        self.started.fill_(epoch > self.delay)
+        taken = (self.epoch - 1) * steps + step - 1
+        self.started.fill_(self.epoch > self.delay and taken >= self.delay_steps)
 
     def forward(self, x: Tensor) -> Tensor:
         """Quantize ``x``, any shape."""

@@ -54,7 +54,7 @@ class LQNets(Method):
     activations = Learned(basis=True)
     paper_recipe = Recipe(
         optimizer="sgd", lr=0.1, nesterov=True, schedule="step", milestones=(30, 60, 85, 95, 105),
-        epochs=120, batch_size=256, weight_decay=1e-4,
+        epochs=110, batch_size=256, weight_decay=5e-5, weight_decay_on="weights",
     )  # fmt: skip
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     debias: bool = False

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from qbench.functional import clip, integer_range, is_signed, round_ste, scale_gradient
-from qbench.method import Integers, Layer, Method, Recipe
+from qbench.method import BitWidths, Integers, Layer, Method, Recipe
 
 
 class LSQ(Method):
@@ -50,6 +50,14 @@ class LSQ(Method):
     paper_layers = "first_last_8bit"
     weight_range: Literal["full", "symmetric"] = "full"
     activation_count: Literal["features", "numel"] = "features"
+
+    def paper_recipe_for(self, bits: BitWidths) -> Recipe:
+        """Return the recipe, with less weight decay below 4 bits, and one epoch at 8 bits."""
+        width = min(bits.weights.bits, bits.activations.bits)
+        if width >= 8:
+            return self.paper_recipe.model_copy(update={"lr": 1e-3, "epochs": 1})
+        decay = {2: 0.25e-4, 3: 0.5e-4}.get(width, 1e-4)
+        return self.paper_recipe.model_copy(update={"weight_decay": decay})
 
     def weight_quantizer(self, layer: Layer, weight: Tensor) -> LearnedStep:
         """Build a signed quantizer; it is symmetric where the width names symmetric levels."""

@@ -29,12 +29,13 @@ torchao's optimizer wrapper computes the same, but stores u beside p, where here
 u. Its defaults are those of the options, except that it has none for the annealing; in the authors'
 scripts the annealing lasts all of training. Differences: in the steps that choose levels, torchao's
 hard and binary_relax use the rounding of the quantizer, and in all others the nearest level, which
-is always used here. Its warm-up, shrinkage and annealed weight decay, which are off by default, are
-left out, and so are its quantizers that only export tensors.
+is always used here. Its shrinkage and annealed weight decay, which are off by default, are left
+out, and so are its quantizers that only export tensors. In its warm-up of ``warmup_steps``, p = u.
 
-The recipe is that of the authors' script for ImageNet, which chooses ``lsb`` levels for each filter
-every 50 steps, with a steepness of 75 to 100. With levels for each filter or group, torchao
-compares every weight of a layer with every level, which takes 2^k bytes a weight for a moment.
+The recipe is that of the authors' script for ImageNet, which quantizes all layers, and chooses
+``lsb`` levels for each filter every 50 steps after 2,500 of warm-up, with a steepness of 75. With
+levels for each filter or group, torchao compares every weight of a layer with every level, which
+takes 2^k bytes a weight for a moment.
 """
 
 from __future__ import annotations
@@ -81,6 +82,7 @@ class PARQ(Method):
         anneal_start: Share of training after which annealing starts.
         anneal_end: Share of training after which weights are fully quantized.
         steepness: Steepness of the decrease of ρ, for ``parq``.
+        warmup_steps: Number of steps at the start in which weights stay at full precision.
     """
 
     paper = "Jin et al., ICML 2025, arXiv:2503.15748"
@@ -90,6 +92,11 @@ class PARQ(Method):
         optimizer="sgd", lr=0.1, schedule="step", milestones=(30, 60), epochs=90, batch_size=256,
         weight_decay=1e-4,
     )  # fmt: skip
+    paper_layers = "all"
+    paper_options = {
+        "granularity": "per_channel", "period": 50, "steepness": 75.0, "warmup_steps": 2500,
+    }  # fmt: skip
+    later_options = frozenset({"warmup_steps"})
     quantizer: Literal["lsb", "uniform", "max_uniform", "ternary"] = "lsb"
     prox: Literal["parq", "binary_relax", "hard"] = "parq"
     granularity: ScopeOption = PerTensor()
@@ -97,6 +104,7 @@ class PARQ(Method):
     anneal_start: Annotated[float, Field(ge=0, le=1)] = 0.0
     anneal_end: Annotated[float, Field(ge=0, le=1)] = 1.0
     steepness: Annotated[float, Field(gt=0)] = 10.0
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
 
     def __post_init__(self) -> None:
         """Check the schedule."""
@@ -134,6 +142,7 @@ class ProximalWeight(Quantizer):
         self.quantizer, self.bits = getattr(parq, QUANTIZERS[method.quantizer][0])(), bits
         self.prox, self.steepness, self.period = method.prox, method.steepness, method.period
         self.annealing = method.anneal_start, method.anneal_end
+        self.warmup_steps = method.warmup_steps
         self.granularity = method.granularity
         self.dim = None if self.granularity == PerTensor() else -1  # of the weights of a group
         self.epoch = self.epochs = 1
@@ -156,7 +165,8 @@ class ProximalWeight(Quantizer):
 
     def after_optimizer_step(self, layer: Layer) -> None:
         """Choose levels if a period has ended, and continue the annealing."""
-        if self.now[0] % self.period == 0:
+        quantized = self.now[0] - self.warmup_steps
+        if quantized >= 0 and quantized % self.period == 0:
             self.levels.copy_(self._choose_levels(layer.latent_weight))
         self.progress = self.now
 
@@ -178,7 +188,7 @@ class ProximalWeight(Quantizer):
         return torch.cat(found).to(u.dtype)
 
     def _map(self, u: Tensor) -> Tensor:
-        if self.training and self.progress[0] < 0:
+        if self.training and self.progress[0] < self.warmup_steps:
             return u
         if self.dim is None:
             return self._prox(u, self.levels)

@@ -44,8 +44,8 @@ class QIL(Method):
     weights = Integers(symmetric=True, named=True, scales=0)
     activations = Integers(bits=range(1, 9), signed=False, scales=0)
     paper_recipe = Recipe(
-        optimizer="sgd", lr=0.4, schedule="step", milestones=(30, 60, 80), epochs=90,
-        batch_size=1024, weight_decay=1e-4, initialization="pretrained",
+        optimizer="sgd", lr=0.04, schedule="step", milestones=(20, 40, 60, 80), epochs=90,
+        batch_size=1024, weight_decay=1e-4, weight_decay_on="all", initialization="pretrained",
     )  # fmt: skip
     learn_gamma: bool = True
     lr_factor: Annotated[float, Field(gt=0)] = 0.01

@@ -38,7 +38,8 @@ class TBN(Method):
     weights = Binary(granularity=PerChannel(), required=True)
     activations = Ternary(scales=0, required=True)
     paper_recipe = Recipe(
-        optimizer="adam", lr=1e-3, schedule="step", milestones=(30, 45), epochs=60, batch_size=128,
+        optimizer="sgd", lr=0.1, schedule="step", milestones=(30, 60, 90), epochs=100,
+        batch_size=256, weight_decay=1e-4,
     )  # fmt: skip
     threshold: Annotated[float, Field(ge=0)] = 0.4
 

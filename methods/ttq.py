@@ -40,8 +40,8 @@ class TTQ(Method):
     paper = "Zhu et al., ICLR 2017, arXiv:1612.01064"
     weights = Ternary(scales=2, required=True)
     paper_recipe = Recipe(
-        optimizer="adam", lr=1e-4, schedule="step", milestones=(56, 64), gamma=0.2, epochs=80,
-        batch_size=128, weight_decay=5e-6, initialization="pretrained",
+        optimizer="adam", lr=1e-4, schedule="step", milestones=(56, 64), gamma=0.2, epochs=100,
+        batch_size=128, weight_decay=5e-6, weight_decay_on="classifier", epsilon=1e-5,
     )  # fmt: skip
     threshold: Annotated[float, Field(ge=0, lt=1)] = 0.05
     initial: Literal["ones", "mean"] = "ones"

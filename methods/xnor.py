@@ -52,8 +52,9 @@ class XNOR(Method):
     weights = Binary(granularity=PerChannel(), required=True)
     activations = Binary(scales=0, required=True)
     paper_recipe = Recipe(
-        optimizer="adam", lr=1e-3, schedule="step", milestones=(18, 29, 43, 52), gamma=0.5,
-        epochs=55, batch_size=800,
+        optimizer="adam", lr=1e-3, schedule="step", milestones=(18, 29, 43, 52),
+        milestone_lrs=(5e-4, 1e-4, 5e-5, 1e-5), epochs=55, steps=1500, batch_size=800,
+        epsilon=1e-17,
     )  # fmt: skip
     gradient: Gradient = "paper"
     centre: bool = False

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import AliasChoices, ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import rebuild_dataclass
 from pydantic.errors import (
     PydanticInvalidForJsonSchema,
@@ -43,6 +43,29 @@ def build_method(name: str, options: Mapping[str, Any]) -> Method:
         known = list(option_fields(name))
         lines = (f"{name}: {_option_problem(found, known)}" for found in error.errors())
         raise QbenchError("\n".join(lines)) from error
+
+
+def build_paper_method(name: str, options: Mapping[str, Any]) -> Method:
+    """Build a method with the options of its paper, `Method.paper_options`.
+
+    Args:
+        name: Name of the method.
+        options: Options as a suite gives them. They take precedence.
+
+    Raises:
+        QbenchError: As `build_method`.
+    """
+    cls = method_class(name)
+    names = {text: key for key, field in _options_of(cls).items() for text in _names(key, field)}
+    given = {names.get(key) for key in options}
+    own = {key: each for key, each in cls.paper_options.items() if names.get(key) not in given}
+    return build_method(name, {**own, **options})
+
+
+def _names(key: str, field: FieldInfo) -> list[str]:
+    """Return the names that an option can be written by."""
+    alias = field.validation_alias
+    return [key, *map(str, alias.choices if isinstance(alias, AliasChoices) else [alias])]
 
 
 def validate_method(name: str, options: Mapping[str, Any]) -> Method:

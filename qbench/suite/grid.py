@@ -16,7 +16,7 @@ from qbench.data import Dataset
 from qbench.errors import QbenchError, reason_of
 from qbench.method import Method
 from qbench.quant.layers import select_layers
-from qbench.quant.options import build_method, determining_options
+from qbench.quant.options import build_method, build_paper_method, determining_options
 from qbench.quant.preparation import preparation_of
 from qbench.spec.bits import FULL_PRECISION, BitWidths
 from qbench.spec.policies import DEFAULT_LAYERS, policy_widths
@@ -261,9 +261,8 @@ class _Grid:
 def _method_of(row: MethodRow, recipe: str) -> tuple[Method, str]:
     """Return the method of a row, and what is wrong with its `Method.paper_options` or ''."""
     if recipe == "paper":
-        paper = registry.method_class(row.method).paper_options
         try:
-            return build_method(row.method, {**paper, **row.options}), ""
+            return build_paper_method(row.method, row.options), ""
         except Exception as error:  # a mistake in a plugin must affect its own row only
             return build_method(row.method, row.options), f"its paper_options: {error}"
     return build_method(row.method, row.options), ""

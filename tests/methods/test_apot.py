@@ -10,7 +10,12 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
+from qbench.method import BitWidths
+from qbench.quant.attach import attach
+from qbench.quant.options import build_method
+from qbench.train.optimizer import build_optimizer
 from tests.helpers.gradients import central_differences, gradient
 from tests.helpers.quantizers import (
     activation_quantizer,
@@ -153,3 +158,39 @@ def test_apot_input_clip_gets_the_rcf_gradient(bits: int) -> None:
 def test_apot_clips_start_at_three_and_six() -> None:
     assert parameter_value(weight_quantizer("apot", normal(9), 4), "alpha") == 3
     assert parameter_value(activation_quantizer("apot", normal(9), 4), "alpha") == 6
+
+
+def test_apot_8_bit_weights_are_evenly_spaced() -> None:
+    w = normal(*SHAPE)
+    step = float(w.abs().max()) / 127
+    expected = np.round(w.numpy() / step) * step
+    np.testing.assert_allclose(quantized_weight("apot", w, 8), expected, rtol=1e-12)
+    g = normal(*SHAPE, seed=1)
+    found = gradient(weight_quantizer("apot", w, 8), w, g)
+    np.testing.assert_array_equal(found, g.numpy())
+
+
+def test_apot_quantizes_the_weights_of_the_ends_with_8_bits() -> None:
+    network = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 5), nn.ReLU(), nn.Linear(5, 2))
+    handle = attach(
+        network,
+        "apot",
+        bits="3/3",
+        layers="first_last_8bit_weights",
+        calibration=[torch.rand(4, 6)],
+    )
+    found = [(str(layer.weight_bits), str(layer.activation_bits)) for layer in handle.layers]
+    assert found == [("8", "32"), ("3", "3"), ("8", "32")]
+    ends = (handle.layers[0].weight_quantizer, handle.layers[2].weight_quantizer)
+    assert all(end is not None and not list(end.parameters()) for end in ends), "no α there"
+    handle.harden()
+
+
+def test_apot_decays_alpha_as_the_network_with_the_papers_recipe() -> None:
+    method = build_method("apot", {})
+    recipe = method.paper_recipe_for(BitWidths.parse("2/2"))
+    assert recipe is not None
+    network = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 2))
+    handle = attach(network, method, bits="2/2", layers="all", calibration=[torch.rand(4, 6)])
+    decays = [group["weight_decay"] for group in build_optimizer(handle, recipe).param_groups]
+    assert decays == [2e-5, 2e-5]

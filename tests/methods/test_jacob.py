@@ -60,6 +60,24 @@ def test_jacob_activations_wait_for_the_delay() -> None:
     assert len(quantizer.train()(x).unique()) <= 4
 
 
+@pytest.mark.parametrize("delay", [0, 2])
+def test_jacob_activations_wait_for_a_number_of_steps(delay: int) -> None:
+    handle = attach_to_linear("jacob", "32/2", delay=delay, delay_steps=5)
+    x = normal(4, 8).abs()
+    quantizer = handle.layers[0].activation_quantizer
+    assert quantizer is not None
+    optimizer = torch.optim.SGD(handle.parameter_groups(0.1, 0), lr=0.1)
+    handle.attach_optimizer(optimizer)
+    whole = []
+    for epoch in (1, 2, 3):
+        handle.on_epoch_start(epoch, 3, steps=3)
+        for _ in range(3):
+            whole.append(torch.equal(quantizer.train()(x), x))
+            optimizer.step()
+    waits = max(5, 3 * delay)
+    assert whole == [True] * waits + [False] * (9 - waits)
+
+
 @pytest.mark.parametrize(
     ("sample", "levels"),
     [

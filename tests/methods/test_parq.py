@@ -170,15 +170,19 @@ def test_parq_gives_the_networks_gradient_to_the_latent_weights(prox: str) -> No
 @needs_torchao
 @pytest.mark.parametrize("scope", ["layer", "filter"])
 @pytest.mark.parametrize(
-    ("quantizer", "prox"),
+    ("quantizer", "prox", "warmup"),
     [
-        ("lsb", "parq"),
-        ("uniform", "parq"),
-        ("uniform", "hard"),
-        ("max_uniform", "binary_relax"),
+        ("lsb", "parq", 0),
+        ("lsb", "parq", 7),
+        ("uniform", "parq", 0),
+        ("uniform", "hard", 0),
+        ("uniform", "hard", 7),
+        ("max_uniform", "binary_relax", 0),
     ],
 )
-def test_parq_takes_the_steps_of_torchaos_optimizer(quantizer: str, prox: str, scope: str) -> None:
+def test_parq_takes_the_steps_of_torchaos_optimizer(
+    quantizer: str, prox: str, warmup: int, scope: str
+) -> None:
     from torchao.prototype import parq
 
     steps, period, w = 23, 4, normal32(6, 9)
@@ -201,10 +205,13 @@ def test_parq_takes_the_steps_of_torchaos_optimizer(quantizer: str, prox: str, s
         torch.optim.SGD([group], lr=0.05, momentum=0.9, weight_decay=1e-3),
         kinds[quantizer](),
         maps[prox](),
+        warmup_steps=warmup,
         quant_period=period,
         quant_per_channel=scope == "filter",
     )
-    handle = parq_handle(w, quantizer=quantizer, prox=prox, period=period, scope=scope)
+    handle = parq_handle(
+        w, quantizer=quantizer, prox=prox, period=period, scope=scope, warmup_steps=warmup
+    )
     groups = handle.parameter_groups(lr=0.05, weight_decay=1e-3)
     optimizer = torch.optim.SGD(groups, lr=0.05, momentum=0.9)
     handle.on_epoch_start(1, 1, steps=1)

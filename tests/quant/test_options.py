@@ -14,6 +14,7 @@ from qbench.method import Method
 from qbench.plugins import Plugin, load_plugin
 from qbench.quant.options import (
     build_method,
+    build_paper_method,
     determining_options,
     method_options,
     option_fields,
@@ -114,3 +115,11 @@ def test_an_option_of_an_installed_method_that_cannot_be_recorded_is_named(
     monkeypatch.setitem(registry._of_files["methods"], "typed", Typed)
     with pytest.raises(QbenchError, match="typed: option 'dtype': a suite cannot write"):
         method_options(build_method("typed", {}))
+
+
+@pytest.mark.parametrize("name", ["scope", "granularity"])
+def test_options_of_a_suite_come_before_those_of_the_paper_whatever_their_name(name: str) -> None:
+    found = method_options(build_paper_method("parq", {name: "per_tensor", "period": 3}))
+    assert (found["scope"], found["period"], found["steepness"]) == ("layer", 3, 75.0)
+    assert method_options(build_paper_method("parq", {}))["scope"] == "filter"
+    assert method_options(build_method("parq", {}))["steepness"] == 10.0
