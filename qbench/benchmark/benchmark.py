@@ -6,6 +6,7 @@ import functools
 import logging
 import os
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from qbench.files import resolved
 from qbench.plugins import Plugin, load_plugin
 from qbench.report.trial_rows import TrialRows
 from qbench.spec.result import Result
+from qbench.spec.trial import Trial
 from qbench.store.mlflow import Store
 from qbench.store.spool import Spool
 from qbench.store.tags import REASON
@@ -254,9 +256,14 @@ class Benchmark:
         return [planned for planned in self.planned if planned.trial.key in wanted]
 
     def missing(self) -> list[str]:
-        """Return which data and weights a run needs and does not find, a sentence for each."""
+        """Return which data and weights a run needs and does not have, a sentence for each.
+
+        Weights that cannot be read, or that do not fit their model, are among them.
+        """
         data = self.dataset.missing()
-        return [*([data] if data else []), *starting_weights.missing(self.suite, self.spool)]
+        trials = [planned.trial for planned in self.to_do()]
+        weights = starting_weights.problems(trials, self.suite, self.dataset, self.spool)
+        return [*([data] if data else []), *weights.values()]
 
     def run(self, listener: ProgressListener, address: str | None = None) -> Summary:
         """Train what is to do and record each result in the store.
@@ -271,17 +278,25 @@ class Benchmark:
             How the run ended.
 
         Raises:
-            QbenchError: Data or weights are missing or do not fit, results cannot be recorded, Ray
-                cannot be reached, or no node can hold a trial.
+            QbenchError: Data are missing, results cannot be recorded, Ray cannot be reached, or no
+                node can hold a trial.
         """
         from qbench.schedule import ray_environment
+        from qbench.schedule.progress import Summary
 
         if reason := self.dataset.missing():
             raise QbenchError(reason)
         trials = [planned.trial for planned in self.to_do()]
         if trials:
             self.store.check(self.suite.name, trials)
-        starting_weights.bring_given(self.suite, self.dataset, self.spool)
+        failed = starting_weights.bring_given(trials, self.suite, self.dataset, self.spool)
+        without = [trial for trial in trials if trial.weights and trial.model in failed]
+        for trial in without:
+            self._fail(trial, failed[trial.model], listener)
+        trials = [t for t in trials if not (t.weights and t.model in failed)]
+        if not trials:
+            self.refresh()
+            return Summary(ended=len(without))
 
         ray_environment.prepare(address)  # before Ray is imported
         from qbench.schedule import tune
@@ -300,11 +315,20 @@ class Benchmark:
             self.suite.data,
             self.dataset.loader_workers,
         )
+        summary.ended += len(without)
         try:
             self.refresh()
         except QbenchError as error:
             summary.unrecorded = summary.unrecorded or str(error)
         return summary
+
+    def _fail(self, trial: Trial, reason: str, listener: ProgressListener) -> None:
+        """Record that a trial cannot be trained."""
+        result = Result(
+            trial=trial, suite=self.suite.name, status="failed", reason=reason, started=time.time()
+        )
+        self.store.record(result, None)
+        listener.ended(result)
 
     def record(self, result: Result) -> None:
         """Move a result from the spool to the store.

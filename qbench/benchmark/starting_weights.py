@@ -5,13 +5,13 @@ Weights are either given by the suite (``weights``), or trained by a full-precis
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from qbench import registry
 from qbench.data import Dataset
 from qbench.errors import QbenchError
-from qbench.spec.trial import given_weights_key
+from qbench.spec.trial import Trial, given_weights_key
 from qbench.spec.weights import identify
 from qbench.store.mlflow import Store
 from qbench.store.spool import Spool
@@ -23,38 +23,64 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 
-def missing(suite: Suite, spool: Spool) -> list[str]:
-    """Return which given weights cannot be found, a sentence for each.
+def problems(
+    trials: Sequence[Trial], suite: Suite, dataset: Dataset, spool: Spool
+) -> dict[str, str]:
+    """Return what is wrong with given weights, or what a run downloads for them.
+
+    Files are read, and weights must fit their models, as far as that can be told without the data.
 
     Args:
+        trials: Trials to train.
         suite: The suite that names the weights.
-        spool: Where weights are kept. What is there already is not missing.
+        dataset: Dataset of the suite, which the networks are built for.
+        spool: Where weights are kept. What is there already is in order.
+
+    Returns:
+        A sentence for each model with a problem.
     """
-    sentences = [weights.missing(model, choice) for model, choice, _ in _wanted(suite, spool)]
-    return [text for text in sentences if text]
+    found = {}
+    for model, choice, _ in _wanted(trials, suite, spool):
+        text = weights.missing(model, choice)
+        if not dataset.missing():
+            if text:
+                text = weights.misfit(model, choice, dataset.num_classes) or text
+            else:
+                text = _fetched(model, choice, dataset)[1]
+        if text:
+            found[model] = text
+    return found
 
 
-def bring_given(suite: Suite, dataset: Dataset, spool: Spool) -> None:
+def bring_given(
+    trials: Sequence[Trial], suite: Suite, dataset: Dataset, spool: Spool
+) -> dict[str, str]:
     """Bring the weights that a suite gives into the spool, unless they are there already.
 
     Args:
+        trials: Trials to train.
         suite: The suite that names the weights.
         dataset: Dataset of the suite, which the networks are built for.
         spool: Where weights are kept.
 
-    Raises:
-        QbenchError: Weights cannot be found or do not fit their network.
+    Returns:
+        Why weights cannot be found or do not fit their network, by model. The others are there.
     """
-    for model, choice, identity in _wanted(suite, spool):
+    failed = {}
+    for model, choice, identity in _wanted(trials, suite, spool):
         if "missing:" in identity:
-            raise QbenchError(weights.missing(model, choice))
-        network = registry.build_model(model, dataset.num_classes, dataset.image_shape[0])
-        data = weights.fetch(model, choice, network)
+            failed[model] = weights.missing(model, choice)
+            continue
+        data, reason = _fetched(model, choice, dataset)
+        if reason:
+            failed[model] = reason
+            continue
         scratch = spool.root / "fetched" / given_weights_key(model, identity)
         scratch.parent.mkdir(parents=True, exist_ok=True)
         scratch.write_bytes(data)
         spool.keep_weights(scratch.name, scratch)
         scratch.unlink()
+    return failed
 
 
 def fetch_trained(keys: Iterable[str], runs: Mapping[str, Run], store: Store, spool: Spool) -> None:
@@ -94,10 +120,19 @@ def elsewhere(keys: Iterable[str], runs: Mapping[str, Run], spool: Spool) -> set
     return {key for key in imported if not spool.weights_path(key).exists()}
 
 
-def _wanted(suite: Suite, spool: Spool) -> Iterator[tuple[str, str, str]]:
+def _fetched(model: str, choice: str, dataset: Dataset) -> tuple[bytes, str]:
+    """Return serialized weights, or why they cannot be read or do not fit."""
+    network = registry.build_model(model, dataset.num_classes, dataset.image_shape[0])
+    try:
+        return weights.fetch(model, choice, network), ""
+    except QbenchError as error:
+        return b"", str(error)
+
+
+def _wanted(trials: Sequence[Trial], suite: Suite, spool: Spool) -> Iterator[tuple[str, str, str]]:
     """Yield model, choice and identity of given weights that the spool does not have yet."""
-    for model, choice in suite.weights.items():
-        if model in suite.models:
-            identity = identify(model, choice)
-            if not spool.weights_path(given_weights_key(model, identity)).exists():
-                yield model, choice, identity
+    for model in dict.fromkeys(trial.model for trial in trials if trial.weights):
+        choice = suite.weights[model]
+        identity = identify(model, choice)
+        if not spool.weights_path(given_weights_key(model, identity)).exists():
+            yield model, choice, identity

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from qbench.spec.names import ROW_KEYS
+from qbench.spec.weights import is_torchvision
 
 
 def spelled_out(data: dict[str, Any]) -> dict[str, Any]:
@@ -26,8 +27,10 @@ def spelled_out(data: dict[str, Any]) -> dict[str, Any]:
     for key in ("published", "tables"):
         if isinstance(data.get(key), dict):
             data[key] = [data[key]]
-    if isinstance(data.get("weights"), str) and isinstance(data.get("models"), list):
-        data["weights"] = dict.fromkeys(map(str, data["models"]), data["weights"])
+    weights, models = data.get("weights"), data.get("models")
+    of_all = isinstance(weights, str) and is_torchvision(weights)  # a file is of one model
+    if isinstance(weights, str) and isinstance(models, list) and (of_all or len(models) == 1):
+        data["weights"] = dict.fromkeys(map(str, models), weights)
     recipe = data.get("recipe")
     if isinstance(recipe, str):
         data["recipe"] = {"name": recipe}

@@ -55,7 +55,7 @@ def problems_of_content(data: dict[str, Any]) -> Iterator[Problem]:
     yield from _model_problems(models, ("models",))
     yield from _data_problems(data.get("dataset"), data.get("data"))
     yield from _table_problems(data.get("tables"), data.get("dataset"), data.get("data"))
-    yield from _weights_problems(data.get("weights"))
+    yield from _weights_problems(data.get("weights"), models)
     for key in ("bits", "models", "seeds"):
         yield from _repetition_problems(data.get(key), key)
     yield from _layer_problems(data.get("layers", "all"))
@@ -197,7 +197,10 @@ def _row_bits_problems(entry: Any, location: Location) -> Iterator[Problem]:
         yield from _bits_problems(own, (*location, "bits"))
 
 
-def _weights_problems(choices: Any) -> Iterator[Problem]:
+def _weights_problems(choices: Any, models: Any) -> Iterator[Problem]:
+    if isinstance(choices, str) and isinstance(models, list):
+        each = ", ".join(f"{model}: …" for model in models)
+        yield ("weights",), f"'{choices}' is a file of one model; name one for each: {{{each}}}"
     if not isinstance(choices, dict):
         return
     yield from _model_problems(choices, ("weights",))

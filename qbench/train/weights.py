@@ -52,6 +52,26 @@ def missing(model: str, choice: str) -> str:
     return f"weights of {model}: a run downloads {size:.0f} MB from {weights.url}"
 
 
+def misfit(model: str, choice: str, num_classes: int) -> str:
+    """Return why weights of torchvision do not fit before they are downloaded, or an empty string.
+
+    Args:
+        model: Name of the model.
+        choice: Choice of a suite, as for `qbench.spec.weights.identify`.
+        num_classes: Number of classes of the dataset.
+    """
+    if not is_torchvision(choice) or is_initial(choice):
+        return ""
+    categories = torchvision_weights(model, choice).meta.get("categories", ())
+    if len(categories) in (0, num_classes):
+        return ""
+    return f"weights of {model}: {choice} does not fit: {_for_other_classes(choice)}"
+
+
+def _for_other_classes(choice: str) -> str:
+    return f"its last layer is for other classes; to start from it, finetune:{choice}"
+
+
 def fetch(model: str, choice: str, network: nn.Module) -> bytes:
     """Read weights, and check that they fit.
 
@@ -83,7 +103,7 @@ def fetch(model: str, choice: str, network: nn.Module) -> bytes:
     except (RuntimeError, AttributeError, TypeError, QbenchError) as error:
         reason = " ".join(str(error).split())[:300]
         if not (is_initial(choice) or _misfits_before_the_last(network, state)):
-            reason = f"its last layer is for other classes; to start from it, finetune:{choice}"
+            reason = _for_other_classes(choice)
         raise QbenchError(f"weights of {model}: {choice} does not fit: {reason}") from error
     return dump_weights(network)
 

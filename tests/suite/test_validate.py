@@ -62,6 +62,11 @@ def test_every_mistake_is_shown_at_once_with_its_line(tmp_path: Path) -> None:
         (GOOD + "layers: first\n", "'first' is no layer policy"),
         (GOOD + "recipe: {schedule: step}\n", ""),
         (GOOD + "resources: {cpu: 1}\n", "did you mean 'cpus'?"),
+        (
+            GOOD.replace("[convnet_tiny]", "[convnet_tiny, resnet20]") + "weights: finetune:a.pt\n",
+            "suite.yaml:7: weights: 'finetune:a.pt' is a file of one model; name one for each: "
+            "{convnet_tiny: …, resnet20: …}",
+        ),
     ],
 )
 def test_a_bad_file_is_refused_in_words(tmp_path: Path, text: str, message: str) -> None:

@@ -236,3 +236,12 @@ def test_a_file_that_would_run_code_is_refused(tmp_path: Path) -> None:
     with pytest.raises(QbenchError, match=r"cannot read .*net\.pt"):
         weights.fetch("convnet_tiny", str(tmp_path / "net.pt"), network())
     assert not (tmp_path / "owned").exists()
+
+
+def test_weights_for_other_classes_are_found_before_a_download() -> None:
+    text = weights.misfit("resnet18", "torchvision", 5)
+    assert text.endswith(
+        "its last layer is for other classes; to start from it, finetune:torchvision"
+    )
+    assert weights.misfit("resnet18", "torchvision", 1000) == ""
+    assert weights.misfit("resnet18", "finetune:torchvision", 5) == ""
