@@ -2,10 +2,12 @@
 
 Weights, 1 bit, for each filter (Section 3.3)::
 
-    w_b = mean|w| · sign(w),   ∂w_b/∂w = mean|w| · 1[|w| < 1]
+    w_b = mean|w| · sign(w),   ∂w_b/∂w = 1[|w| ≤ 1]
 
-This is the magnitude-aware gradient. ``gradient: code`` omits its factor mean|w|, as the released
-PyTorch code does.
+This is the gradient of the released PyTorch code, whose learning rate the recipe has. The released
+Caffe code, for SGD, passes the gradient without the window. ``gradient: paper`` is the paper's
+magnitude-aware gradient, mean|w| · 1[|w| < 1], which neither has: with it, a step of SGD at the
+same learning rate is shorter by the factor mean|w|.
 
 Activations, 1 bit, with the derivative of a piecewise polynomial (Eq. 7–8)::
 
@@ -37,20 +39,21 @@ class BiReal(Method):
     """Binary weights and activations, with a shortcut around every convolution.
 
     Attributes:
-        gradient: Gradient of the weights: with the paper's factor mean|w|, or without it, as in the
-            released code.
+        gradient: Gradient of the weights: that of the released code, or the paper's, which has the
+            factor mean|w|.
     """
 
     name = "bireal"
     title = "Bi-Real"
     paper = "Liu et al., ECCV 2018, arXiv:1808.00278"
+    revision = 2
     weights = Binary(granularity=PerChannel(), required=True)
     activations = Binary(scales=0, required=True)
     paper_recipe = Recipe(
         optimizer="adam", lr=1e-3, schedule="linear", epochs=256, batch_size=512,
         label_smoothing=0.1,
     )  # fmt: skip
-    gradient: Literal["paper", "code"] = "paper"
+    gradient: Literal["paper", "code"] = "code"
 
     def prepare(self, model: nn.Module, bits: BitWidths) -> nn.Module:
         """Add shortcuts, remove ReLUs, and pool before normalisation."""
@@ -79,7 +82,7 @@ class MagnitudeAwareWeight(nn.Module):
     def forward(self, w: Tensor) -> Tensor:
         """Binarize ``w``, (out, in, …)."""
         size = w.detach().abs().mean(filter_dims(w), keepdim=True)
-        window = clip(w, -1, 1, closed="neither")
+        window = clip(w, -1, 1, closed="neither" if self.magnitude_aware else "both")
         return straight_through(size * window if self.magnitude_aware else window, size * sign(w))
 
 

@@ -29,6 +29,7 @@ class ReActNet(Method):
 
     name = "react_net"
     paper = "Liu et al., ECCV 2020, arXiv:2003.03488"
+    revision = 2
     weights = Binary(granularity=PerChannel(), required=True)
     activations = Binary(scales=0, required=True)
     paper_recipe = Recipe(

@@ -14,7 +14,7 @@ the input (Eq. 11)::
     y = (sign(x) * sign(w)) ⊙ K α,   K = A * k,   A = mean over channels of |x|,   k = 1/(k_w k_h)
 
 K is off by default, as in the released code: the paper finds that α matters far more. ``gradient``
-and ``centre`` are those of BWN; the released code uses ``lua`` and ``centre: true``.
+and ``centre`` are those of BWN; their defaults are those of the released code.
 
 The paper's block is batch normalisation, sign, convolution, pooling, without a ReLU between binary
 layers. A network of convolution, normalisation, ReLU, pooling becomes that when pooling moves
@@ -40,8 +40,8 @@ class XNOR(Method):
     """Binary weights with a scale for each filter, binary activations.
 
     Attributes:
-        gradient: Gradient of the weights: that of the paper, the exact one, or that of the released
-            Lua code.
+        gradient: Gradient of the weights: that of the released Lua code, which depends on the
+            optimizer, that of the paper, or the exact one.
         centre: Whether to subtract the mean over input channels and clip to [−1, 1], as the
             released code does.
         scale_map: Whether to multiply outputs by K, the paper's scale of the input.
@@ -49,6 +49,7 @@ class XNOR(Method):
 
     title = "XNOR-Net"
     paper = "Rastegari et al., ECCV 2016, arXiv:1603.05279"
+    revision = 2
     weights = Binary(granularity=PerChannel(), required=True)
     activations = Binary(scales=0, required=True)
     paper_recipe = Recipe(
@@ -56,8 +57,8 @@ class XNOR(Method):
         milestone_lrs=(5e-4, 1e-4, 5e-5, 1e-5), epochs=55, steps=1500, batch_size=800,
         epsilon=1e-17,
     )  # fmt: skip
-    gradient: Gradient = "paper"
-    centre: bool = False
+    gradient: Gradient = "lua"
+    centre: bool = True
     scale_map: bool = False
 
     def prepare(self, model: nn.Module, bits: BitWidths) -> nn.Module:

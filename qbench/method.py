@@ -90,6 +90,8 @@ class Layer:
         activation_quantizer: Quantizer of the input, once attached.
         clipped_share: Share of the calibration inputs that are negative, if the quantizer treats
             negative values as zero; else 0.
+        optimizer: Optimizer that trains the model, once it is attached. Its type tells a method
+            whose authors scale gradients for SGD in another way than for Adam.
 
     Example:
         >>> layer = Layer("fc", nn.Linear(4, 2), BitWidth.parse("2"), BitWidth.parse("32"))
@@ -106,6 +108,7 @@ class Layer:
     weight_quantizer: nn.Module | None = field(default=None, repr=False)
     activation_quantizer: nn.Module | None = field(default=None, repr=False)
     clipped_share: float = 0.0
+    optimizer: torch.optim.Optimizer | None = field(default=None, init=False, repr=False)
     _latent: Tensor | None = field(default=None, init=False, repr=False)
 
     @property
@@ -121,6 +124,11 @@ class Layer:
         if self._latent is not None:
             return self._latent
         return computed_weight(self.module, self.own_parametrizations)
+
+    @property
+    def weight_parameters(self) -> list[nn.Parameter]:
+        """Parameters that `latent_weight` is computed from: itself, if nothing computes it."""
+        return originals(self.module)
 
     @property
     def own_parametrizations(self) -> int:

@@ -187,6 +187,8 @@ class Handle:
         Args:
             optimizer: Optimizer over the groups of `parameter_groups`.
         """
+        for layer in self.layers:
+            layer.optimizer = optimizer
         self._training_hooks += [
             optimizer.register_step_pre_hook(self._before_optimizer_step),
             optimizer.register_step_post_hook(self._after_optimizer_step),

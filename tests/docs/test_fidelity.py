@@ -265,9 +265,9 @@ def test_binary_gradients() -> None:
     assert libraries.exact_gradient(w, g).flatten().tolist() == pytest.approx(list(exact))
 
 
-def test_bwn_is_the_papers_and_with_options_the_codes(weight: Tensor) -> None:
+def test_bwn_is_the_codes_and_with_options_the_papers(weight: Tensor) -> None:
     g = probe.tensor(seed=1)
-    plain, exact, lua = bwn.qbench_versions(weight, g)
+    lua, plain, exact = bwn.qbench_versions(weight, g)
     paper = bwn.paper_version(weight, g)
     torch.testing.assert_close(plain.values, paper.values)
     torch.testing.assert_close(plain.gradient, paper.gradient)

@@ -32,8 +32,8 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("quantization_networks", {"share": "network"}),
     ("binary_connect", {"stochastic": True}),
     ("bnn", {"stochastic": True}),
-    ("bwn", {"gradient": "lua"}),
-    ("xnor", {"scale_map": True, "centre": True}),
+    ("bwn", {"gradient": "exact", "centre": False}),
+    ("xnor", {"gradient": "paper", "centre": False, "scale_map": True}),
     ("twn", {"scope": "filter"}),
     ("ttq", {"initial": "mean"}),
     ("dorefa", {"gradient_bits": 4}),
@@ -44,7 +44,7 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("pact", {"weights": "sawb"}),
     ("lsq", {"weight_range": "symmetric"}),
     ("apot", {"additive": False, "normalization_gradient": False}),
-    ("bireal", {"gradient": "code"}),
+    ("bireal", {"gradient": "paper"}),
     ("friesen_domingos", {"loss": "saturated"}),
 ]
 

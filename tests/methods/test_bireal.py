@@ -6,6 +6,8 @@ convolution has a shortcut.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -34,14 +36,14 @@ def test_bireal_sign_has_the_slope_of_a_triangle() -> None:
     np.testing.assert_array_equal(activation_quantizer("bireal", x, 1)(x).numpy(), sign(v))
 
 
-@pytest.mark.parametrize("form", ["paper", "code"])
-def test_bireal_weight_gradient_knows_the_magnitude_or_not(form: str) -> None:
+@pytest.mark.parametrize("options", [{}, {"gradient": "code"}, {"gradient": "paper"}])
+def test_bireal_weight_gradient_is_the_released_codes_unless_told(options: dict[str, Any]) -> None:
     w, g = normal(*SHAPE), normal(*SHAPE, seed=1)
     size = filter_means(np.abs(w.numpy()))
     np.testing.assert_allclose(quantized_weight("bireal", w, 1), size * sign(w.numpy()), rtol=1e-14)
-    found = gradient(weight_quantizer("bireal", w, 1, gradient=form), w, g)
-    window = np.abs(w.numpy()) < 1
-    np.testing.assert_allclose(found, g.numpy() * window * (size if form == "paper" else 1))
+    found = gradient(weight_quantizer("bireal", w, 1, **options), w, g)
+    factor = size if options.get("gradient") == "paper" else 1
+    np.testing.assert_allclose(found, g.numpy() * (np.abs(w.numpy()) < 1) * factor)
 
 
 def test_bireal_shortcut_carries_the_input_past_a_convolution_of_zeros() -> None:

@@ -29,7 +29,7 @@ OPTIONS: list[tuple[str, dict[str, Any]]] = [
     ("pact", {"weights": "sawb"}),
     *[("hwgq", {"backward": backward}) for backward in ("vanilla", "log_tailed")],
     ("friesen_domingos", {"loss": "saturated"}),
-    ("bireal", {"gradient": "code"}),
+    ("bireal", {"gradient": "paper"}),
     ("apot", {"normalization_gradient": False}),
 ]
 UNIT = np.array([-0.1, 0, 0.3, 1, 1.1])
@@ -93,6 +93,8 @@ def test_inputs_at_the_ends_of_learned_intervals(
     ("name", "bits", "options", "slope"),
     [
         ("wrpn", 2, {}, [0, 1, 1, 1, 1, 0]),  # 1 where |w| ≤ 1
+        ("bireal", 1, {}, [0, 1, 1, 1, 1, 0]),  # the same
+        ("react_net", 1, {}, [0, 1, 1, 1, 1, 0]),
         ("bireal", 1, {"gradient": "paper"}, [0, 0, 0.75, 0.75, 0, 0]),  # mean|w| where |w| < 1
     ],
 )

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from qbench.quant.attach import attach
-from qbench.quant.options import build_method
+from qbench.quant.options import build_method, determining_options
 from tests.helpers.gradients import central_differences, gradient
 from tests.helpers.quantizers import (
     activation_quantizer,
@@ -69,10 +69,15 @@ def test_xnor_weight_gradients_are_the_papers_the_exact_one_and_the_released_cod
     for kind, expected in {
         "paper": upstream * (through_sign + 1 / 36),
         "exact": upstream * through_sign + through_scale,
-        "lua": upstream * (through_sign + 1 / 36) * (1 - 1 / 4) * 36,
+        "lua": upstream * (through_sign + 1 / 36) * (1 - 1 / 4),  # f is the optimizer's
     }.items():
         found = gradient(weight_quantizer("xnor", w, 1, gradient=kind), w, g)
         np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-8)
+
+
+def test_xnor_trains_like_the_released_code_unless_told() -> None:
+    options = determining_options(build_method("xnor", {}))
+    assert options == {"gradient": "lua", "centre": True, "scale_map": False}
 
 
 def test_xnor_centring_leaves_each_place_of_a_kernel_no_mean_over_input_channels() -> None:

@@ -10,6 +10,7 @@ import torch
 from matplotlib.ticker import NullLocator
 from torch import Tensor
 
+from qbench.method import Layer
 from qbench.quant.options import build_method
 
 from .drawing import OTHER, STAIRS, THIRD, THRESHOLD, draw_tensor, figure_of, legend, save
@@ -101,7 +102,11 @@ def section(folder: Path) -> str:
             "of input channels; this is a different learning rate per layer. For Adam the factor "
             "is 10^9 (1 − 1/I), which Adam cancels, except that its ε and weight decay lose their "
             "effect. The window 1[·] of the Lua code excludes |w| = 1, where clipping puts "
-            f"weights; `gradient: lua` of qbench {edge}. For activations the Lua code has only "
+            f"weights; `gradient: lua` of qbench {edge}. BWN and XNOR-Net of qbench train with "
+            "both by default, because their learning rates are those of the Lua code: with the "
+            "gradient of the paper a step of SGD is n (1 − 1/I) times as short. They leave out "
+            "the subtraction and 1 − 1/I where I = 1, which would leave zeros. For activations "
+            "the Lua code has only "
             f"[the sign][{XNOR_NET_INPUT.label}]: {XNOR_NET_MODEL.link('its network')} does not "
             "have K of the paper, which `scale_map: true` of `xnor` in qbench provides.",
             "jiecaoyu/XNOR-Net-PyTorch and micronet differentiate α in full, as `gradient: exact` "
@@ -128,24 +133,33 @@ def qbench_versions(w: Tensor, g: Tensor) -> list[Binary]:
     """Return the binary weights of qbench with several options."""
     versions = []
     for options, rule in (
-        ({}, "g (1/n + α 1[·])"),
-        ({"gradient": "exact"}, "α g 1[·] + sign(w)/n Σ g sign(w)"),
-        ({"gradient": "lua", "centre": True}, "g (1/n + α 1[·]) n (1 − 1/I)"),
+        ({}, "g (1/n + α 1[·]) n (1 − 1/I), for SGD"),
+        ({"gradient": "paper", "centre": False}, "g (1/n + α 1[·])"),
+        ({"gradient": "exact", "centre": False}, "α g 1[·] + sign(w)/n Σ g sign(w)"),
     ):
         method, layer = build_method("bwn", options), layer_of(1, "weight")
         layer.latent_weight.data.copy_(w)
         quantizer: Any = built_quantizer(method, layer, w, "weight")
         with torch.no_grad():
             quantizer.on_epoch_start(layer, 1, 1)
-        leaf = layer.latent_weight.detach().clone().requires_grad_()
-        values = quantizer(leaf)
-        (gradient,) = torch.autograd.grad(values, leaf, g)
-        changed = leaf.detach().clone()
+        values, gradient = _trained(quantizer, layer, g)
+        changed = layer.latent_weight.detach().clone()
         changed[0, 0, 0, 0] = 0
         at_zero = float(quantizer(changed)[0, 0, 0, 0].sign())
         name = named("bwn", options)
-        versions.append(Binary(name, values.detach(), gradient, at_zero, rule))
+        versions.append(Binary(name, values, gradient, at_zero, rule))
     return versions
+
+
+def _trained(quantizer: Any, layer: Layer, g: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the quantized weight, and the gradient with which SGD makes a step."""
+    weight = layer.weight_parameters[0]
+    layer.optimizer = torch.optim.SGD([weight], lr=1.0)
+    values = quantizer(weight)
+    (weight.grad,) = torch.autograd.grad(values, weight, g)
+    with torch.no_grad():
+        quantizer.before_optimizer_step(layer)
+    return values.detach(), weight.grad
 
 
 def library_versions(w: Tensor, g: Tensor) -> list[Binary]:
@@ -199,11 +213,12 @@ def library_versions(w: Tensor, g: Tensor) -> list[Binary]:
 
 def _lua_excludes_one() -> bool:
     """Return whether qbench's ``gradient: lua`` excludes |w| = 1, as the Lua code does."""
-    w = torch.ones(1, 2, 1, 1, requires_grad=True)
+    w = torch.ones(1, 2, 1, 1)
     method, layer = build_method("bwn", {"gradient": "lua"}), layer_of(1, "weight", w.shape)
-    quantizer = built_quantizer(method, layer, w.detach(), "weight")
-    (gradient,) = torch.autograd.grad(quantizer(w).sum(), w)
-    return bool((gradient - lua_factor(w.detach(), "sgd")).abs().max() < SAME)
+    layer.latent_weight.data.copy_(w)
+    quantizer = built_quantizer(method, layer, w, "weight")
+    _, gradient = _trained(quantizer, layer, torch.ones_like(w))
+    return bool((gradient - lua_factor(w, "sgd")).abs().max() < SAME)
 
 
 def _figure(w: Tensor, folder: Path) -> None:
