@@ -22,6 +22,7 @@ from qbench.files import resolved
 from qbench.local_modules import LocalModule, follow, install
 from qbench.quant.options import option_problems
 from qbench.registry import Kind
+from qbench.spec.findings import plain
 from qbench.spec.names import snake_case
 from qbench.spec.recipe import Recipe
 
@@ -60,7 +61,9 @@ class Plugin:
         except (OSError, UnicodeDecodeError) as error:
             what = f"this {kind.removesuffix('s')} file"
             reason = getattr(error, "strerror", None) or str(error)
-            raise QbenchError(f"{path}: cannot read {what}: {reason}") from error
+            beside = [file.name for file in resolved(path).parent.glob("*.py")]
+            hint = nearest(path.name, beside) if isinstance(error, FileNotFoundError) else ""
+            raise QbenchError(f"{path}: cannot read {what}: {reason}{hint}") from error
         file = LocalModule(resolved(path).stem, str(resolved(path)), source)
         try:
             modules = follow(file, resolved(path).parent, parents=True)
@@ -246,8 +249,9 @@ def _reason(error: Exception) -> str:
         lines = []
         for each in unknown or found:  # a misspelt key is also a missing one
             place = ".".join(map(str, each["loc"]))
-            hint = nearest(place, Recipe.model_fields) if unknown else ""
-            lines.append(f"{error.title}: {place}: {each['msg'].lower()}{hint}")
+            hint = nearest(place, Recipe.model_fields)
+            message = f"no such value{hint}" if unknown else plain(each)
+            lines.append(f"{error.title}: {place}: {message}")
         return "\n".join(lines)
     return f"{type(error).__name__}: {error}"
 

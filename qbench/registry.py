@@ -18,6 +18,7 @@ from pydantic.errors import PydanticUserError
 
 from qbench.errors import QbenchError, nearest
 from qbench.spec.booleans import check_no_boolean
+from qbench.spec.findings import plain
 from qbench.spec.names import unfit
 
 if TYPE_CHECKING:
@@ -141,8 +142,8 @@ def build_dataset(name: str, options: Mapping[str, Any] | None = None) -> Datase
     except ValidationError as error:
         raise QbenchError(
             "\n".join(
-                f"{name}: data.{'.'.join(map(str, e['loc']))}: {e['msg']}, not {e['input']!r}"
-                for e in error.errors()
+                f"{name}: data.{'.'.join(map(str, each['loc']))}: {plain(each)}"
+                for each in error.errors()
             )
         ) from error
     except QbenchError:

@@ -122,7 +122,7 @@ def test_what_init_leaves_out_is_no_option(tmp_path: Path) -> None:
         ("start: torch.Tensor = None", "a suite cannot write a value of the type Tensor"),
         ("curve: Callable[[float], float] = abs", "a suite cannot write a value of the type Call"),
         ("scale: InitVar[float] = 2.0", "an InitVar is not recorded with a trial"),
-        ("size: int = 'x'", "its default: Input should be a valid integer"),
+        ("size: int = 'x'", "its default: must be a whole number, not 'x'"),
         ("title: str = 'Mine'", "is an attribute that every method has; write `title = …` without"),
         ("layers: int = 2", "is an attribute that every method has"),
     ],
@@ -325,3 +325,9 @@ def test_a_dataset_that_lacks_an_attribute_is_named(tmp_path: Path) -> None:
     read(tmp_path, text, "datasets")
     with pytest.raises(QbenchError, match="mine: Mine has no attribute 'num_classes', and needs"):
         registry.build_dataset("mine")
+
+
+def test_a_misspelt_file_names_the_nearest(tmp_path: Path) -> None:
+    (tmp_path / "my_method.py").write_text("")
+    with pytest.raises(QbenchError, match="No such file or directory; did you mean 'my_method.py'"):
+        Plugin.read(tmp_path / "my_metod.py")

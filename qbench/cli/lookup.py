@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -18,21 +17,15 @@ from qbench.cli.options import (
     Results,
     plugin_files,
 )
+from qbench.errors import QbenchError, nearest
 from qbench.files import expanded
 
-
-class Listed(StrEnum):
-    """What `qbench list` can list."""
-
-    METHODS = "methods"
-    MODELS = "models"
-    DATASETS = "datasets"
-    SUITES = "suites"
+_KINDS = ("methods", "models", "datasets", "suites")
 
 
 def list_(
     kind: Annotated[
-        Listed, typer.Argument(metavar="KIND", help="methods, models, datasets or suites.")
+        str, typer.Argument(metavar="KIND", help="methods, models, datasets or suites.")
     ],
     as_json: AsJson = False,
     methods: MethodFiles = None,
@@ -42,8 +35,10 @@ def list_(
     """List the methods, models, datasets or suites."""
     from qbench.cli import catalogue
 
+    if kind not in _KINDS:
+        raise QbenchError(f"list {kind}: nothing of this kind is listed{nearest(kind, _KINDS)}")
     problems: list[str] = []
-    rows = catalogue.rows(kind.value, plugin_files(methods, models, datasets), problems)
+    rows = catalogue.rows(kind, plugin_files(methods, models, datasets), problems)
     if as_json:
         print(json.dumps(rows, indent=2, ensure_ascii=False))
     else:

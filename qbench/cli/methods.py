@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from qbench.cli.options import AsJson, MethodFiles, ModelFiles, plugin_files
+from qbench.errors import QbenchError, nearest
 from qbench.files import expanded
 
 
@@ -115,6 +116,7 @@ def check(
     """
     from rich.console import Console
 
+    from qbench import registry
     from qbench.cli import messages
     from qbench.cli.method_reports import show_check
     from qbench.lab import check as checks
@@ -122,6 +124,11 @@ def check(
     from qbench.suite.yaml import parse_assignment
 
     file = expanded(method)
+    if file.suffix != ".py" and method not in registry.names("methods"):
+        hint = nearest(method, registry.names("methods"))
+        raise QbenchError(
+            f"no method is named '{method}'{hint}; `qbench check FILE.py` checks those of a file"
+        )
     names = load_plugin(Plugin.read(file)) if file.suffix == ".py" else [method]
     chosen = dict(parse_assignment(text) for text in options or ())
     reports = []

@@ -28,11 +28,12 @@ def show(console: Console, tables: Sequence[ResultsTable]) -> None:
         for part, columns in enumerate(_fitting(table, console.width)):
             console.print("\n" * (part > 0), end="")
             console.print(_part(table, columns))
+        for number in sorted({n for _, row in table.rows for cell in row for n in cell.notes}):
+            note = f"[{number}] {table.notes[number - 1]}"
+            console.print(note, markup=False, style="dim", soft_wrap=True)
     for doubt in dict.fromkeys(doubt for table in tables for doubt in table.doubts):
         console.print(doubt, style="yellow", markup=False, soft_wrap=True)
     sentences = dict.fromkeys(sentence for table in tables for sentence in table.marks)
-    if any(cell.notes for table in tables for _, row in table.rows for cell in row):
-        sentences["Numbers in brackets are footnotes of the file."] = None
     if sentences:
         console.print()
     for sentence in sentences:

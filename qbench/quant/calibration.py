@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from qbench.errors import QbenchError
 from qbench.method import Layer
 from qbench.quant.hooks import observed_inputs
+from qbench.spec.words import counted
 
 _LEAST_SHARE = 0.01  # of clipped negative inputs that is worth a footnote
 _MAX_VALUES = 2**22  # of one layer's inputs
@@ -32,7 +33,8 @@ def sample_inputs(
         least one image.
 
     Raises:
-        QbenchError: A layer saw no data.
+        QbenchError: A layer saw no data, the model cannot take the batches, or they lead to values
+            that are not finite.
     """
     wanted = [layer for layer in layers if not layer.activation_bits.is_float]
     if not wanted:
@@ -41,6 +43,11 @@ def sample_inputs(
 
     def keep(name: str, x: Tensor) -> None:
         room = _MAX_VALUES - sum(t.numel() for t in seen[name])
+        if not x.isfinite().all():
+            raise QbenchError(
+                f"calibration: the input of '{name}' has values that are not finite: check the "
+                "batches, and how the model was trained"
+            )
         images = min(len(x), max(0, room) // x[0].numel())
         if images or not seen[name]:
             seen[name].append(x[: max(1, images)].detach().clone())
@@ -48,7 +55,12 @@ def sample_inputs(
     given = False
     with observed_inputs(wanted, keep), torch.no_grad(), evaluation_mode(model):
         for batch in batches:
-            model(batch)
+            try:
+                model(batch)
+            except QbenchError:
+                raise
+            except Exception as error:
+                raise QbenchError(f"calibration: {_misfit(model, batch)}: {error}") from error
             given = True
     if not given:
         raise QbenchError(
@@ -63,6 +75,17 @@ def sample_inputs(
             f"{'it' if len(unseen) == 1 else 'them'} out with layers={['*', *patterns]}"
         )
     return {name: torch.cat(inputs) for name, inputs in seen.items()}
+
+
+def _misfit(model: nn.Module, batch: object) -> str:
+    """Say which batch a model cannot take, and what it expects if that can be told."""
+    if not isinstance(batch, Tensor):
+        return f"the model cannot take a batch that is a {type(batch).__name__}, not a tensor"
+    found = f"the model cannot take a batch of shape {tuple(batch.shape)}, {batch.dtype}"
+    layer = next((m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)), None)
+    if isinstance(layer, nn.Conv2d) and batch.dim() == 4 and batch.shape[1] != layer.in_channels:
+        found += f"; its first layer takes {counted(layer.in_channels, 'channel')}"
+    return found
 
 
 @torch.no_grad()

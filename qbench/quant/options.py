@@ -19,6 +19,7 @@ from pydantic_core import PydanticSerializationError
 
 from qbench.errors import QbenchError, nearest
 from qbench.registry import method_class
+from qbench.spec.findings import plain
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -223,7 +224,7 @@ def _default_problems(cls: type[Method]) -> Iterator[tuple[str, str]]:
             if found["type"] == "value_error" and not found["loc"]:
                 yield "", str(found["ctx"]["error"])
             elif not found["type"].startswith("missing"):
-                yield str(found["loc"][0]), f"its default: {found['msg']}, not {found['input']!r}"
+                yield str(found["loc"][0]), f"its default: {plain(found)}"
     except Exception as error:  # of the method's own code
         yield "", f"with the defaults: {type(error).__name__}: {error}"
 
@@ -251,4 +252,4 @@ def _option_problem(found: ErrorDetails, known: Sequence[str]) -> str:
         return f"{place}: {reason}" if place else reason
     if found["type"] == "unexpected_keyword_argument":
         return f"{place}: no such option{nearest(place, known)}"
-    return f"{place}: {found['msg']}, not {found['input']!r}"
+    return f"{place}: {plain(found)}"

@@ -7,7 +7,6 @@ that says what is wrong there and what would be valid.
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +17,7 @@ from qbench.errors import QbenchError, nearest
 from qbench.quant.options import option_fields, validate_method
 from qbench.spec.bits import BitWidths
 from qbench.spec.booleans import check_no_boolean
+from qbench.spec.findings import plain
 from qbench.spec.layout import unknown_metrics
 from qbench.spec.names import ROW_KEYS
 from qbench.spec.policies import POLICIES
@@ -85,16 +85,10 @@ def problems_of_schema(
             yield location, f"no such key{nearest(str(location[-1]), known)}"
         elif found["type"] == "missing":
             yield location, "is missing, and a suite needs it"
-        elif found["type"] == "value_error":
-            yield location, str(found["ctx"]["error"])
-        elif found["type"] == "literal_error":
-            words = re.findall(r"'([^']*)'", found["ctx"]["expected"])
-            yield location, f"{found['input']!r} is not one{nearest(str(found['input']), words)}"
         elif found["type"] == "string_pattern_mismatch":
             yield location, f"{found['input']!r}: letters, digits, - and _ only"
         else:
-            message = found["msg"][0].lower() + found["msg"][1:]
-            yield location, f"{message}, not {found['input']!r}"
+            yield location, plain(found)
 
 
 def problems_of_suite(suite: Suite) -> dict[Location, str]:

@@ -113,3 +113,10 @@ def test_show_says_that_a_method_has_changed(
     monkeypatch.setattr(method, "revision", method.revision + 1)
     record = json.loads(qbench_here("show", key, "--results", small_results, "--json"))
     assert record["stale"].startswith("ste is at revision")
+
+
+def test_an_unknown_kind_names_the_nearest(qbench_here: QbenchHere) -> None:
+    told = qbench_here("list", "method", code=2)
+    assert told.strip() == (
+        "qbench: list method: nothing of this kind is listed; did you mean 'methods'?"
+    )

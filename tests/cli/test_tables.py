@@ -45,6 +45,15 @@ def test_a_table_says_what_it_is_of_and_explains_its_marks() -> None:
     assert lines[-1].startswith("Differences that n = 3 seeds find")
 
 
+def test_the_footnotes_of_a_table_are_printed_below_it() -> None:
+    reason = "its weights have 1 bit"
+    text = shown(trials("A", 90.0), trials("B", "unsupported", reason=reason))
+    assert "– [1]" in text
+    assert f"[1] {reason}" in text.splitlines()
+    assert "footnotes of the file" not in text
+    assert "[1]" not in shown(trials("A", 90.0))
+
+
 def test_models_in_blocks_are_named() -> None:
     console = Console(width=80)
     cells = [trials("A", 90.0, model=model) for model in ("big", "small")]

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from qbench.errors import QbenchError
 from qbench.quant.attach import Handle, attach
 from qbench.quant.calibration import clipped_text
 
@@ -42,3 +43,26 @@ def test_a_quantizer_that_tells_negative_inputs_apart_clips_none(name: str) -> N
 @pytest.mark.parametrize("name", ["dorefa", "pact", "quantization_networks"])
 def test_after_a_relu_nothing_is_clipped(name: str) -> None:
     assert clipped_text(attached(name, nn.ReLU()).layers) == ""
+
+
+@pytest.mark.parametrize(
+    ("batch", "message"),
+    [
+        (
+            torch.zeros(2, 1, 8, 8),
+            "shape (2, 1, 8, 8), torch.float32; its first layer takes 3 channels",
+        ),
+        (torch.zeros(2, 3, 8, 8, dtype=torch.uint8), "shape (2, 3, 8, 8), torch.uint8"),
+        (torch.zeros(2, 3, 1, 1), "shape (2, 3, 1, 1), torch.float32"),
+        ([1, 2], "a batch that is a list, not a tensor"),
+        (torch.full((2, 3, 8, 8), float("nan")), "the input of '2' has values that are not finite"),
+    ],
+)
+def test_calibration_that_does_not_fit_is_named(batch: object, message: str) -> None:
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Flatten()
+    )
+    with pytest.raises(QbenchError) as error:
+        attach(model, "ste", bits="2/2", layers=["2"], calibration=[batch])
+    assert str(error.value).startswith("calibration: ")
+    assert message in str(error.value)

@@ -123,3 +123,8 @@ def test_options_of_a_suite_come_before_those_of_the_paper_whatever_their_name(n
     assert (found["scope"], found["period"], found["steepness"]) == ("layer", 3, 75.0)
     assert method_options(build_paper_method("parq", {}))["scope"] == "filter"
     assert method_options(build_method("parq", {}))["steepness"] == 10.0
+
+
+def test_a_value_of_a_wrong_type_is_named_in_plain_words() -> None:
+    with pytest.raises(QbenchError, match="^ste: momentum: must be a number, not 'x'$"):
+        build_method("ste", {"momentum": "x"})
