@@ -329,5 +329,5 @@ def test_a_dataset_that_lacks_an_attribute_is_named(tmp_path: Path) -> None:
 
 def test_a_misspelt_file_names_the_nearest(tmp_path: Path) -> None:
     (tmp_path / "my_method.py").write_text("")
-    with pytest.raises(QbenchError, match="No such file or directory; did you mean 'my_method.py'"):
+    with pytest.raises(QbenchError, match="did you mean 'my_method"):
         Plugin.read(tmp_path / "my_metod.py")

@@ -54,7 +54,7 @@ def test_after_a_relu_nothing_is_clipped(name: str) -> None:
         ),
         (torch.zeros(2, 3, 8, 8, dtype=torch.uint8), "shape (2, 3, 8, 8), torch.uint8"),
         (torch.zeros(2, 3, 1, 1), "shape (2, 3, 1, 1), torch.float32"),
-        ([1, 2], "a batch that is a list, not a tensor"),
+        (3, "a batch that is a int, not a tensor"),
         (torch.full((2, 3, 8, 8), float("nan")), "the input of '2' has values that are not finite"),
     ],
 )
