@@ -27,6 +27,13 @@ from qbench.suite.grid import without_storage
 QUANTIZED_FACTOR = 1.6
 """Time of a quantized step over that of a full-precision one, before any has been measured."""
 
+START_SECONDS = 20.0
+"""Time until the first trial begins: Ray and its workers start."""
+
+TRIAL_SECONDS = 1.0
+"""Time of a trial besides its steps: data are loaded, the network is audited and recorded."""
+
+_EVALUATION_FACTOR = 1 / 3  # time of a forward pass over that of a training step
 _TIMED_STEPS = 3
 _CPU_BATCH = 8
 _GPU_BATCH = 64
@@ -76,10 +83,13 @@ class Estimator:
             if kind in self._epoch_seconds:
                 return self._epoch_seconds[kind] * max(1, trial.recipe.epochs)
         factor = 1.0 if trial.method == FP32 else QUANTIZED_FACTOR
-        images = self._dataset.sizes()[0] * max(1, trial.recipe.epochs)
+        epochs = max(1, trial.recipe.epochs)
+        train, test = self._dataset.sizes()
+        images: float = train * epochs
         if trial.recipe.steps is not None:
             images = min(images, trial.recipe.steps * trial.recipe.batch_size * trial.recipe.epochs)
-        return factor * images * self._image_seconds(trial)
+        images += _EVALUATION_FACTOR * test * epochs
+        return TRIAL_SECONDS + factor * images * self._image_seconds(trial)
 
     def total_seconds(self, trials: Sequence[Trial]) -> float:
         """Return the seconds that trials take when as many as fit are trained at once.
@@ -91,6 +101,14 @@ class Estimator:
         """
         known = (seconds for trial in trials if (seconds := self.seconds(trial)) == seconds)
         return sum(known) / self.at_once
+
+    def run_seconds(self, trials: Sequence[Trial]) -> float:
+        """Return the seconds of a run of trials, with the start of Ray; 0 if there are none.
+
+        Args:
+            trials: The trials.
+        """
+        return START_SECONDS + self.total_seconds(trials) if trials else 0.0
 
     def disk_bytes(self, trials: Sequence[Trial]) -> int:
         """Return the bytes on disk that trials take.

@@ -39,7 +39,7 @@ def as_json(benchmark: Benchmark) -> dict[str, Any]:
     return {
         "suite": benchmark.suite.name,
         "missing": benchmark.missing(),
-        "estimated_seconds": round(estimator.total_seconds(to_do), 1),
+        "estimated_seconds": round(estimator.run_seconds(to_do), 1),
         "estimated_bytes": estimator.disk_bytes(to_do),
         "trials": [_entry(benchmark, planned, estimator) for planned in benchmark.planned],
     }
@@ -55,7 +55,7 @@ def show(benchmark: Benchmark) -> None:
         benchmark: The benchmark.
     """
     estimator, to_do = Estimator(benchmark), _to_do(benchmark)
-    seconds = estimator.total_seconds(to_do)  # before anything is printed: it may take a while
+    seconds = estimator.run_seconds(to_do)  # before anything is printed: it may take a while
     console = Console(highlight=False)
     models = list(dict.fromkeys(planned.trial.model for planned in benchmark.planned))
     for model in models:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from qbench.benchmark.benchmark import Benchmark
-from qbench.benchmark.estimate import Estimator
+from qbench.benchmark.estimate import START_SECONDS, TRIAL_SECONDS, Estimator
 from tests.helpers.suites import GOOD
 
 
@@ -25,3 +25,32 @@ def test_a_model_that_cannot_be_timed_leaves_the_others_estimated(
     assert estimator.total_seconds(trials) > 0
     assert estimator.disk_bytes(trials) > 0
     assert estimator.problems == ["the time of fails_in_training: AttributeError: no such thing"]
+
+
+def test_a_small_run_takes_the_start_of_ray_and_what_surrounds_training(
+    tmp_path: Path, elsewhere: Path
+) -> None:
+    suite = tmp_path / "suite.yaml"
+    suite.write_text(GOOD, encoding="utf-8")
+    short = ["methods=[ste]", "seeds=[0]", "recipe.epochs=1", "full_precision.epochs=1"]
+    benchmark = Benchmark.open(suite, elsewhere, short)
+    trials = [planned.trial for planned in benchmark.to_do()]
+    estimator = Estimator(benchmark)
+    assert all(estimator.seconds(trial) > TRIAL_SECONDS for trial in trials)
+    least = START_SECONDS + len(trials) * TRIAL_SECONDS / estimator.at_once
+    assert estimator.run_seconds(trials) > least
+    assert estimator.run_seconds([]) == 0
+
+
+def test_evaluation_is_counted(
+    tmp_path: Path, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suite = tmp_path / "suite.yaml"
+    suite.write_text(GOOD, encoding="utf-8")
+    benchmark = Benchmark.open(suite, elsewhere)
+    trial = benchmark.to_do()[0].trial
+    found = []
+    for test in (0, 10_000_000):
+        monkeypatch.setattr(type(benchmark.dataset), "sizes", lambda _, test=test: (1000, test))
+        found.append(Estimator(benchmark).seconds(trial))
+    assert found[1] > 10 * found[0]
