@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from qbench import registry
 from qbench.errors import QbenchError
 from qbench.suite.bundled import bundled_folder, bundled_suites, suite_file
 from qbench.suite.suite import load_suite
@@ -37,3 +38,10 @@ def test_the_nearest_name_is_given() -> None:
 @pytest.mark.parametrize("path", ["digits_start.yaml", "folder/digits_start"])
 def test_a_path_is_no_name(path: str) -> None:
     assert suite_file(Path(path)) == Path(path)
+
+
+def test_fashion_quick_has_every_method() -> None:
+    suite = load_suite(Path("fashion_quick"))
+    assert sorted(row.method for row in suite.methods) == registry.names("methods")
+    assert len(suite.seeds) == 5
+    assert suite.data == {"image_size": 14, "train_images": 12_000}
