@@ -168,7 +168,7 @@ def _draw(
     from qbench.report.figures.training import soft_and_hard, training_curves
 
     drawings: dict[str, tuple[pd.DataFrame, Callable[[pd.DataFrame], list[Path]]]] = {
-        "accuracy_by_bits": (trials, lambda rows: accuracy_by_bits(rows, folder, metric)),
+        "accuracy_by_bits": (summary, lambda rows: accuracy_by_bits(rows, folder)),
         "pareto": (summary, lambda rows: pareto(rows, folder)),
         "ranks": (summary, lambda rows: ranks(rows, folder)),
         "training_curves": (trials, lambda rows: training_curves(rows, histories, folder, metric)),

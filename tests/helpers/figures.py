@@ -53,6 +53,9 @@ def suite(models: tuple[str, ...] = ("net",), seeds: int = 3, epochs: int = 5) -
                         "status": "done",
                         "top1": top1,
                         "audit": "",
+                        "recipe": "aligned",
+                        "epochs": epochs,
+                        "reason": "",
                     }
                 )
                 history += [

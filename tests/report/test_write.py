@@ -134,11 +134,11 @@ def test_a_figure_that_cannot_be_drawn_of_one_method_is_drawn_of_the_others(
 ) -> None:
     draw, drawn = accuracy.accuracy_by_bits, []
 
-    def fragile(rows: pd.DataFrame, folder: Path, metric: str) -> list[Path]:
+    def fragile(rows: pd.DataFrame, folder: Path) -> list[Path]:
         if "B" in set(rows["label"]):
             raise IndexError("out of range")
         drawn.append(set(rows["label"]))
-        return draw(rows, folder, metric)
+        return draw(rows, folder)
 
     monkeypatch.setattr(accuracy, "accuracy_by_bits", fragile)
     found = report.write(PRESENTATION, two_models(), HISTORIES, tmp_path)

@@ -1,4 +1,4 @@
-"""Figure of a suite: accuracy by bit-width."""
+"""Figure of a suite: the accuracy of each method at each bit-width."""
 
 from __future__ import annotations
 
@@ -10,153 +10,154 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
-from qbench.report.baseline import unchanged
 from qbench.report.figures.style import (
+    COLORS,
     FULL_PRECISION_LINE,
     HOLLOW,
     POINTS,
     STYLE,
     Looks,
-    drawn,
     legend,
-    looks_of,
     save,
 )
 from qbench.spec.metrics import SHORT
 from qbench.spec.trial import FP32
 
-COLUMN = 0.95  # inches for a bit-width; more if there are many methods
-WIDEST = 12.0  # inches of a figure; further bit-widths continue in the next row
-POINT = 0.105  # inches for the point of a method
-SLOTS = 0.84  # share of a bit-width's column that its points fill
-STRIP = 0.19  # share of the panel's height for points below the axis
+ACROSS = 4  # panels side by side, at most
+PANEL = 3.2  # inches: width of a panel with its labels
+ROW = 0.18  # inches for a method
+AROUND = 0.75  # inches above and below the methods of a panel
+TICKS = 4  # intervals between ticks, at most
+ARROW = "◂"  # before the value of a point left of the axis
+PERCENT = 100.0
 ACCURACIES = ("top1", "top5")
+CANDIDATE: dict[str, Any] = {"color": COLORS[0], "marker": "o"}
+WORSE: dict[str, Any] = {"color": "0.62", "marker": "o"}
+UNTESTED: dict[str, Any] = {"color": COLORS[1], "marker": "D", "markersize": 4.5}
+NAMES = {
+    "candidate for the best": CANDIDATE,
+    "not a candidate (†)": WORSE,
+    "not tested": UNTESTED,
+}
 
 
-def accuracy_by_bits(trials: pd.DataFrame, folder: Path, metric: str = "top1") -> list[Path]:
-    """Draw a metric by bit-width: a point for each method, with mean and deviation over seeds.
+def accuracy_by_bits(summary: pd.DataFrame, folder: Path) -> list[Path]:
+    """Draw the accuracy of each method, a panel for each bit-width of each network.
 
-    A point far below the others does not compress the axis. It is drawn in a strip under the axis,
-    with its value. The dashed line is full precision. Each model has one panel, or several panels
-    below each other if its bit-widths do not fit side by side.
+    The methods of a panel are below each other, the best on top. A point is the mean over seeds and
+    a bar its 95 % interval, which ends at 100 % and at the edge of the panel. Grey methods are not
+    candidates for the best, by the test of the tables. On the right are the ranks that the seeds
+    leave open. A point far below the others does not compress the axis: its value stands at the
+    edge. The dashed line is full precision.
 
     Args:
-        trials: One row for each trial, in the order of the suite. Columns: ``method``, ``label``,
-            ``model``, ``dataset``, ``bits``, ``status``, ``audit`` (empty if k bits hold) and
-            `metric` (float, %), as described by `qbench.report.write.write`.
+        summary: One row for each result, from `qbench.report.summary.summarise`. Columns:
+            ``dataset``, ``model``, ``method``, ``label``, ``bits``, ``metric``, ``n``, ``mean``
+            (%), ``std`` and ``ci95`` (points), ``standing``, ``ranks`` and ``audit``.
         folder: An existing folder for the files.
-        metric: Name of the column to draw.
 
     Returns:
-        Paths of ``accuracy_by_bits.png`` and ``accuracy_by_bits.svg``. Empty if no quantized trial
-        is done.
+        Paths of ``accuracy_by_bits.png`` and ``accuracy_by_bits.svg``. Empty if no quantized
+        network is measured.
 
     Raises:
         KeyError: A column is missing.
         OSError: The folder cannot be written.
     """
-    trials = trials.rename(columns={metric: "value"})
-    quantized = trials[trials["method"] != FP32]
-    done = quantized[quantized["status"] == "done"]
-    if done.empty:
+    measured = summary[summary["n"] > 0]
+    quantized = measured[measured["method"] != FP32]
+    if quantized.empty:
         return []
-    looks = looks_of(trials)
-    networks = list(done.groupby(["model", "dataset"], sort=False))
-    column = max(COLUMN, POINT * done.groupby("bits")["label"].nunique().max() / SLOTS)
-    across = max(1, int((WIDEST - 0.8) / column))
-    rows = []
-    for (model, dataset), group in networks:
-        here = trials[(trials["model"] == model) & (trials["dataset"] == dataset)]
-        base = unchanged(here)
-        full = base.loc[base["status"] == "done", "value"].mean()
-        widths = list(here.loc[here["method"] != FP32, "bits"].unique())
-        for first in range(0, len(widths), across):
-            part = widths[first : first + across]
-            points = group[group["bits"].isin(part)]
-            title = "" if first else f"{model} on {dataset}"
-            rows += [] if points.empty else [(title, points, part, float(full))]
+    networks = list(quantized.groupby(["model", "dataset"], sort=False))
+    bands = [row for _, group in networks for row in _bands(group)]
+    across = min(ACROSS, max(group["bits"].nunique() for _, group in networks))
+    heights = [AROUND + ROW * max(len(results) for _, results in band) for band in bands]
+    used: dict[str, None] = {}
     with mpl.rc_context(STYLE):
-        width = max(6.5, 0.8 + column * max(len(part) for _, _, part, _ in rows))
-        figure = Figure(figsize=(width, 3.4 * len(rows)), layout="constrained")
-        grid = figure.subplots(len(rows), squeeze=False)[:, 0]
-        for axes, (title, points, part, full) in zip(grid, rows, strict=True):
-            _accuracy_panel(axes, points, part, full, looks)
-            axes.set_ylabel(SHORT[metric] + (" accuracy (%)" if metric in ACCURACIES else " (%)"))
-            axes.set_title(title, loc="left")
-        more = {"Full precision": FULL_PRECISION_LINE}
-        if (done["audit"] != "").any():
-            more["hollow: not k-bit"] = {"color": "0.25", "marker": "o", **POINTS, **HOLLOW}
-        shown = drawn(looks, done)
-        legend(figure, {label: look | POINTS for label, look in shown.items()} | more)
+        size = (max(6.5, PANEL * across), sum(heights))
+        figure = Figure(figsize=size, layout="constrained")
+        grid = figure.subplots(len(bands), across, squeeze=False, height_ratios=heights)
+        for row, band in zip(grid, bands, strict=True):
+            for axes in row[len(band) :]:
+                axes.remove()
+            for axes, (title, results) in zip(row, band, strict=False):
+                first = results.iloc[0]
+                network = (measured["model"] == first["model"]) & (
+                    measured["dataset"] == first["dataset"]
+                )
+                full = measured.loc[network & (measured["method"] == FP32), "mean"]
+                # The network as it is comes before those that methods have changed.
+                used |= dict.fromkeys(_panel(axes, results, full.iloc[0] if len(full) else np.nan))
+                axes.set_title(title if len(networks) > 1 else first["bits"], loc="left")
+                axes.set_ylim(max(len(each) for _, each in band) - 0.4, -0.6)
+                accuracy = " accuracy (%)" if first["metric"] in ACCURACIES else " (%)"
+                axes.set_xlabel(SHORT[first["metric"]] + accuracy)
+        named: Looks = {name: look | POINTS for name, look in NAMES.items() if name in used}
+        named["full precision"] = FULL_PRECISION_LINE
+        if not quantized["audit"].isin(["", "k-bit"]).all():
+            named["hollow: not k-bit"] = {"color": "0.25", "marker": "o", **POINTS, **HOLLOW}
+        legend(figure, named)
         return save(figure, "accuracy_by_bits", folder)
 
 
-def _accuracy_panel(
-    axes: Axes, done: pd.DataFrame, widths: list[str], full: float, looks: Looks
-) -> None:
-    rows = done.groupby(["label", "bits"], sort=False)
-    points = rows.agg(mean=("value", "mean"), std=("value", "std"), audit=("audit", "max"))
-    points = points.fillna({"std": 0.0}).reset_index()
-    low, high = _limits(points, full)
-    below = low - STRIP / (1 - STRIP) * (high - low)
-    hidden = points["mean"] < low
-    points["x"] = points["bits"].map(widths.index) + _dodge(points, list(looks))
-    each: Any = points.itertuples(index=False)
-    for point, is_hidden in zip(each, hidden, strict=True):
-        look = looks[point.label] | POINTS
-        if point.audit:
+def _bands(network: pd.DataFrame) -> list[list[tuple[str, pd.DataFrame]]]:
+    """Return the title and the results of each panel of a network, in rows."""
+    panels = [
+        (f"{results['model'].iloc[0]} on {results['dataset'].iloc[0]}, {bits}", results)
+        for bits, results in network.groupby("bits", sort=False)
+    ]
+    return [panels[first : first + ACROSS] for first in range(0, len(panels), ACROSS)]
+
+
+def _panel(axes: Axes, results: pd.DataFrame, full: float) -> list[str]:
+    """Draw one bit-width and return the names of the looks that it uses."""
+    ordered = results.sort_values("mean", ascending=False, kind="stable")
+    low, high = _limits(ordered, full)
+    used = []
+    each: Any = ordered.itertuples(index=False)
+    for place, result in enumerate(each):
+        name = _kind(result.standing)
+        used.append(name)
+        look = NAMES[name] | POINTS
+        if result.audit not in ("", "k-bit"):
             look |= HOLLOW | {"markeredgecolor": look["color"]}
-        y = below + 0.2 * (low - below) if is_hidden else point.mean
+        if result.mean < low:
+            text = f" {ARROW} {result.mean:.1f}"
+            axes.text(low, place, text, va="center", fontsize=8, color=look["color"])
+            continue
         bar = None
-        if point.std and not is_hidden:
-            bar = [[min(point.std, point.mean - low)], [point.std]]  # the bar ends above the strip
-        axes.errorbar(point.x, y, bar, capsize=2, elinewidth=1.2, **look)
-        if is_hidden:
-            axes.annotate(
-                f"{point.mean:.1f}",
-                (point.x, y),
-                xytext=(0, 6),
-                textcoords="offset points",
-                rotation=90,
-                ha="center",
-                va="bottom",
-                fontsize=9,
-            )
-    for edge in np.arange(0.5, len(widths) - 1):
-        axes.axvline(edge, color="0.85", linewidth=0.8, zorder=0)
+        if result.ci95 > 0:
+            left = min(result.ci95, result.mean - low)
+            bar = [[left], [min(result.ci95, max(0.0, min(PERCENT, high) - result.mean))]]
+        axes.errorbar(result.mean, place, xerr=bar, capsize=0, elinewidth=1.2, **look)
     if not np.isnan(full):
-        axes.axhline(full, zorder=1, **FULL_PRECISION_LINE)
-    if hidden.any():
-        axes.axhspan(below, low, color="0.93", zorder=0.5)
-        middle, beside = (below + low) / 2, axes.get_yaxis_transform()
-        axes.text(-0.01, middle, "lower", transform=beside, ha="right", va="center", fontsize=9)
-    axes.set(
-        xlim=(-0.5, len(widths) - 0.5),
-        ylim=(below if hidden.any() else low, high),
-        xlabel="bits (weights/activations)",
-    )
-    axes.set_xticks(range(len(widths)), widths)
-    axes.set_yticks([tick for tick in axes.get_yticks() if low <= tick <= min(high, 100)])
+        axes.axvline(full, zorder=1, **FULL_PRECISION_LINE)
+    beside = axes.get_yaxis_transform()
+    for place, text in enumerate(ordered["ranks"]):
+        axes.text(1.02, place, text, transform=beside, va="center", fontsize=7, color="0.35")
+    axes.set_xlim(low, high)
+    ticks = MaxNLocator(TICKS, steps=[1, 2, 5, 10]).tick_values(low, min(high, PERCENT))
+    axes.set_xticks([tick for tick in ticks if low <= tick <= min(high, PERCENT)])
+    axes.set_yticks(range(len(ordered)), list(ordered["label"]), fontsize=8)
     axes.grid(visible=False, axis="x")
+    return used
 
 
-def _dodge(points: pd.DataFrame, labels: list[str]) -> pd.Series[float]:
-    """Return the offset of each point from the centre of its bit-width, in the suite's order."""
-    order = points["label"].map(labels.index)
-    place = order.groupby(points["bits"]).rank() - 1
-    count = points.groupby("bits")["label"].transform("count")
-    step = np.minimum(SLOTS / count, SLOTS / 4)
-    return (place - (count - 1) / 2) * step
+def _kind(standing: str) -> str:
+    """Return the name of the look of a standing."""
+    candidate, worse, untested = NAMES
+    return {"worse": worse, "untested": untested, "": untested}.get(standing, candidate)
 
 
 def _limits(points: pd.DataFrame, full: float) -> tuple[float, float]:
     """Return the limits of the axis: all means, except those below Tukey's outer fence."""
-    means = points["mean"]
+    means, std = points["mean"], points["std"].fillna(0.0)
     lower, upper = means.quantile([0.25, 0.75])
     fence = min(lower - 3 * (upper - lower), lower - 1)
-    inside = points[means >= fence]
-    low = max((inside["mean"] - inside["std"]).min(), min(fence, inside["mean"].min()))
-    high = float(np.nanmax([(inside["mean"] + inside["std"]).max(), full]))
+    inside = means >= fence
+    low = max((means - std)[inside].min(), min(fence, means[inside].min()))
+    high = float(np.nanmax([min(PERCENT, (means + std)[inside].max()), full]))
     margin = 0.05 * max(high - low, 0.5)
     return low - margin, high + margin

@@ -21,7 +21,7 @@ from qbench.report.significance import LEVEL
 from qbench.spec.trial import FP32
 
 SETTING = ["dataset", "model", "bits"]
-FEWEST_SETTINGS, FEWEST_METHODS = 2, 3
+FEWEST_SETTINGS, FEWEST_METHODS, FEWEST_SEEDS = 5, 3, 2
 BAR: dict[str, Any] = {"color": "0.15", "linewidth": 3.5, "solid_capstyle": "butt"}
 ROW = 0.24  # inches for a method
 
@@ -70,17 +70,21 @@ def rank(summary: pd.DataFrame) -> Ranks | None:
 
     Args:
         summary: One row for each result, from `qbench.report.summary.summarise`. Columns:
-            ``dataset``, ``model``, ``bits``, ``method``, ``label``, ``status``, ``audit`` and
-            ``mean`` (%).
+            ``dataset``, ``model``, ``bits``, ``method``, ``label``, ``status``, ``audit``, ``n``
+            and ``mean`` (%).
 
     Returns:
-        The ranks, or None if fewer than two settings or three methods are left.
+        The ranks, or None if fewer than five settings or three methods are left. A method
+        of one seed cannot be ranked.
 
     Raises:
         KeyError: A column is missing.
     """
     fair = summary[
-        (summary["status"] == "done") & (summary["audit"] == "k-bit") & (summary["method"] != FP32)
+        (summary["status"] == "done")
+        & (summary["audit"] == "k-bit")
+        & (summary["method"] != FP32)
+        & (summary["n"] >= FEWEST_SEEDS)
     ]
     table = fair.pivot_table("mean", "label", SETTING, sort=False, observed=True)
     order = table.notna().sum().sort_values(kind="stable").index
