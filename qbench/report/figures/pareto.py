@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,13 @@ from matplotlib.transforms import Bbox
 
 from qbench.report.columns import BY_NAME
 from qbench.report.figures.style import (
+    COLORS,
     HOLLOW,
     POINTS,
     STYLE,
     Looks,
-    drawn,
     error_axis,
     legend,
-    looks_of,
     save,
 )
 from qbench.spec.metrics import SHORT
@@ -36,10 +36,11 @@ FRONT: dict[str, Any] = {
     "zorder": 1.5,
 }
 FULL_PRECISION_POINT: dict[str, Any] = {"color": "0.15", "marker": "*", "markersize": 11, **POINTS}
-BEATEN: dict[str, Any] = {"alpha": 0.45, "markersize": 4.5, "markeredgewidth": 0.3}
+ON_FRONT: dict[str, Any] = {"color": COLORS[0], "marker": "o", "zorder": 2.5, **POINTS}
+BEATEN: dict[str, Any] = {"color": "0.72", "marker": "o", "markersize": 4, **POINTS}
 MOST_TICKS = 6
-PLOT = (3.3, 2.4)  # inches, approximately
-LETTER = 0.068  # inches
+PLOT = (4.2, 2.8)  # inches, approximately
+LETTER = 0.063  # inches
 ROOM = 1.12  # factor by which a logarithmic axis exceeds its points
 
 
@@ -47,9 +48,10 @@ def pareto(summary: pd.DataFrame, folder: Path) -> list[Path]:
     """Draw accuracy against packed weights and against bit-operations, and the Pareto front.
 
     A point is a result. The front joins the k-bit results, full precision included, that no other
-    k-bit result beats or equals at less cost. Their bit-widths are written beside them, the others
-    are pale. The cost axis is logarithmic, the accuracy axis is logarithmic in the error, as in
-    `qbench.report.figures.training`. Each network has a row of panels.
+    k-bit result beats or equals at less cost. Their names and bit-widths are written beside them
+    where there is room; the others are grey. The cost axis is logarithmic, the accuracy axis is
+    logarithmic in the error, as in `qbench.report.figures.training`. Each network has a row of
+    panels.
 
     Args:
         summary: One row for each result, from `qbench.report.summary.summarise`. Columns:
@@ -67,29 +69,30 @@ def pareto(summary: pd.DataFrame, folder: Path) -> list[Path]:
     """
     found = summary[summary["mean"].notna() & summary[list(COSTS)].notna().all(axis=1)]
     found = found[found["n"] > 0]
+    full = found["method"] == FP32  # the network as it is comes before those that methods changed
+    found = found[~full | (found["label"] == next(iter(found.loc[full, "label"]), ""))]
     if found.loc[found["method"] != FP32, COSTS[0]].nunique() < 2:
         return []
-    looks = looks_of(summary)
     networks = list(found.groupby(["model", "dataset"], sort=False))
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(7.5, 3.2 * len(networks)), layout="constrained")
+        figure = Figure(figsize=(9.5, 3.6 * len(networks)), layout="constrained")
         grid = figure.subplots(len(networks), len(COSTS), squeeze=False)
         for row, ((model, dataset), results) in zip(grid, networks, strict=True):
             for axes, cost in zip(row, COSTS, strict=True):
                 error_axis(axes, results["mean"])
-                _panel(axes, results, cost, looks)
+                _panel(axes, results, cost)
                 axes.set_xlabel(BY_NAME[cost].heading)
             row[0].set_ylabel(f"{SHORT[results['metric'].iloc[0]]} (%)")
             row[1].tick_params(labelleft=False)
             row[0].set_title(f"{model} on {dataset}", loc="left")
-        named = {label: look | POINTS for label, look in drawn(looks, found).items()}
-        more: Looks = {
-            "Full precision": FULL_PRECISION_POINT,
-            "Pareto front": {**FRONT, "drawstyle": "default"},
+        named: Looks = {
+            "on the Pareto front": ON_FRONT,
+            "other results": BEATEN,
+            "full precision": FULL_PRECISION_POINT,
         }
         if (found["audit"].str.len() > 0).any() and not found["audit"].isin(["", "k-bit"]).all():
-            more["hollow: not k-bit"] = {"color": "0.25", "marker": "o", **POINTS, **HOLLOW}
-        legend(figure, named | more)
+            named["hollow: not k-bit"] = {"color": "0.25", "marker": "o", **POINTS, **HOLLOW}
+        legend(figure, named)
         return save(figure, "pareto", folder)
 
 
@@ -114,41 +117,42 @@ def front(results: pd.DataFrame, cost: str) -> pd.DataFrame:
     return ordered[first]
 
 
-def _panel(axes: Axes, results: pd.DataFrame, cost: str, looks: Looks) -> None:
+def _panel(axes: Axes, results: pd.DataFrame, cost: str) -> None:
     best = front(results, cost)
     for index, result in results.iterrows():
         full = result["method"] == FP32
-        look = dict(FULL_PRECISION_POINT) if full else looks[result["label"]] | POINTS
+        look = dict(ON_FRONT if index in best.index else BEATEN)
+        if full:
+            look = dict(FULL_PRECISION_POINT)
         if result["audit"] not in ("", "k-bit"):
             look |= HOLLOW | {"markeredgecolor": look["color"]}
-        if index not in best.index and not full:
-            look |= BEATEN
         axes.plot(result[cost], result["mean"], **look)
     low, high = results[cost].min() / ROOM, results[cost].max() * ROOM
     axes.plot([*best[cost], high], [*best["mean"], best["mean"].iloc[-1]], **FRONT)
     axes.set_xscale("log")
     axes.set_xlim(low, high)
-    _name_widths(axes, best, cost)
+    _name_points(axes, best, cost)
     ticks = _ticks(low, high)
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.xaxis.set_minor_locator(NullLocator())
 
 
-def _name_widths(axes: Axes, best: pd.DataFrame, cost: str) -> None:
-    """Write the bit-width beside each point of the front that has room at one of its corners."""
+def _name_points(axes: Axes, best: pd.DataFrame, cost: str) -> None:
+    """Name each point of the front at one of its corners, by bit-width alone if room is scarce."""
     place = axes.transData - axes.transAxes
     points = [place.transform((row[cost], row["mean"])) * PLOT for _, row in best.iterrows()]
     taken = [Bbox.from_bounds(x - 0.06, y - 0.06, 0.12, 0.12) for x, y in points]
     whole = Bbox.from_bounds(0, 0, *PLOT)
-    for (x, y), bits in zip(points, best["bits"], strict=True):
-        width, height = LETTER * len(bits), 0.13
-        for across, below in ((1, 1), (1, 0), (0, 1), (0, 0)):
+    for (x, y), (_, result) in zip(points, best.iterrows(), strict=True):
+        names = [f"{result['label']} {result['bits']}", str(result["bits"])]
+        for name, (across, below) in itertools.product(names, ((1, 1), (1, 0), (0, 1), (0, 0))):
+            width, height = LETTER * len(name), 0.13
             left = x + 0.07 if across else x - 0.07 - width
             box = Bbox.from_bounds(left, y - 0.02 - height if below else y + 0.02, width, height)
             inside = whole.x0 <= box.x0 and box.x1 <= whole.x1 and box.y1 <= whole.y1
             if inside and not any(box.overlaps(other) for other in taken):
                 corner = (box.x0 / PLOT[0], box.y0 / PLOT[1])
-                axes.text(*corner, bits, fontsize=8, va="bottom", transform=axes.transAxes)
+                axes.text(*corner, name, fontsize=8, va="bottom", transform=axes.transAxes)
                 taken.append(box)
                 break
 

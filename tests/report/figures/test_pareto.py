@@ -5,20 +5,26 @@ from pathlib import Path
 import matplotlib.image
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 
 from qbench.report.figures.pareto import _ticks, front, pareto
+from tests.helpers.figures import legend
 from tests.helpers.frames import costly, full, summary, trials
 
 
 def some() -> pd.DataFrame:
-    return summary(
-        costly(full(99.0, 99.2), 8.0),
+    return summary(costly(full(99.0, 99.2), 8.0), some_cells())
+
+
+def some_cells() -> pd.DataFrame:
+    cells = [
         costly(trials("A", 98.0, 98.1), 0.5),
         costly(trials("B", 97.0, 97.1), 0.5),  # beaten at the same cost
         costly(trials("A", 98.6, 98.5, bits="2/2"), 1.0),
         costly(trials("B", 98.2, 98.1, bits="2/2"), 2.0),  # beaten at less cost
         costly(trials("C", 99.9, 99.9, audit="9 levels, 4 promised"), 0.1),  # not k-bit
-    )
+    ]
+    return pd.concat(cells, ignore_index=True)
 
 
 def test_the_front_is_what_no_other_beats() -> None:
@@ -43,6 +49,24 @@ def test_the_front_is_drawn_the_same_each_time(tmp_path: Path) -> None:
     assert len(written[0]) == 2
     assert written[0] == written[1]
     assert matplotlib.image.imread(tmp_path / "a" / "pareto.png").std() > 0.05
+
+
+def test_the_front_names_its_methods(saved: list[Figure]) -> None:
+    pareto(some(), Path())
+    (figure,) = saved
+    assert legend(figure) == [
+        *("on the Pareto front", "other results", "full precision", "hollow: not k-bit"),
+    ]
+    for axes in figure.axes:
+        assert {"A 1/32", "A 2/2"} <= {text.get_text() for text in axes.texts}
+
+
+def test_networks_that_methods_change_are_no_further_stars(saved: list[Figure]) -> None:
+    changed = costly(full(99.9, 99.9), 8.0).assign(label="Full precision, changed by A")
+    pareto(summary(costly(full(99.0, 99.2), 8.0), changed, some_cells()), Path())
+    for axes in saved[0].axes:
+        stars = [line for line in axes.get_lines() if line.get_marker() == "*"]
+        assert len(stars) == 1
 
 
 def test_without_costs_there_is_no_front(tmp_path: Path) -> None:
