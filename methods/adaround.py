@@ -75,7 +75,7 @@ class AdaRound(Method):
         if not batches:
             raise ValueError("adaround learns from calibration data: pass calibration=batches")
         for i, layer in enumerate(self.layers):
-            with bypassed(self.layers):
+            with bypassed([*self.layers, *self.places]):
                 target = record(model, layer, batches, lambda x, y: y)
             with bypassed(self.layers[i:], activations=False):
                 seen = record(model, layer, batches, lambda x, y: x)

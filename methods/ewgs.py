@@ -66,7 +66,7 @@ class EWGS(Method):
     def calibrate(self, model: nn.Module, batches: list[Tensor]) -> None:
         """Initialize o so that outputs keep their mean size."""
         for layer in self.layers if batches else ():  # those before it have their scales
-            with bypassed(self.layers):
+            with bypassed([*self.layers, *self.places]):
                 before = record(model, layer, batches[:1], lambda x, y: y).abs().mean()
             after = record(model, layer, batches[:1], lambda x, y: y).abs().mean()
             if layer.weight_quantizer is not None and before > 0 and after > 0:

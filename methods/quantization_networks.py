@@ -140,7 +140,8 @@ class QuantizationNetworks(Method):
             function.train_for(sum(phase in (2, 3) for phase in phases))
 
     def _attached(self, tensor: Literal["weight", "activation"]) -> list[SigmoidStaircase]:
-        quantizers = (getattr(layer, f"{tensor}_quantizer") for layer in self.layers)
+        found = self.layers if tensor == "weight" else self.places
+        quantizers = (getattr(each, f"{tensor}_quantizer") for each in found)
         return [quantizer for quantizer in quantizers if quantizer is not None]
 
     def _function(

@@ -29,7 +29,7 @@ import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, dataclass_transform
+from typing import Any, ClassVar, Literal, dataclass_transform
 
 import pydantic
 import torch
@@ -67,6 +67,7 @@ from qbench.spec.levels import (
     describe_levels,
 )
 from qbench.spec.names import snake_case
+from qbench.spec.placement import LAYER_INPUTS, PLACEMENTS, Placement
 from qbench.spec.recipe import Recipe
 
 _OPTIONS = ConfigDict(
@@ -149,6 +150,33 @@ class Layer:
             after, self._latent = self._latent.detach(), None
         if not torch.equal(before, after):
             assign_weight(self.module, self.own_parametrizations, after)
+
+
+PlaceKind = Literal["activation", "pool_output", "add_input", "add_output", "attention"]
+
+
+@dataclass(eq=False)
+class Place(Layer):
+    """Place between layers whose values are quantized, as a method sees it.
+
+    It has the attributes of a `Layer` without a quantized weight. So a method builds the quantizer
+    of a place as it builds that of a layer's input, unless it asks for more.
+
+    Attributes:
+        module: The module that the quantizer is a submodule of, such as the ``nn.ReLU``.
+        kind: What is quantized: the output of an activation, of a max-pooling or of an addition, an
+            input of an addition, or a tensor inside of attention.
+        consumers: Names of the quantized layers, additions and poolings that receive the values.
+
+    Example:
+        >>> two, full = BitWidth.parse("2"), BitWidth.parse("32")
+        >>> place = Place("relu:0", nn.ReLU(), full, two, kind="activation", consumers=("fc",))
+        >>> place.activation_bits.count, place.consumers
+        (4, ('fc',))
+    """
+
+    kind: PlaceKind = "activation"
+    consumers: tuple[str, ...] = ()
 
 
 class Quantizer(nn.Module):
@@ -250,9 +278,17 @@ class Method:
             change: results of an older revision are stale.
         later_options: Options that were added after the first results were recorded. At its
             default such an option is left out of a trial's key, so that old results stay known.
+        placement: Where quantizers of activations sit unless a trial says otherwise:
+            ``layer_inputs`` (default), at the inputs of the quantized layers; ``after_activation``,
+            behind each ReLU; or ``after_activation_and_add``.
         keeps_weights: Whether weights of the unchanged network fit the one that `prepare` returns,
             because every parameter and the order of blocks stay as they are. Otherwise trials start
             from a changed network that is trained in full precision.
+
+    Attributes:
+        layers: The quantized layers, once attached.
+        places: All that has an activation quantizer, once attached: layers with one at their own
+            input, then places between layers.
 
     Annotated attributes of a subclass are its options. They become keyword arguments, which are
     checked: a bound goes with the type, as in ``Annotated[float, Field(ge=0, lt=1)]``. What types
@@ -278,8 +314,10 @@ class Method:
     revision: ClassVar[int] = 1
     later_options: ClassVar[frozenset[str]] = frozenset()
     keeps_weights: ClassVar[bool] = False
+    placement: ClassVar[Placement] = LAYER_INPUTS
 
     layers: list[Layer]
+    places: list[Layer]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -289,6 +327,11 @@ class Method:
         if not isinstance(given, Recipe | None):
             kind = type(given).__name__
             raise TypeError(f"{cls.__name__}.paper_recipe must be a Recipe, not a {kind}")
+        if cls.placement not in PLACEMENTS:
+            raise TypeError(
+                f"{cls.__name__}.placement must be one of {', '.join(PLACEMENTS)}, not "
+                f"{cls.placement!r}"
+            )
         for name in ("weights", "activations"):
             declared = cls.__dict__.get(name)
             if name in inspect.get_annotations(cls) or not isinstance(
@@ -317,16 +360,17 @@ class Method:
         return None
 
     def activation_quantizer(self, layer: Layer, sample: Tensor) -> nn.Module | None:
-        """Build the quantizer of one layer's input.
+        """Build the quantizer of one layer's input, or of one place between layers.
 
         Args:
-            layer: The layer. ``layer.activation_bits`` is the bit-width to quantize to.
-            sample: Inputs of the layer on training data, (images, …), detached. Initialise the
-                quantizer from them.
+            layer: The layer, or a `Place` unless the placement is ``layer_inputs``.
+                ``layer.activation_bits`` is the bit-width to quantize to.
+            sample: What is quantized, on training data, (images, …), detached. Initialise the
+                quantizer from it.
 
         Returns:
             A module from the input to the quantized input, of the same shape and dtype, or None to
-            leave the input at full precision.
+            leave the values at full precision.
         """
         return None
 
@@ -499,6 +543,8 @@ __all__ = [
     "PerChannel",
     "PerGroup",
     "PerTensor",
+    "Place",
+    "PlaceKind",
     "PowersOfTwo",
     "Quantizer",
     "Recipe",

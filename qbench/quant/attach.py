@@ -2,13 +2,15 @@
 
 A weight quantizer is a ``torch.nn.utils.parametrize`` parametrization of ``layer.weight``. An
 activation quantizer is a submodule ``module.input_quantizer`` that a forward pre-hook runs; that
-name is part of stored states. What a method does to outputs is a submodule
-``module.output_module`` that a forward hook runs. The model stays the module it was:
-``state_dict``, ``deepcopy``, DDP, ``torch.compile`` and autocast keep working.
+name is part of stored states. `qbench.quant.placement` inserts activation quantizers between
+layers. What a method does to outputs is a submodule ``module.output_module`` that a forward hook
+runs. The model stays the module it was: ``state_dict``, ``deepcopy``, DDP, ``torch.compile`` and
+autocast keep working.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -17,10 +19,16 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.utils.hooks import RemovableHandle
 
-from qbench import distributed
-from qbench.errors import QbenchError
-from qbench.method import Layer, Method, Quantizer
-from qbench.quant.calibration import clipped_share, evaluation_mode, sample_inputs
+from qbench.errors import QbenchError, nearest
+from qbench.method import Layer, Method, Place, Quantizer
+from qbench.quant.calibration import (
+    clipped_share,
+    evaluation_mode,
+    explained,
+    join_samples,
+    no_calibration,
+    sample_inputs,
+)
 from qbench.quant.layers import (
     check_shared_weights,
     declare_levels,
@@ -31,8 +39,13 @@ from qbench.quant.layers import (
 from qbench.quant.loading import accept_float_states
 from qbench.quant.options import build_method
 from qbench.quant.parametrizations import computed_weight, originals, parametrization_count
+from qbench.quant.placement.find import FoundPlaces, find_places
+from qbench.quant.placement.insert import Insertion, quantize
+from qbench.quant.placement.plan import Arrival
+from qbench.quant.placement.sites import Point
 from qbench.quant.state import ATTACHED, check_attachable, check_finite, check_selection
 from qbench.spec.bits import BitWidths
+from qbench.spec.placement import LAYER_INPUTS, PLACEMENTS, Placement
 from qbench.spec.policies import DEFAULT_LAYERS, LayerPolicy, policy_widths
 
 
@@ -43,6 +56,7 @@ def attach(
     bits: str | BitWidths,
     calibration: Iterable[Any] = (),
     layers: LayerPolicy = DEFAULT_LAYERS,
+    placement: Placement | None = None,
     task: str = "classification",
     state_dict: Mapping[str, Tensor] | None = None,
     **options: Any,
@@ -61,6 +75,12 @@ def attach(
             stay at full precision), a list of names, or a mapping from names to bit-widths. Names
             may be patterns such as ``'features.*'``; a name after ``!`` leaves its layers out
             again, as in ``['*', '!aux*']``.
+        placement: Where quantizers of activations sit: ``'layer_inputs'``, at the input of each
+            quantized layer; ``'after_activation'``, behind each ReLU, or behind the max-pooling
+            that alone reads it, so that all that reads the values gets the same quantized ones;
+            ``'after_activation_and_add'``, also at both inputs and the output of additions. A
+            quantized layer that would still read unquantized values has a quantizer at its own
+            input. None: what the method declares.
         task: Task of the model, for methods that support only some tasks.
         state_dict: Weights to load before quantizers are built, those of a model that
             `Method.prepare` has changed. By default, the model keeps its weights. Whether they fit
@@ -73,8 +93,9 @@ def attach(
 
     Raises:
         QbenchError: The method, an option, a layer or the bit-widths are unknown or unsupported;
-            the model has quantizers already, or values that are not initialized or not finite; or
-            nothing is left to quantize.
+            the model has quantizers already, or values that are not initialized or not finite;
+            layers that read the same values want them at different widths; or nothing is left to
+            quantize.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8), nn.Linear(8, 2))
@@ -110,15 +131,27 @@ def attach(
     handle = Handle(model, method)
     batches = (batch[0] if isinstance(batch, list | tuple) else batch for batch in calibration)
     calibrates = type(method).calibrate is not Method.calibrate
-    kept = list(batches) if calibrates else batches
-    samples = sample_inputs(model, method.layers, kept)
+    kept: Iterable[Any] = list(batches) if calibrates else batches
+    inputs = [layer for layer in method.layers if not layer.activation_bits.is_float]
+    found = FoundPlaces()
+    placement = method.placement if placement is None else placement
+    if placement not in PLACEMENTS:
+        raise QbenchError(f"'{placement}' is no placement{nearest(placement, PLACEMENTS)}")
+    if placement != LAYER_INPUTS and inputs:
+        first, kept = _first_of(kept, inputs[0].name)
+        with evaluation_mode(model), explained(model, first):
+            found = find_places(model, inputs, placement, widths.activations, first)
+        inputs = [layer for layer in inputs if layer.name in found.own_inputs]
+        declare_levels(found.places, method)
+    samples = sample_inputs(model, inputs, kept, found.points)
     try:
         for layer in method.layers:
             handle._training_hooks.append(accept_float_states(layer.module))
             handle._attach_weight(layer)
-            if not layer.activation_bits.is_float:
+            if layer in inputs:
                 handle._attach_input(layer, samples[layer.name])
             handle._attach_output(layer)
+        handle._attach_places(found, samples)
         if isinstance(kept, list):
             with evaluation_mode(model):
                 method.calibrate(model, kept)
@@ -145,6 +178,7 @@ def prepare(model: nn.Module, method: Method, bits: BitWidths, layers: LayerPoli
     """
     modules = dict(model.named_modules())
     prepared = method.prepare(model, bits)
+    method.places = []
     method.layers = select_layers(prepared, rename_layers(layers, modules, prepared), bits)
     declare_levels(method.layers, method)
     return prepared
@@ -158,11 +192,16 @@ class Handle:
             replaced it.
         method: The method.
         layers: The quantized layers.
+        places: All that has an activation quantizer.
+        arrivals: Additions and poolings at which quantized values arrive.
     """
 
     def __init__(self, model: nn.Module, method: Method) -> None:
         self.model = model
         self.method = method
+        self.arrivals: tuple[Arrival, ...] = ()
+        self._insertion: Insertion | None = None
+        self._seats: dict[Layer, list[tuple[nn.Module, str]]] = {}  # of activation quantizers
         self._step = self._steps = 0
         self._training_hooks: list[RemovableHandle] = []  # of layers and optimizers
         self._layer_hooks: list[RemovableHandle] = []
@@ -173,9 +212,15 @@ class Handle:
         return self.method.layers
 
     @property
+    def places(self) -> list[Layer]:
+        """All that has an activation quantizer: layers at their own input, then places between."""
+        return self.method.places
+
+    @property
     def quantizers(self) -> list[nn.Module]:
         """The attached quantizers, each once, in the order of the model."""
-        pairs = ((layer.weight_quantizer, layer.activation_quantizer) for layer in self.layers)
+        every = (*self.layers, *self._between)
+        pairs = ((each.weight_quantizer, each.activation_quantizer) for each in every)
         return list(dict.fromkeys(q for pair in pairs for q in pair if q is not None))
 
     def attach_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
@@ -252,6 +297,13 @@ class Handle:
                     yield layer.weight_quantizer, layer
             if isinstance(layer.activation_quantizer, Quantizer):
                 yield layer.activation_quantizer, layer
+        for place in self._between:
+            if isinstance(place.activation_quantizer, Quantizer):
+                yield place.activation_quantizer, place
+
+    @property
+    def _between(self) -> list[Place]:
+        return [place for place in self.places if isinstance(place, Place)]
 
     def parameter_groups(
         self, lr: float, weight_decay: float, other_lr: float | None = None
@@ -303,10 +355,11 @@ class Handle:
         with torch.no_grad():
             for module, value in hardened:
                 originals(module)[0].copy_(value)
-        for layer in self.layers:
-            if not isinstance(layer.activation_quantizer, Hardened | None):
-                layer.activation_quantizer = Hardened(layer.activation_quantizer)
-                layer.module.input_quantizer = layer.activation_quantizer
+        for place in self.places:
+            if not isinstance(place.activation_quantizer, Hardened | None):
+                place.activation_quantizer = Hardened(place.activation_quantizer)
+                for module, name in self._seats[place]:
+                    setattr(module, name, place.activation_quantizer)
         return self.model
 
     def remove(self) -> nn.Module:
@@ -318,10 +371,15 @@ class Handle:
         self._release_weights()
         for hook in self._layer_hooks:
             hook.remove()
+        if self._insertion is not None:
+            self._insertion.remove()
+            self._insertion = None
+        for place in self.places:
+            if not isinstance(place, Place):
+                del place.module.input_quantizer
+            place.activation_quantizer = None
+        self.method.places = []
         for layer in self.layers:
-            if layer.activation_quantizer is not None:
-                del layer.module.input_quantizer
-                layer.activation_quantizer = None
             if hasattr(layer.module, "output_module"):
                 del layer.module.output_module
         return self.model
@@ -373,18 +431,44 @@ class Handle:
             self._training_hooks.append(hook)
 
     def _attach_input(self, layer: Layer, sample: Tensor) -> None:
-        quantizer = self.method.activation_quantizer(layer, sample)
-        if quantizer is None:
+        quantizer = self._build_activation_quantizer(layer, sample)
+        if quantizer is not None:
+            layer.module.input_quantizer = quantizer
+            self._seats[layer] = [(layer.module, "input_quantizer")]
+            self._layer_hooks.append(layer.module.register_forward_pre_hook(_quantize_input))
+
+    def _attach_places(self, found: FoundPlaces, samples: Mapping[str, Tensor]) -> None:
+        quantizers: dict[Point, nn.Module] = {}
+        for place, points in zip(found.places, found.points_of, strict=True):
+            sample = join_samples([samples[point.name] for point in points])
+            quantizer = self._build_activation_quantizer(place, sample)
+            if quantizer is not None:
+                quantizers |= dict.fromkeys(points, quantizer)
+        if not quantizers:
             return
+        self._insertion = Insertion(self.model, found.sites, quantizers)
+        for place, points in zip(found.places, found.points_of, strict=True):
+            if place.activation_quantizer is not None:
+                self._seats[place] = [self._insertion.seats[point] for point in points]
+                place.module = self._insertion.holders[points[0]]
+        for module in dict.fromkeys(self._insertion.holders.values()):
+            self._training_hooks.append(accept_float_states(module))
+        names = {place.name for place in found.places if place.activation_quantizer is not None}
+        self.arrivals = tuple(each for each in found.arrivals if each.place in names)
+
+    def _build_activation_quantizer(self, place: Layer, sample: Tensor) -> nn.Module | None:
+        quantizer = self.method.activation_quantizer(place, sample)
+        if quantizer is None:
+            return None
         what = f"{self.method.name}'s activation quantizer"
-        _check_module(quantizer, what, layer)
+        _check_module(quantizer, what, place)
         quantizer.to(sample.device)
-        _check_output(quantizer, sample[:1], what, layer)
-        layer.clipped_share = clipped_share(quantizer, sample)
+        _check_output(quantizer, sample[:1], what, place)
+        place.clipped_share = clipped_share(quantizer, sample)
         setattr(quantizer, ATTACHED, True)
-        layer.module.input_quantizer = quantizer
-        layer.activation_quantizer = quantizer
-        self._layer_hooks.append(layer.module.register_forward_pre_hook(_quantize_input))
+        place.activation_quantizer = quantizer
+        self.method.places.append(place)
+        return quantizer
 
     def _attach_output(self, layer: Layer) -> None:
         module = self.method.output_module(layer)
@@ -414,6 +498,23 @@ class Hardened(nn.Module):
     def train(self, mode: bool = True) -> Hardened:
         """Stay in evaluation mode, whatever ``mode`` is."""
         return super().train(False)
+
+
+def _first_of(batches: Iterable[Any], name: str) -> tuple[Any, Iterable[Any]]:
+    """Return the first batch, and all of them.
+
+    Raises:
+        QbenchError: There is none.
+    """
+    if isinstance(batches, list):
+        first, every = next(iter(batches), None), batches
+    else:
+        rest = iter(batches)
+        first = next(rest, None)
+        every = itertools.chain([first], rest)  # type: ignore[assignment]
+    if first is None:
+        raise no_calibration(name)
+    return first, every
 
 
 def _check_module(quantizer: object, what: str, layer: Layer) -> None:
@@ -464,12 +565,7 @@ def _observe_weight(module: nn.Module, args: Any, output: Any) -> None:
 def _quantize_input(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
     quantizer = module.input_quantizer
     assert isinstance(quantizer, nn.Module)  # noqa: S101
-    x = args[0]
-    y = quantizer(x)
-    if module.training and isinstance(quantizer, Quantizer):
-        with torch.no_grad():
-            quantizer.observe(distributed.gather(x.detach()))
-    return (y, *args[1:])
+    return (quantize(quantizer, args[0], module.training), *args[1:])
 
 
 def _pass_output(module: nn.Module, args: Any, output: Tensor) -> Tensor:

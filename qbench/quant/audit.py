@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from qbench.method import Granularity, Layer, PerTensor
-from qbench.quant.hooks import observed_inputs
+from qbench.method import Granularity, Layer, PerTensor, Place
+from qbench.quant.hooks import observed, observed_inputs
+from qbench.quant.layers import quantizable_layers
+from qbench.quant.placement.plan import Arrival
+from qbench.quant.placement.sites import observed_points
 from qbench.spec.granularity import scope_of
 from qbench.spec.result import LevelCount
 
@@ -16,7 +21,12 @@ _WHOLE = PerTensor()
 
 
 def audit(
-    layers: Sequence[Layer], state: Mapping[str, Tensor], model: nn.Module, images: Tensor
+    layers: Sequence[Layer],
+    state: Mapping[str, Tensor],
+    model: nn.Module,
+    images: Tensor,
+    places: Sequence[Layer] = (),
+    arrivals: Sequence[Arrival] = (),
 ) -> list[LevelCount]:
     """Count the levels of a hardened model.
 
@@ -25,9 +35,13 @@ def audit(
         state: ``state_dict`` that was stored, read back; weights are counted in it.
         model: Hardened model. `images` are passed through it to count the inputs of its layers.
         images: Batch of test images.
+        places: All that has an activation quantizer.
+        arrivals: Additions and poolings at which quantized values arrive, see `Handle.arrivals`.
 
     Returns:
-        One count for each quantized weight and each quantized input.
+        One count for each quantized weight, each quantized input, each place between layers, and
+        each addend and pooling that receives values of a place. A tensor of which a forward pass
+        has several counts once, with the largest number.
     """
     counts = [
         LevelCount(
@@ -41,12 +55,14 @@ def audit(
         for layer in layers
         if layer.weight_levels is not None
     ]
-    inputs = _inputs(model, [m for m in layers if not m.activation_bits.is_float], images)
+    between = {place.name: place for place in places if isinstance(place, Place)}
+    quantized = [layer for layer in layers if not layer.activation_bits.is_float]
+    inputs, outputs, arriving = _counts(model, quantized, between, arrivals, images)
     counts += [
         LevelCount(
             layer=layer.name,
             tensor="input",
-            levels=count_levels(inputs[layer.name]),
+            levels=inputs[layer.name],
             promised=layer.activation_levels.count(layer.activation_bits),
             scope="layer",
             bits=str(layer.activation_bits),
@@ -54,7 +70,30 @@ def audit(
         for layer in layers
         if layer.activation_levels is not None
     ]
-    return counts
+    counts += [
+        _of_place(name, "activation", levels, between[name]) for name, levels in outputs.items()
+    ]
+    return counts + [
+        _of_place(
+            each.point.name,
+            "addend" if each.point.site.kind == "add" else "pooling",
+            arriving[each.point.name],
+            between[each.place],
+        )
+        for each in arrivals
+    ]
+
+
+def _of_place(name: str, tensor: str, levels: int, place: Place) -> LevelCount:
+    assert place.activation_levels is not None  # noqa: S101
+    return LevelCount(
+        layer=name,
+        tensor=tensor,
+        levels=levels,
+        promised=place.activation_levels.count(place.activation_bits),
+        scope="layer",
+        bits=str(place.activation_bits),
+    )
 
 
 def count_levels(x: Tensor, granularity: Granularity = _WHOLE) -> int:
@@ -73,11 +112,40 @@ def count_levels(x: Tensor, granularity: Granularity = _WHOLE) -> int:
     return 1 + max(int((rows.diff(dim=1) != 0).sum(1).max()) for rows in ordered)
 
 
-def _inputs(model: nn.Module, layers: Sequence[Layer], images: Tensor) -> dict[str, Tensor]:
-    """Return the quantized input of each layer, by the layer's name."""
-    seen: dict[str, Tensor] = {}
-    if layers:
-        model.eval()
-        with observed_inputs(layers, seen.__setitem__), torch.inference_mode():
-            model(images)
-    return seen
+def _counts(
+    model: nn.Module,
+    layers: Sequence[Layer],
+    places: Mapping[str, Place],
+    arrivals: Sequence[Arrival],
+    images: Tensor,
+) -> tuple[dict[str, int], dict[str, int], dict[str, int]]:
+    """Count the values at the inputs of layers, behind places, and where values arrive, by name."""
+    inputs: dict[str, int] = {}
+    outputs: dict[str, int] = {}
+    arriving: dict[str, int] = {}
+    if not layers and not places:
+        return inputs, outputs, arriving
+
+    def count(found: dict[str, int], name: str, x: Tensor) -> None:
+        found[name] = max(found.get(name, 0), count_levels(x))
+
+    quantizers = {
+        name: place.activation_quantizer
+        for name, place in places.items()
+        if place.activation_quantizer is not None
+    }
+    model.eval()
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode())
+        stack.enter_context(observed_inputs(layers, partial(count, inputs)))
+        stack.enter_context(observed(quantizers, lambda name, _, y: count(outputs, name, y)))
+        if arrivals:
+            points = [each.point for each in arrivals]
+            modules = quantizable_layers(model).values()
+            stack.enter_context(
+                observed_points(
+                    model, modules, points, lambda point, x: count(arriving, point.name, x)
+                )
+            )
+        model(images)
+    return inputs, outputs, arriving

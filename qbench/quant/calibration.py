@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from qbench.errors import QbenchError
 from qbench.method import Layer
 from qbench.quant.hooks import observed_inputs
+from qbench.quant.layers import quantizable_layers
+from qbench.quant.placement.sites import Point, observed_points
 from qbench.spec.words import counted
 
 _LEAST_SHARE = 0.01  # of clipped negative inputs that is worth a footnote
@@ -19,27 +22,32 @@ _MAX_VALUES = 2**22  # of one layer's inputs
 
 
 def sample_inputs(
-    model: nn.Module, layers: Sequence[Layer], batches: Iterable[Tensor]
+    model: nn.Module,
+    layers: Sequence[Layer],
+    batches: Iterable[Any],
+    points: Sequence[Point] = (),
 ) -> dict[str, Tensor]:
-    """Record inputs of every layer whose input is quantized, on the full-precision model.
+    """Record what activation quantizers are to quantize, on the full-precision model.
 
     Args:
         model: Model without quantizers.
-        layers: Its quantized layers.
+        layers: Its layers with a quantizer at their own input.
         batches: Inputs of the model.
+        points: Points between layers that get a quantizer.
 
     Returns:
-        Inputs of each layer, (images, …), by the layer's name: at most 2²² values, but at
-        least one image.
+        Inputs of each layer and tensors at each point, (images, …), by the name of the layer or
+        the point: at most 2²² values, but at least one image. See `join_samples`.
 
     Raises:
         QbenchError: A layer saw no data, the model cannot take the batches, or they lead to values
             that are not finite.
     """
     wanted = [layer for layer in layers if not layer.activation_bits.is_float]
-    if not wanted:
+    if not wanted and not points:
         return {}
-    seen: dict[str, list[Tensor]] = {layer.name: [] for layer in wanted}
+    names = [layer.name for layer in wanted] + [point.name for point in points]
+    seen: dict[str, list[Tensor]] = {name: [] for name in names}
 
     def keep(name: str, x: Tensor) -> None:
         room = _MAX_VALUES - sum(t.numel() for t in seen[name])
@@ -53,28 +61,75 @@ def sample_inputs(
             seen[name].append(x[: max(1, images)].detach().clone())
 
     given = False
-    with observed_inputs(wanted, keep), torch.no_grad(), evaluation_mode(model):
+    with ExitStack() as stack:
+        stack.enter_context(observed_inputs(wanted, keep))
+        if points:
+            modules = quantizable_layers(model).values()
+            keep_point = lambda point, x: keep(point.name, x)  # noqa: E731
+            stack.enter_context(observed_points(model, modules, points, keep_point))
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(evaluation_mode(model))
         for batch in batches:
-            try:
+            with explained(model, batch):
                 model(batch)
-            except QbenchError:
-                raise
-            except Exception as error:
-                raise QbenchError(f"calibration: {_misfit(model, batch)}: {error}") from error
             given = True
     if not given:
-        raise QbenchError(
-            f"'{wanted[0].name}' saw no calibration data, and quantizing its input needs some: "
-            "pass calibration=batches of training images"
-        )
+        raise no_calibration(names[0])
     if unseen := [name for name, inputs in seen.items() if not inputs]:
-        names, patterns = ", ".join(f"'{name}'" for name in unseen), [f"!{n}" for n in unseen]
+        shown, patterns = ", ".join(f"'{name}'" for name in unseen), [f"!{n}" for n in unseen]
         raise QbenchError(
-            f"{names}: never called in evaluation mode, so there is no input to quantize "
+            f"{shown}: never called in evaluation mode, so there is no input to quantize "
             "(auxiliary heads and the layers of nn.MultiheadAttention are not called); leave "
             f"{'it' if len(unseen) == 1 else 'them'} out with layers={['*', *patterns]}"
         )
-    return {name: torch.cat(inputs) for name, inputs in seen.items()}
+    return {name: join_samples(inputs) for name, inputs in seen.items()}
+
+
+def join_samples(samples: Sequence[Tensor]) -> Tensor:
+    """Join tensors that one quantizer quantizes.
+
+    Args:
+        samples: Tensors, (images, …).
+
+    Returns:
+        All images, (images, …), if they have the same shape. Otherwise the values of each image,
+        (images, values), for as many images as each of the tensors has.
+    """
+    if len({x.shape[1:] for x in samples}) == 1:
+        return torch.cat(list(samples))
+    images = min(len(x) for x in samples)
+    return torch.cat([x[:images].flatten(1) for x in samples], 1)
+
+
+def no_calibration(name: str) -> QbenchError:
+    """Return the error that quantizers of activations need calibration data.
+
+    Args:
+        name: Name of a layer or a place.
+    """
+    return QbenchError(
+        f"'{name}' saw no calibration data, and quantizing its input needs some: "
+        "pass calibration=batches of training images"
+    )
+
+
+@contextmanager
+def explained(model: nn.Module, batch: object) -> Iterator[None]:
+    """Context manager that explains an exception of a model as one of a calibration batch.
+
+    Args:
+        model: Model that is run.
+        batch: The batch.
+
+    Raises:
+        QbenchError: The model cannot take the batch.
+    """
+    try:
+        yield
+    except QbenchError:
+        raise
+    except Exception as error:
+        raise QbenchError(f"calibration: {_misfit(model, batch)}: {error}") from error
 
 
 def _misfit(model: nn.Module, batch: object) -> str:
@@ -107,20 +162,19 @@ def clipped_share(quantizer: nn.Module, sample: Tensor) -> float:
     return float(negative.double().mean()) if clips else 0.0
 
 
-def clipped_text(layers: Sequence[Layer]) -> str:
+def clipped_text(places: Sequence[Layer]) -> str:
     """Describe how many inputs lose negative values, or return an empty string.
 
     Args:
-        layers: Attached layers.
+        places: All that has an activation quantizer.
     """
-    inputs = [layer for layer in layers if layer.activation_quantizer is not None]
-    shares = [100 * layer.clipped_share for layer in inputs if layer.clipped_share >= _LEAST_SHARE]
+    shares = [100 * place.clipped_share for place in places if place.clipped_share >= _LEAST_SHARE]
     if not shares:
         return ""
     low, high = f"{min(shares):.0f}", f"{max(shares):.0f}"
     percent = high if low == high else f"{low} to {high}"
     return (
-        f"{len(shares)} of {len(inputs)} quantized inputs lose their negative values, "
+        f"{len(shares)} of {len(places)} quantized inputs lose their negative values, "
         f"{percent} % of them"
     )
 

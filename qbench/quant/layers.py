@@ -16,6 +16,15 @@ from qbench.spec.policies import POLICIES, LayerPolicy, end_widths
 QUANTIZABLE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
 
+def quantizable_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """Return the convolutions and linear layers of a model, by name.
+
+    Args:
+        model: Any module.
+    """
+    return {name: m for name, m in model.named_modules() if isinstance(m, QUANTIZABLE)}
+
+
 def select_layers(model: nn.Module, policy: LayerPolicy, bits: BitWidths) -> list[Layer]:
     """Select the layers that a policy quantizes, each with its bit-widths.
 
@@ -32,7 +41,7 @@ def select_layers(model: nn.Module, policy: LayerPolicy, bits: BitWidths) -> lis
         QbenchError: The policy is unknown, names a layer that the model does not have, or only
             leaves layers out.
     """
-    found = {name: m for name, m in model.named_modules() if isinstance(m, QUANTIZABLE)}
+    found = quantizable_layers(model)
     names = list(found)
     widths: dict[str, BitWidths]
     if isinstance(policy, str):

@@ -15,6 +15,9 @@ from qbench.quant.layers import QUANTIZABLE
 ATTACHED = "_attached_by_qbench"
 """Attribute of the modules that are attached to a model."""
 
+PLACED = "activation_quantizers"
+"""Submodule that holds the quantizers of places between layers. It is part of stored states."""
+
 _RENAMED = {
     "weight_g": "torch.nn.utils.weight_norm; use torch.nn.utils.parametrizations.weight_norm",
     "weight_orig": (
@@ -90,7 +93,7 @@ def check_selection(model: nn.Module, layers: Sequence[Layer]) -> None:
 
 
 def attached_modules(module: nn.Module) -> dict[str, nn.Module]:
-    """Return what is attached to a layer: its quantizers, by their names in the layer.
+    """Return what is attached to a module: its quantizers, by their names in the module.
 
     Args:
         module: Any module.
@@ -99,6 +102,7 @@ def attached_modules(module: nn.Module) -> dict[str, nn.Module]:
     found = dict(enumerate(chain["weight"])) if "weight" in chain else {}
     named = {f"parametrizations.weight.{place}": each for place, each in found.items()}
     named |= {name: getattr(module, name, None) for name in ("input_quantizer", "output_module")}
+    named |= {f"{PLACED}.{key}": each for key, each in getattr(module, PLACED, {}).items()}
     return {name: each for name, each in named.items() if hasattr(each, ATTACHED)}
 
 

@@ -161,7 +161,7 @@ class Training:
         _check_hardened(model)
         state = dump_weights(model)
         images = loop.task.inputs(next(iter(loop.evaluation)))
-        audited = audit(layers, load_weights(state), model, images)
+        audited = audit(layers, load_weights(state), model, images, handle.places, handle.arrivals)
         model.eval()
         metrics = loop.evaluate()
         for name, value in metrics.items():
@@ -169,7 +169,7 @@ class Training:
                 raise TrainingError(f"the {name} of the hardened network is not a number")
         result.weights, result.curve, result.audit = weights, curve, audited
         result.metrics, result.unreadable = metrics, loop.unreadable()
-        result.clipped = clipped_text(layers)
+        result.clipped = clipped_text(handle.places)
         if not result.trial.validation:  # examples are test images
             result.examples = loop.task.examples(model, loop.dataset)
         self.weights = state

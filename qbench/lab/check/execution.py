@@ -76,9 +76,10 @@ def runs_on_its_device(case: Case) -> None:
         if layer.weight_quantizer is not None:
             weight = layer.latent_weight.detach()
             pairs.append((f"the weight of '{layer.name}'", layer.weight_quantizer, weight))
-        if layer.activation_quantizer is not None:
-            x = through[layer.name][0]
-            pairs.append((f"the input of '{layer.name}'", layer.activation_quantizer, x))
+    for place in handle.places:
+        if place.activation_quantizer is not None:
+            x = through[place.name][0]
+            pairs.append((f"the input of '{place.name}'", place.activation_quantizer, x))
     send(handle.quantizers)
     for what, quantizer, values in pairs:
         x = Elsewhere(values).requires_grad_()

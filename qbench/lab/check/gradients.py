@@ -43,7 +43,7 @@ def has_gradients_everywhere(case: Case) -> None:
             share = _share(layer.latent_weight, layer_weight(layer))
             _note(case, "weights", share, f"the weights of '{layer.name}'")
     for name, (before, _) in through_quantizers(handle, images()).items():
-        quantizer = next(m.activation_quantizer for m in handle.layers if m.name == name)
+        quantizer = next(m.activation_quantizer for m in handle.places if m.name == name)
         assert quantizer is not None  # noqa: S101
         shares = []
         drawn = [size * torch.randn(before.shape) for size in (0.1, 1.0, 10.0)]

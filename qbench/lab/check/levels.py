@@ -45,9 +45,9 @@ def has_the_levels_it_promises_when_hard(handle: Handle) -> None:
     _check_constants(handle)
     for scale in (1.0, 30.0):
         for name, (before, after) in through_quantizers(handle, scale * images(2)).items():
-            layer = next(layer for layer in handle.layers if layer.name == name)
-            if layer.activation_levels is not None:
-                _check_input(layer, layer.activation_levels, before, after)
+            place = next(place for place in handle.places if place.name == name)
+            if place.activation_levels is not None:
+                _check_input(place, place.activation_levels, before, after)
 
 
 def _check_weight(layer: Layer, levels: Levels) -> None:
@@ -203,10 +203,10 @@ def hardens_to_what_it_evaluates(case: Case) -> None:
     model.train()
     hard = through_quantizers(handle, images(3))
     through_quantizers(handle, 10 * images(4))
-    for layer in handle.layers:
-        if layer.name in hard and layer.activation_quantizer is not None:
-            before, after = hard[layer.name]
-            if not equal(layer.activation_quantizer(before), after):
+    for place in handle.places:
+        if place.name in hard and place.activation_quantizer is not None:
+            before, after = hard[place.name]
+            if not equal(place.activation_quantizer(before), after):
                 raise BrokenPromiseError(
-                    f"the input quantizer of {layer.name} still changes after hardening"
+                    f"the input quantizer of {place.name} still changes after hardening"
                 )

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from qbench.method import Method
 from qbench.quant.attach import Handle, attach
 from qbench.quant.options import build_method
+from qbench.spec.placement import Placement
 
 EPOCHS_OF_CHECK = 3
 STEPS_OF_CHECK = 100
@@ -28,6 +29,7 @@ class Case:
         network: Name of one of `NETWORKS`.
         bits: Bit-widths as ``W/A``.
         granularity: Value of the option ``granularity``; empty: that of ``options``.
+        placement: Where activation quantizers sit; None: where the method has them.
         shares: Smallest share of ``weights`` and of ``inputs`` that have a gradient, over the
             layers. The check of gradients sets it.
     """
@@ -37,11 +39,13 @@ class Case:
     network: str
     bits: str
     granularity: str = ""
+    placement: Placement | None = None
     shares: dict[str, float] = field(default_factory=dict, compare=False)
 
     def __str__(self) -> str:
         granularity = f", granularity: {self.granularity}" if self.granularity else ""
-        return f"{self.network} {self.bits}{granularity}"
+        placement = f", placement: {self.placement}" if self.placement else ""
+        return f"{self.network} {self.bits}{granularity}{placement}"
 
     def on(self, network: str) -> Case:
         """Return the case on another network."""
@@ -87,7 +91,12 @@ class Case:
         model = (model or self.model(seed)).to(dtype)
         calibration = [images(2 * seed + half).to(dtype) for half in (0, 1)]
         handle = attach(
-            model, built, bits=self.bits, layers=layers or "all", calibration=calibration
+            model,
+            built,
+            bits=self.bits,
+            layers=layers or "all",
+            placement=self.placement,
+            calibration=calibration,
         )
         handle.on_epoch_start(1, EPOCHS_OF_CHECK, STEPS_OF_CHECK)
         return handle
@@ -135,6 +144,33 @@ def odd() -> nn.Module:
     )  # fmt: skip
 
 
+def residual() -> nn.Module:
+    """Build a residual block that calls one ReLU twice, between a pooling and a linear layer."""
+    return nn.Sequential(
+        *_block(3, 8), nn.MaxPool2d(2), _Residual(8), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(8, OUTPUTS),
+    )  # fmt: skip
+
+
+class _Residual(nn.Module):
+    """Two convolutions and a shortcut around them.
+
+    Args:
+        channels: Number of channels.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first, self.norm, self.relu = _block(channels, channels)
+        self.second = _block(channels, channels)[0]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (n, channels, height, width) to the same shape."""
+        y: Tensor = self.relu(self.norm(self.first(x)))
+        out: Tensor = self.relu(self.second(y) + x)
+        return out
+
+
 def tied() -> nn.Module:
     """Build a network in which two linear layers share a weight."""
     first, second = nn.Linear(16, 16), nn.Linear(16, 16)
@@ -151,7 +187,8 @@ def _block(inputs: int, outputs: int, size: int = 3, groups: int = 1) -> list[nn
 
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
-    network.__name__: network for network in (convolutional, depthwise, linear, mixed, odd, tied)
+    network.__name__: network
+    for network in (convolutional, depthwise, linear, mixed, odd, residual, tied)
 }
 
 

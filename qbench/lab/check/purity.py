@@ -13,8 +13,9 @@ from qbench.lab.check.promise import BrokenPromiseError
 from qbench.lab.check.steps import equal, state_of, through_quantizers, train
 from qbench.quant.attach import Handle
 from qbench.quant.layers import QUANTIZABLE, layer_weight
+from qbench.quant.state import PLACED
 
-_NETWORKS_OWN = ("parametrizations", "input_quantizer", "output_module")
+_NETWORKS_OWN = ("parametrizations", "input_quantizer", "output_module", PLACED)
 _LARGE = 2**24 + 1  # more than torch.quantile takes, and than float32 counts
 
 
@@ -24,9 +25,10 @@ def _quantizers(handle: Handle, x: Tensor) -> Iterator[tuple[str, nn.Module, Ten
     for layer in handle.layers:
         if layer.weight_quantizer is not None:
             yield f"{layer.name}.weight", layer.weight_quantizer, layer.latent_weight.detach()
-        if layer.activation_quantizer is not None:
-            given = through[layer.name][0]
-            yield f"the input of '{layer.name}'", layer.activation_quantizer, given
+    for place in handle.places:
+        if place.activation_quantizer is not None:
+            given = through[place.name][0]
+            yield f"the input of '{place.name}'", place.activation_quantizer, given
 
 
 @torch.no_grad()
@@ -151,16 +153,16 @@ def treats_images_alone(case: Case) -> None:
     handle = case.attach()
     train(handle)
     handle.model.eval()
-    for layer in handle.layers:
-        quantizer = layer.activation_quantizer
+    for place in handle.places:
+        quantizer = place.activation_quantizer
         if quantizer is None:
             continue
-        x = through_quantizers(handle, images(2))[layer.name][0]
+        x = through_quantizers(handle, images(2))[place.name][0]
         expected = quantizer(x)[:1]
         for batch in (x[:1], torch.cat([x[:1], 10 * x[1:]])):
             if not equal(quantizer(batch)[:1], expected):
                 raise BrokenPromiseError(
-                    f"the quantized input of '{layer.name}' depends on the other images of the "
+                    f"the quantized input of '{place.name}' depends on the other images of the "
                     "batch: in evaluation use statistics that observe() has collected"
                 )
 
@@ -222,8 +224,8 @@ def _shapes(handle: Handle) -> str:
 def takes_large_inputs(case: Case) -> None:
     """Check that activation quantizers take more than 2²⁴ values."""
     handle = case.attach()
-    for layer in handle.layers[:1]:
-        if layer.activation_quantizer is not None:
-            y = layer.activation_quantizer.eval()(torch.rand(1, _LARGE))
+    for place in handle.places[:1]:
+        if place.activation_quantizer is not None:
+            y = place.activation_quantizer.eval()(torch.rand(1, _LARGE))
             if not y.isfinite().all():
-                raise BrokenPromiseError(f"{_LARGE} inputs of '{layer.name}' give NaN or infinity")
+                raise BrokenPromiseError(f"{_LARGE} inputs of '{place.name}' give NaN or infinity")

@@ -116,8 +116,9 @@ def _run(each: Check, case: Case) -> Finding | None:
         message = f"called sys.exit({error.code})"
     else:
         return None
-    if case.granularity:
-        message = f"with granularity: {case.granularity}: {message}"
+    for option, value in (("granularity", case.granularity), ("placement", case.placement)):
+        if value:
+            message = f"with {option}: {value}: {message}"
     return Finding(name, case.network, case.bits, message, shown)
 
 

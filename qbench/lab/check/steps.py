@@ -126,7 +126,7 @@ def through_quantizers(handle: Handle, x: Tensor) -> dict[str, tuple[Tensor, Ten
         x: A batch, (n, 3, 6, 6).
 
     Returns:
-        The pair of tensors of each layer, by the layer's name.
+        The pair of tensors of each place, by its name.
     """
     seen: dict[str, tuple[Tensor, Tensor]] = {}
 
@@ -134,9 +134,9 @@ def through_quantizers(handle: Handle, x: Tensor) -> dict[str, tuple[Tensor, Ten
         seen[name] = (given.detach(), quantized.detach())
 
     quantizers = {
-        layer.name: layer.activation_quantizer
-        for layer in handle.layers
-        if layer.activation_quantizer is not None
+        place.name: place.activation_quantizer
+        for place in handle.places
+        if place.activation_quantizer is not None
     }
     with observed(quantizers, keep), torch.no_grad():
         handle.model(x)

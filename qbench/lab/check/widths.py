@@ -20,6 +20,7 @@ from qbench.quant.audit import count_levels
 from qbench.quant.layers import layer_weight
 from qbench.quant.options import build_method
 from qbench.spec.bits import BitWidths
+from qbench.spec.placement import PLACEMENTS
 
 WEIGHTS = ("1", "2", "3", "3(±2)", "3(±4)", "4", "8", "32")
 ACTIVATIONS = ("32", "1", "2", "4", "8")
@@ -62,8 +63,10 @@ def cases(
 ) -> Iterator[Case]:
     """Yield the cases that a method is checked in.
 
-    That is every network at every bit-width, and, if the method has an option ``granularity``,
-    every other granularity on the first network, at the smallest and the largest bit-width.
+    That is every network at every bit-width; every other placement on a residual network, at the
+    smallest and the largest bit-width of activations; and, if the method has an option
+    ``granularity``, every other granularity on the first network, at the smallest and the largest
+    bit-width.
 
     Args:
         method: Name of the method.
@@ -75,7 +78,14 @@ def cases(
         for bits in widths:
             yield Case(method, options, network, bits)
     built = build_method(method, options)
-    if built.granularity is None or not networks:
+    if not networks:
+        return
+    activations = [bits for bits in widths if not bits.endswith("/32")]
+    for placement in PLACEMENTS:
+        for bits in dict.fromkeys((*activations[:1], *activations[-1:])):
+            if placement != built.placement:
+                yield Case(method, options, "residual", bits, placement=placement)
+    if built.granularity is None:
         return
     weights = [bits for bits in widths if not bits.startswith("32/")]
     for granularity in GRANULARITIES:
@@ -150,13 +160,14 @@ def could_do(case: Case, method: Method) -> bool:
         weights = {m.name: layer_weight(m).detach() for m in handle.layers}
         inputs = {name: y for name, (_, y) in through_quantizers(handle, images(2)).items()}
         used = [
-            _uses(tensors[layer.name], levels, width)
+            _uses(weights[layer.name], layer.weight_levels, layer.weight_bits)
             for layer in handle.layers
-            for tensors, levels, width in (
-                (weights, layer.weight_levels, layer.weight_bits),
-                (inputs, layer.activation_levels, layer.activation_bits),
-            )
-            if levels is not None
+            if layer.weight_levels is not None
+        ]
+        used += [
+            _uses(inputs[place.name], place.activation_levels, place.activation_bits)
+            for place in handle.places
+            if place.activation_levels is not None
         ]
         finite = all(v.isfinite().all() for v in state_of(handle.model).values())
     except Exception:
