@@ -35,6 +35,7 @@ from typing import ClassVar
 from torch import nn
 
 from qbench.models.network import Network, he_initialise
+from qbench.quant.surgery import pass_signs, pool_before_norm
 
 EPSILON = 1e-3
 
@@ -51,7 +52,7 @@ class AlexNetBN(Network):
     """
 
     smallest: ClassVar[int] = 63
-    smallest_alone: ClassVar[int | None] = None
+    smallest_alone: int | None = None
 
     def __init__(self, num_classes: int, in_channels: int) -> None:
         super().__init__(
@@ -88,3 +89,27 @@ class AlexNetBN(Network):
             )
         )
         he_initialise(self, "fan_in")
+
+
+class XNORAlexNet(AlexNetBN):
+    """AlexNet of the code of XNOR-Net (allenai/XNOR-Net, ``models/alexnetxnor.lua``).
+
+    The stem, convolution, normalisation, ReLU and pooling, is as in `AlexNetBN`. Every further
+    layer but the last is normalised directly before the sign of its input is taken, after pooling;
+    this needs one more normalisation, behind the stem. A ReLU precedes the classifier. The code has
+    no activation function beside the signs. Here a hard tanh takes the place of each, so that the
+    network at full precision is not a linear one; it changes neither a sign nor its gradient.
+
+    Args:
+        num_classes: Number of outputs.
+        in_channels: Number of channels of an image.
+    """
+
+    def __init__(self, num_classes: int, in_channels: int) -> None:
+        super().__init__(num_classes, in_channels)
+        layers = list(self._modules.items())
+        stem = [name for name, _ in layers].index("pool1") + 1
+        layers[stem:stem] = [("norm", nn.BatchNorm2d(96, EPSILON)), ("tanh", nn.Hardtanh())]
+        self._modules.clear()
+        self._modules.update(layers)
+        pass_signs(pool_before_norm(self))

@@ -15,7 +15,6 @@ is pre-activated.
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import ClassVar
 
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
@@ -58,7 +57,7 @@ class CifarResNet(Network):
         in_channels: Number of channels of an image.
     """
 
-    smallest_alone: ClassVar[int | None] = 5
+    smallest_alone: int | None = 5
 
     def __init__(self, n: int, num_classes: int, in_channels: int) -> None:
         conv, norm, relu = conv_bn_relu(in_channels, 16)

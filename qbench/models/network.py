@@ -24,7 +24,7 @@ class Network(nn.Sequential):
     """
 
     smallest: ClassVar[int] = 1
-    smallest_alone: ClassVar[int | None] = 1
+    smallest_alone: int | None = 1
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images, (N, C, H, W), to logits, (N, classes).

@@ -18,7 +18,6 @@ average pooling instead of the stride, and none after the stem.
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -76,7 +75,7 @@ class PreActResNet18(Network):
         in_channels: Number of channels of an image.
     """
 
-    smallest_alone: ClassVar[int | None] = 33
+    smallest_alone: int | None = 33
 
     def __init__(self, num_classes: int, in_channels: int) -> None:
         super().__init__(

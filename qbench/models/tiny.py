@@ -1,4 +1,4 @@
-"""Two small networks for images of 8×8 to 14×14 pixels."""
+"""Two small networks for 8×8 images."""
 
 from __future__ import annotations
 

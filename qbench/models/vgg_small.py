@@ -31,7 +31,7 @@ class VGGSmall(Network):
     """
 
     smallest: ClassVar[int] = 8
-    smallest_alone: ClassVar[int | None] = 16
+    smallest_alone: int | None = 16
 
     def __init__(self, num_classes: int, in_channels: int) -> None:
         layers: OrderedDict[str, nn.Module] = OrderedDict()

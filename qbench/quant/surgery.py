@@ -15,6 +15,9 @@ from torch.nn import functional as F  # noqa: N812
 RELU = (nn.ReLU, nn.ReLU6)
 """Activation functions whose output is never negative, so that its sign is always +1."""
 
+_LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
 MakeActivation = Callable[[int], nn.Module]
 """Builds an activation function for a number of channels."""
 
@@ -48,6 +51,42 @@ def replace_modules(
     return model
 
 
+def pass_signs(model: nn.Module) -> nn.Module:
+    """Replace ReLUs by hard tanhs, so that signs reach the next layer.
+
+    A ReLU stays where its output is not quantized by sign: where a normalization follows, or only
+    the classifier, which the networks of Rastegari et al. (ECCV 2016) and Wan et al. (ECCV 2018)
+    leave at full precision.
+
+    Args:
+        model: Model to change, in place. What follows a ReLU is read from the order of
+            ``modules()``: a convolution, a linear layer or a normalization.
+
+    Returns:
+        The same model.
+
+    Example:
+        >>> from torch import nn
+        >>> layers = nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)
+        >>> [type(module).__name__ for module in pass_signs(nn.Sequential(*layers))]
+        ['Linear', 'Hardtanh', 'Linear', 'ReLU', 'Linear']
+    """
+    layers = [m for m in model.modules() if isinstance(m, (*_LAYERS, *_NORMS, *RELU))]
+    last = next((m for m in reversed(layers) if isinstance(m, _LAYERS)), None)
+    following: nn.Module | None = None
+    kept = set()
+    for module in reversed(layers):
+        if not isinstance(module, RELU):
+            following = module
+        elif following is last or isinstance(following, _NORMS):
+            kept.add(module)
+    for parent in list(model.modules()):
+        for name, child in list(parent._modules.items()):
+            if isinstance(child, RELU) and child not in kept:
+                setattr(parent, name, nn.Hardtanh())
+    return model
+
+
 def pool_before_norm(model: nn.Module) -> nn.Module:
     """Move every max-pooling before the normalization that it follows.
 
@@ -58,7 +97,8 @@ def pool_before_norm(model: nn.Module) -> nn.Module:
 
     Args:
         model: Model to change, in place. Only ``nn.Sequential`` containers are reordered, because
-            only there the order of layers is known. Each module keeps its name.
+            only there the order of layers is known. Each module keeps its name. Pooling that a
+            normalization follows stays in its place.
 
     Returns:
         The same model.
@@ -73,11 +113,12 @@ def pool_before_norm(model: nn.Module) -> nn.Module:
         if isinstance(block, nn.Sequential):
             parts = list(block._modules.items())
             for i in range(len(parts) - 2):
-                norm, activation, pool = (part for _, part in parts[i : i + 3])
+                norm, activation, pool, *following = (part for _, part in parts[i : i + 4])
                 if (
                     isinstance(norm, nn.BatchNorm2d)
                     and isinstance(activation, RELU)
                     and isinstance(pool, nn.MaxPool2d)
+                    and not any(isinstance(part, nn.BatchNorm2d) for part in following)
                 ):
                     parts[i : i + 3] = [parts[i + 2], parts[i], parts[i + 1]]
             block._modules.clear()
@@ -212,16 +253,17 @@ class FloatConvolution(nn.Module):
     """1×1 convolution that stays at full precision, because no layer policy selects it.
 
     Args:
-        convolution: Convolution whose weight to use.
+        convolution: Convolution whose weight and bias to use.
     """
 
     def __init__(self, convolution: nn.Conv2d) -> None:
         super().__init__()
         self.weight = convolution.weight
+        self.bias = convolution.bias
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve ``x`` with stride 1."""
-        return F.conv2d(x, self.weight)
+        return F.conv2d(x, self.weight, self.bias)
 
 
 class _Shortcuts(nn.Sequential):
@@ -277,6 +319,7 @@ __all__ = [
     "MakeActivation",
     "Shortcut",
     "add_shortcuts",
+    "pass_signs",
     "pool_before_norm",
     "replace_modules",
     "widen",

@@ -47,3 +47,15 @@ def test_alexnets_feature_maps_are_the_papers_at_224_and_need_no_resizing() -> N
     )
     assert [x.shape[-1] for x in seen] == [224, 27, 13, 13, 13, 6, 6]
     assert torch.equal(seen[-1], seen[-2])
+
+
+def test_xnor_nets_alexnet_normalises_before_each_sign_and_keeps_two_relus() -> None:
+    """As ``alexnetxnor.lua``: BNorm, sign, convolution, pooling, with a ReLU at both ends."""
+    sign = ["BatchNorm2d", "Hardtanh", "Conv2d"]
+    hidden = ["BatchNorm1d", "Hardtanh", "Linear"]
+    pool, resized = ["MaxPool2d"], ["AdaptiveAvgPool2d", "Flatten"]
+    expected = ["Conv2d", "BatchNorm2d", "ReLU", *pool, *sign, *pool, *sign, *sign, *sign, *pool]
+    expected += ["BatchNorm2d", "Hardtanh", *resized, "Linear", *hidden]
+    expected += ["BatchNorm1d", "ReLU", "Linear"]
+    assert order(build("xnor_alexnet"), torch.randn(4, 3, 64, 64)) == expected
+    assert parameters(build("xnor_alexnet", classes=1000)) == 62_387_912 + 2 * 96

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from qbench.quant.surgery import pool_before_norm
+from qbench.quant.surgery import pass_signs, pool_before_norm
 from tests.helpers.pooled_network import images, kinds, network
 
 
@@ -33,8 +33,9 @@ def test_a_scale_above_zero_makes_the_order_of_pooling_and_normalisation_no_diff
         network(norm_first=False),
         nn.Sequential(nn.BatchNorm2d(3), nn.ReLU(), nn.AvgPool2d(2)),
         nn.Sequential(nn.ReLU(), nn.MaxPool2d(2)),
+        nn.Sequential(nn.BatchNorm2d(3), nn.ReLU(), nn.MaxPool2d(2), nn.BatchNorm2d(3)),
     ],
-    ids=["pooled already", "average pooling", "no normalisation"],
+    ids=["pooled already", "average pooling", "no normalisation", "normalised again"],
 )
 def test_any_other_order_is_left_alone(model: nn.Sequential) -> None:
     before = kinds(model)
@@ -45,3 +46,16 @@ def test_one_module_in_two_places_stays_in_both() -> None:
     relu = nn.ReLU()
     model = nn.Sequential(relu, nn.BatchNorm2d(3), relu, nn.MaxPool2d(2))
     assert kinds(pool_before_norm(model)) == ["ReLU", "MaxPool2d", "BatchNorm2d", "ReLU"]
+
+
+def test_a_hard_tanh_passes_signs_to_the_layers_that_quantize_them() -> None:
+    relu = nn.ReLU()
+    model = nn.Sequential(
+        *(nn.Conv2d(3, 8, 3), nn.ReLU6(), nn.MaxPool2d(2), nn.BatchNorm2d(8)),
+        nn.Sequential(relu, nn.Conv2d(8, 8, 3), relu),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2)),
+    )
+    assert pass_signs(model) is model
+    assert kinds(model)[1] == "ReLU6", "what follows is normalised"
+    assert kinds(model[4]) == ["Hardtanh", "Conv2d", "Hardtanh"]
+    assert kinds(model)[-2] == "ReLU", "what follows is the classifier"
