@@ -14,8 +14,10 @@ Activations, N bits: N binary bases with learned shifts v and scales β (Eq. 6�
 
 M bits have M + 1 levels, not 2^M.
 
-The order of layers is normalisation, binary activation, convolution. Binary activations are the
-only nonlinearity: every ReLU is removed. The paper does not give the initial v and β. Here the
+The order of layers is normalisation, binary activation, convolution, so max-pooling comes before
+normalisation. Binary activations are the only nonlinearity: every ReLU is removed. The authors
+released no code; residual blocks keep their order, and published numbers with quantized activations
+get no verdict. The paper does not give the initial v and β. Here the
 thresholds ½ − v_n are evenly spaced quantiles of the input, and β is its least-squares fit.
 """
 
@@ -26,7 +28,7 @@ from torch import Tensor, nn
 
 from qbench.functional import clip, sign, straight_through
 from qbench.method import BinaryBases, BitWidths, Layer, Method, Recipe
-from qbench.quant.surgery import RELU, replace_modules
+from qbench.quant.surgery import RELU, pool_before_norm, replace_modules
 
 
 class ABCNet(Method):
@@ -35,7 +37,6 @@ class ABCNet(Method):
     name = "abc_net"
     title = "ABC-Net"
     paper = "Lin et al., NeurIPS 2017, arXiv:1711.11294"
-    revision = 2
     weights = BinaryBases()
     activations = BinaryBases()
     paper_recipe = Recipe(
@@ -43,9 +44,17 @@ class ABCNet(Method):
         weight_decay=1e-4, initialization="pretrained",
     )  # fmt: skip
 
+    revision = 2
+
+    def network_departure(self, model: str, bits: BitWidths) -> str:
+        """Return that the authors' network is not public, if activations are quantized."""
+        return "" if bits.activations.is_float else "the authors' code is not public"
+
     def prepare(self, model: nn.Module, bits: BitWidths) -> nn.Module:
-        """Remove every ReLU, if activations are quantized."""
-        return model if bits.activations.is_float else replace_modules(model, RELU, nn.Identity)
+        """Pool before normalisation and remove every ReLU, if activations are quantized."""
+        if bits.activations.is_float:
+            return model
+        return replace_modules(pool_before_norm(model), RELU, nn.Identity)
 
     def weight_quantizer(self, layer: Layer, weight: Tensor) -> BasesWeight:
         """Build Σ α_i B_i."""

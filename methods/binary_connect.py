@@ -30,6 +30,12 @@ from qbench.functional import clip, sign, straight_through
 from qbench.method import Binary, BitWidths, Layer, Method, Quantizer, Recipe
 from qbench.quant.surgery import RELU, pool_before_norm, replace_modules
 
+RESNETS = {
+    "resnet_tiny": "bnn_resnet8",
+    **{f"resnet{n}": f"bnn_resnet{n}" for n in (18, 20, 32, 34, 44, 50, 56)},
+}
+"""The ResNets of BNN, by the models that they take the place of."""
+
 
 class BinaryConnect(Method):
     """Weights ±1, without a scale.
@@ -47,6 +53,10 @@ class BinaryConnect(Method):
     )  # fmt: skip
     paper_layers = "all_but_image"
     stochastic: bool = False
+
+    def network_for(self, model: str, bits: BitWidths) -> str:
+        """Return the network of BNN, if inputs are binarized."""
+        return model if bits.activations.is_float else RESNETS.get(model, model)
 
     def prepare(self, model: nn.Module, bits: BitWidths) -> nn.Module:
         """Let negative values reach a binarized input."""

@@ -10,8 +10,9 @@ that of a hard tanh for activations (Eq. 4)::
     ∂w_b/∂w = 1,   ∂x_b/∂x = 1[|x| ≤ 1]
 
 A hard tanh replaces every ReLU: after a ReLU every sign would be +1. Max-pooling comes before
-normalisation, as in the authors' networks: after it nearly every sign would be +1. There are no
-scales; batch normalisation takes their place.
+normalisation, as in the authors' networks: after it nearly every sign would be +1. ResNets are
+those of the authors, which normalise the sum of a block (`qbench.models.binary_resnet`). There are
+no scales; batch normalisation takes their place.
 
 ``stochastic: true`` draws activations in training, as the authors' Torch code does (Eq. 2)::
 
@@ -29,7 +30,7 @@ from torch import Tensor, nn
 from qbench.method import Binary, BitWidths, Layer, Method, Recipe
 from qbench.quant.surgery import RELU, pool_before_norm, replace_modules
 
-from .binary_connect import SignActivation, SignWeight
+from .binary_connect import RESNETS, SignActivation, SignWeight
 
 
 class BNN(Method):
@@ -48,7 +49,12 @@ class BNN(Method):
         milestone_lrs=(1e-3, 5e-4, 1e-4, 1e-5), epochs=50, batch_size=256,
     )  # fmt: skip
     paper_layers = "all_but_image"
+    networks = RESNETS
     stochastic: bool = False
+
+    def network_departure(self, model: str, bits: BitWidths) -> str:
+        """Return that the bottleneck of the authors does not run."""
+        return "the authors' block raises an error" if model == "resnet50" else ""
 
     def prepare(self, model: nn.Module, bits: BitWidths) -> nn.Module:
         """Let negative values reach the signs, past ReLUs and pooling."""

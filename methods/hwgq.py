@@ -4,9 +4,12 @@ Weights, 1 bit: α · sign(w) with α = mean|w| of each filter, as in BWN. The g
 through, as in the released code.
 
 Activations, k bits: after batch normalisation they are about N(0, 1), so one quantizer is optimal
-for all (Eq. 8–9). Max-pooling comes before normalisation for this reason, as in the released
-networks. With m = 2^k − 1 levels q_1 < … < q_m above zero and thresholds t_1 = 0,
-t_i = (q_(i−1) + q_i)/2::
+for all (Eq. 8–9). For this reason max-pooling comes before normalisation, and ResNets are the
+authors' pre-activation networks, in which a normalisation stands directly before each quantizer
+(`qbench.models.binary_resnet`). A residual network without such a form keeps its order: there a
+quantizer sees the sum of a block, which is not N(0, 1).
+
+With m = 2^k − 1 levels q_1 < … < q_m above zero and thresholds t_1 = 0, t_i = (q_(i−1) + q_i)/2::
 
     Q(x) = q_i where t_i < x ≤ t_(i+1),   0 where x ≤ 0
 
@@ -61,6 +64,10 @@ class HWGQ(Method):
     paper_recipe = Recipe(
         optimizer="sgd", lr=0.1, schedule="linear", epochs=64, batch_size=256, weight_decay=5e-5,
     )  # fmt: skip
+    networks = {
+        "resnet_tiny": "hwgq_resnet8",
+        **{f"resnet{n}": f"hwgq_resnet{n}" for n in (18, 20, 32, 34, 44, 50, 56)},
+    }
     levels: Literal["uniform", "lloyd"] = "uniform"
     backward: Backward = "clipped"
     plain_norm: bool = False

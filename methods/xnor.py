@@ -17,10 +17,18 @@ K is off by default, as in the released code: the paper finds that α matters fa
 and ``centre`` are those of BWN; their defaults are those of the released code.
 
 The paper's block is batch normalisation, sign, convolution, pooling, without a ReLU between binary
-layers. A network of convolution, normalisation, ReLU, pooling becomes that when pooling moves
-before normalisation and the ReLU is removed. A hard tanh replaces the ReLU, which changes neither a
-sign nor its gradient. The maximum of normalised values is nearly always positive: with its sign
-AlexNet had 30.3 % in place of 44.2 % (Table 3b).
+layers. A chain of convolution, normalisation, ReLU, pooling becomes that when pooling moves before
+normalisation and the ReLU is removed. A hard tanh takes the place of each ReLU but the one before
+the classifier; it changes neither a sign nor its gradient. The maximum of normalised values is
+nearly always positive: with its sign AlexNet had 30.3 % in place of 44.2 % (Table 3b).
+
+AlexNet is that of the released code, whose stem has a ReLU, and a further normalisation behind it
+(`qbench.models.alexnet.XNORAlexNet`). ResNets are pre-activation networks of that block
+(`qbench.models.binary_resnet`), those of the code of TBN, which builds on XNOR-Net. The paper's own
+are not public, so that its numbers for ResNets get no verdict.
+
+Departures. In a residual network without such a form the hard tanh also clips what the shortcut
+carries, and a third of the signs differ. K is computed behind the hard tanh.
 """
 
 from __future__ import annotations
@@ -31,7 +39,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from qbench.functional import sign, straight_through
 from qbench.method import Binary, BitWidths, Layer, Method, PerChannel, Recipe
-from qbench.quant.surgery import RELU, pool_before_norm, replace_modules
+from qbench.quant.surgery import pass_signs, pool_before_norm
 
 from .bwn import Gradient, ScaledBinaryWeight
 
@@ -57,13 +65,21 @@ class XNOR(Method):
         milestone_lrs=(5e-4, 1e-4, 5e-5, 1e-5), epochs=55, steps=1500, batch_size=800,
         epsilon=1e-17,
     )  # fmt: skip
+    networks = {
+        **{"alexnet_bn": "xnor_alexnet", "resnet_tiny": "tbn_resnet8"},
+        **{f"resnet{n}": f"tbn_resnet{n}" for n in (18, 20, 32, 34, 44, 50, 56)},
+    }
     gradient: Gradient = "lua"
     centre: bool = True
     scale_map: bool = False
 
+    def network_departure(self, model: str, bits: BitWidths) -> str:
+        """Return that the authors' network is public for AlexNet only."""
+        return "" if model == "alexnet_bn" else f"the authors' {model} is not public"
+
     def prepare(self, model: nn.Module, bits: BitWidths) -> nn.Module:
         """Pool before normalisation, replace ReLUs, and insert K."""
-        model = replace_modules(pool_before_norm(model), RELU, nn.Hardtanh)
+        model = pass_signs(pool_before_norm(model))
         for parent in list(model.modules()) if self.scale_map else ():
             for name, child in list(parent.named_children()):
                 if isinstance(child, nn.Conv2d | nn.Linear):

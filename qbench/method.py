@@ -29,6 +29,7 @@ import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal, dataclass_transform
 
 import pydantic
@@ -284,6 +285,10 @@ class Method:
         keeps_weights: Whether weights of the unchanged network fit the one that `prepare` returns,
             because every parameter and the order of blocks stay as they are. Otherwise trials start
             from a changed network that is trained in full precision.
+        networks: Models that the method quantizes in place of others: registered names, by the
+            names that suites give. Declare a network that `prepare` cannot make, since trained
+            weights would not fit it: the pre-activation ResNet for ``resnet18``, say. Its trials
+            build that network, and start from it at full precision. See also `network_for`.
 
     Attributes:
         layers: The quantized layers, once attached.
@@ -315,6 +320,7 @@ class Method:
     later_options: ClassVar[frozenset[str]] = frozenset()
     keeps_weights: ClassVar[bool] = False
     placement: ClassVar[Placement] = LAYER_INPUTS
+    networks: ClassVar[Mapping[str, str]] = MappingProxyType({})
 
     layers: list[Layer]
     places: list[Layer]
@@ -455,6 +461,34 @@ class Method:
             The recipe, by default `paper_recipe`; None if the paper has none.
         """
         return self.paper_recipe
+
+    def network_for(self, model: str, bits: BitWidths) -> str:
+        """Return the name of the model that the method quantizes in place of one.
+
+        Override it if the network depends on the bit-widths or on options.
+
+        Args:
+            model: Name of the model, as in a suite.
+            bits: Bit-widths of weights and activations.
+
+        Returns:
+            The name of a registered model, by default that of `networks`; `model` if there is none.
+        """
+        return self.networks.get(model, model)
+
+    def network_departure(self, model: str, bits: BitWidths) -> str:
+        """Return how the network of a model departs from the one that the authors trained.
+
+        Published numbers of another network get no verdict.
+
+        Args:
+            model: Name of the model, as in a suite.
+            bits: Bit-widths of weights and activations.
+
+        Returns:
+            A reason as short as a footnote; empty, as by default, if it is the authors' network.
+        """
+        return ""
 
     def describe(self) -> str:
         """Describe what the method quantizes, from its declared levels."""

@@ -119,8 +119,8 @@ class Estimator:
         Args:
             trials: The trials.
         """
-        sizes = {model: self._weight_bytes(model) for model in {t.model for t in trials}}
-        stored = sum(sizes[trial.model] for trial in trials)
+        sizes = {model: self._weight_bytes(model) for model in {t.architecture for t in trials}}
+        stored = sum(sizes[trial.architecture] for trial in trials)
         checkpoints = self.at_once * max(sizes.values(), default=0)
         return stored + 2 * checkpoints  # a checkpoint also holds the optimizer's momentum
 
@@ -133,18 +133,18 @@ class Estimator:
 
     def _image_seconds(self, trial: Trial) -> float:
         """Return the seconds of a full-precision training step, per image."""
-        kind = (trial.model, trial.threads)
+        kind = (trial.architecture, trial.threads)
         if kind not in self._timed:
-            _LOGGER.info("timing a step of %s", trial.model)
+            _LOGGER.info("timing a step of %s", trial.architecture)
             self._timed[kind] = math.nan
-            with noted(self.problems, f"the time of {trial.model}"):
-                self._timed[kind] = image_seconds(trial.model, self._dataset, trial.threads)
+            with noted(self.problems, f"the time of {trial.architecture}"):
+                self._timed[kind] = image_seconds(trial.architecture, self._dataset, trial.threads)
         return self._timed[kind]
 
 
 def _kinds(trial: Trial) -> list[tuple[str, ...]]:
     """Return the kinds of trials that a trial belongs to, the narrowest first."""
-    where = (trial.model, trial.dataset)
+    where = (trial.architecture, trial.dataset)
     quantized = FP32 if trial.method == FP32 else "quantized"
     return [(*where, trial.method, trial.bits), (*where, trial.method), (*where, quantized)]
 

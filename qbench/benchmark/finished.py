@@ -143,11 +143,12 @@ def _from_trials(found: Iterable[tuple[Trial, dict[str, float]]]) -> pd.DataFram
 
 
 def _label(trial: Trial) -> str:
-    change = trial.prepared
+    label, change = _title(trial.method, trial.options), trial.prepared
+    if trial.method == FP32 and trial.network:
+        label += f", {trial.network}"
     if trial.method == FP32 and change is not None:
-        by = _title(change.method, change.options)
-        return f"{_title(FP32, {})}, changed by {by} for {change.bits}"
-    return _title(trial.method, trial.options)
+        label += f", changed by {_title(change.method, change.options)} for {change.bits}"
+    return label
 
 
 def _title(method: str, options: dict[str, Any]) -> str:

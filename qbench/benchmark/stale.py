@@ -70,7 +70,7 @@ def _change_of_start(trial: Trial, run: Run) -> str:
     """Return how the start of a trial differs from the recorded one, or an empty string."""
     if trial.starts_from(run.data.tags.get(SOURCE)):
         return ""
-    if trial.prepared is None:
+    if not trial.has_changed_network:
         return "it started from other weights than it would now"
     return f"it started from weights of the unchanged network, and {trial.method} changes it"
 

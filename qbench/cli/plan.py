@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -73,6 +73,8 @@ def show(benchmark: Benchmark) -> None:
     if len(benchmark.suite.seeds) == 1:
         told = "One seed: no difference is tested, and no published number gets a verdict."
         console.print(f"{told} `--set seeds=[0,1,2]` trains three.", soft_wrap=True, markup=False)
+    for text in _trained_besides_given(benchmark, estimator, models):
+        console.print(text, soft_wrap=True, markup=False)
     for text in benchmark.missing():
         console.print(f"Missing: {text}", soft_wrap=True, markup=False)
     if not to_do:
@@ -154,6 +156,26 @@ def _refusals(benchmark: Benchmark) -> dict[str, list[str]]:
         reason: [f"{method} {' '.join(widths)}" for method, widths in methods.items()]
         for reason, methods in found.items()
     }
+
+
+def _trained_besides_given(
+    benchmark: Benchmark, estimator: Estimator, models: list[str]
+) -> Iterator[str]:
+    """Yield what it takes to train the networks that methods change where weights are given."""
+    for model in models:
+        given = benchmark.suite.weights.get(model)
+        bases = [
+            trial
+            for trial in _to_do(benchmark)
+            if trial.model == model and trial.method == FP32 and trial.has_changed_network
+        ]
+        if given is not None and bases:
+            seconds = sum(estimator.seconds(trial) for trial in bases)
+            yield (
+                f"{given} is of {model} as it is. Methods change it: "
+                f"{counted(len(bases), 'network')} more to train at full precision, about "
+                f"{duration(seconds)} one after another."
+            )
 
 
 def _model_table(to_do: Sequence[Trial], estimator: Estimator, models: list[str]) -> Table:

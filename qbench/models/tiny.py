@@ -1,4 +1,4 @@
-"""Two small networks for 8×8 images."""
+"""Two small networks for images of 8×8 to 14×14 pixels."""
 
 from __future__ import annotations
 

@@ -57,8 +57,10 @@ def unchanged(trials: pd.DataFrame) -> pd.DataFrame:
     """Return the full-precision trials of models as they are, which no method has changed.
 
     Args:
-        trials: One row for each trial. Column: ``method``, and ``prepared`` if a method has changed
-            the network of some.
+        trials: One row for each trial. Columns: ``method``, and ``prepared``, ``model`` and
+            ``network`` if a method has changed the network of some.
     """
     full = trials[trials["method"] == FP32]
-    return full[full["prepared"] == ""] if "prepared" in full else full
+    if "prepared" in full:
+        full = full[full["prepared"] == ""]
+    return full[full["network"] == full["model"]] if "network" in full else full

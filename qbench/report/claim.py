@@ -42,7 +42,8 @@ def likeness(
         The departures of the trial.
     """
     trial = planned.trial
-    paper = method.paper_recipe_for(BitWidths.parse(trial.bits))
+    bits = BitWidths.parse(trial.bits)
+    paper = method.paper_recipe_for(bits)
     # The epochs of a row come from its sources; changes by the suite do not. The recipe of a method
     # is for classification: how long its paper trains detectors is not known.
     usual = paper.epochs if paper is not None and dataset.task == "classification" else None
@@ -54,6 +55,8 @@ def likeness(
         unlike.append("other data than the original: " + ", ".join(map(str, trial.data)))
     if wanted.model != trial.model:
         unlike.append(f"published for {wanted.model}, not {trial.model}")
+    if departure := method.network_departure(trial.model, bits):
+        unlike.append(f"another network: {departure}")
     steps = planned.row.recipe.get("steps", paper.steps if paper is not None else None)
     if trial.recipe.steps is not None and trial.recipe.steps != steps:
         unlike.append(f"epochs of {counted(trial.recipe.steps, 'step')}")

@@ -127,7 +127,7 @@ COLUMNS: tuple[Column, ...] = (
             "full_precision",
             "Full precision",
             "Mean of the full-precision network that it starts from; from scratch, that of the "
-            "model as it is.",
+            "same network.",
             "%",
             2,
             "higher",
@@ -229,6 +229,12 @@ COLUMNS: tuple[Column, ...] = (
     ),
     *_group(
         "policy",
+        (
+            "network",
+            "Network",
+            "Model that is quantized: the one of the table, or the one that the method declares in "
+            "its place.",
+        ),
         ("first_layer", "First layer", "Widths of the first layer."),
         ("last_layer", "Last layer", "Widths of the last layer."),
         (
@@ -349,4 +355,6 @@ TRIAL_COLUMNS = {
     "base": "Key of the full-precision trial whose weights it starts from; empty if none.",
     "prepared": "Method that changed the network in full precision before it was trained; empty if "
     "none did.",
+    "network": "Model that is quantized: the network, or the one that the method declares in its "
+    "place.",
 }

@@ -121,8 +121,8 @@ class Footprints:
             The footprint, or None if the network cannot be built or run.
         """
         change = trial.prepared.model_dump() if trial.prepared else None
-        same = (trial.method, trial.options, trial.model, trial.bits, trial.layers, change)
-        what = json.dumps(same)
+        network = (trial.model, trial.network, change)
+        what = json.dumps((trial.method, trial.options, network, trial.bits, trial.layers))
         if what not in self._known:
             self._known[what] = None
             with noted(self.problems, f"the cost of {trial.method} on {trial.model}"):
@@ -139,10 +139,10 @@ class Footprints:
         bits = BitWidths.parse(trial.bits)
         base = trial.prepared if trial.method == FP32 else None
         with torch.device(self._device):
-            model = self._build(trial.model)
+            model = self._build(trial.architecture)
             model = model if base is None else prepare_as(model, base)
             model = prepare(model, method, bits, trial.layers).eval()
-        if base is not None or type(method).prepare is not Method.prepare:
+        if trial.network or base is not None or type(method).prepare is not Method.prepare:
             counted = multiply_adds(model, self._dataset)
         names = [name for name, m in model.named_modules() if isinstance(m, QUANTIZABLE)]
         widths = {m.name: f"{m.weight_bits}/{m.activation_bits}" for m in method.layers}

@@ -48,7 +48,7 @@ _DEFAULTS: dict[str, Any] = {
     "prepared": "",
 }
 Row = dict[str, Any]
-_PROTOCOL = ("first_layer", "last_layer", "start", "augmentation")
+_PROTOCOL = ("network", "first_layer", "last_layer", "start", "augmentation")
 _TOLD_ELSEWHERE = ("initialization",)
 _FEWEST_ROWS = 3  # of two rows, neither is like most
 
@@ -74,6 +74,8 @@ def summarise(trials: pd.DataFrame, metric: str = "top1", items: int = 0) -> pd.
         KeyError: The trials lack a required column.
     """
     trials = trials.assign(**{k: v for k, v in _DEFAULTS.items() if k not in trials})
+    if "network" not in trials:
+        trials = trials.assign(network=trials["model"])
     rows: list[dict[str, Any]] = []
     for network in grouped(records(trials), "dataset", "model"):
         results = [
@@ -154,10 +156,17 @@ def _full_precision_of(trials: list[Row], network: list[Row]) -> list[Row]:
         network: Rows of all trials of the same dataset and model.
     """
     full = [trial for trial in network if trial["method"] == FP32]
-    wanted = {trial["base"] or trial["key"] for trial in trials if trial["prepared"]}
-    if wanted:
+    first = trials[0]
+    if _is_changed(first) and (first["base"] or first["prepared"]):
+        wanted = {trial["base"] or trial["key"] for trial in trials}
         return [trial for trial in full if trial["key"] in wanted]
-    return [trial for trial in full if not trial["prepared"]]
+    same = (first["network"], "")
+    return [trial for trial in full if (trial["network"], trial["prepared"]) == same]
+
+
+def _is_changed(trial: Row) -> bool:
+    """Return whether the network of a trial is not the model as it is."""
+    return bool(trial["prepared"]) or trial["network"] != trial["model"]
 
 
 class _Result:
@@ -177,7 +186,7 @@ class _Result:
         self.training: dict[str, Any] = json.loads(first["training"])
         whole = n == len(trials)
         quantized = first["method"] != FP32
-        self.is_changed_base = not quantized and bool(first["prepared"])
+        self.is_changed_base = not quantized and _is_changed(first)
         audits = list(dict.fromkeys(t["audit"] for t in self.done if t["audit"]))
         mean, std = _mean_and_deviation([trial[metric] for trial in self.done])
         self.row: dict[str, Any] = {

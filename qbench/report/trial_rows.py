@@ -98,7 +98,7 @@ class TrialRows:
         seconds = done.data.metrics if done is not None else {}
         bits = BitWidths.parse(trial.bits)
         beside = self._published.get(trial.model)
-        changed = trial.method == FP32 and trial.prepared is not None  # no paper prints it
+        changed = trial.method == FP32 and trial.has_changed_network  # no paper prints it
         number = beside.find(planned.row, bits) if beside and not changed else None
         return {
             "key": trial.key,
@@ -130,6 +130,7 @@ class TrialRows:
             **self._policy(trial, done),
             "base": trial.base.key if trial.base else "",
             "prepared": trial.prepared.method if trial.prepared else "",
+            "network": trial.architecture,
         }
 
     def _claim(self, planned: PlannedTrial, number: Number | None) -> dict[str, object]:

@@ -58,6 +58,9 @@ class Trial(KeyContent):
             full-precision trial that it starts from. Empty if no weights are given.
         processes: Number of processes that train it together, each with its share of a batch.
         rehearsal: Whether it belongs to a rehearsal, which tries a suite out.
+        network: Name of the model that the method declares in place of `model`
+            (`qbench.method.Method.networks`), which is built, trained and quantized. Empty if it is
+            `model` itself.
         prepared: Change of the network of a full-precision trial; another trial has that of the
             full-precision trial that it starts from. None if no method changes the network, or if
             it starts from random weights. It is part of the key of a full-precision trial only:
@@ -66,7 +69,9 @@ class Trial(KeyContent):
             to select something by the result. 0 (default): it is measured on the test split.
     """
 
-    later = frozenset({"data", "weights", "processes", "rehearsal", "prepared", "validation"})
+    later = frozenset(
+        {"data", "weights", "processes", "rehearsal", "network", "prepared", "validation"}
+    )
 
     method: str
     options: dict[str, Any] = Field(default_factory=dict)
@@ -83,6 +88,7 @@ class Trial(KeyContent):
     weights: str = ""
     processes: int = 1
     rehearsal: bool = False
+    network: str = ""
     prepared: Preparation | None = None
     validation: int = Field(default=0, ge=0)
 
@@ -123,6 +129,16 @@ class Trial(KeyContent):
         return self.full_precision is None and is_initial(self.weights)
 
     @property
+    def architecture(self) -> str:
+        """Name of the model that is built: the one that the method declares, or `model`."""
+        return self.network or self.model
+
+    @property
+    def has_changed_network(self) -> bool:
+        """Whether its network is not `model` as it is, as far as its start tells."""
+        return bool(self.network) or self.prepared is not None
+
+    @property
     def code_method(self) -> str:
         """Name of the method whose code determines the result."""
         if self.method == FP32 and self.prepared is not None:
@@ -137,7 +153,7 @@ class Trial(KeyContent):
                 random weights, or if it was recorded before changed networks were trained in full
                 precision: then it started from the unchanged network.
         """
-        return recorded == self.source or (recorded is None and self.prepared is None)
+        return recorded == self.source or (recorded is None and not self.has_changed_network)
 
     @property
     def name(self) -> str:
@@ -145,7 +161,8 @@ class Trial(KeyContent):
         method = self.method
         if method == FP32 and self.prepared is not None:
             method += f" for {self.prepared.method}"
-        return f"{method} {self.bits} {self.model} {self.dataset} seed {self.seed}"
+        model = f"{self.model} as {self.network}" if self.network else self.model
+        return f"{method} {self.bits} {model} {self.dataset} seed {self.seed}"
 
 
 def full_precision_trial(trial: Trial, recipe: Recipe) -> Trial:
@@ -157,7 +174,7 @@ def full_precision_trial(trial: Trial, recipe: Recipe) -> Trial:
     """
     same = (
         *("model", "dataset", "task", "seed", "threads", "data", "weights", "processes"),
-        *("prepared", "validation"),
+        *("network", "prepared", "validation"),
     )
     return Trial(
         method=FP32,

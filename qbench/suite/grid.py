@@ -117,11 +117,12 @@ class _Grid:
 
     def _changed_bases(self, quantized: Sequence[PlannedTrial]) -> Iterator[PlannedTrial]:
         """Yield the full-precision trials of the networks that methods change, each once."""
-        starts = [p.trial.base for p in quantized if p.trial.prepared and not p.unsupported]
+        changed = (p for p in quantized if p.trial.has_changed_network and not p.unsupported)
+        starts = [planned.trial.base for planned in changed]
         bases = list({base.key: base for base in starts if base is not None}.values())
         changes = [base.prepared for base in bases if base.prepared is not None]
-        for base, change in zip(bases, changes, strict=True):
-            label = _label_of_base(change, changes)
+        for base in bases:
+            label = _label_of_base(base, changes)
             row, recipe = MethodRow(method=FP32), self._suite.recipe.name
             yield PlannedTrial(base, row, label, recipe, self._name)
 
@@ -157,6 +158,7 @@ class _Grid:
         if layers is None:
             layers = method.paper_layers if suite.recipe.name == "paper" else DEFAULT_LAYERS
         starts = [dict(self._start(model, seed)) for seed in suite.seeds]
+        problems = {model: problem}  # by network
         own: dict[str, Any] = {
             "method": row.method,
             "options": determining_options(method),
@@ -166,22 +168,34 @@ class _Grid:
         for bits in map(BitWidths.parse, row.widths(model, suite.bits)):
             recipe, mistake = self._recipe(row, method, bits)
             pretrained = recipe.initialization == "pretrained"
+            task = self._dataset.task
+            reason = _refusal(method, policy_widths(layers, bits), task) or mistake
+            network = model
+            if not (problem or reason):
+                network, reason = _declared(method, model, bits)
+            if network not in problems:
+                problems[network] = self._model_problem(network)
+            reason = problems[network] or reason
+            preparation = None
+            if not reason and (pretrained or initial):
+                preparation = self._preparation(network, method, bits)
+            changed = network != model or preparation is not None
+            if changed and initial:
+                reason = reason or (
+                    f"it changes {model}, and {starts[0]['weights']} is of the unchanged network"
+                )
+            # Weights that are given are of the unchanged network: the changed one is trained.
+            base = self._pretraining if changed else self._recipe_of(model)
             own |= {
                 "bits": str(bits),
                 "recipe": recipe,
-                "full_precision": self._recipe_of(model) if pretrained else None,
+                "full_precision": base if pretrained else None,
+                "network": network if network != model else "",
+                "prepared": preparation,
             }
-            task = self._dataset.task
-            reason = problem or _refusal(method, policy_widths(layers, bits), task) or mistake
-            given = suite.weights.get(model) if pretrained or initial else None
-            own["prepared"] = None
-            if not reason and (pretrained or given):
-                own["prepared"] = self._preparation(model, method, bits)
-                if own["prepared"] and given:
-                    identity = starts[0]["weights"]
-                    reason = f"it changes {model}, and {identity} is of the unchanged network"
             for start in starts:
-                weights = start["weights"] if pretrained or initial else ""
+                given = initial or (pretrained and not changed)
+                weights = start["weights"] if given else ""
                 trial = Trial.model_validate({**start, **own, "weights": weights})
                 yield PlannedTrial(trial, row, label, suite.recipe.name, self._name, reason)
 
@@ -268,8 +282,22 @@ def _method_of(row: MethodRow, recipe: str) -> tuple[Method, str]:
     return build_method(row.method, row.options), ""
 
 
-def _label_of_base(own: Preparation, others: Sequence[Preparation]) -> str:
+def _declared(method: Method, model: str, bits: BitWidths) -> tuple[str, str]:
+    """Return the model that a method declares in place of one, and why it cannot or ''."""
+    try:
+        return method.network_for(model, bits), ""
+    except Exception as error:  # a mistake in a plugin must affect its own row only
+        return model, f"its network_for() raised {type(error).__name__}: {error}"
+
+
+def _label_of_base(base: Trial, others: Sequence[Preparation]) -> str:
     """Return the name of a changed network in full precision, unlike that of any other."""
+    full = registry.method_class(FP32).title
+    if base.network:
+        full += f", {base.network}"
+    if base.prepared is None:
+        return full
+    own = base.prepared
     same = [each for each in others if each.method == own.method]
     differing = [
         f"{name} {value}"
@@ -278,7 +306,7 @@ def _label_of_base(own: Preparation, others: Sequence[Preparation]) -> str:
     ]
     if any(each.bits != own.bits for each in same):
         differing.append(f"for {own.bits}")
-    title, full = (registry.method_class(name).title for name in (own.method, FP32))
+    title = registry.method_class(own.method).title
     return f"{full}, changed by {title}" + (f" ({', '.join(differing)})" if differing else "")
 
 

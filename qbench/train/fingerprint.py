@@ -65,7 +65,7 @@ def change(trial: Trial, recorded: CodeFingerprint) -> str:
 
 def _modules_of_files(trial: Trial) -> dict[str, str]:
     """Return the names of the model and the dataset by module, if they come from Python files."""
-    parts: list[tuple[Kind, str]] = [("models", trial.model), ("datasets", trial.dataset)]
+    parts: list[tuple[Kind, str]] = [("models", trial.architecture), ("datasets", trial.dataset)]
     modules = {registry.module_of_file(kind, name): name for kind, name in parts}
     return {module: name for module, name in modules.items() if module is not None}
 

@@ -282,7 +282,10 @@ def _check_unchanged(trial: Trial, execution: ExecutionEnvironment) -> None:
     """Raise TrainingError if weights of the unchanged network are given for a changed one."""
     dataset = _dataset_of(trial, execution)
     method, bits = build_method(trial.method, trial.options), BitWidths.parse(trial.bits)
-    if preparation_of(method, bits, functools.partial(_build, trial, dataset)) is not None:
+    build = functools.partial(_build, trial, dataset)
+    declared = method.network_for(trial.model, bits)
+    another = trial.method != FP32 and trial.architecture != declared
+    if another or preparation_of(method, bits, build) is not None:
         raise TrainingError(
             f"the weights that it starts from are of the unchanged {trial.model}, and "
             f"{trial.method} changes it"
@@ -308,8 +311,8 @@ def _pretrained_state(trial: Trial, pretrained: bytes | None) -> dict[str, Tenso
 
 
 def _build(trial: Trial, dataset: Dataset) -> nn.Module:
-    """Build the model of a trial, as its name says."""
-    return registry.build_model(trial.model, dataset.num_classes, dataset.image_shape[0])
+    """Build the network of a trial, before a method changes it."""
+    return registry.build_model(trial.architecture, dataset.num_classes, dataset.image_shape[0])
 
 
 class TrainingError(Exception):

@@ -50,6 +50,22 @@ def test_another_setting_is_not_judged(changes: dict[str, Any], unlike: str) -> 
     assert unlike in of(**changes).unlike
 
 
+@pytest.mark.parametrize(
+    ("method", "bits", "unlike"),
+    [
+        ("xnor", "1/1", "another network: the authors' resnet18 is not public"),
+        ("abc_net", "1/1", "another network: the authors' code is not public"),
+        ("abc_net", "5/32", ""),
+        ("hwgq", "1/2", ""),
+        ("tbn", "1/2", ""),
+    ],
+)
+def test_a_network_that_is_not_the_authors_is_not_judged(
+    method: str, bits: str, unlike: str
+) -> None:
+    assert of(methods=[{"method": method}], bits=[bits]).unlike == unlike
+
+
 def test_a_rehearsal_is_not_judged() -> None:
     assert "a rehearsal" in of(rehearsal=True).unlike
 

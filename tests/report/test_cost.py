@@ -142,6 +142,18 @@ def test_a_widened_network_is_counted_as_it_is() -> None:
     assert wide.cost.bops > 2 * narrow.cost.bops
 
 
+def test_a_declared_network_costs_what_it_is() -> None:
+    digits = Digits()
+    own = {"model": "resnet_tiny", "options": method_options(build_method("hwgq", {}))}
+    found = Footprints(digits).of(trial("hwgq", "1/2", digits, network="hwgq_resnet8", **own))
+    plain = Footprints(digits).of(trial("hwgq", "1/2", digits, **own))
+    assert found is not None
+    assert plain is not None
+    assert found.full == plain.full, "that of the model"
+    norms = 2 * (16 + 32)  # of the inputs of all blocks but the first
+    assert found.cost.weight_bits - plain.cost.weight_bits == 32 * norms
+
+
 def test_a_method_that_breaks_costs_its_own_columns_only(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -77,6 +77,25 @@ def test_a_changed_network_is_compared_with_its_own_full_precision() -> None:
     assert list(found.loc[found["method"] == "fp32", "standing"]) == ["", ""], "not in a contest"
 
 
+def test_a_declared_network_is_compared_with_its_own_full_precision() -> None:
+    same = {"prepared": "", "base": ""}
+    own = full(80.0, 82.0, network="other", **same).assign(label="own", key=["one", "two"])
+    pretrained = trials("A", 79.0, 80.0, network="other", prepared="")
+    found = summary(
+        full(90.0, 92.0, network="net", **same),
+        own,
+        pretrained.assign(base=["one", "two"]),
+        trials("Scratch", 79.0, 80.0, network="other", **same),
+        trials("Alone", 79.0, 80.0, network="third", **same),
+        trials("Plain", 79.0, 80.0, network="net", prepared="", base="plain"),
+    ).set_index("label")
+    expected = {"A": 81.0, "Scratch": 81.0, "Plain": 91.0}
+    assert found["full_precision"][list(expected)].to_dict() == expected
+    assert found["full_precision"].isna().to_dict()["Alone"]
+    assert found.loc["own", "standing"] == ""
+    assert found.loc["A", "network"] == "other"
+
+
 def test_standings_come_from_a_paired_test() -> None:
     best = trials("Best", 95.0, 96.0, 97.0, 96.0)
     close = trials("Close", 95.5, 95.4, 96.9, 95.9)

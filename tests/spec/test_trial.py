@@ -95,6 +95,17 @@ def test_the_key_of_a_changed_network_depends_on_what_changed_it() -> None:
     assert len(set(keys)) == len(keys)
 
 
+def test_a_declared_network_is_part_of_every_key_and_of_the_name() -> None:
+    plain, declared = xnor(), xnor(network="tbn_resnet18")
+    assert declared.key != plain.key
+    assert "network" not in plain.model_dump()
+    assert declared.base is not None
+    assert declared.base == full_precision_trial(xnor(method="tbn", network="tbn_resnet18"), RECIPE)
+    assert declared.base.name == "fp32 32/32 convnet_tiny as tbn_resnet18 digits seed 0"
+    assert (plain.architecture, declared.architecture) == ("convnet_tiny", "tbn_resnet18")
+    assert not declared.starts_from(None), "which was recorded before networks were declared"
+
+
 def test_a_trial_starts_from_its_base() -> None:
     changed = xnor(prepared=CHANGED)
     assert changed.base is not None

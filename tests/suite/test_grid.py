@@ -318,30 +318,79 @@ def test_a_network_that_only_some_widths_change_is_shared_by_the_others(tmp_path
     assert changed == {"1/32": False, "1/1": True}
 
 
-@pytest.mark.parametrize("seeds", ["[0]", "[0, 1]"])
-def test_given_weights_are_refused_for_a_changed_network(tmp_path: Path, seeds: str) -> None:
-    changes = ("methods=[bwn, {xnor: {}, bits: [1/1]}]", f"seeds={seeds}")
-    found = expand(load(tmp_path, BY_MODEL, *changes))
-    reasons = {
-        (c.trial.method, c.trial.model): c.unsupported for c in found if c.trial.bits[0] == "1"
-    }
-    assert reasons["xnor", "resnet18"] == (
-        "it changes resnet18, and torchvision:IMAGENET1K_V1 is of the unchanged network"
-    )
-    assert not reasons["xnor", "resnet50"], "no weights are given for it"
-    full = [c.trial for c in found if c.trial.method == "fp32" and c.trial.prepared]
-    assert {trial.model for trial in full} == {"resnet50"}
-
-
-def test_weights_from_a_file_are_refused_for_a_changed_network(tmp_path: Path) -> None:
+def test_a_changed_network_is_trained_where_weights_of_the_unchanged_one_are_given(
+    tmp_path: Path,
+) -> None:
     (tmp_path / "w.pt").write_bytes(b"anything")
-    found = expand(load(tmp_path, CHANGING, f"weights.convnet_tiny={tmp_path / 'w.pt'}"))
+    given = f"weights.convnet_tiny={tmp_path / 'w.pt'}"
+    found = [c.trial for c in expand(load(tmp_path, CHANGING, given)) if not c.unsupported]
+    trained = [trial for trial in expand(load(tmp_path, CHANGING)) if not trial.unsupported]
+    for method in ("xnor", "hwgq"):
+        starts = [trial.base for trial in found if trial.method == method]
+        assert {(start.weights, start.recipe.epochs) for start in starts if start} == {("", 40)}
+        keys = [t.trial.key for t in trained if t.trial.method == method]
+        assert [trial.key for trial in found if trial.method == method] == keys
+    assert {t.weights[:7] for t in found if t.method == "ste"} == {"sha256:"}
+    assert {t.recipe.epochs for t in found if t.method == "fp32"} == {0, 40}
+
+
+def test_a_backbone_of_the_unchanged_network_is_refused_for_a_changed_one(tmp_path: Path) -> None:
+    (tmp_path / "w.pt").write_bytes(b"anything")
+    given = f"weights.convnet_tiny='finetune:{tmp_path / 'w.pt'}'"
+    found = expand(load(tmp_path, CHANGING, given))
     (reason,) = {c.unsupported for c in found if c.label == "XNOR-Net" and c.trial.bits == "1/1"}
-    assert reason.startswith("it changes convnet_tiny, and sha256:")
+    assert reason.startswith("it changes convnet_tiny, and finetune:sha256:")
     assert not any(c.unsupported for c in found if c.trial.method == "ste")
-    scratch = (f"weights.convnet_tiny={tmp_path / 'w.pt'}", "recipe.initialization=scratch")
-    found = expand(load(tmp_path, CHANGING, *scratch))
-    assert not any(c.unsupported for c in found if c.trial.bits == "1/1")
+
+
+def test_a_declared_network_is_trained_once_for_all_methods_that_declare_it(
+    tmp_path: Path,
+) -> None:
+    changes = ("models=[resnet_tiny]", "methods=[ste, bnn, binary_connect, xnor, tbn, hwgq]")
+    found = expand(load(tmp_path, CHANGING, *changes, "seeds=[0]"))
+    full = [c for c in found if c.trial.method == "fp32"]
+    networks = ["bnn_resnet8", "tbn_resnet8", "hwgq_resnet8"]
+    assert [c.label for c in full] == [
+        "Full precision",
+        *(f"Full precision, {network}" for network in networks),
+    ]
+    assert [c.trial.network for c in full] == ["", *networks]
+    keys = [c.trial.key for c in full]
+    starts = {c.trial.method: c.trial.source for c in found[4:] if not c.unsupported}
+    assert starts == {
+        "ste": keys[0],
+        **dict.fromkeys(("bnn", "binary_connect"), keys[1]),
+        **dict.fromkeys(("xnor", "tbn"), keys[2]),
+        "hwgq": keys[3],
+    }
+
+
+def test_a_declared_network_is_part_of_the_key_and_is_built_from_scratch_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scratch = ("models=[resnet_tiny]", "methods=[hwgq]", "recipe.initialization=scratch")
+    before = expand(load(tmp_path, CHANGING, *scratch))
+    assert {c.trial.network for c in before} == {"hwgq_resnet8"}
+    monkeypatch.setattr(registry.method_class("hwgq"), "networks", {})
+    after = expand(load(tmp_path, CHANGING, *scratch))
+    assert {c.trial.network for c in after} == {""}
+    assert {c.trial.key for c in before}.isdisjoint(c.trial.key for c in after)
+
+
+@pytest.mark.parametrize(
+    ("declared", "reason"),
+    [
+        (lambda self, model, bits: "resnet8", "resnet8 cannot be built: no model is named"),
+        (lambda self, model, bits: 1 / 0, "its network_for() raised ZeroDivisionError"),
+    ],
+)
+def test_a_mistake_in_a_declared_network_affects_its_own_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, declared: object, reason: str
+) -> None:
+    monkeypatch.setattr(registry.method_class("ste"), "network_for", declared)
+    reasons = {c.trial.method: c.unsupported for c in grid(tmp_path, "bits=[1/32]")}
+    assert reasons["bwn"] == reasons["fp32"] == ""
+    assert reasons["ste"].startswith(reason)
 
 
 def test_a_mistake_in_prepare_is_left_to_the_trial(

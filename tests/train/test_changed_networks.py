@@ -23,13 +23,15 @@ from tests.helpers.training import train
 SHORT: dict[str, Any] = {"epochs": 1, "steps": 3, "batch_size": 64}
 
 
-def planned(method: str, bits: str = "1/1", **options: Any) -> tuple[Trial, Trial]:
+def planned(
+    method: str, bits: str = "1/1", model: str = "convnet_tiny", **options: Any
+) -> tuple[Trial, Trial]:
     """Return the trial of a method, and the full-precision trial that it starts from."""
     suite = Suite.model_validate(
         {
             "name": "changed",
             "dataset": "digits",
-            "models": ["convnet_tiny"],
+            "models": [model],
             "bits": [bits],
             "methods": [{"method": method, "options": options}],
             "seeds": [0],
@@ -70,8 +72,8 @@ def test_the_full_precision_network_is_the_changed_one(
     assert result.status == "done", result.reason
     assert weights is not None
     ((handle, _),) = attached
-    assert "ReLU" not in kinds(handle.model)
-    assert "Hardtanh" in kinds(handle.model)
+    found = [kind for kind in kinds(handle.model) if kind in ("ReLU", "Hardtanh")]
+    assert found == ["Hardtanh"] * 3 + ["ReLU"], "a ReLU stays before the classifier"
     assert handle.quantizers == []
     names = [type(module).__name__ for module in handle.model.children()]
     assert names.index("MaxPool2d") < names.index("BatchNorm2d", names.index("Hardtanh"))
@@ -118,6 +120,27 @@ def test_what_a_method_adds_to_the_network_is_trained_with_it() -> None:
     assert added, "RPReLU has parameters"
     slopes = [value for name, value in added.items() if name.endswith("slope")]
     assert all(len(value.unique()) > 1 for value in slopes)
+
+
+def test_a_trial_trains_and_starts_from_the_network_that_its_method_declares(
+    attached: list[tuple[Handle, dict[str, Tensor]]],
+) -> None:
+    quantized, base = planned("hwgq", "1/2", model="resnet_tiny")
+    assert (quantized.network, base.network) == ("hwgq_resnet8", "hwgq_resnet8")
+    _, weights = train(base)
+    result, _ = train(quantized, weights)
+    assert result.status == "done", result.reason
+    assert [type(handle.model).__name__ for handle, _ in attached] == ["HWGQResNet"] * 2
+
+
+def test_weights_of_a_network_that_the_method_does_not_declare_are_an_error() -> None:
+    quantized, _ = planned("hwgq", "1/2", model="resnet_tiny")
+    plain = Trial.model_validate({**quantized.model_dump(), "network": ""})
+    assert plain.base is not None
+    _, weights = train(plain.base)
+    result, hardened = train(plain, weights)
+    assert (result.status, hardened) == ("failed", None)
+    assert "of the unchanged resnet_tiny, and hwgq changes it" in result.reason
 
 
 @pytest.mark.parametrize("method", ["xnor", "react_net"])

@@ -40,7 +40,9 @@ def _introduction() -> str:
             "# Is it the method of the paper?",
             "This page compares qbench's version of a method with those of well-known libraries, "
             "on one tensor, and names every difference. Implementations that carry the name of "
-            "one method often differ.",
+            "one method often differ. The page is about quantizers. Which network a method "
+            "quantizes, and where that is not its authors', is told in "
+            "[methodology.md](methodology.md#networks-that-a-method-changes).",
             f"The tensor is Gaussian and seeded: {shape} = {count} values with standard deviation "
             f"{number(SCALE)}, like the weight of a convolution. The values of qbench come through "
             "its plugin interface, as in a trial. The others come from transcriptions in "
