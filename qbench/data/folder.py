@@ -180,6 +180,8 @@ class Folder(Dataset):
         if (root / "train.txt").is_file() or (train.is_dir() and scan(train)):
             names = (n for n in _TEST_SPLITS if _exists(root, n))
             name = next(names, None)
+            if name is None:
+                _check_no_empty_split(root)
             first = index(root, "train")
             if name is None and first.listed:
                 raise QbenchError(f"{root}: has a list train.txt, and needs a list val.txt too")
@@ -227,6 +229,16 @@ class Folder(Dataset):
 def _exists(root: Path, split: str) -> bool:
     folder = root / split
     return (root / f"{split}.txt").is_file() or (folder.is_dir() and bool(scan(folder)))
+
+
+def _check_no_empty_split(root: Path) -> None:
+    """Raise QbenchError if there is a test split whose class folders are all empty."""
+    for folder in map(root.joinpath, _TEST_SPLITS):
+        if folder.is_dir() and any(entry.is_dir() for entry in folder.glob("[!.]*")):
+            raise QbenchError(
+                f"{folder}: its folders hold no image; add the images, or remove {folder.name} to "
+                "test on a share of the training images"
+            )
 
 
 def _names(split: Index) -> list[str]:

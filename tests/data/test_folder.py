@@ -102,6 +102,15 @@ def test_training_images_are_split_where_nothing_else_is_there(photographs: Path
     assert names(folder(photographs)) == within
 
 
+def test_a_split_whose_class_folders_are_empty_is_named(photographs: Path) -> None:
+    (photographs / "train").mkdir()
+    for name in ("crow", "owl", "wren"):
+        (photographs / name).rename(photographs / "train" / name)
+        (photographs / "valid" / name).mkdir(parents=True)
+    with pytest.raises(QbenchError, match="valid: its folders hold no image; add the images"):
+        folder(photographs).sizes()
+
+
 def test_a_class_may_be_called_train(photographs: Path) -> None:
     (photographs / "crow").rename(photographs / "train")
     assert folder(photographs).sizes() == (24, 6)
