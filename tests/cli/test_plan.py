@@ -34,6 +34,19 @@ def test_a_plan_of_one_seed_says_what_one_seed_cannot(
     assert told not in qbench_here(*plan)
 
 
+def test_a_plan_says_what_networks_take_that_given_weights_do_not_fit(
+    small_suite: Path, elsewhere: Path, qbench_here: QbenchHere, tmp_path: Path
+) -> None:
+    (tmp_path / "w.pt").write_bytes(b"anything")
+    changes = ("methods=[xnor, hwgq, ste]", "bits=[1/1, 2/2]", "seeds=[0]")
+    given = f"weights.convnet_tiny={tmp_path / 'w.pt'}"
+    sets = (word for change in changes for word in ("--set", change))
+    plan = ("plan", small_suite, "--results", elsewhere, *sets)
+    told = "is of convnet_tiny as it is. Methods change it: 2 networks more to train"
+    assert told in qbench_here(*plan, "--set", given)
+    assert told not in qbench_here(*plan)
+
+
 def test_a_plan_of_missing_data_exits_with_2(
     small_suite: Path, elsewhere: Path, qbench_here: QbenchHere, monkeypatch: pytest.MonkeyPatch
 ) -> None:

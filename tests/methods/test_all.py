@@ -103,7 +103,7 @@ def test_negative_values_reach_the_quantizers_that_have_a_place_for_them(
     name: str, bits: str, least: int, relu: type[nn.Module]
 ) -> None:
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(8, 50), relu(), nn.Linear(50, 2))
+    model = nn.Sequential(nn.Linear(8, 50), relu(), nn.Linear(50, 9), relu(), nn.Linear(9, 2))
     x = normal(16, 8).float()
     handle = attach(model, name, bits=bits, layers=["2"], calibration=[x])
     seen: list[Tensor] = []

@@ -7,6 +7,7 @@ import pytest
 from qbench import registry
 from qbench.errors import QbenchError
 from qbench.suite.bundled import bundled_folder, bundled_suites, suite_file
+from qbench.suite.grid import expand
 from qbench.suite.suite import load_suite
 
 ROOT = Path(__file__).parents[2]
@@ -22,6 +23,34 @@ def test_a_suite_is_known_by_its_name(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.chdir(tmp_path)
     (tmp_path / "qn_bias").mkdir()  # where the results of that suite might be
     assert load_suite(Path("qn_bias")) == load_suite(ROOT / "suites" / "qn_bias.yaml")
+
+
+@pytest.mark.parametrize(
+    ("suite", "models", "rows"),
+    [
+        ("imagenet_lowbit", {"alexnet_bn"}, {("XNOR-Net", "1/1"), ("HWGQ", "1/2"), ("TBN", "1/2")}),
+        (
+            "imagenet_lowbit",
+            {"resnet18"},
+            {("XNOR-Net", "1/1"), ("HWGQ", "1/2"), ("TBN", "1/2"), ("ABC-Net", "1/1")},
+        ),
+        (
+            "imagenet_aligned",
+            {"resnet18", "resnet50"},
+            {
+                *(("BNN", "1/1"), ("BinaryConnect", "1/1"), ("XNOR-Net", "1/1"), ("HWGQ", "1/2")),
+                *(("TBN", "1/2"), ("ABC-Net", "1/1"), ("Bi-Real", "1/1"), ("ReActNet", "1/1")),
+            },
+        ),
+    ],
+)
+def test_given_weights_leave_out_no_row_of_a_method_that_changes_the_network(
+    suite: str, models: set[str], rows: set[tuple[str, str]]
+) -> None:
+    found = [planned for planned in expand(load_suite(Path(suite))) if not planned.unsupported]
+    for model in models:
+        there = {(each.label, each.trial.bits) for each in found if each.trial.model == model}
+        assert rows <= there
 
 
 def test_a_file_takes_precedence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
