@@ -35,9 +35,19 @@ def nearest(word: object, known: Iterable[str]) -> str:
         A clause to append to an error message, or an empty string if no word is valid.
     """
     words = sorted(known)
-    by_letters = {name.lower(): name for name in words}
-    close = difflib.get_close_matches(str(word).lower(), by_letters, n=1, cutoff=0.5)
-    if close:
-        return f"; did you mean '{by_letters[close[0]]}'?"
+    if hint := closest(word, words):
+        return hint
     more = f" and {len(words) - _FEW} more" if len(words) > _FEW else ""
     return f"; known: {', '.join(words[:_FEW])}{more}" if words else ""
+
+
+def closest(word: object, known: Iterable[str]) -> str:
+    """Return ``; did you mean 'x'?`` for the known word closest to ``word``, or an empty string.
+
+    Args:
+        word: Word that the user wrote.
+        known: The valid words, of which there may be too many to list.
+    """
+    by_letters = {name.lower(): name for name in known}
+    close = difflib.get_close_matches(str(word).lower(), by_letters, n=1, cutoff=0.5)
+    return f"; did you mean '{by_letters[close[0]]}'?" if close else ""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from qbench.errors import QbenchError
+from qbench.errors import QbenchError, closest
 from qbench.files import write_atomic
 from qbench.spec.result import Result, WeightObservations
 
@@ -118,7 +118,8 @@ def _read(file: Path) -> Result:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
-        raise QbenchError(f"{file}: {error.strerror}") from error
+        hint = closest(file.name, (p.name for p in file.parent.glob("*")))
+        raise QbenchError(f"{file}: {error.strerror}{hint}") from error
     except ValueError as error:
         raise QbenchError(f"{file}: not JSON: {error}") from error
     found = content.pop("format", None) if isinstance(content, dict) else None

@@ -18,7 +18,7 @@ from qbench.errors import QbenchError, nearest
 from qbench.files import expanded
 
 _BACKBONE, _FINETUNE = "backbone:", "finetune:"
-_TORCHVISION = "torchvision"
+TORCHVISION = "torchvision"
 # Detectors that start from a backbone: torchvision's name of it, and its default weights.
 _BACKBONES = {"ssd300_vgg16": ("vgg16", "IMAGENET1K_FEATURES")}
 
@@ -48,7 +48,7 @@ def identify(model: str, choice: str) -> str:
         )
     prefix = choice.removesuffix(_without_prefix(choice))
     if is_torchvision(choice):
-        return f"{prefix}{_TORCHVISION}:{torchvision_weights(model, choice).name}"
+        return f"{prefix}{TORCHVISION}:{torchvision_weights(model, choice).name}"
     path = weights_file(choice)
     if not path.is_file():
         return f"{prefix}missing:{path}"
@@ -62,7 +62,7 @@ def is_initial(choice: str) -> bool:
 
 def is_torchvision(choice: str) -> bool:
     """Return whether a choice is of torchvision's weights, and not of a file."""
-    return _without_prefix(choice).partition(":")[0] == _TORCHVISION
+    return _without_prefix(choice).partition(":")[0] == TORCHVISION
 
 
 def weights_file(choice: str) -> Path:

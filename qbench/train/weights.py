@@ -16,8 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from qbench.errors import QbenchError
-from qbench.spec.weights import is_initial, is_torchvision, torchvision_weights, weights_file
+from qbench.errors import QbenchError, closest
+from qbench.spec.weights import (
+    TORCHVISION,
+    is_initial,
+    is_torchvision,
+    torchvision_weights,
+    weights_file,
+)
 from qbench.train.checkpoint import dump_weights, pack
 
 # Names under which training scripts store a network's state beside that of an optimizer. An average
@@ -44,7 +50,10 @@ def missing(model: str, choice: str) -> str:
     """
     if not is_torchvision(choice):
         path = weights_file(choice)
-        return "" if path.is_file() else f"weights of {model}: there is no file {path}"
+        if path.is_file():
+            return ""
+        hint = closest(path.name, [*(p.name for p in path.parent.glob("*")), TORCHVISION])
+        return f"weights of {model}: there is no file {path}{hint}"
     weights = torchvision_weights(model, choice)
     if (Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name).exists():
         return ""

@@ -117,6 +117,9 @@ def test_mistakes_are_told(
     told = qbench_here("compare", small_suite, small_suite, "--results", elsewhere, code=2)
     assert "small.yaml: nothing in it is finished" in told
     assert "No such file" in qbench_here("import", tmp_path / "no.json", code=2)
+    (tmp_path / "a1b2.json").touch()
+    told = qbench_here("import", tmp_path / "a1b.json", code=2)
+    assert "No such file or directory; did you mean 'a1b2.json'?" in told
 
 
 def test_methods_of_files_are_compared_by_their_titles(

@@ -177,7 +177,7 @@ def test_a_detector_is_trained_from_its_backbones_weights(tmp_path: Path) -> Non
     torch.save({"state_dict": vgg.state_dict()}, file)
     choice = f"backbone:{file}"
     assert identify("ssd300_vgg16", choice).startswith("backbone:sha256:")
-    assert weights.missing("ssd300_vgg16", f"{choice}x").endswith(f"there is no file {file}x")
+    assert f"there is no file {file}x" in weights.missing("ssd300_vgg16", f"{choice}x")
     detector = registry.build_model("ssd300_vgg16", 6, 3)
     data = weights.fetch("ssd300_vgg16", choice, detector)
     assert len(load_weights(data)) == 2 * 13  # of the classifier nothing is kept
@@ -236,6 +236,12 @@ def test_a_file_that_would_run_code_is_refused(tmp_path: Path) -> None:
     with pytest.raises(QbenchError, match=r"cannot read .*net\.pt"):
         weights.fetch("convnet_tiny", str(tmp_path / "net.pt"), network())
     assert not (tmp_path / "owned").exists()
+
+
+def test_a_misspelt_choice_names_the_nearest(tmp_path: Path) -> None:
+    assert weights.missing("resnet18", "torchvison").endswith("did you mean 'torchvision'?")
+    (tmp_path / "float.pt").touch()
+    assert weights.missing("resnet18", f"{tmp_path}/flaot.pt").endswith("did you mean 'float.pt'?")
 
 
 def test_weights_for_other_classes_are_found_before_a_download() -> None:
