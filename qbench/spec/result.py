@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from qbench.spec.bits import BitWidth, BitWidths
+from qbench.spec.predictions import Predictions
 from qbench.spec.trial import Trial
 from qbench.spec.words import counted
 
@@ -182,6 +183,8 @@ class Result(WeightObservations):
         code: Fingerprint of the code that it was trained with.
         unreadable: Items of the data that could not be read and were left out.
         clipped: How many quantized inputs lose their negative values; empty if none does.
+        predictions: Predicted classes of the hardened network on the split that `metrics` are of.
+            None for tasks without classes, and in results that were recorded without it.
         examples: Detections in the first test images.
     """
 
@@ -200,6 +203,7 @@ class Result(WeightObservations):
     code: CodeFingerprint = CodeFingerprint()
     unreadable: list[str] = Field(default_factory=list)
     clipped: str = ""
+    predictions: Predictions | None = None
     examples: list[ImageDetections] = Field(default_factory=list)
 
     @property

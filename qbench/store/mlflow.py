@@ -27,10 +27,21 @@ from qbench.store.recording import (
     ENVIRONMENT_FILE,
     EXAMPLES_FILE,
     HISTORY_FILE,
+    PREDICTIONS_FILE,
     TRIAL_FILE,
     UNREADABLE_FILE,
 )
-from qbench.store.tags import CLIPPED, FINAL, KEY, LEVELS, REASON, SET_ASIDE, TRIAL, code_of
+from qbench.store.tags import (
+    CLIPPED,
+    FINAL,
+    KEY,
+    LEVELS,
+    PREDICTIONS,
+    REASON,
+    SET_ASIDE,
+    TRIAL,
+    code_of,
+)
 
 
 class Store:
@@ -249,6 +260,7 @@ class Store:
             code=code_of(run),
             unreadable=self.read(run, UNREADABLE_FILE),
             clipped=tags.get(CLIPPED, ""),
+            predictions=self.read(run, PREDICTIONS_FILE) if PREDICTIONS in tags else None,
         )
 
     def levels(self, run: Run) -> Levels:

@@ -35,6 +35,7 @@ from qbench.store.tags import (
     IMPORTED,
     KEY,
     LEVELS,
+    PREDICTIONS,
     REASON,
     RESULT,
     SOURCE,
@@ -49,6 +50,7 @@ ENVIRONMENT_FILE = "environment.json"
 EXAMPLES_FILE = "examples.json"
 HISTORY_FILE = "history.json"
 OBSERVATIONS_FILE = "weights.json"
+PREDICTIONS_FILE = "predictions.json"
 TRACEBACK_FILE = "traceback.txt"
 TRIAL_FILE = "trial.json"
 UNREADABLE_FILE = "unreadable.json"
@@ -221,6 +223,9 @@ def _tags(result: Result, imported: bool) -> dict[str, str]:
         CLIPPED: result.clipped,
         **{f"{ENVIRONMENT}{name}": value for name, value in result.environment.items()},
     }
+    if result.predictions is not None:
+        packed = result.predictions.packed.encode()
+        tags[PREDICTIONS] = hashlib.sha256(packed).hexdigest()
     if result.trial.source is not None:
         tags[SOURCE] = result.trial.source
     return {**tags, IMPORTED: "true"} if imported else tags
@@ -263,6 +268,9 @@ def _write_artifacts(result: Result, source: Path | None, folder: Path) -> None:
         (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     observed = result.model_dump_json(include=set(WeightObservations.model_fields))
     (folder / OBSERVATIONS_FILE).write_text(observed + "\n", encoding="utf-8")
+    if result.predictions is not None:
+        text = result.predictions.model_dump_json()
+        (folder / PREDICTIONS_FILE).write_text(text + "\n", encoding="utf-8")
     if result.examples:
         text = TypeAdapter(list[ImageDetections]).dump_json(result.examples).decode()
         (folder / EXAMPLES_FILE).write_text(text + "\n", encoding="utf-8")

@@ -22,6 +22,7 @@ ENVIRONMENT = "environment."  # prefix of the tags of the environment
 IMPORTED = "qbench.imported"
 KEY = "qbench.key"
 LEVELS = "qbench.levels"
+PREDICTIONS = "qbench.predictions"  # hash of the packed predictions
 REASON = "qbench.reason"
 RESULT = "qbench.result"  # hash of the result, which tells results of one trial apart
 SOURCE = "qbench.source"  # key of the weights that the trial started from
@@ -53,14 +54,15 @@ def digest(tags: Mapping[str, str], metrics: Mapping[str, float]) -> str:
     """Compute the SHA-256 of the part of a run that tables show.
 
     Args:
-        tags: Tags of the run. The trial, status, audit, code fingerprint and start count.
+        tags: Tags of the run. The trial, status, audit, code fingerprint, start and predictions
+            count.
         metrics: Metrics of the run. The final metrics and the durations in seconds count.
 
     Returns:
         Hexadecimal digest.
     """
     content = {name: tags.get(name, "") for name in _SEALED}
-    content |= {name: tags[name] for name in (*CODE.values(), SOURCE) if name in tags}
+    content |= {name: tags[name] for name in (*CODE.values(), SOURCE, PREDICTIONS) if name in tags}
     content |= {
         name: "nan" if value != value else repr(max(-_MAX_FLOAT, min(_MAX_FLOAT, float(value))))
         for name, value in metrics.items()

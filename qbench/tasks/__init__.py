@@ -34,12 +34,16 @@ class Task(Protocol):
             Loss, a floating-point scalar with a gradient.
         """
 
-    def evaluate(self, model: nn.Module, batches: Iterable[Any]) -> dict[str, float]:
+    def evaluate(
+        self, model: nn.Module, batches: Iterable[Any], predicted: list[int] | None = None
+    ) -> dict[str, float]:
         """Measure a model over the batches of all processes. The model's mode is kept.
 
         Args:
             model: Model.
             batches: This process's batches, on the model's device.
+            predicted: List that the predicted classes of all processes are appended to, in the
+                order of the data, if the task has classes.
 
         Returns:
             Metrics by name, the same in each process.

@@ -11,6 +11,7 @@ from torch.nn import functional as F  # noqa: N812
 from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassAccuracy
 
+from qbench import distributed
 from qbench.data import Dataset
 from qbench.errors import QbenchError
 from qbench.spec.result import ImageDetections
@@ -92,27 +93,36 @@ def loss(model: nn.Module, batch: LabelledBatch, label_smoothing: float = 0.0) -
 
 
 @torch.inference_mode()
-def evaluate(model: nn.Module, batches: Iterable[LabelledBatch]) -> dict[str, float]:
+def evaluate(
+    model: nn.Module, batches: Iterable[LabelledBatch], predicted: list[int] | None = None
+) -> dict[str, float]:
     """Measure the accuracy of a model over the batches of all processes.
 
     Args:
         model: Classifier. Its mode is kept.
         batches: Batches as in `loss`, on the model's device.
+        predicted: List that the predicted classes of all processes are appended to, in the order of
+            the data.
 
     Returns:
         ``top1`` and ``top5`` in percent, and ``test_loss``, the mean cross-entropy in nats.
         ``top5`` only if there are more than five classes. Empty if there is no batch.
     """
     metrics: dict[str, Metric] = {}
+    mine: list[int] = []
     for images, target in batches:
         logits = scores(model(images)).float()
         if not metrics:
             metrics = _metrics(logits.shape[1], logits.device)
+        if predicted is not None:
+            mine += logits.argmax(dim=1).tolist()
         for metric in metrics.values():
             if isinstance(metric, MeanMetric):
                 metric.update(F.cross_entropy(logits, target), len(target))
             else:
                 metric.update(logits, target)
+    if predicted is not None:
+        predicted += distributed.interleave(mine)
     values = {name: float(metric.compute()) for name, metric in metrics.items()}
     return {name: 100 * v if name.startswith("top") else v for name, v in values.items()}
 

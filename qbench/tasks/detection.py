@@ -63,7 +63,9 @@ def loss(model: nn.Module, batch: DetectionBatch, label_smoothing: float = 0.0) 
 
 
 @torch.inference_mode()
-def evaluate(model: nn.Module, batches: Iterable[DetectionBatch]) -> dict[str, float]:
+def evaluate(
+    model: nn.Module, batches: Iterable[DetectionBatch], predicted: list[int] | None = None
+) -> dict[str, float]:
     """Measure the mean average precision of a detector over the batches of all processes.
 
     Args:
@@ -71,6 +73,7 @@ def evaluate(model: nn.Module, batches: Iterable[DetectionBatch]) -> dict[str, f
             mode.
         batches: Batches as in `loss`, on the model's device. Targets also have ``difficult``, bool,
             (n,).
+        predicted: Stays as it is: a detection is no class.
 
     Returns:
         Metrics in percent:

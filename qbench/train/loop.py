@@ -108,10 +108,14 @@ class TrainingLoop:
         self.schedule.step()
         return float(distributed.total(total) / (steps * distributed.world()))
 
-    def evaluate(self) -> dict[str, float]:
-        """Return the metrics of the model on the test data, in the mode the model is in."""
+    def evaluate(self, predicted: list[int] | None = None) -> dict[str, float]:
+        """Return the metrics of the model on the test data, in the mode the model is in.
+
+        Args:
+            predicted: List that predicted classes are appended to; see `qbench.tasks.Task`.
+        """
         with parametrize.cached():  # quantizes the weights once, not for every batch
-            return self.task.evaluate(self.handle.model, self.evaluation)
+            return self.task.evaluate(self.handle.model, self.evaluation, predicted)
 
     def unreadable(self) -> list[str]:
         """Return descriptions of the items that could not be read, sorted."""

@@ -27,6 +27,7 @@ from qbench.quant.options import build_method
 from qbench.quant.preparation import preparation_of, prepare_as
 from qbench.spec.bits import BitWidths
 from qbench.spec.granularity import PerTensor
+from qbench.spec.predictions import Predictions
 from qbench.spec.result import CodeFingerprint, Result
 from qbench.spec.trial import FP32, Trial
 from qbench.train import fingerprint, weights
@@ -163,13 +164,16 @@ class Training:
         images = loop.task.inputs(next(iter(loop.evaluation)))
         audited = audit(layers, load_weights(state), model, images, handle.places, handle.arrivals)
         model.eval()
-        metrics = loop.evaluate()
+        predicted: list[int] = []
+        metrics = loop.evaluate(predicted)
         for name, value in metrics.items():
             if math.isnan(value):
                 raise TrainingError(f"the {name} of the hardened network is not a number")
         result.weights, result.curve, result.audit = weights, curve, audited
         result.metrics, result.unreadable = metrics, loop.unreadable()
         result.clipped = clipped_text(handle.places)
+        if predicted:
+            result.predictions = Predictions.of(predicted, loop.dataset.num_classes)
         if not result.trial.validation:  # examples are test images
             result.examples = loop.task.examples(model, loop.dataset)
         self.weights = state

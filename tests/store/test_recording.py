@@ -8,6 +8,7 @@ import pytest
 from mlflow.entities import RunTag
 
 from qbench.errors import QbenchError
+from qbench.spec.predictions import Predictions
 from qbench.spec.result import Result
 from qbench.store.mlflow import Store
 from qbench.store.tags import was_changed
@@ -39,6 +40,18 @@ def test_a_run_holds_the_metrics_parameters_and_tags_of_a_result(
     params = store._connection.client.get_run(run.info.run_id).data.params
     assert params["recipe.lr"] == "0.05"
     assert params["method"] == "quantization_networks"
+
+
+def test_predictions_are_recorded_and_sealed(store: Store, tmp_path: Path) -> None:
+    predictions = Predictions.of([3, 1, 2], 10)
+    store.record(result().model_copy(update={"predictions": predictions}), tmp_path)
+    (run,) = store.finished()
+    assert store.result(run).predictions == predictions
+    assert not was_changed(run)
+    run.data.tags["qbench.predictions"] = "0"
+    assert was_changed(run)
+    store.record(result(seed=1), tmp_path)
+    assert {store.result(run).predictions is None for run in store.finished()} == {True, False}
 
 
 def test_a_long_history_is_recorded_whole(store: Store, tmp_path: Path) -> None:

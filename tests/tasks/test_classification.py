@@ -80,3 +80,10 @@ def test_the_measured_loss_is_not_smoothed() -> None:
 def test_detectors_have_no_label_smoothing() -> None:
     with pytest.raises(QbenchError, match=r"label_smoothing .* is for classification"):
         detection.loss(nn.Identity(), (torch.zeros(1, 3, 8, 8), []), 0.1)
+
+
+def test_evaluation_keeps_the_predicted_classes_in_order() -> None:
+    predicted = [7]
+    metrics = classification.evaluate(Says(SCORES), [BATCH, BATCH], predicted)
+    assert predicted == [7, 0, 1, 0, 1]
+    assert metrics == classification.evaluate(Says(SCORES), [BATCH, BATCH])

@@ -40,6 +40,16 @@ def test_two_runs_of_a_trial_give_the_same_bits(method: str) -> None:
     assert all(torch.equal(left[name], right[name]) for name in left)
 
 
+def test_the_predictions_are_those_of_the_accuracy() -> None:
+    result, _ = train(trial())
+    assert result.predictions is not None
+    dataset = registry.build_dataset("digits", {})
+    _, measured = dataset.splits()
+    labels = [int(label) for _, label in measured]
+    right = [p == label for p, label in zip(result.predictions.values, labels, strict=True)]
+    assert result.metrics["top1"] == pytest.approx(100 * sum(right) / len(right))
+
+
 def test_another_seed_gives_another_result() -> None:
     assert train(trial())[0].history != train(trial(seed=1))[0].history
 
