@@ -383,7 +383,7 @@ class Method:
     def output_module(self, layer: Layer) -> nn.Module | None:
         """Build a module that every output of a layer passes through.
 
-        It serves what concerns neither weight nor input, such as the gradient of the output.
+        It serves what concerns neither weight nor input, such as a scale of the output.
 
         Args:
             layer: A layer with a quantized weight or input.
@@ -544,10 +544,10 @@ class Method:
     def parameter_groups(
         self, parameters: list[nn.Parameter], lr: float
     ) -> Iterable[dict[str, Any]]:
-        """Group the parameters of quantizers (step sizes, scales) for the optimizer.
+        """Group the parameters of a method (step sizes, scales) for the optimizer.
 
         Args:
-            parameters: The parameters of all attached quantizers, each once.
+            parameters: The parameters of all attached quantizers and output modules, each once.
             lr: Learning rate of the recipe.
 
         Returns:

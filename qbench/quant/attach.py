@@ -232,7 +232,7 @@ class Handle:
         Args:
             optimizer: Optimizer over the groups of `parameter_groups`.
         """
-        for layer in self.layers:
+        for layer in (*self.layers, *self._between):
             layer.optimizer = optimizer
         self._training_hooks += [
             optimizer.register_step_pre_hook(self._before_optimizer_step),
@@ -319,7 +319,9 @@ class Handle:
         Returns:
             Parameter groups as ``torch.optim`` takes them, each parameter once.
         """
-        own_of = (p for q in self.quantizers for p in q.parameters() if p.requires_grad)
+        outputs = (getattr(layer.module, "output_module", None) for layer in self.layers)
+        attached = (*self.quantizers, *(module for module in outputs if module is not None))
+        own_of = (p for module in attached for p in module.parameters() if p.requires_grad)
         learned = list(dict.fromkeys(own_of))
         own = set(learned)
         network = [p for p in self.model.parameters() if p.requires_grad and p not in own]

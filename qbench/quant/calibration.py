@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from qbench.errors import QbenchError
 from qbench.method import Layer
-from qbench.quant.hooks import observed_inputs
+from qbench.quant.hooks import batch_statistics, observed_inputs
 from qbench.quant.layers import quantizable_layers
 from qbench.quant.placement.sites import Point, observed_points
 from qbench.spec.words import counted
@@ -188,15 +188,11 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
     0 and 1, activations would grow or shrink from layer to layer.
     """
     modes = [(module, module.training) for module in model.modules()]
-    fresh = [(norm, norm.running_mean, norm.running_var) for norm in _without_statistics(model)]
     model.eval()
-    for norm, _, _ in fresh:
-        norm.running_mean = norm.running_var = None
     try:
-        yield
+        with batch_statistics(_without_statistics(model)):
+            yield
     finally:
-        for norm, mean, variance in fresh:
-            norm.running_mean, norm.running_var = mean, variance
         for module, training in modes:
             module.training = training
 

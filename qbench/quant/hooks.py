@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from qbench.method import Layer
 
@@ -90,6 +91,32 @@ def bypassed(layers: Sequence[Layer], *, activations: bool = True) -> Iterator[N
     finally:
         for hook in hooks:
             hook.remove()
+
+
+@contextmanager
+def batch_statistics(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Context manager in which batch normalization uses the statistics of each batch.
+
+    It does so in evaluation mode too, and its running statistics stay as they are.
+
+    Args:
+        modules: Modules of a model; those that are no batch normalization are left alone.
+
+    Example:
+        >>> norm = nn.BatchNorm1d(1).eval()
+        >>> with batch_statistics([norm]):
+        ...     norm(torch.tensor([[3.0], [5.0]])).round(decimals=2).flatten().tolist()
+        [-1.0, 1.0]
+    """
+    norms = [module for module in modules if isinstance(module, _BatchNorm)]
+    running = [(norm, norm.running_mean, norm.running_var) for norm in norms]
+    for norm in norms:
+        norm.running_mean = norm.running_var = None
+    try:
+        yield
+    finally:
+        for norm, mean, variance in running:
+            norm.running_mean, norm.running_var = mean, variance
 
 
 @torch.no_grad()

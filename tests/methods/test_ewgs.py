@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from qbench.quant.attach import attach
 from tests.helpers.gradients import central_differences, gradient
 from tests.helpers.quantizers import (
     activation_quantizer,
     attach_to_convnet,
-    convnet_with_statistics,
     parameter_gradient,
     parameter_value,
     set_parameters,
@@ -59,44 +59,112 @@ def test_ewgs_scales_each_gradient_with_the_rounding_error(delta: float) -> None
     assert (np.sign(found[inside]) == np.sign(g.numpy()[inside])).all()
 
 
-def test_ewgs_output_scale_starts_where_outputs_keep_their_mean_size() -> None:
-    x = torch.randn(16, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    handle = attach_to_convnet("ewgs", "2/2", convnet_with_statistics())
-    sizes = []
-    for model in (convnet_with_statistics().eval(), handle.model.eval()):
-        seen: list[Tensor] = []
-        hook = model.get_submodule("3").register_forward_hook(lambda m, a, y, s=seen: s.append(y))
-        with torch.no_grad():
-            model(x)
-        hook.remove()
-        sizes.append(float(seen[0].abs().mean()))
-    assert sizes[0] == pytest.approx(sizes[1], rel=1e-4)
+class ReleasedConvolution(nn.Conv2d):
+    """A convolution of the released code, written from its description: it starts when called.
+
+    Both outputs are those of the float input; the scale multiplies the bias too.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor, stride: int, bits: tuple[int, int]) -> None:
+        super().__init__(weight.shape[1], len(weight), 3, stride, padding=1)
+        self.weight.data, self.bits = weight, bits
+        assert self.bias is not None
+        self.bias.data = bias
+        self.found: dict[str, float] = {}
+
+    @staticmethod
+    def levels(x: Tensor, low: Tensor, high: Tensor, bits: int) -> Tensor:
+        n = 2**bits - 1
+        return (n * ((x - low) / (high - low)).clamp(0, 1)).round() / n
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight, given = self.weight, x
+        if self.bits[0] < 32:
+            u = 3 * weight.std()
+            weight = 2 * (self.levels(weight, -u, u, self.bits[0]) - 0.5)
+        if self.bits[1] < 32:
+            low, high = x.min(), 3 * x.std() / np.sqrt(1 - 2 / np.pi)
+            self.found |= {"low": float(low), "high": float(high)}
+            given = self.levels(x, low, high, self.bits[1])
+        quantized = self._conv_forward(given, weight, self.bias)
+        full = self._conv_forward(x, self.weight, self.bias)
+        o = full.abs().mean() / quantized.abs().mean()
+        self.found["scale"] = float(o)
+        return quantized * o
 
 
-def test_ewgs_later_layers_too_start_where_outputs_keep_their_mean_size() -> None:
-    x = torch.randn(16, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    handle = attach_to_convnet("ewgs", "2/2", convnet_with_statistics())
-    model = handle.model.eval()
-    given: list[Tensor] = []
-    returned: list[Tensor] = []
-    layer = handle.layers[1]
-    before = layer.module.register_forward_pre_hook(lambda m, a: given.append(a[0]), prepend=True)
-    after = layer.module.register_forward_hook(lambda m, a, y: returned.append(y))
+def two_inner_convolutions() -> nn.Sequential:
+    """Return a trained-looking network whose inner convolutions have biases."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(),
+        nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(),
+        nn.Conv2d(8, 16, 3, stride=2, padding=1), nn.BatchNorm2d(16), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 4),
+    )  # fmt: skip
+    model(torch.randn(64, 3, 8, 8))  # so that running statistics are not those of the batch
+    return model
+
+
+@pytest.mark.parametrize("bits", ["1/1", "2/2", "4/4", "1/32", "32/2"])
+def test_ewgs_starts_layer_by_layer_on_the_quantized_network(bits: str) -> None:
+    w_bits, a_bits = (int(b) for b in bits.split("/"))
+    x = 2 * torch.randn(16, 3, 8, 8, generator=torch.Generator().manual_seed(0)) + 1
+    released = two_inner_convolutions().train()
+    for at in (3, 6):
+        old = released[at]
+        assert isinstance(old, nn.Conv2d)
+        assert old.bias is not None
+        stride = old.stride[0]
+        released[at] = ReleasedConvolution(
+            old.weight.detach(), old.bias.detach(), stride, (w_bits, a_bits)
+        )
+    model = two_inner_convolutions()
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    handle = attach(model, "ewgs", bits=bits, calibration=[x, torch.randn(16, 3, 8, 8)])
     with torch.no_grad():
-        model(x)
-        plain = nn.functional.conv2d(given[0], layer.latent_weight, stride=2, padding=1)
-    before.remove()
-    after.remove()
-    # Exact where both convolutions see one input, close where one sees the float network's.
-    assert float(returned[0].abs().mean()) == pytest.approx(float(plain.abs().mean()), rel=0.1)
+        expected = released(x)
+        found = handle.model.train()(x)
+    for layer, at in zip(handle.layers, (3, 6), strict=True):
+        reference = released[at]
+        assert isinstance(reference, ReleasedConvolution)
+        parameters = {"scale": float(layer.module.get_parameter("output_module.scale").detach())}
+        if a_bits < 32:
+            assert layer.activation_quantizer is not None
+            for name in ("low", "high"):
+                parameters[name] = parameter_value(layer.activation_quantizer, name)
+        assert parameters == pytest.approx(reference.found, rel=1e-4)
+        assert parameters["scale"] != 1
+    np.testing.assert_allclose(found.numpy(), expected.numpy(), rtol=1e-3, atol=1e-4)
+    model = two_inner_convolutions()
+    attach(model, "ewgs", bits=bits, calibration=[x])
+    after = dict(model.named_buffers())
+    assert all(torch.equal(after[name], value) for name, value in before.items())
 
 
-def test_ewgs_output_scale_is_a_size() -> None:
-    w = normal(*SHAPE)
-    quantizer = weight_quantizer("ewgs", w, 2)
-    once = quantizer(w).detach().numpy()
-    set_parameters(quantizer, output_scale=-0.5)
-    np.testing.assert_allclose(quantizer(w).detach().numpy(), 0.5 * once, rtol=1e-12)
+def test_ewgs_output_scale_is_a_size_and_scales_the_bias() -> None:
+    handle = attach(
+        two_inner_convolutions(), "ewgs", bits="2/2", calibration=[torch.randn(8, 3, 8, 8)]
+    )
+    layer, x = handle.layers[0].module.eval(), torch.randn(2, 8, 5, 5)
+    scale = layer.get_parameter("output_module.scale")
+    with torch.no_grad():
+        layer.get_parameter("bias").fill_(3.0)
+        scale.fill_(1.0)
+        plain = layer(x)
+        scale.fill_(-0.5)
+        halved = layer(x)
+    np.testing.assert_allclose(halved.numpy(), 0.5 * plain.numpy(), rtol=1e-6)
+
+
+def test_ewgs_output_scale_learns_at_the_rate_of_the_intervals_and_does_not_decay() -> None:
+    handle = attach_to_convnet("ewgs", "32/2", lr_factor=0.25)
+    scales = {layer.module.get_parameter("output_module.scale") for layer in handle.layers}
+    assert len(scales) == 2
+    groups = handle.parameter_groups(lr=0.1, weight_decay=1e-4)
+    (group,) = [group for group in groups if scales & set(group["params"])]
+    assert scales <= set(group["params"])
+    assert (group["lr"], group["weight_decay"]) == (0.025, 0.0)
 
 
 @pytest.mark.parametrize("delta", [0.0, 0.5])
@@ -108,13 +176,11 @@ def test_ewgs_bounds_get_the_slope_of_the_clip_under_the_scaled_gradient(
     start = np.array([-0.75, 1.25])
     if kind == "weight":
         quantizer = weight_quantizer("ewgs", x, 2, delta=delta)
-        set_parameters(quantizer, output_scale=0.5)
     else:
         quantizer = activation_quantizer("ewgs", x, 2, delta=delta)
     set_parameters(quantizer, low=start[0], high=start[1])
     found = gradient(quantizer, x, g)
-    # 2 (x_q − ½) o has slope 2 o = 1.
-    upstream = g.numpy()
+    upstream = g.numpy() * (2 if kind == "weight" else 1)  # the slope of 2 (x_q − ½)
 
     def unit(x: Array, p: Array) -> Array:
         clipped: Array = np.clip((x - p[0]) / (p[1] - p[0]), 0, 1)
