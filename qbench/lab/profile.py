@@ -19,11 +19,12 @@ from torch.nn import functional as F  # noqa: N812
 
 from qbench import registry
 from qbench.errors import QbenchError
+from qbench.method import Method
 from qbench.plugins import Plugin, load_plugin
 from qbench.quant.attach import attach
 from qbench.quant.options import build_method, method_options
 from qbench.quant.staircase import kernels
-from qbench.spec.bits import FULL_PRECISION
+from qbench.spec.bits import FULL_PRECISION, BitWidths
 from qbench.spec.policies import LayerPolicy
 from qbench.spec.trial import FP32
 from qbench.spec.words import counted
@@ -203,6 +204,14 @@ def machine(settings: ProfileSettings) -> str:
     return f"{processor}, {counted(settings.threads, 'thread')}, torch {found['torch']}, {kernel}"
 
 
+def _network(settings: ProfileSettings, method: Method) -> str:
+    """Return the network that is timed: the model, or the one that the method declares."""
+    try:
+        return method.network_for(settings.model, BitWidths.parse(settings.bits))
+    except ValueError:  # of bit-widths that `attach` refuses, with the reason
+        return settings.model
+
+
 def _step(settings: ProfileSettings, quantize: bool) -> Callable[[], None]:
     """Build a network and return a function that trains it for one step.
 
@@ -225,10 +234,10 @@ def _step(settings: ProfileSettings, quantize: bool) -> Callable[[], None]:
     )
     labels = torch.randint(_NUM_CLASSES, (settings.batch_size,), device=device)
     registry.check_model_name(settings.model)
-    model = registry.build_model(settings.model, _NUM_CLASSES, 3).to(device)
-    if quantize:
-        method, bits = build_method(settings.method, settings.options), settings.bits
-    else:
+    method, bits = build_method(settings.method, settings.options), settings.bits
+    network = _network(settings, method)
+    model = registry.build_model(network, _NUM_CLASSES, 3).to(device)
+    if not quantize:
         method, bits = build_method(FP32, {}), str(FULL_PRECISION)
     try:
         handle = attach(

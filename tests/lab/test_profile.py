@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
+from qbench import registry
 from qbench.errors import QbenchError
 from qbench.lab.profile import Profile, ProfileSettings, measure
 from tests.conftest import Qbench
@@ -121,3 +123,15 @@ def test_what_is_being_done_is_told(caplog: pytest.LogCaptureFixture) -> None:
     assert len(found.seconds) == len(found.quantized_seconds) == 2
     assert "step 2 of 2" in heard
     assert heard[-1] == "memory with the method"
+
+
+def test_the_network_that_a_method_declares_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    built, build = [], registry.build_model
+
+    def recording(name: str, classes: int, channels: int) -> nn.Module:
+        built.append(name)
+        return build(name, classes, channels)
+
+    monkeypatch.setattr(registry, "build_model", recording)
+    measure(ProfileSettings("hwgq", {}, "resnet_tiny", "1/2", batch_size=2, image_size=8), 1)
+    assert set(built) == {"hwgq_resnet8"}, "at full precision too"
