@@ -269,12 +269,23 @@ def test_a_suite_has_the_same_keys(suite: str, monkeypatch: pytest.MonkeyPatch) 
     # The keys were recorded without data; those of a part of a dataset would differ.
     monkeypatch.delenv("QBENCH_DATA", raising=False)
     keys: defaultdict[str, list[str]] = defaultdict(list)
-    for planned in expand(load_suite(FIXTURES / "suites" / f"{suite}.yaml")):
-        if planned.trial.method == FP32 and planned.trial.prepared:
+    trials = [each.trial for each in expand(load_suite(FIXTURES / "suites" / f"{suite}.yaml"))]
+    plain = {
+        (trial.model, trial.seed): trial
+        for trial in trials
+        if trial.method == FP32 and not trial.has_changed_network
+    }
+    for trial in trials:
+        if trial.method == FP32 and trial.has_changed_network:
             continue  # version 0.1.0 trained no changed network in full precision
-        trial = planned.trial.model_dump()
-        trial["options"] |= OLD_DEFAULTS.get(trial["method"], {})
-        keys[trial["method"]].append(Trial(**trial).key)
+        old = trial.model_dump()
+        old["options"] |= OLD_DEFAULTS.get(trial.method, {})
+        if trial.has_changed_network:  # and quantized trials started from the unchanged one
+            old |= {"network": "", "prepared": None}
+            if trial.full_precision is not None:
+                base = plain[trial.model, trial.seed]
+                old |= {"weights": base.weights, "full_precision": base.recipe}
+        keys[trial.method].append(Trial(**old).key)
     found = {
         method: (
             len(of_method),
