@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator
-from typing import ClassVar
 
 from torch import nn
 from torchvision.models.mobilenetv2 import InvertedResidual
@@ -44,7 +43,7 @@ class MobileNetV2Small(Network):
         in_channels: Number of channels of an image.
     """
 
-    smallest_alone: ClassVar[int | None] = 9
+    smallest_alone: int | None = 9
 
     def __init__(self, num_classes: int, in_channels: int) -> None:
         first = Conv2dNormActivation(in_channels, _FIRST, 3, activation_layer=nn.ReLU6)
