@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tests.conftest import TINY, Qbench, TinyRun
+from tests.conftest import TINY, Qbench, QbenchHere, TinyRun
 from tests.helpers import plugins
 from tests.helpers.commands import TABLES, read_until, start, tables
 
@@ -90,16 +90,21 @@ def test_published_numbers_stand_beside_those_of_the_run(tiny_run: TinyRun) -> N
         (["plan", "{suite}", "--methods", "no_such.py"], "no_such.py: cannot read"),
         (["show", "ffff"], "no recorded trial has a key that starts with 'ffff'"),
         (["show", "x'; --"], "is no key"),
-        (["list", "method"], "'method' is not one of"),
+        (["list", "method"], "nothing of this kind is listed; did you mean 'methods'?"),
         (["run", "{suite}", "--address", "127.0.0.1:1", "--set", "seeds=[9]"], "answers at 127.0"),
         (["run", "{suite}", "--address", "ray://x:1", "--set", "seeds=[9]"], "write HOST:PORT"),
     ],
 )
 def test_a_mistake_is_told_without_a_traceback(
-    tiny_run: TinyRun, arguments: list[str], message: str
+    tiny_run: TinyRun,
+    qbench_here: QbenchHere,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    message: str,
 ) -> None:
+    monkeypatch.setenv("QBENCH_RESULTS", str(tiny_run.qbench.results))
     words = [str(tiny_run.suite) if word == "{suite}" else word for word in arguments]
-    assert message in " ".join(tiny_run.qbench(*words, code=2).split())
+    assert message in " ".join(qbench_here(*words, code=2).split())
 
 
 def test_bad_plugins_fail_their_own_trials_only(tmp_path: Path, qbench_in: MakeQbench) -> None:

@@ -59,6 +59,7 @@ def test_every_method_keeps_the_contract(check: MethodCheck) -> None:
     check()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "options"), VARIANTS, ids=str)
 def test_every_variant_keeps_the_contract(name: str, options: dict[str, Any]) -> None:
     assert not check(name, options, networks=["convolutional"], thorough=False).findings
