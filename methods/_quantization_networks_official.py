@@ -7,12 +7,15 @@ Weights and activations
     T(u − b_i) is clamped to ±10. In evaluation A(0) = 0.
 
 Weights (``anybit.py``)
-    T is at most 2000. The slope is Σ T s_i h_i(1 − h_i) with h_i of T = 1. The chain rule is
-    applied after gradients are clipped: the gradient of the quantized weight is clipped with those
-    of the network, and only then becomes the gradients of the latent weight, α and β.
+    T is at most 2000. The slope is Σ T s_i h_i(1 − h_i), for binary weights with h_i of T = 1. (The
+    code as released does so for all weights; its comment says "when train binary model", and a line
+    for the others is commented out.) The chain rule is applied after gradients are clipped: the
+    gradient of the quantized weight is clipped with those of the network, and only then becomes the
+    gradients of the latent weight, α and β.
 
 Activations (``models/quantization.py``)
-    The slope is Σ s_i h_i(1 − s_i h_i) T, which is that of the function if s_i = 1.
+    The slope is Σ s_i h_i(1 − s_i h_i) T, which is that of the function if s_i = 1. The only bias
+    of binary activations is 0.05 (``config.py``), where the default is from k-means.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ from qbench.functional import straight_through
 from qbench.method import Layer, Quantizer
 
 MAX_ARGUMENT, MAX_TEMPERATURE = 10, 2000
+RELEASED_BIAS = 0.05  # of binary activations
 
 
 class ReleasedStaircase(Quantizer):
@@ -75,7 +79,8 @@ class ReleasedWeights(ReleasedStaircase):
             return
         u, temperature = self.beta * w, self.temperature.clamp(max=MAX_TEMPERATURE)
         slope = torch.zeros_like(u)
-        for scale, h in self.heights(u, 1.0):
+        binary = len(self.scales) == 1
+        for scale, h in self.heights(u, 1.0 if binary else temperature):
             slope += temperature * scale * h * (1 - h)
         if not self.fixed:
             _add_gradient(self.alpha, (self.total(u, temperature) * g).sum())
@@ -99,4 +104,5 @@ class ReleasedActivations(ReleasedStaircase):
 
 def _add_gradient(parameter: nn.Parameter, gradient: Tensor) -> None:
     """Add to a gradient: layers that share a function all contribute."""
+    gradient = gradient.to(parameter.dtype)  # that of the weight may be another
     parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient

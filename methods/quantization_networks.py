@@ -28,9 +28,14 @@ Where weights and activations are quantized, training has three phases (Section 
     2       fixed (α and β)             trained
     3       trained                     trained
 
-and T = rate · (epochs in which the function has been trained). Elsewhere all epochs are of phase 3,
-and T = rate · epoch as in the paper. The paper does not say how long the phases are: by default
-each takes a third of the epochs.
+Elsewhere all epochs are of phase 3. The paper does not say how long the phases are: by default each
+takes a third of the epochs.
+
+The paper raises T by a rate of 5 or 10 per epoch, for 55 epochs. The last temperature determines
+how close the soft function comes to the hard one (Section 4.3), so that is the option here: after e
+of the E epochs that train a function, T = final · e/E, for weights and for activations. With
+``temperature_rate``, as in the paper, T = rate · e for both. A final temperature of 275 is that of
+the paper's ResNets, of 550 that of its AlexNet.
 """
 
 from __future__ import annotations
@@ -56,10 +61,15 @@ from qbench.method import (
     Recipe,
 )
 
-from ._quantization_networks_official import ReleasedActivations, ReleasedWeights
+from ._quantization_networks_official import (
+    RELEASED_BIAS,
+    ReleasedActivations,
+    ReleasedWeights,
+)
 
 SYMMETRIC = Named(default="symmetric")  # and what ± names
 ZERO_BIAS = 0.05
+FIRST_TEMPERATURE = 5.0  # of the paper's first epoch on ResNets
 
 Length = Annotated[float, Field(ge=0)]
 
@@ -68,7 +78,10 @@ class QuantizationNetworks(Method):
     """Staircases of sigmoids whose temperature grows.
 
     Attributes:
-        temperature_rate: Increase of the temperature T per epoch; T of the first epoch.
+        final_temperature: Temperature T of weights in the last epoch. T rises to it evenly.
+        final_activation_temperature: The same for activations.
+        temperature_rate: Increase of T per epoch, for weights and activations, in place of the two
+            final temperatures. The paper has 5 for ResNets and 10 for AlexNet and SSD.
         temperature_by: Whether T increases by epoch, or by step to the same value at its end.
         phases: Lengths of the three phases, in proportion. [0, 0, 1] trains everything from the
             start.
@@ -84,11 +97,16 @@ class QuantizationNetworks(Method):
     paper = "Yang et al., CVPR 2019, arXiv:1911.09464"
     activations = Integers(bits=range(1, 9), signed=False)
     soft = True
+    revision = 2
+    paper_options = {"temperature_rate": 5.0}
+    later_options = frozenset({"final_temperature", "final_activation_temperature"})
     paper_recipe = Recipe(
         optimizer="sgd", lr=1e-3, schedule="step", milestones=(30, 45), epochs=55, batch_size=256,
         weight_decay=1e-4, gradient_clip=5.0, initialization="pretrained",
     )  # fmt: skip
-    temperature_rate: Annotated[float, Field(gt=0)] = 5.0
+    final_temperature: Annotated[float, Field(gt=0)] = 275.0
+    final_activation_temperature: Annotated[float, Field(gt=0)] = 100.0
+    temperature_rate: Annotated[float, Field(gt=0)] | None = None
     temperature_by: Literal["epoch", "step"] = "epoch"
     phases: tuple[Length, Length, Annotated[float, Field(gt=0)]] = (1, 1, 1)
     share: Literal["layer", "network"] = "layer"
@@ -107,7 +125,7 @@ class QuantizationNetworks(Method):
             raise ValueError(
                 f"weight_levels: write from two levels to 256, ascending, not {list(levels)}"
             )
-        self._shared: dict[tuple[float, ...], tuple[SigmoidStaircase, list[Tensor]]] = {}
+        self._shared: dict[tuple[str | float, ...], tuple[SigmoidStaircase, list[Tensor]]] = {}
 
     @property
     def weights(self) -> Levels:
@@ -121,23 +139,28 @@ class QuantizationNetworks(Method):
         width = layer.weight_bits
         levels = self.weight_levels or (Binary() if width.bits == 1 else SYMMETRIC).codes(width)
         kind = OfficialWeights if self.compat == "official" else SigmoidStaircase
-        return self._function(kind, levels, weight)
+        return self._function("weight", kind, levels, weight)
 
     def activation_quantizer(self, layer: Layer, sample: Tensor) -> SigmoidStaircase:
         """Build the function of an activation."""
         kind = OfficialActivations if self.compat == "official" else SigmoidStaircase
-        return self._function(kind, range(layer.activation_bits.count), sample)
+        return self._function("activation", kind, range(layer.activation_bits.count), sample)
 
     def on_epoch_start(self, epoch: int, epochs: int) -> None:
         """Train what the phase of the epoch trains (Section 4.1)."""
         weights, activations = self._attached("weight"), self._attached("activation")
         lengths = self.phases if weights and activations else (0, 0, 1)
-        phases = [phase_of(e, epochs, lengths) for e in range(1, epoch + 1)]
-        for function in weights:
-            trained = sum(phase in (1, 3) for phase in phases)
-            function.train_for(max(1, trained), fixed=phases[-1] == 2)
-        for function in activations:
-            function.train_for(sum(phase in (2, 3) for phase in phases))
+        phases = [phase_of(e, epochs, lengths) for e in range(1, epochs + 1)]
+        for functions, own_phase, final in (
+            (weights, 1, self.final_temperature),
+            (activations, 2, self.final_activation_temperature),
+        ):
+            trained = [phase in (own_phase, 3) for phase in phases]
+            rate = self.temperature_rate or final / sum(trained)
+            for function in functions:
+                function.train_for(sum(trained[:epoch]), rate)
+        for function in weights if phases[epoch - 1] == 2 else ():
+            function.fix()
 
     def _attached(self, tensor: Literal["weight", "activation"]) -> list[SigmoidStaircase]:
         found = self.layers if tensor == "weight" else self.places
@@ -145,11 +168,11 @@ class QuantizationNetworks(Method):
         return [quantizer for quantizer in quantizers if quantizer is not None]
 
     def _function(
-        self, kind: type[SigmoidStaircase], levels: Sequence[float], x: Tensor
+        self, tensor: str, kind: type[SigmoidStaircase], levels: Sequence[float], x: Tensor
     ) -> SigmoidStaircase:
         function, samples = kind(levels, self), [x]
         if self.share == "network":
-            function, samples = self._shared.setdefault(tuple(levels), (function, []))
+            function, samples = self._shared.setdefault((tensor, *levels), (function, []))
             samples.append(_sample(x))
         function.initialise(torch.cat(samples))  # from every layer so far
         return function
@@ -171,11 +194,12 @@ class SigmoidStaircase(Quantizer):
         self.levels = tuple(map(float, levels))
         self.offset = -self.levels[0]
         self.uniform, self.learn_biases = method.biases == "uniform", method.learn_biases
-        self.rate, self.by_step = method.temperature_rate, method.temperature_by == "step"
+        self.by_step = method.temperature_by == "step"
         self.alpha = nn.Parameter(torch.ones(()))
         self.beta = nn.Parameter(torch.ones(()))
         self.biases = nn.Parameter(torch.zeros(len(levels) - 1), requires_grad=self.learn_biases)
         self.register_buffer("scales", torch.tensor(self.levels).diff())
+        self.rate = method.temperature_rate or FIRST_TEMPERATURE  # until an epoch starts
         self.register_buffer("temperature", torch.tensor(self.rate))
         self.epochs = 1  # in which the function has been trained, the present one included
         self.started = True  # read in forward: torch.compile would compile for each value of epochs
@@ -215,16 +239,21 @@ class SigmoidStaircase(Quantizer):
         """Compute Eq. 5."""
         return hard_staircase(x, self.alpha, self.beta, self.biases, self.scales, self.offset)
 
-    def train_for(self, epochs: int, fixed: bool = False) -> None:
-        """Start an epoch.
+    def train_for(self, epochs: int, rate: float) -> None:
+        """Start an epoch in which α, β and b are trained.
 
         Args:
             epochs: Number of epochs in which the function has been trained, this one included.
                 At 0, training leaves the tensor as it is.
-            fixed: Whether α, β and b are fixed in this epoch.
+            rate: Increase of the temperature per epoch.
         """
-        self.set_extra_state(torch.tensor([epochs, fixed]))
-        self.temperature.fill_(self.rate * max(1, epochs))
+        self.rate = rate
+        self.set_extra_state(torch.tensor([epochs, False]))
+        self.temperature.fill_(rate * max(1, epochs))
+
+    def fix(self) -> None:
+        """Fix α, β and b in the epoch that has started. The function is used even if untrained."""
+        self.set_extra_state(torch.tensor([max(1, self.epochs), True]))
 
     def on_step_start(self, layer: Layer, step: int, steps: int) -> None:
         """Set T within an epoch, with ``temperature_by: step``."""
@@ -250,6 +279,12 @@ class OfficialWeights(ReleasedWeights, SigmoidStaircase):
 
 class OfficialActivations(ReleasedActivations, SigmoidStaircase):
     """`SigmoidStaircase` of an activation, with the released code's departures."""
+
+    def initialise(self, x: Tensor) -> None:
+        """Set β and α as ever, and the bias of two levels as released."""
+        super().initialise(x)
+        if len(self.levels) == 2 and not self.uniform:
+            nn.init.constant_(self.biases, RELEASED_BIAS)
 
 
 def phase_of(epoch: int, epochs: int, lengths: tuple[float, float, float]) -> int:

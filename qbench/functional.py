@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from qbench.quant.kmeans import kmeans_1d
 from qbench.quant.staircase.staircase import hard_staircase, staircase
 from qbench.spec.granularity import Granularity
 
@@ -312,40 +313,6 @@ def filter_dims(weight: Tensor) -> tuple[int, ...]:
         (1, 2, 3)
     """
     return tuple(range(1, weight.dim()))
-
-
-def kmeans_1d(values: Tensor, clusters: int, iterations: int = 300) -> Tensor:
-    """Return the centres of one-dimensional k-means, started evenly spaced. Deterministic.
-
-    Lloyd's algorithm (1982) on sorted values: the nearest centre of a sorted value changes only at
-    midpoints, so one iteration is a binary search and differences of a prefix sum.
-
-    Args:
-        values: Floating-point tensor of any shape; the computation is in float64.
-        clusters: Number of centres.
-        iterations: Largest number of steps; fewer are taken if no centre moves.
-
-    Returns:
-        Centres in ascending order, (clusters,), float64. A cluster that loses all its values stays
-        where it was.
-
-    Example:
-        >>> kmeans_1d(torch.tensor([0.0, 1.0, 9.0, 11.0]), clusters=2).tolist()
-        [0.5, 10.0]
-    """
-    ordered = values.detach().double().flatten().sort().values
-    prefix = torch.cat([ordered.new_zeros(1), ordered.cumsum(0)])
-    span = (ordered[-1] - ordered[0]) / clusters
-    centres = ordered[0] + span * (torch.arange(clusters).to(ordered) + 0.5)
-    for _ in range(iterations):
-        inner = torch.searchsorted(ordered, (centres[1:] + centres[:-1]) / 2)
-        ends = torch.cat([inner.new_zeros(1), inner, inner.new_full((1,), len(ordered))])
-        count = ends.diff()
-        moved = torch.where(count > 0, prefix[ends].diff() / count.clamp(min=1), centres)
-        if torch.equal(moved, centres):
-            break
-        centres = moved
-    return centres
 
 
 __all__ = [

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from sklearn.cluster import KMeans
 from torch import Tensor
 
 from qbench.functional import (
@@ -15,7 +14,6 @@ from qbench.functional import (
     clip,
     filter_dims,
     hard_staircase,
-    kmeans_1d,
     quantize_unit,
     round_ste,
     sign,
@@ -345,115 +343,6 @@ def test_the_hard_staircase_keeps_dtype_and_shape(dtype: torch.dtype) -> None:
     assert y.shape == (2, 10, 20)
     assert len(y.unique()) == 7
 
-
-# k-means
-
-
-def evenly_spaced(values: np.ndarray[Any, Any], clusters: int) -> np.ndarray[Any, Any]:
-    """The middles of as many equal parts of the range."""
-    edges = np.linspace(values.min(), values.max(), clusters + 1)
-    middles: np.ndarray[Any, Any] = (edges[1:] + edges[:-1]) / 2
-    return middles
-
-
-def lloyd(values: np.ndarray[Any, Any], clusters: int) -> np.ndarray[Any, Any]:
-    """Assign every value to its nearest centre, move centres to their means, repeat."""
-    centres = evenly_spaced(values, clusters)
-    for _ in range(300):
-        nearest = np.abs(values[:, None] - centres).argmin(1)
-        moved = np.array(
-            [
-                values[nearest == i].mean() if (nearest == i).any() else centres[i]
-                for i in range(clusters)
-            ]
-        )
-        if np.allclose(moved, centres, rtol=0, atol=1e-13):
-            break
-        centres = moved
-    return centres
-
-
-def sample(kind: str, count: int) -> np.ndarray[Any, Any]:
-    random = np.random.default_rng(0)
-    drawn = {
-        "normal": random.normal(size=count),
-        "half_normal": np.abs(random.normal(size=count)),
-        "relu": np.maximum(random.normal(size=count), 0),
-        "uniform": random.uniform(-1, 3, size=count),
-    }
-    return drawn[kind]
-
-
-@pytest.mark.parametrize("clusters", [2, 3, 5, 7, 16])
-@pytest.mark.parametrize("kind", ["normal", "half_normal", "relu", "uniform"])
-def test_k_means_is_lloyds_algorithm_from_evenly_spaced_starts(kind: str, clusters: int) -> None:
-    values = sample(kind, 1000)
-    centres = kmeans_1d(torch.from_numpy(values), clusters)
-    np.testing.assert_allclose(centres.numpy(), lloyd(values, clusters), atol=1e-9)
-
-
-@pytest.mark.parametrize("clusters", [2, 4, 7])
-def test_k_means_agrees_with_scikit_learn(clusters: int) -> None:
-    values = sample("uniform", 1000)
-    reference = KMeans(
-        clusters,
-        init=evenly_spaced(values, clusters)[:, None],
-        n_init=1,
-        max_iter=300,
-        tol=0,
-        algorithm="lloyd",
-    ).fit(values[:, None])
-    centres = kmeans_1d(torch.from_numpy(values), clusters)
-    expected = np.sort(reference.cluster_centers_[:, 0])
-    np.testing.assert_allclose(centres.numpy(), expected, atol=1e-9)
-
-
-def test_k_means_finds_well_separated_groups() -> None:
-    values = torch.tensor([[0.0, 10.1, 20.2], [9.9, 19.8, 0.2], [20.0, -0.2, 10.0]])
-    assert kmeans_1d(values, 3).tolist() == pytest.approx([0, 10, 20])
-
-
-def test_k_means_with_one_cluster_is_the_mean() -> None:
-    values = torch.from_numpy(sample("half_normal", 100))
-    assert kmeans_1d(values, 1).tolist() == pytest.approx([float(values.mean())])
-
-
-def test_a_cluster_that_loses_its_values_stays_where_it_was() -> None:
-    # Starts at 0.1, 0.3 and 0.5; nothing is nearest to the middle one.
-    values = torch.tensor([0.0, 0.0, 0.6], dtype=torch.float64)
-    assert kmeans_1d(values, 3).tolist() == pytest.approx([0, 0.3, 0.6], abs=1e-12)
-
-
-def test_k_means_of_equal_values_is_that_value() -> None:
-    assert kmeans_1d(torch.full((5,), 0.25), 3).tolist() == [0.25, 0.25, 0.25]
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_k_means_is_computed_in_float64_whatever_it_is_given(dtype: torch.dtype) -> None:
-    values = torch.from_numpy(sample("normal", 500)).to(dtype)
-    centres = kmeans_1d(values.requires_grad_(), 4)
-    assert centres.dtype == torch.float64
-    assert not centres.requires_grad
-    reference = lloyd(values.detach().double().numpy(), 4)
-    np.testing.assert_allclose(centres.numpy(), reference, atol=1e-9)
-
-
-def test_k_means_does_not_change_its_input_and_repeats_itself() -> None:
-    values = torch.from_numpy(sample("normal", 300))
-    before = values.clone()
-    assert torch.equal(kmeans_1d(values, 5), kmeans_1d(values, 5))
-    assert torch.equal(values, before)
-    shuffled = values[torch.randperm(300, generator=generator())]
-    torch.testing.assert_close(kmeans_1d(shuffled, 5), kmeans_1d(values, 5))
-
-
-def test_k_means_stops_when_told() -> None:
-    values = torch.from_numpy(sample("half_normal", 500))
-    starts = torch.from_numpy(evenly_spaced(values.numpy(), 4))
-    torch.testing.assert_close(kmeans_1d(values, 4, iterations=0), starts)
-    once = kmeans_1d(values, 4, iterations=1)
-    assert not torch.allclose(once, starts)
-    assert not torch.allclose(once, kmeans_1d(values, 4))
 
 
 @pytest.mark.parametrize(

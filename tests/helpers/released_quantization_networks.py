@@ -60,7 +60,8 @@ class ReleasedWeight:
         t = min(t, 2000)
         assert self.target.grad is not None
         x = self.target.data.mul(self.beta.data)
-        y_grad = self.backward(x, 1).mul(t)
+        # "set T = 1 when train binary model", "set T = T when train the other quantization model"
+        y_grad = self.backward(x, 1 if self.n == 1 else t).mul(t)
         g = self.target.grad.data
         self.beta.grad = y_grad.mul(self.target.data).mul(self.alpha.data).mul(g).sum()
         self.alpha.grad = self.forward(x, t).mul(g).sum()

@@ -8,6 +8,7 @@ staircase of Eq. 5. Further tests cover the training phases, the temperature, sh
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from qbench.errors import QbenchError
 from qbench.quant.attach import Handle, attach
 from qbench.quant.options import build_method
+from qbench.registry import method_class
 from qbench.spec.bits import BitWidths
 from tests.helpers.quantizers import (
     activation_quantizer,
@@ -52,15 +54,25 @@ def parameter_of(quantizer: nn.Module, name: str) -> Array:
     return quantizer.get_parameter(name).detach().clone().numpy()
 
 
-def lloyd(values: Array, clusters: int) -> Array:
-    """Return the centres of k-means that starts from the middles of equal parts of the range."""
-    edges = np.linspace(values.min(), values.max(), clusters + 1)
-    centres: Array = (edges[1:] + edges[:-1]) / 2
-    for _ in range(300):
-        nearest = np.abs(values[:, None] - centres).argmin(1)
-        means = [values[nearest == i].mean() for i in range(clusters) if (nearest == i).any()]
-        kept = [i for i in range(clusters) if (nearest == i).any()]
-        centres[kept] = means
+def least_inertia_centres(values: Array, clusters: int) -> Array:
+    """Return the centres of the clusters of least inertia, by dynamic programming."""
+    x = np.sort(values)
+    end = np.arange(len(x) + 1)
+    count = np.maximum(end - end[:, None], 1)
+    mean, square = (
+        (sums - sums[:, None]) / count for sums in (np.r_[0, x.cumsum()], np.r_[0, (x**2).cumsum()])
+    )
+    inertia = np.where(end > end[:, None], count * (square - mean**2), np.inf)
+    least, starts = inertia[0], []
+    for _ in range(clusters - 1):
+        total = least[:, None] + inertia
+        starts.append(total.argmin(0))
+        least = total.min(0)
+    ends = [len(x)]
+    for start in reversed(starts):
+        ends.insert(0, int(start[ends[0]]))
+    parts = itertools.pairwise([0, *ends])
+    centres: Array = np.array([x[i:j].mean() for i, j in parts])
     return centres
 
 
@@ -114,7 +126,7 @@ def test_a_weights_biases_are_midpoints_of_k_means_centres_but_around_zero(bits:
     w = normal(4, 300)
     levels = LEVELS[bits]
     beta = 5 * max(levels) / (4 * np.abs(w.numpy()).max())
-    centres = lloyd(beta * w.numpy().ravel(), len(levels))
+    centres = least_inertia_centres(beta * w.numpy().ravel(), len(levels))
     expected = (centres[1:] + centres[:-1]) / 2
     middle = levels.index(0)
     expected[middle - 1 : middle + 1] = [-0.05, 0.05]
@@ -200,7 +212,7 @@ def test_the_function_is_soft_in_training_and_hard_in_evaluation() -> None:
 
 
 @pytest.mark.parametrize("rate", [5.0, 10.0])
-def test_the_temperature_is_the_rate_times_the_epoch_everywhere(rate: float) -> None:
+def test_the_temperature_is_the_rate_times_the_epoch_if_a_rate_is_given(rate: float) -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
     handle = attach_everywhere(
         model,
@@ -311,7 +323,7 @@ def activations_are_float(handle: Handle) -> bool:
 
 
 def test_weights_are_trained_first_then_activations_then_both() -> None:
-    handle = attached("2/2")
+    handle = attached("2/2", temperature_rate=5)
     seen = []
     for epoch in range(1, 10):
         handle.on_epoch_start(epoch, 9, steps=1)
@@ -336,6 +348,49 @@ def test_weights_are_trained_first_then_activations_then_both() -> None:
     inputs_only = ([False, True], [True, False], False)
     both = ([True, True], [False, False], False)
     assert seen == [weights_only] * 3 + [inputs_only] * 3 + [both] * 3
+
+
+@pytest.mark.parametrize("epochs", [6, 21, 55])
+def test_temperatures_end_at_the_same_values_in_any_number_of_epochs(epochs: int) -> None:
+    handle = attached("2/2", final_temperature=300, final_activation_temperature=40)
+    for epoch in range(1, epochs + 1):
+        handle.on_epoch_start(epoch, epochs, steps=1)
+    assert temperatures(handle, "weight") == pytest.approx([300, 300])
+    assert temperatures(handle, "activation") == pytest.approx([40, 40])
+
+
+def test_by_default_weights_end_at_the_papers_temperature_and_activations_below_it() -> None:
+    handle = attached("2/2")
+    handle.on_epoch_start(12, 12, steps=1)
+    assert temperatures(handle, "weight") == pytest.approx([55 * 5.0] * 2)
+    assert temperatures(handle, "activation") == pytest.approx([100.0] * 2)
+
+
+def test_a_temperature_rises_evenly_over_the_epochs_that_train_its_function() -> None:
+    handle = attached("2/2", final_temperature=40, final_activation_temperature=20)
+    weights, activations = [], []
+    for epoch in range(1, 7):
+        handle.on_epoch_start(epoch, 6, steps=1)
+        weights.append(temperatures(handle, "weight")[0])
+        activations.append(temperatures(handle, "activation")[0])
+    assert weights == pytest.approx([10, 20, 20, 20, 30, 40])
+    assert activations[2:] == pytest.approx([5, 10, 15, 20])
+
+
+def test_the_papers_recipe_raises_the_temperature_by_the_papers_rate() -> None:
+    options = method_class(NAME).paper_options
+    handle = attached("2/2", phases=[0, 0, 1], **options)
+    for epoch in (1, 55):
+        handle.on_epoch_start(epoch, 55, steps=1)
+        assert temperatures(handle, "weight") == [5.0 * epoch] * 2
+        assert temperatures(handle, "activation") == [5.0 * epoch] * 2
+
+
+def test_in_the_papers_epochs_the_default_of_weights_is_the_papers_rate() -> None:
+    handle = attached("2/32")
+    for epoch in (1, 20, 55):
+        handle.on_epoch_start(epoch, 55, steps=1)
+        assert temperatures(handle, "weight") == pytest.approx([5.0 * epoch] * 2)
 
 
 def test_an_epoch_raises_the_temperature_of_what_it_trains() -> None:
@@ -377,7 +432,7 @@ def test_phases_last_in_proportion(
 
 @pytest.mark.parametrize("bits", ["2/32", "32/2"])
 def test_there_are_no_phases_where_only_one_kind_is_quantized(bits: str) -> None:
-    handle = attached(bits)
+    handle = attached(bits, temperature_rate=5)
     for epoch in (1, 2, 9):
         handle.on_epoch_start(epoch, 9, steps=1)
         kind = "weight" if bits == "2/32" else "activation"
@@ -399,7 +454,7 @@ def test_the_temperature_can_rise_with_every_step() -> None:
 
 
 def test_a_fixed_quantizers_temperature_does_not_rise_with_steps() -> None:
-    handle = attached("2/2", temperature_by="step")
+    handle = attached("2/2", temperature_rate=5, temperature_by="step")
     handle.on_epoch_start(2, 3, steps=1)
     start_step(handle, 1, 2)
     assert temperatures(handle, "weight") == [5.0, 5.0]
@@ -407,7 +462,7 @@ def test_a_fixed_quantizers_temperature_does_not_rise_with_steps() -> None:
 
 
 def test_without_steps_being_told_the_temperature_is_that_of_the_epoch() -> None:
-    handle = attached("2/32")
+    handle = attached("2/32", temperature_rate=5)
     handle.on_epoch_start(3, 9, steps=1)
     start_step(handle, 1, 100)
     assert temperatures(handle, "weight") == [15.0, 15.0]
@@ -438,6 +493,12 @@ def test_a_shared_function_gives_every_layer_the_same_levels_after_training() ->
         handle.harden()
         values = torch.cat([layer.module.weight.flatten() for layer in handle.layers])  # type: ignore[operator]
         assert len(values.unique()) in (count, count - 1)  # layers have the zero in common
+
+
+def test_weights_and_activations_share_no_function_even_at_the_same_levels() -> None:
+    handle = attached("2/2", share="network", weight_levels=[0, 1, 2, 3])
+    first = handle.layers[0]
+    assert first.weight_quantizer is not first.activation_quantizer
 
 
 # Options ----------------------------------------------------------------------------------------
@@ -478,6 +539,8 @@ def test_levels_that_do_not_fit_are_refused(
         ({"phases": [-1, 1, 1]}, "phases"),
         ({"temperature_rate": 0}, "temperature_rate"),
         ({"temperature_rate": float("nan")}, "temperature_rate"),
+        ({"final_temperature": 0}, "final_temperature"),
+        ({"final_activation_temperature": -1}, "final_activation_temperature"),
     ],
 )
 def test_a_senseless_value_is_refused_by_name(options: dict[str, Any], message: str) -> None:
@@ -499,8 +562,15 @@ def test_alpha_and_beta_have_a_learning_rate_of_their_own_and_no_weight_decay() 
 # The released code ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("bits", ["1/32", "2/32", "3(±4)/32", "1/1", "3(±4)/2"])
-@pytest.mark.parametrize(("rate", "lr"), [(5.0, 0.01), (30.0, 1e-3), (3000.0, 1e-5)])
+@pytest.mark.parametrize(
+    ("rate", "lr", "bits"),
+    [
+        *((5.0, 0.01, bits) for bits in ("1/32", "2/32", "3(±4)/32", "1/1", "3(±4)/2")),
+        *((30.0, 1e-3, bits) for bits in ("1/32", "2/32", "3(±4)/32", "1/1", "3(±4)/2")),
+        # Where T is at most 2000, hardly a weight has a gradient, unless its slope is of T = 1.
+        *[(3000.0, 1e-5, "1/32"), (3000.0, 0.01, "2/32"), (3000.0, 0.01, "3(±4)/32")],
+    ],
+)
 def test_ten_official_steps_are_those_of_the_released_code(
     bits: str, rate: float, lr: float
 ) -> None:
@@ -547,6 +617,37 @@ def test_in_the_official_mode_a_binary_weight_is_the_papers_function() -> None:
     beta, alpha = float(quantizer.beta), float(quantizer.alpha)
     two = sigmoid_t(beta * w, 0.0, 5.0) + sigmoid_t(beta * w, 0.0, 5.0) - 1
     torch.testing.assert_close(quantizer(w).detach(), alpha * two)
+
+
+def test_in_the_official_mode_binary_activations_step_at_a_twentieth() -> None:
+    x = normal(1000).abs()
+    official = activation_quantizer(NAME, x, 1, compat="official")
+    assert parameter_of(official, "biases") == pytest.approx([0.05])
+    assert parameter_of(activation_quantizer(NAME, x, 1), "biases")[0] > 0.1
+    uniform = activation_quantizer(NAME, x, 1, compat="official", biases="uniform")
+    assert parameter_of(uniform, "biases") == pytest.approx([0.5])
+
+
+@pytest.mark.parametrize("bits", ["1/1", "3(±4)/2"])
+@pytest.mark.parametrize("compat", ["paper", "official"])
+def test_a_float64_network_is_trained(bits: str, compat: str) -> None:
+    handle = attach(
+        network().double(),
+        NAME,
+        bits=bits,
+        layers=["2", "5"],
+        calibration=[x.double() for x, _ in batches(2)],
+        compat=compat,
+    )
+    before = parameters(handle, "weight")
+    optimizer = torch.optim.SGD(handle.parameter_groups(lr=0.1, weight_decay=0.0), lr=0.1)
+    handle.on_epoch_start(1, 1, steps=1)
+    for x, target in batches(1):
+        nn.functional.cross_entropy(handle.model(x.double()), target).backward()
+        handle._before_optimizer_step()
+        optimizer.step()
+        handle._after_optimizer_step()
+    assert all(old != new for old, new in zip(before, parameters(handle, "weight"), strict=True))
 
 
 def test_the_official_step_at_zero_is_not_taken() -> None:
