@@ -344,7 +344,6 @@ def test_the_hard_staircase_keeps_dtype_and_shape(dtype: torch.dtype) -> None:
     assert len(y.unique()) == 7
 
 
-
 @pytest.mark.parametrize(
     ("closed", "at_ends"),
     [("both", (1, 1)), ("left", (1, 0)), ("right", (0, 1)), ("neither", (0, 0))],
