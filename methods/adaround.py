@@ -8,8 +8,11 @@ Post-training: each weight is rounded up or down, whichever serves the output of
     min over V:  ‖W x − W̃ x̂‖² + λ Σ (1 − |2 h(V) − 1|^β)
 
 layer after layer, where x̂ is the input of the layer with all layers before it quantized. V starts
-where h(V) = W/s − ⌊W/s⌋, so that W̃ = W. β falls from 20 to 2, and the regularization moves h to 0
-or 1. In the end h = 1[V ≥ 0].
+where h(V) = W/s − ⌊W/s⌋, so that W̃ = W. The first term is summed over the channels of the output
+and averaged over images and positions, as in AIMET, the library of the authors, and in BRECQ: the
+sum over positions would make the regularization weaker by their number. β falls from 20 to 2 along
+a half cosine, as in AIMET (BRECQ's falls linearly), and the regularization moves h to 0 or 1. In
+the end h = 1[V ≥ 0].
 
 s is the step of least squared error, of the layer by default. Activations are those of
 post-training quantization of least error. The first fifth of the iterations has no regularization.
@@ -21,6 +24,7 @@ after it.
 
 from __future__ import annotations
 
+import math
 from typing import Annotated
 
 import torch
@@ -92,10 +96,11 @@ class AdaRound(Method):
         for iteration in range(self.iterations):
             chosen = torch.randint(len(seen), (self.batch_size,)).to(seen.device)
             output = functional_call(layer.module, {name: v}, (seen[chosen],))
-            loss = (output - target[chosen]).square().sum() / self.batch_size
+            error = (output - target[chosen]).square()
+            loss = error.sum(-1 if isinstance(layer.module, nn.Linear) else 1).mean()
             if iteration >= warm_up:
                 done = (iteration - warm_up) / max(1, self.iterations - warm_up)
-                beta = BETA[1] + (BETA[0] - BETA[1]) * (1 - done)
+                beta = BETA[1] + (BETA[0] - BETA[1]) * (1 + math.cos(math.pi * done)) / 2
                 binary = (2 * AdaptiveRounding.h(v) - 1).abs()
                 loss = loss + self.regularization * (1 - binary.pow(beta)).sum()
             optimizer.zero_grad()
@@ -133,7 +138,7 @@ class AdaptiveRounding(nn.Module):
         """Return the s of least squared error of every row, (rows,)."""
         r = rows.abs().amax(1, keepdim=True).clamp(min=torch.finfo(rows.dtype).tiny)
 
-        def nearest(factor: float) -> Tensor:
+        def nearest(factor: Tensor) -> Tensor:
             s = factor * r / self.quant_max
             return s * (rows / s).round().clamp(self.quant_min, self.quant_max)
 

@@ -19,7 +19,9 @@ steps are extragradient steps (Eq. 10–11)::
     prediction:  W_p = W − η ∂L(W)
     correction:  W ← W − η ∂L(W_p)
 
-each with a mini-batch of its own, so that a pair is two steps of the optimizer.
+each with a mini-batch of its own, so that a pair is two steps of the optimizer. W stands for all
+parameters of the network, those that are not quantized too. G and λ are updated between pairs: a
+step that is left over before an update, or at the end of an epoch, is a plain gradient step.
 
 The paper gives neither ρ nor how often G and λ are updated; here it is once an epoch. With a large
 ρ, W reaches C soon; with a small one, it follows f. The best value depends on the learning rate and
@@ -32,11 +34,11 @@ from __future__ import annotations
 from typing import Annotated
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from qbench.functional import nearest_level
-from qbench.method import Binary, Field, Layer, Method, Named, Quantizer, Recipe, Ternary
+from qbench.method import Binary, BitWidths, Field, Layer, Method, Named, Quantizer, Recipe, Ternary
 
 
 class ADMM(Method):
@@ -56,9 +58,33 @@ class ADMM(Method):
         optimizer="sgd", lr=0.01, schedule="step", milestones=(20, 30), epochs=40, batch_size=256,
         weight_decay=1e-4, initialization="pretrained",
     )  # fmt: skip
+    keeps_weights = True
+    revision = 2
     rho: Annotated[float, Field(gt=0)] = 1.0
     updates: Annotated[int, Field(ge=1)] = 1
     extragradient: bool = True
+
+    def prepare(self, model: nn.Module, bits: BitWidths) -> nn.Module:
+        """Keep the network as it is, and its parameters in mind for extragradient steps."""
+        self.network, self.left_over = model, False
+        self.starts: list[Tensor] = []  # W at the last prediction, until it is corrected
+        return model
+
+    def on_step_start(self, step: int, steps: int) -> None:
+        """Find out whether a pair that starts with the step would not end before an update."""
+        self.left_over = step % -(-steps // self.updates) == 0 or step == steps
+
+    def before_optimizer_step(self) -> None:
+        """Start a prediction from W, and a correction from where its prediction started."""
+        if not self.extragradient:
+            return
+        parameters = [p for p in self.network.parameters() if p.requires_grad]
+        if self.starts:
+            for parameter, start in zip(parameters, self.starts, strict=True):
+                parameter.copy_(start)
+            self.starts = []
+        elif not self.left_over:
+            self.starts = [p.clone() for p in parameters]
 
     def weight_quantizer(self, layer: Layer, weight: Tensor) -> SplitWeight:
         """Split the weight into W, G and λ."""
@@ -79,21 +105,13 @@ class SplitWeight(Quantizer):
     codes: Tensor
     projected: Tensor
     dual: Tensor
-    start: Tensor
-    predicted: Tensor
 
     def __init__(self, weight: Tensor, codes: Tensor, method: ADMM) -> None:
         super().__init__()
-        self.rho, self.updates, self.extragradient = (
-            method.rho,
-            method.updates,
-            method.extragradient,
-        )
+        self.rho, self.updates = method.rho, method.updates
         self.register_buffer("codes", codes)
         self.register_buffer("dual", torch.zeros_like(weight))  # λ
         self.register_buffer("projected", project(weight, codes))  # G
-        self.register_buffer("start", weight.clone())  # W at the last prediction
-        self.register_buffer("predicted", torch.tensor(False))  # whether a correction is next
 
     def forward(self, w: Tensor) -> Tensor:
         """Return ``w``, shape of the layer's weight, or the projection of ``w`` + λ."""
@@ -102,14 +120,6 @@ class SplitWeight(Quantizer):
     def regularization_loss(self, layer: Layer) -> Tensor:
         """Return ρ/2 ‖W − G + λ‖²."""
         return self.rho / 2 * (layer.latent_weight - self.projected + self.dual).square().sum()
-
-    def before_optimizer_step(self, layer: Layer) -> None:
-        """Start a prediction from W, and a correction from where its prediction started."""
-        if self.extragradient:
-            w, is_correction = layer.latent_weight, self.predicted
-            w.copy_(torch.where(is_correction, self.start, w))
-            self.start.copy_(w)
-            self.predicted.logical_not_()
 
     def on_epoch_start(self, layer: Layer, epoch: int, epochs: int) -> None:
         """Update G and λ after every epoch."""
@@ -127,7 +137,7 @@ class SplitWeight(Quantizer):
         self.dual += w - self.projected
 
 
-def project(v: Tensor, codes: Tensor, iterations: int = 20) -> Tensor:
+def project(v: Tensor, codes: Tensor, iterations: int = 50) -> Tensor:
     """Return the point of α · codesⁿ nearest to v, by alternation from several starts.
 
     Alternation ends in a local minimum. There is one start for each code that the largest value may

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 
 import numpy as np
@@ -75,7 +76,8 @@ def test_adaround_step_is_that_of_least_squared_error() -> None:
         return float(((s * np.clip(np.round(v / s), -4, 3) - v) ** 2).sum())
 
     found = float(weight_quantizer("adaround", w, 3).get_buffer("step"))
-    assert error(found) == pytest.approx(min(error((1 - 0.01 * i) * top / 3) for i in range(80)))
+    fine = min(error(c * top / 3) for c in np.arange(0.21, 1.0, 0.0005))
+    assert error(found) <= fine * (1 + 1e-4)
 
 
 def test_adaround_rounds_to_nearest_until_it_has_learnt() -> None:
@@ -85,6 +87,62 @@ def test_adaround_rounds_to_nearest_until_it_has_learnt() -> None:
     away = np.abs(np.abs(ratio - np.floor(ratio)) - 0.5) > 1e-6
     found = quantizer(w).numpy() / float(quantizer.get_buffer("step"))
     np.testing.assert_allclose(found[away], np.clip(np.round(ratio), -4, 3)[away], atol=1e-9)
+
+
+def learned(layer: nn.Module, x: Tensor) -> Tensor:
+    """Return the V that AdaRound learns in twelve iterations."""
+    torch.manual_seed(5)
+    options = {"iterations": 12, "lr": 0.05, "batch_size": 4, "regularization": 0.3}
+    method = build_method("adaround", options)
+    handle = attach(nn.Sequential(layer), method, bits="3/32", layers="all", calibration=[x])
+    return first_weight_quantizer(handle).get_buffer("v")
+
+
+@pytest.mark.parametrize("kind", ["conv", "linear", "tokens"])
+def test_adaround_learns_by_the_loss_of_aimet(kind: str) -> None:
+    """The squared error summed over channels and averaged over the rest, β along a half cosine."""
+    torch.manual_seed(0)
+    if kind == "conv":
+        layer: nn.Module = nn.Conv2d(2, 3, 3, bias=False)
+        x = torch.randn(8, 2, 6, 5)
+    else:
+        layer = nn.Linear(5, 3, bias=False)
+        x = torch.randn(8, 5) if kind == "linear" else torch.randn(8, 7, 5)
+    layer, x = layer.double(), x.double()
+    w = layer.get_parameter("weight").detach().clone()
+
+    def outputs(weight: Tensor, images: Tensor) -> Tensor:
+        """Outputs with the channels last."""
+        if kind != "conv":
+            return images @ weight.t()
+        patches = nn.functional.unfold(images, 3)
+        return (weight.flatten(1) @ patches).transpose(1, 2)
+
+    quantizer = weight_quantizer("adaround", w, 3)
+    step, v = quantizer.get_buffer("step"), quantizer.get_buffer("v").clone().requires_grad_()
+    optimizer = torch.optim.Adam([v], lr=0.05)
+    torch.manual_seed(5)
+    for iteration in range(12):
+        chosen = torch.randint(8, (4,))
+        h = torch.minimum(torch.maximum(1.2 * v.sigmoid() - 0.1, v.new_zeros(())), v.new_ones(()))
+        soft = step * ((w / step).floor() + h).clamp(-4, 3)
+        error = outputs(soft, x[chosen]) - outputs(w, x[chosen])
+        loss = error.square().sum(-1).mean()
+        if iteration >= 2:
+            beta = 2 + 18 * (1 + np.cos(np.pi * (iteration - 2) / 10)) / 2
+            loss = loss + 0.3 * (1 - (2 * h - 1).abs() ** beta).sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    found = learned(layer, x)
+    np.testing.assert_allclose(found.numpy(), v.detach().numpy(), atol=1e-6)
+
+
+def test_adaround_does_not_depend_on_how_many_positions_show_the_same() -> None:
+    torch.manual_seed(0)
+    layer, x = nn.Conv2d(4, 3, 1).double(), torch.randn(8, 4, 1, 1).double()
+    once, often = (learned(copy.deepcopy(layer), each) for each in (x, x.expand(8, 4, 6, 6)))
+    np.testing.assert_allclose(often.numpy(), once.numpy(), atol=1e-9)
 
 
 def undecided_share(lam: float) -> float:
