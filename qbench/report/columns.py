@@ -148,6 +148,15 @@ COLUMNS: tuple[Column, ...] = (
             2,
             "lower",
         ),
+        (
+            "soft_gap",
+            "Soft − hard",
+            "Metric with soft quantizers minus that with hard ones after the last epoch, mean over "
+            "seeds; of methods with a soft form.",
+            "points",
+            2,
+            "lower",
+        ),
     ),
     *_group(
         "significance",
@@ -326,6 +335,8 @@ TRIAL_COLUMNS = {
     "map50_voc07": "Mean average precision at IoU 0.5 by the 11 points of VOC2007, %.",
     "map50": "Mean average precision at IoU 0.5 over every recall point, %.",
     "map": "Mean average precision over IoU 0.5 to 0.95, as in COCO, %.",
+    "soft_gap": "The metric that decides which result is best after the last epoch, with soft "
+    "quantizers minus with hard ones, in points; empty without a soft form.",
     "train_seconds": "Seconds of training, including the evaluation after each epoch.",
     "seconds": "Seconds of the whole trial.",
     "audit": "Empty if the network is k-bit as promised; else the first layer that is not.",

@@ -95,7 +95,8 @@ class TrialRows:
         done = run if status == "done" else None
         tags = done.data.tags if done is not None else {}
         metrics = self._store.metrics(done) if done is not None else {}
-        seconds = done.data.metrics if done is not None else {}
+        recorded = done.data.metrics if done is not None else {}
+        first, *_ = self._dataset.shown
         bits = BitWidths.parse(trial.bits)
         beside = self._published.get(trial.model)
         changed = trial.method == FP32 and trial.has_changed_network  # no paper prints it
@@ -116,8 +117,9 @@ class TrialRows:
             "status": status,
             "reason": reason,
             **{name: metrics.get(name, NAN) for name in MEASURED[trial.task]},
-            "train_seconds": seconds.get("train_seconds", NAN),
-            "seconds": seconds.get("seconds", NAN),
+            "soft_gap": recorded.get(f"soft_{first}", NAN) - recorded.get(first, NAN),
+            "train_seconds": recorded.get("train_seconds", NAN),
+            "seconds": recorded.get("seconds", NAN),
             "audit": tags.get(AUDIT, ""),
             "layers": str(trial.layers),
             "threads": trial.threads,

@@ -56,6 +56,14 @@ def test_the_drop_is_over_pairs_of_one_seed() -> None:
     assert (found["drop"], found["drop_std"]) == pytest.approx((1.5, math.sqrt(0.5)))
 
 
+def test_the_gap_of_soft_quantizers_is_a_mean_over_seeds() -> None:
+    cells = trials("A", 97.0, 98.0, "failed"), trials("B", 97.0)
+    found = summary(cells[0].assign(soft_gap=[1.0, 2.0, math.nan]), cells[1])
+    gaps = dict(zip(found["label"], found["soft_gap"], strict=True))
+    assert gaps["A"] == pytest.approx(1.5)
+    assert math.isnan(gaps["B"])
+
+
 def test_a_changed_network_is_compared_with_its_own_full_precision() -> None:
     changed = full(80.0, 82.0, prepared="a", base="").assign(
         label="Full precision, changed by A", key=["one", "two"]

@@ -324,6 +324,16 @@ def test_a_suite_has_the_same_keys(suite: str, monkeypatch: pytest.MonkeyPatch) 
     assert found == recorded
 
 
+def test_the_gap_of_soft_quantizers_is_that_of_the_last_epoch(finished: Qbench) -> None:
+    finished("leaderboard", SUITE, *AS_IT_WAS)
+    trials = pd.read_csv(finished.results / "small" / "trials.csv").set_index("key")
+    gaps = trials["soft_gap"].dropna().to_dict()
+    for path in (FIXTURES / "exported").glob("*.json"):
+        last = json.loads(path.read_text(encoding="utf-8"))["history"][-1]
+        expected = last["soft_top1"] - last["top1"] if "soft_top1" in last else None
+        assert gaps.get(path.stem) == pytest.approx(expected)
+
+
 def test_the_packed_size_counts_one_scale_for_each_filter(finished: Qbench) -> None:
     finished("leaderboard", SUITE, *AS_IT_WAS)
     trials = pd.read_csv(finished.results / "small" / "trials.csv")

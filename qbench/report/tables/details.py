@@ -26,6 +26,7 @@ COST = (
         "n",
         "mean",
         "drop",
+        "soft_gap",
         "standing",
         "p_holm",
         "ranks",
