@@ -29,6 +29,8 @@ from qbench.quant.calibration import (
     no_calibration,
     sample_inputs,
 )
+from qbench.quant.exchange.modules import exchange, restore
+from qbench.quant.exchange.transposed import TRANSPOSED
 from qbench.quant.layers import (
     check_shared_weights,
     declare_levels,
@@ -64,7 +66,8 @@ def attach(
     """Attach a method's quantizers to a model, in place.
 
     Args:
-        model: Any module. Its convolutions and linear layers are quantized.
+        model: Any module. Its convolutions, transposed ones too, its linear layers and the
+            projections of its attention are quantized.
         method: Name of a method (``qbench list methods``), or a method that is already built.
         bits: Bit-widths of weights/activations, such as ``'3(±4)/2'``.
         calibration: Batches of training data that initialise the quantizers of activations:
@@ -179,7 +182,9 @@ def prepare(model: nn.Module, method: Method, bits: BitWidths, layers: LayerPoli
     modules = dict(model.named_modules())
     prepared = method.prepare(model, bits)
     method.places = []
+    exchange(prepared)
     method.layers = select_layers(prepared, rename_layers(layers, modules, prepared), bits)
+    restore(prepared, [layer.module for layer in method.layers])
     declare_levels(method.layers, method)
     return prepared
 
@@ -362,6 +367,9 @@ class Handle:
                 place.activation_quantizer = Hardened(place.activation_quantizer)
                 for module, name in self._seats[place]:
                     setattr(module, name, place.activation_quantizer)
+        for layer in quantized:
+            if isinstance(layer.module, TRANSPOSED):
+                layer.module.restore()
         return self.model
 
     def remove(self) -> nn.Module:
@@ -384,6 +392,7 @@ class Handle:
         for layer in self.layers:
             if hasattr(layer.module, "output_module"):
                 del layer.module.output_module
+        restore(self.model)
         return self.model
 
     def _release_weights(self, keep_own: bool = True) -> None:

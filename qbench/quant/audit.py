@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from qbench.method import Granularity, Layer, PerTensor, Place
+from qbench.quant.exchange.transposed import output_first
 from qbench.quant.hooks import observed, observed_inputs
 from qbench.quant.layers import quantizable_layers
 from qbench.quant.placement.plan import Arrival
@@ -47,7 +48,7 @@ def audit(
         LevelCount(
             layer=layer.name,
             tensor="weight",
-            levels=count_levels(state[f"{layer.name}.weight"], layer.weight_levels.granularity),
+            levels=count_levels(_weight(layer, state), layer.weight_levels.granularity),
             promised=layer.weight_levels.count(layer.weight_bits),
             scope=scope_of(layer.weight_levels.granularity),
             bits=str(layer.weight_bits),
@@ -94,6 +95,13 @@ def _of_place(name: str, tensor: str, levels: int, place: Place) -> LevelCount:
         scope="layer",
         bits=str(place.activation_bits),
     )
+
+
+def _weight(layer: Layer, state: Mapping[str, Tensor]) -> Tensor:
+    """Return the weight of a layer in a state, output channels first."""
+    name = f"{layer.name}.weight"
+    weight = state[name] if name in state else state[f"{layer.name}_weight"]  # of attention
+    return output_first(layer.module, weight)
 
 
 def count_levels(x: Tensor, granularity: Granularity = _WHOLE) -> int:

@@ -9,11 +9,13 @@ from torch import Tensor, nn
 
 from qbench.errors import QbenchError, nearest
 from qbench.method import Layer, Levels, Method
+from qbench.quant.exchange.transposed import TRANSPOSED
 from qbench.quant.parametrizations import originals
 from qbench.spec.bits import FULL_PRECISION, BitWidth, BitWidths
 from qbench.spec.policies import POLICIES, LayerPolicy, end_widths
 
-QUANTIZABLE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+QUANTIZABLE: tuple[type[nn.Module], ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, *TRANSPOSED)
+"""Layers with a weight to quantize. Transposed convolutions count once they are exchanged."""
 
 
 def quantizable_layers(model: nn.Module) -> dict[str, nn.Module]:

@@ -31,11 +31,12 @@ from qbench import registry
 from qbench.data import Dataset
 from qbench.method import Layer, Method
 from qbench.quant.attach import prepare
+from qbench.quant.exchange.modules import exchanged
 from qbench.quant.layers import QUANTIZABLE
 from qbench.quant.options import build_method
 from qbench.quant.parametrizations import originals
 from qbench.quant.preparation import prepare_as
-from qbench.quant.products import Product, count_products, plain_name
+from qbench.quant.products import Product, Products, count_products, plain_name
 from qbench.report.problems import noted
 from qbench.spec.bits import FLOAT_BITS, FULL_PRECISION, BitWidths
 from qbench.spec.trial import FP32, Trial
@@ -224,7 +225,12 @@ def multiply_adds(model: nn.Module, dataset: Dataset) -> MultiplyAdds:
     device = next(model.parameters()).device
     image = torch.zeros(dataset.image_shape, device=device)
     images: Any = image[None] if dataset.task == "classification" else [image]
-    found = count_products(model, images)
+    with exchanged(model):
+        return _by_layer(model, count_products(model, images))
+
+
+def _by_layer(model: nn.Module, found: Products) -> MultiplyAdds:
+    """Return the multiply-adds of each layer of a model."""
     layers = {name: m for name, m in model.named_modules() if isinstance(m, QUANTIZABLE)}
     by_layer = dict.fromkeys(layers, 0)
     names = {parameter: name for name, parameter in model.named_parameters()}
