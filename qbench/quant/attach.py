@@ -22,6 +22,7 @@ from torch.utils.hooks import RemovableHandle
 from qbench.errors import QbenchError, nearest
 from qbench.method import Layer, Method, Place, Quantizer
 from qbench.quant.calibration import (
+    check_signed,
     clipped_share,
     evaluation_mode,
     explained,
@@ -32,6 +33,7 @@ from qbench.quant.calibration import (
 from qbench.quant.exchange.modules import exchange, restore
 from qbench.quant.exchange.transposed import TRANSPOSED
 from qbench.quant.layers import (
+    attention_places,
     check_shared_weights,
     declare_levels,
     layer_weight,
@@ -146,7 +148,9 @@ def attach(
             found = find_places(model, inputs, placement, widths.activations, first)
         inputs = [layer for layer in inputs if layer.name in found.own_inputs]
         declare_levels(found.places, method)
-    samples = sample_inputs(model, inputs, kept, found.points)
+    inside = attention_places(model, method.layers)
+    declare_levels(inside, method)
+    samples = sample_inputs(model, [*inputs, *inside], kept, found.points)
     try:
         for layer in method.layers:
             handle._training_hooks.append(accept_float_states(layer.module))
@@ -154,6 +158,10 @@ def attach(
             if layer in inputs:
                 handle._attach_input(layer, samples[layer.name])
             handle._attach_output(layer)
+        for place in inside:
+            handle._training_hooks.append(accept_float_states(place.module))
+            handle._attach_input(place, samples[place.name])
+        check_signed(model, method)
         handle._attach_places(found, samples)
         if isinstance(kept, list):
             with evaluation_mode(model):
@@ -385,7 +393,7 @@ class Handle:
             self._insertion.remove()
             self._insertion = None
         for place in self.places:
-            if not isinstance(place, Place):
+            if "input_quantizer" in place.module._modules:
                 del place.module.input_quantizer
             place.activation_quantizer = None
         self.method.places = []

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from qbench.errors import QbenchError
-from qbench.method import Layer
+from qbench.method import Layer, Method
+from qbench.quant.exchange.modules import is_attention
 from qbench.quant.hooks import batch_statistics, observed_inputs
 from qbench.quant.layers import quantizable_layers
 from qbench.quant.placement.sites import Point, observed_points
@@ -79,7 +80,7 @@ def sample_inputs(
         shown, patterns = ", ".join(f"'{name}'" for name in unseen), [f"!{n}" for n in unseen]
         raise QbenchError(
             f"{shown}: never called in evaluation mode, so there is no input to quantize "
-            "(auxiliary heads and the layers of nn.MultiheadAttention are not called); leave "
+            "(auxiliary heads are not called); leave "
             f"{'it' if len(unseen) == 1 else 'them'} out with layers={['*', *patterns]}"
         )
     return {name: join_samples(inputs) for name, inputs in seen.items()}
@@ -160,6 +161,31 @@ def clipped_share(quantizer: nn.Module, sample: Tensor) -> float:
     with evaluation_mode(quantizer):
         clips = torch.equal(quantizer(sample), quantizer(sample.relu()))
     return float(negative.double().mean()) if clips else 0.0
+
+
+def check_signed(model: nn.Module, method: Method) -> None:
+    """Check that no quantizer inside attention treats negative values as zero.
+
+    Queries, keys, values and the inputs of projections have as many negative values as positive
+    ones. Levels that start at zero lose half of them.
+
+    Args:
+        model: Model whose activation quantizers are attached.
+        method: Its method.
+
+    Raises:
+        QbenchError: A quantizer does. The message names its place.
+    """
+    places = {place.module: place for place in method.places}
+    for name, module in model.named_modules():
+        for place in (places[m] for m in module.modules() if m in places):
+            if is_attention(module) and place.clipped_share >= _LEAST_SHARE:
+                share, others = f"{100 * place.clipped_share:.0f}", ["*", f"!{name}.*"]
+                raise QbenchError(
+                    f"'{place.name}' has {share} % negative values, and the levels of activations "
+                    f"of {method.name} start at zero: quantize weights only, or leave the "
+                    f"attention out with layers={others}"
+                )
 
 
 def clipped_text(places: Sequence[Layer]) -> str:

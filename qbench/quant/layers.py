@@ -8,7 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from torch import Tensor, nn
 
 from qbench.errors import QbenchError, nearest
-from qbench.method import Layer, Levels, Method
+from qbench.method import Layer, Levels, Method, Place
+from qbench.quant.exchange.attention import PRODUCT_INPUTS
+from qbench.quant.exchange.modules import is_attention
 from qbench.quant.exchange.transposed import TRANSPOSED
 from qbench.quant.parametrizations import originals
 from qbench.spec.bits import FULL_PRECISION, BitWidth, BitWidths
@@ -70,6 +72,37 @@ def select_layers(model: nn.Module, policy: LayerPolicy, bits: BitWidths) -> lis
         for name in names
         if name in widths and not widths[name].is_float
     ]
+
+
+def attention_places(model: nn.Module, layers: Sequence[Layer]) -> list[Place]:
+    """Return the places of activation quantizers inside attention.
+
+    Args:
+        model: Model whose attention is exchanged.
+        layers: Its quantized layers.
+
+    Returns:
+        Four places for each attention that has a layer with a quantized input: both factors of both
+        products, with the bit-width of the first such layer.
+    """
+    widths = {layer.module: layer for layer in layers if not layer.activation_bits.is_float}
+    places = []
+    for name, module in model.named_modules():
+        inner = [widths[each] for each in module.modules() if each in widths]
+        if is_attention(module) and inner:
+            prefix = f"{name}." if name else ""
+            places += [
+                Place(
+                    f"{prefix}{part}",
+                    module.get_submodule(part),
+                    FULL_PRECISION.weights,
+                    inner[0].activation_bits,
+                    kind="attention",
+                    consumers=(name,),
+                )
+                for part in PRODUCT_INPUTS
+            ]
+    return places
 
 
 def _matching(pattern: str, names: Sequence[str]) -> list[str]:

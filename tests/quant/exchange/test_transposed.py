@@ -25,7 +25,7 @@ def test_outputs_and_states_are_those_of_torch(kind: Any, groups: int) -> None:
     model = nn.Sequential(kind(4, 6, 3, 2, 1, output_padding=1, groups=groups))
     exchanged = copy.deepcopy(model)
     exchange(exchanged)
-    assert exchanged[0].weight.shape[:2] == (6, 4 // groups)
+    assert exchanged[0].get_parameter("weight").shape[:2] == (6, 4 // groups)
     x = torch.randn(2, 4, *[5] * CLASSES.index(kind), 5)
     assert torch.equal(model(x), exchanged(x))
     state = {name: torch.randn_like(value) for name, value in model.state_dict().items()}
@@ -35,7 +35,7 @@ def test_outputs_and_states_are_those_of_torch(kind: Any, groups: int) -> None:
     assert torch.equal(exchanged.state_dict()["0.weight"], state["0.weight"])
     restore(exchanged)
     assert type(exchanged[0]) is kind
-    assert torch.equal(exchanged[0].weight, model[0].weight)
+    assert torch.equal(exchanged[0].get_parameter("weight"), model[0].get_parameter("weight"))
 
 
 def test_the_size_of_the_output_may_be_given() -> None:
