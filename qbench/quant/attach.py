@@ -30,6 +30,7 @@ from qbench.quant.calibration import (
     no_calibration,
     sample_inputs,
 )
+from qbench.quant.coverage import Coverage, Promise, coverage_of
 from qbench.quant.exchange.modules import exchange, restore
 from qbench.quant.exchange.transposed import TRANSPOSED
 from qbench.quant.layers import (
@@ -37,6 +38,7 @@ from qbench.quant.layers import (
     check_shared_weights,
     declare_levels,
     layer_weight,
+    quantizable_layers,
     rename_layers,
     select_layers,
 )
@@ -48,7 +50,7 @@ from qbench.quant.placement.insert import Insertion, quantize
 from qbench.quant.placement.plan import Arrival
 from qbench.quant.placement.sites import Point
 from qbench.quant.state import ATTACHED, check_attachable, check_finite, check_selection
-from qbench.spec.bits import BitWidths
+from qbench.spec.bits import FULL_PRECISION, BitWidths
 from qbench.spec.placement import LAYER_INPUTS, PLACEMENTS, Placement
 from qbench.spec.policies import DEFAULT_LAYERS, LayerPolicy, policy_widths
 
@@ -134,7 +136,10 @@ def attach(
         check_selection(model, method.layers)
     check_shared_weights(model, method.layers)
     handle = Handle(model, method)
-    batches = (batch[0] if isinstance(batch, list | tuple) else batch for batch in calibration)
+    handle._promise = _promise(model, layers, widths)
+    batches = handle._remembered(
+        batch[0] if isinstance(batch, list | tuple) else batch for batch in calibration
+    )
     calibrates = type(method).calibrate is not Method.calibrate
     kept: Iterable[Any] = list(batches) if calibrates else batches
     inputs = [layer for layer in method.layers if not layer.activation_bits.is_float]
@@ -197,6 +202,15 @@ def prepare(model: nn.Module, method: Method, bits: BitWidths, layers: LayerPoli
     return prepared
 
 
+def _promise(model: nn.Module, policy: LayerPolicy, bits: BitWidths) -> Promise:
+    """Return what a layer policy promises: all but the ends, all, or the layers that it names."""
+    if not isinstance(policy, str):
+        return Promise(bits, others=True)
+    names = list(quantizable_layers(model))
+    ends = frozenset((names[0], names[-1]) if policy == DEFAULT_LAYERS and names else ())
+    return Promise(bits, ends)
+
+
 class Handle:
     """Attached method: drives it during training and hardens the model afterwards.
 
@@ -215,6 +229,9 @@ class Handle:
         self.arrivals: tuple[Arrival, ...] = ()
         self._insertion: Insertion | None = None
         self._seats: dict[Layer, list[tuple[nn.Module, str]]] = {}  # of activation quantizers
+        self._promise = Promise(FULL_PRECISION)
+        self._example: Any = None
+        self._hardened: list[Layer] = []
         self._step = self._steps = 0
         self._training_hooks: list[RemovableHandle] = []  # of layers and optimizers
         self._layer_hooks: list[RemovableHandle] = []
@@ -235,6 +252,42 @@ class Handle:
         every = (*self.layers, *self._between)
         pairs = ((each.weight_quantizer, each.activation_quantizer) for each in every)
         return list(dict.fromkeys(q for pair in pairs for q in pair if q is not None))
+
+    def coverage(self, batch: Any = None) -> Coverage:
+        """Measure which share of the weights and the multiply-adds is quantized.
+
+        Args:
+            batch: Inputs of the model; two images are enough. By default, images of the calibration
+                data.
+
+        Returns:
+            The coverage of what runs in evaluation. It names the parameters that enter a matrix
+            product or a convolution and are not quantized.
+
+        Raises:
+            QbenchError: There is neither a batch nor calibration data.
+
+        Example:
+            >>> model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 2))
+            >>> found = attach(model, "twn", bits="2/32").coverage(torch.zeros(1, 8))
+            >>> [(each.parameter, each.why) for each in found.left_out]
+            [('0.weight', 'the layer policy leaves it out'), ('2.weight', 'the layer policy leaves it out')]
+        """  # noqa: E501
+        inputs = self._example if batch is None else batch
+        if inputs is None:
+            raise QbenchError(
+                "coverage needs inputs, and no calibration data were given: pass a batch"
+            )
+        return coverage_of(
+            self.model, inputs, self.layers, self.quantizers, self._hardened, self._promise
+        )
+
+    def _remembered(self, batches: Iterable[Any]) -> Iterator[Any]:
+        """Yield batches, and keep two images of the first one."""
+        for batch in batches:
+            if self._example is None:
+                self._example = batch[:2]
+            yield batch
 
     def attach_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
         """Run the hooks of the method around every step of an optimizer.
@@ -365,6 +418,7 @@ class Handle:
         for layer in quantized:
             layer.weight_quantizer.eval()  # type: ignore[union-attr]
             values.setdefault(originals(layer.module)[0], layer_weight(layer).detach().clone())
+        self._hardened += quantized
         hardened = [(layer.module, values[originals(layer.module)[0]]) for layer in quantized]
         self._release_weights(keep_own=False)
         with torch.no_grad():

@@ -21,6 +21,24 @@ class PlainData(BaseModel):
     model_config = ConfigDict(ser_json_inf_nan="constants")
 
 
+class Shares(PlainData):
+    """Shares of a network that are quantized, from 0 to 1.
+
+    Attributes:
+        weights: Share of the weights that enter matrix products and convolutions.
+        weight_operands: Share of the multiply-adds with a weight whose weight is quantized.
+        activation_operands: Share of the multiply-adds whose activations are quantized.
+        multiply_adds: Share of the multiply-adds both of whose factors are quantized.
+        partly: What the layer policy promises and is not quantized, or an empty string.
+    """
+
+    weights: float
+    weight_operands: float
+    activation_operands: float
+    multiply_adds: float
+    partly: str = ""
+
+
 class LevelCount(PlainData):
     """The audit of one tensor.
 
@@ -185,6 +203,7 @@ class Result(WeightObservations):
         clipped: How many quantized inputs lose their negative values; empty if none does.
         predictions: Predicted classes of the hardened network on the split that `metrics` are of.
             None for tasks without classes, and in results that were recorded without it.
+        coverage: Shares of the network that are quantized. None if they were not measured.
         examples: Detections in the first test images.
     """
 
@@ -204,6 +223,7 @@ class Result(WeightObservations):
     unreadable: list[str] = Field(default_factory=list)
     clipped: str = ""
     predictions: Predictions | None = None
+    coverage: Shares | None = None
     examples: list[ImageDetections] = Field(default_factory=list)
 
     @property
