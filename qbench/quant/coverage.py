@@ -137,7 +137,10 @@ class _Counts:
         products = self._found.products
         entering = dict.fromkeys(
             name
-            for parameters in (p.parameters for p in (*products, *self._found.opaque))
+            for parameters in [
+                *(product.parameters for product in products),
+                *(each.parameters for each in self._found.opaque),
+            ]
             for name in sorted(parameters & self._sizes.keys())
         )
         float_weights = {name for p in products for name in self._float_weights(p)}
