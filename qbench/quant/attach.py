@@ -285,8 +285,8 @@ class Handle:
     def _remembered(self, batches: Iterable[Any]) -> Iterator[Any]:
         """Yield batches, and keep two images of the first one."""
         for batch in batches:
-            if self._example is None:
-                self._example = batch[:2]
+            if self._example is None and isinstance(batch, Tensor | list):
+                self._example = batch[:2].clone() if isinstance(batch, Tensor) else batch[:2]
             yield batch
 
     def attach_optimizer(self, optimizer: torch.optim.Optimizer) -> None:

@@ -508,10 +508,11 @@ def test_a_layer_that_is_never_called_in_evaluation_is_named_with_a_way_out() ->
     assert attach(Headed(), "ste", bits="2/2", layers=["*", "!aux"], calibration=[x]).layers
 
 
-def test_attention_is_named_where_its_layers_are_not_called() -> None:
+def test_the_projections_of_attention_are_layers() -> None:
     model = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
-    with pytest.raises(QbenchError, match=r"'self_attn\.out_proj': never called"):
-        attach(model, "ste", bits="2/2", layers="all", calibration=[torch.randn(2, 3, 8)])
+    handle = attach(model, "lsq", bits="2/2", layers="all", calibration=[torch.randn(2, 3, 8)])
+    names = [layer.name for layer in handle.layers]
+    assert names == ["self_attn.in_proj", "self_attn.out_proj", "linear1", "linear2"]
 
 
 @pytest.mark.parametrize(("method", "options", "factor"), [
