@@ -13,6 +13,11 @@ Weights (``anybit.py``)
     gradient of the quantized weight is clipped with those of the network, and only then becomes the
     gradients of the latent weight, α and β.
 
+Activations (``models/resnet18_all.py``)
+    The quantizer behind the stem's pooling is computed, and its result is never used. So ResNet-18
+    has 16 quantizers of activations in place of 17, and its first block receives unquantized
+    values.
+
 Activations (``models/quantization.py``)
     The slope is Σ s_i h_i(1 − s_i h_i) T, which is that of the function if s_i = 1. The only bias
     of binary activations is 0.05 (``config.py``), where the default is from k-means.
@@ -26,10 +31,25 @@ import torch
 from torch import Tensor, nn
 
 from qbench.functional import straight_through
-from qbench.method import Layer, Quantizer
+from qbench.method import Layer, Place, Quantizer
 
 MAX_ARGUMENT, MAX_TEMPERATURE = 10, 2000
 RELEASED_BIAS = 0.05  # of binary activations
+
+
+def is_released_stem(layer: Layer) -> bool:
+    """Return whether the released code never uses the quantized values of a place.
+
+    In its ResNet that is the place behind the stem's pooling, whose values the first block adds.
+
+    Args:
+        layer: A layer or a place.
+    """
+    return (
+        isinstance(layer, Place)
+        and layer.kind == "pool_output"
+        and any(":add." in name for name in layer.consumers)
+    )
 
 
 class ReleasedStaircase(Quantizer):

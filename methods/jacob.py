@@ -17,6 +17,9 @@ stay at full precision, so that their ranges settle (Section 3.1). By default qu
 once, because networks are pretrained. ``recipe: paper`` has the paper's delay of 500,000 steps, and
 ranges that are smoothed over thousands of steps.
 
+Activations are quantized behind each ReLU, and at both inputs and the output of additions (Appendix
+A.2): ``placement`` is ``after_activation_and_add``.
+
 Departures. Batch normalisation is not folded into the weights before they are quantized (Section
 3.2). What torch and TFLite ship is this method with symmetric weights for each filter. ``scope:
 filter`` gives each filter a range of its own.
@@ -53,6 +56,7 @@ class Jacob(Method):
         batch_size=32, initialization="pretrained",
     )  # fmt: skip
     paper_layers = "all"
+    placement = "after_activation_and_add"
     paper_options = {"delay_steps": 500_000, "momentum": 0.999}
     later_options = frozenset({"delay_steps"})
     granularity: ScopeOption = PerTensor()

@@ -21,6 +21,9 @@ Levels: weights of k bits are {−1, 1} (k = 1) or −(2^(k−1) − 1)…2^(k�
 ``3(±2)`` and ``3(±4)`` as written, or those of the option ``weight_levels``; activations of k bits
 are 0…2^k − 1.
 
+Activations are quantized behind each ReLU, or behind the max-pooling that follows it (Section 4.1):
+``placement`` is ``after_activation``.
+
 Where weights and activations are quantized, training has three phases (Section 4.1)::
 
     phase   functions of weights        functions of activations
@@ -65,6 +68,7 @@ from ._quantization_networks_official import (
     RELEASED_BIAS,
     ReleasedActivations,
     ReleasedWeights,
+    is_released_stem,
 )
 
 SYMMETRIC = Named(default="symmetric")  # and what ± names
@@ -100,6 +104,7 @@ class QuantizationNetworks(Method):
     revision = 2
     paper_options = {"temperature_rate": 5.0}
     later_options = frozenset({"final_temperature", "final_activation_temperature"})
+    placement = "after_activation"
     paper_recipe = Recipe(
         optimizer="sgd", lr=1e-3, schedule="step", milestones=(30, 45), epochs=55, batch_size=256,
         weight_decay=1e-4, gradient_clip=5.0, initialization="pretrained",
@@ -141,8 +146,10 @@ class QuantizationNetworks(Method):
         kind = OfficialWeights if self.compat == "official" else SigmoidStaircase
         return self._function("weight", kind, levels, weight)
 
-    def activation_quantizer(self, layer: Layer, sample: Tensor) -> SigmoidStaircase:
+    def activation_quantizer(self, layer: Layer, sample: Tensor) -> SigmoidStaircase | None:
         """Build the function of an activation."""
+        if self.compat == "official" and is_released_stem(layer):
+            return None
         kind = OfficialActivations if self.compat == "official" else SigmoidStaircase
         return self._function("activation", kind, range(layer.activation_bits.count), sample)
 

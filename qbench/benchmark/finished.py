@@ -133,6 +133,7 @@ def _from_trials(found: Iterable[tuple[Trial, dict[str, float]]]) -> pd.DataFram
                 "training": trial.recipe.model_dump_json(),
                 "threads": trial.threads,
                 "layers": str(trial.layers),
+                "placement": trial.placement,
                 "data": json.dumps(trial.data, sort_keys=True),
                 "stale": "",
                 "value": metrics[MEASURED[trial.task][0]],

@@ -18,6 +18,7 @@ from qbench.benchmark.benchmark import Benchmark
 from qbench.benchmark.estimate import Estimator
 from qbench.cli.words import duration, rounded, size
 from qbench.spec.bits import BitWidths
+from qbench.spec.placement import LAYER_INPUTS
 from qbench.spec.trial import FP32, Trial
 from qbench.spec.words import counted
 from qbench.suite.grid import PlannedTrial
@@ -63,6 +64,9 @@ def show(benchmark: Benchmark) -> None:
         _print_whole(console, _status_table(benchmark, model))
     for reason, refused in _refusals(benchmark).items():
         console.print(f"– {'; '.join(refused)}: {reason}", soft_wrap=True, markup=False)
+    for placement, labels in _placements(benchmark).items():
+        text = f"Activations are quantized at {placement}: {', '.join(labels)}"
+        console.print(text, soft_wrap=True, markup=False)
     for planned in benchmark.planned:
         if benchmark.status(planned) == "failed":
             reason = benchmark.reason(planned)
@@ -178,6 +182,15 @@ def _trained_besides_given(
             )
 
 
+def _placements(benchmark: Benchmark) -> dict[str, list[str]]:
+    """Return the rows whose activations are not quantized at the inputs of layers, by placement."""
+    found: dict[str, dict[str, None]] = {}
+    for planned in benchmark.planned:
+        if planned.trial.placement != LAYER_INPUTS:
+            found.setdefault(planned.trial.placement, {})[planned.label] = None
+    return {placement: list(labels) for placement, labels in found.items()}
+
+
 def _model_table(to_do: Sequence[Trial], estimator: Estimator, models: list[str]) -> Table:
     """Return the table of what is left for each model: trials, and hours of the processor."""
     hours = "GPU-hours" if torch.cuda.is_available() else "CPU-hours"
@@ -205,6 +218,7 @@ def _entry(benchmark: Benchmark, planned: PlannedTrial, estimator: Estimator) ->
         "bits": trial.bits,
         "seed": trial.seed,
         "recipe": planned.recipe,
+        "placement": trial.placement,
         "epochs": trial.recipe.epochs,
         "status": status,
         "reason": benchmark.reason(planned),

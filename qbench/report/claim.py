@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from qbench.data import Dataset
 from qbench.method import Method
 from qbench.spec.bits import BitWidths
+from qbench.spec.placement import resolve_placement
+from qbench.spec.policies import policy_widths
 from qbench.spec.words import counted
 from qbench.suite.grid import PlannedTrial
 from qbench.suite.suite import Published, Suite
@@ -57,6 +59,9 @@ def likeness(
         unlike.append(f"published for {wanted.model}, not {trial.model}")
     if departure := method.network_departure(trial.model, bits):
         unlike.append(f"another network: {departure}")
+    own = resolve_placement(method.placement, policy_widths(trial.layers, bits))
+    if trial.placement != own:
+        unlike.append(f"activations quantized at {trial.placement}, not {own}")
     steps = planned.row.recipe.get("steps", paper.steps if paper is not None else None)
     if trial.recipe.steps is not None and trial.recipe.steps != steps:
         unlike.append(f"epochs of {counted(trial.recipe.steps, 'step')}")

@@ -13,7 +13,7 @@ from qbench.report.significance import LEVEL, holm, paired
 from qbench.report.summary import RESULT, by_seed, records
 from qbench.report.tables.text import DASH, setting_text
 
-_MAPPINGS, _COLUMNS = ("options", "training"), ("threads", "layers", "data")
+_MAPPINGS, _COLUMNS = ("options", "training"), ("threads", "layers", "placement", "data")
 # What says that two trials are of one row: their keys, or else their settings of the method.
 _SAME_ROW = (["key"], ["method", "options", "model", "bits"])
 

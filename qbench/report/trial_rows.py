@@ -20,7 +20,7 @@ from qbench.spec.bits import BitWidths
 from qbench.spec.metrics import MEASURED
 from qbench.spec.recipe import Recipe
 from qbench.spec.trial import FP32, Trial
-from qbench.store.tags import AUDIT, CLIPPED, UNREADABLE
+from qbench.store.tags import AUDIT, CLIPPED, PLACED, UNREADABLE
 from qbench.suite.grid import PlannedTrial
 from qbench.suite.published import Number, PublishedNumbers
 from qbench.suite.suite import Suite
@@ -122,11 +122,13 @@ class TrialRows:
             "seconds": recorded.get("seconds", NAN),
             "audit": tags.get(AUDIT, ""),
             "layers": str(trial.layers),
+            "placement": trial.placement,
             "threads": trial.threads,
             "training": _as_json(trial.recipe),
             **self._claim(planned, number),
             "unreadable": tags.get(UNREADABLE, ""),
             "clipped": tags.get(CLIPPED, ""),
+            "placed": tags.get(PLACED, ""),
             "stale": stale,
             **self._network(trial, status),
             **self._policy(trial, done),

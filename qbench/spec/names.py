@@ -6,7 +6,7 @@ import itertools
 import re
 
 # What stands next to a method's name in an entry of a suite's ``methods``.
-ROW_KEYS = ("label", "recipe", "published", "bits")
+ROW_KEYS = ("label", "recipe", "published", "bits", "placement")
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
 _WORDS_OF_YAML = ("null", "true", "false", "yes", "no", "on", "off")
 

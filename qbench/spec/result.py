@@ -204,6 +204,7 @@ class Result(WeightObservations):
         predictions: Predicted classes of the hardened network on the split that `metrics` are of.
             None for tasks without classes, and in results that were recorded without it.
         coverage: Shares of the network that are quantized. None if they were not measured.
+        placed: Where the quantizers of activations sit; empty for ``layer_inputs``.
         examples: Detections in the first test images.
     """
 
@@ -224,6 +225,7 @@ class Result(WeightObservations):
     clipped: str = ""
     predictions: Predictions | None = None
     coverage: Shares | None = None
+    placed: str = ""
     examples: list[ImageDetections] = Field(default_factory=list)
 
     @property

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import Field
 
 from qbench.spec.bits import FULL_PRECISION
+from qbench.spec.placement import LAYER_INPUTS, Placement
 from qbench.spec.recipe import KeyContent, Recipe
 from qbench.spec.weights import is_initial
 
@@ -67,10 +68,15 @@ class Trial(KeyContent):
             that of another one follows from its method.
         validation: Number of validation images that it is measured on, and that are not trained on,
             to select something by the result. 0 (default): it is measured on the test split.
+        placement: Where the quantizers of activations sit. ``layer_inputs`` (default) where no
+            activation is quantized.
     """
 
     later = frozenset(
-        {"data", "weights", "processes", "rehearsal", "network", "prepared", "validation"}
+        {
+            *("data", "weights", "processes", "rehearsal", "network", "prepared", "validation"),
+            "placement",
+        }
     )
 
     method: str
@@ -91,6 +97,7 @@ class Trial(KeyContent):
     network: str = ""
     prepared: Preparation | None = None
     validation: int = Field(default=0, ge=0)
+    placement: Placement = LAYER_INPUTS
 
     @cached_property
     def key(self) -> str:

@@ -36,6 +36,7 @@ from qbench.store.tags import (
     FINAL,
     KEY,
     LEVELS,
+    PLACED,
     PREDICTIONS,
     REASON,
     SET_ASIDE,
@@ -261,6 +262,7 @@ class Store:
             unreadable=self.read(run, UNREADABLE_FILE),
             clipped=tags.get(CLIPPED, ""),
             predictions=self.read(run, PREDICTIONS_FILE) if PREDICTIONS in tags else None,
+            placed=tags.get(PLACED, ""),
         )
 
     def levels(self, run: Run) -> Levels:

@@ -35,6 +35,7 @@ from qbench.store.tags import (
     IMPORTED,
     KEY,
     LEVELS,
+    PLACED,
     PREDICTIONS,
     REASON,
     RESULT,
@@ -221,6 +222,7 @@ def _tags(result: Result, imported: bool) -> dict[str, str]:
         **{tag: str(getattr(result.code, name)) for name, tag in CODE.items()},
         UNREADABLE: result.unreadable_text[:_TAG_LENGTH],
         CLIPPED: result.clipped,
+        PLACED: result.placed,
         **{f"{ENVIRONMENT}{name}": value for name, value in result.environment.items()},
     }
     if result.predictions is not None:

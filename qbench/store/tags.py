@@ -22,6 +22,7 @@ ENVIRONMENT = "environment."  # prefix of the tags of the environment
 IMPORTED = "qbench.imported"
 KEY = "qbench.key"
 LEVELS = "qbench.levels"
+PLACED = "qbench.placed"
 PREDICTIONS = "qbench.predictions"  # hash of the packed predictions
 REASON = "qbench.reason"
 RESULT = "qbench.result"  # hash of the result, which tells results of one trial apart

@@ -19,6 +19,7 @@ from qbench.quant.layers import select_layers
 from qbench.quant.options import build_method, build_paper_method, determining_options
 from qbench.quant.preparation import preparation_of
 from qbench.spec.bits import FULL_PRECISION, BitWidths
+from qbench.spec.placement import resolve_placement
 from qbench.spec.policies import DEFAULT_LAYERS, policy_widths
 from qbench.spec.recipe import Recipe
 from qbench.spec.trial import FP32, Preparation, Trial, full_precision_trial
@@ -192,6 +193,10 @@ class _Grid:
                 "full_precision": base if pretrained else None,
                 "network": network if network != model else "",
                 "prepared": preparation,
+                "placement": resolve_placement(
+                    row.placement or suite.placement or method.placement,
+                    policy_widths(layers, bits),
+                ),
             }
             for start in starts:
                 given = initial or (pretrained and not changed)

@@ -17,6 +17,7 @@ from pydantic import BaseModel, TypeAdapter
 from qbench import registry
 from qbench.quant.options import build_method, method_options, quantizes
 from qbench.spec.layout import TableLayout
+from qbench.spec.placement import PLACEMENTS
 from qbench.spec.policies import POLICIES
 from qbench.spec.recipe import Recipe
 from qbench.suite.suite import MethodRow, Published, Resources, Suite
@@ -50,6 +51,7 @@ def suite_schema() -> Schema:
         "recipe": {"anyOf": [_RECIPES, _reference("recipe")]},
         "full_precision": _any_of(Recipe),
         "layers": {"anyOf": [{"enum": list(POLICIES)}, *layers]},
+        "placement": {"enum": list(PLACEMENTS)},
         "resources": resources,
         "published": _one_or_more(_object(published, required=list(published))),
         "tables": _one_or_more(_any_of(TableLayout)),
@@ -79,6 +81,7 @@ def _row() -> Schema:
     forms = {
         "recipe": _any_of(Recipe),
         "bits": {"anyOf": [*widths["anyOf"], of_models]},
+        "placement": {"enum": list(PLACEMENTS)},
     }
     keys = {name: beside[name] for name in ("label", "published")}
     keys |= {name: {"description": beside[name]["description"]} | forms[name] for name in forms}

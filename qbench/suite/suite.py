@@ -22,6 +22,7 @@ from qbench.errors import QbenchError
 from qbench.files import resolved
 from qbench.spec.booleans import no_boolean
 from qbench.spec.layout import TableLayout
+from qbench.spec.placement import Placement
 from qbench.suite.bundled import suite_file
 from qbench.suite.short_forms import row_fields, spelled_out
 from qbench.suite.validate import (
@@ -129,6 +130,8 @@ class MethodRow(BaseModel):
             of this row if the method has several.
         bits: Bit-widths of this row, or those of each model that the row is for. Only widths that
             the suite has count. By default, all widths of the suite.
+        placement: Where the quantizers of activations sit in this row. By default, that of the
+            suite.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -139,6 +142,7 @@ class MethodRow(BaseModel):
     recipe: dict[str, Any] = Field(default_factory=dict)
     published: str = ""
     bits: list[str] | dict[str, list[str]] | None = None
+    placement: Placement | None = None
 
     def widths(self, model: str, suite: list[str]) -> list[str]:
         """Return the widths of the row for a model.
@@ -190,6 +194,9 @@ class Suite(BaseModel):
         layers: Which layers are quantized: a policy, names of layers, or widths by layer. By
             default, all but the first and the last layer; where recipes are the papers', what the
             paper of each method says.
+        placement: Where the quantizers of activations sit: ``layer_inputs``, at the input of each
+            quantized layer; ``after_activation``, behind each ReLU; or
+            ``after_activation_and_add``, also at additions. By default, where each method has them.
         threads: Threads of torch in a trial on a CPU, 1 to 256. Default: 1.
         resources: Resources of the machine that a trial takes.
         published: Tables of papers whose numbers are shown next to the measured ones, for each
@@ -214,6 +221,7 @@ class Suite(BaseModel):
     recipe: RecipeChoice = RecipeChoice()
     full_precision: dict[str, Any] = Field(default_factory=dict)
     layers: str | list[str] | dict[str, str] | None = None
+    placement: Placement | None = None
     threads: int = Field(default=1, ge=1, le=256)
     resources: Resources = Resources()
     published: list[Published] = Field(default_factory=list)
@@ -250,6 +258,8 @@ class Suite(BaseModel):
         for row in self.methods:
             title = registry.method_class(row.method).title
             apart = {**row.options, **row.recipe}
+            if row.placement is not None:
+                apart["placement"] = row.placement
             shown = ", ".join(f"{key}={value}" for key, value in apart.items())
             repeated = names.count(row.method) > 1 and shown
             labels.append(row.label or (f"{title} ({shown})" if repeated else title))

@@ -24,6 +24,7 @@ from qbench.quant.attach import attach
 from qbench.quant.audit import audit
 from qbench.quant.calibration import clipped_text
 from qbench.quant.options import build_method
+from qbench.quant.placement.find import placed_text
 from qbench.quant.preparation import preparation_of, prepare_as
 from qbench.spec.bits import BitWidths
 from qbench.spec.granularity import PerTensor
@@ -174,6 +175,7 @@ class Training:
         result.clipped = clipped_text(handle.places)
         if predicted:
             result.predictions = Predictions.of(predicted, loop.dataset.num_classes)
+        result.placed = placed_text(result.trial.placement, handle.places)
         if not result.trial.validation:  # examples are test images
             result.examples = loop.task.examples(model, loop.dataset)
         self.weights = state
@@ -252,6 +254,7 @@ def _prepare(
         build_method(trial.method, trial.options),
         bits=trial.bits,
         layers=trial.layers,
+        placement=trial.placement,
         task=trial.task,
         calibration=map(task.inputs, itertools.islice(calibration, recipe.calibration_batches)),
         state_dict=_pretrained_state(trial, pretrained) if from_changed else None,

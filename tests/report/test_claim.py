@@ -66,6 +66,17 @@ def test_a_network_that_is_not_the_authors_is_not_judged(
     assert of(methods=[{"method": method}], bits=[bits]).unlike == unlike
 
 
+def test_a_network_with_its_quantizers_elsewhere_is_not_judged() -> None:
+    def unlike(**row: Any) -> str:
+        rows = [{"method": "quantization_networks", **row}]
+        return of(methods=rows, bits=["2/2"]).unlike
+
+    assert unlike() == unlike(placement="after_activation") == ""
+    assert unlike(placement="layer_inputs") == (
+        "activations quantized at layer_inputs, not after_activation"
+    )
+
+
 def test_a_rehearsal_is_not_judged() -> None:
     assert "a rehearsal" in of(rehearsal=True).unlike
 

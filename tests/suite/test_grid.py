@@ -207,6 +207,40 @@ def test_paper_recipes_quantize_the_layers_that_the_papers_do(tmp_path: Path) ->
     assert {c.trial.layers for c in found if c.trial.method == "lsq"} == {"skip_first_last"}
 
 
+def test_a_trial_says_where_its_activation_quantizers_sit(tmp_path: Path) -> None:
+    def placements(*assignments: str) -> dict[str, str]:
+        found = grid(tmp_path, "bits=[2/32, 2/2]", *assignments)
+        return {f"{c.trial.method} {c.trial.bits}": c.trial.placement for c in found}
+
+    of_methods = placements("methods=[lsq, jacob, quantization_networks]")
+    assert of_methods == {
+        "fp32 32/32": "layer_inputs",
+        "lsq 2/32": "layer_inputs",
+        "lsq 2/2": "layer_inputs",
+        "jacob 2/32": "layer_inputs",
+        "jacob 2/2": "after_activation_and_add",
+        "quantization_networks 2/32": "layer_inputs",
+        "quantization_networks 2/2": "after_activation",
+    }
+    of_suite = placements("methods=[lsq, jacob]", "placement=after_activation")
+    assert {of_suite["lsq 2/2"], of_suite["jacob 2/2"]} == {"after_activation"}
+    assert of_suite["lsq 2/32"] == "layer_inputs"
+    of_row = placements(
+        "methods=[{jacob: {}, placement: layer_inputs}, lsq]", "placement=after_activation"
+    )
+    assert (of_row["jacob 2/2"], of_row["lsq 2/2"]) == ("layer_inputs", "after_activation")
+
+
+def test_the_key_names_a_placement_only_where_activations_are_quantized(tmp_path: Path) -> None:
+    def key(*assignments: str) -> str:
+        return grid(tmp_path, "methods=[lsq]", *assignments)[-1].trial.key
+
+    for bits in ("bits=[2/32]", "bits=[2/2]"):
+        assert key(bits) == key(bits, "placement=layer_inputs")
+    assert key("bits=[2/32]") == key("bits=[2/32]", "placement=after_activation")
+    assert key("bits=[2/2]") != key("bits=[2/2]", "placement=after_activation")
+
+
 def test_a_method_that_does_not_train_has_no_epochs_whatever_the_recipe(tmp_path: Path) -> None:
     found = grid(tmp_path, "methods=[ptq_minmax]", "recipe.initialization=scratch")
     (recipe,) = {c.trial.recipe for c in found if c.trial.method == "ptq_minmax"}

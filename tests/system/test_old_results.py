@@ -23,6 +23,7 @@ import torch
 from packaging.version import Version
 from torch import nn
 
+from qbench.spec.placement import LAYER_INPUTS
 from qbench.spec.trial import FP32, Trial
 from qbench.suite.grid import expand
 from qbench.suite.suite import load_suite
@@ -298,6 +299,7 @@ def test_a_suite_has_the_same_keys(suite: str, monkeypatch: pytest.MonkeyPatch) 
         if trial.method == FP32 and trial.has_changed_network:
             continue  # version 0.1.0 trained no changed network in full precision
         old = trial.model_dump()
+        old["placement"] = LAYER_INPUTS  # where all activation quantizers sat
         old["options"] |= OLD_DEFAULTS.get(trial.method, {})
         if trial.method == CHANGED and trial.options["temperature_rate"] is None:
             old["options"] |= WAS_DEFAULT

@@ -13,7 +13,8 @@ from qbench.quant.layers import quantizable_layers
 from qbench.quant.placement.plan import Arrival, plan
 from qbench.quant.placement.sites import Point, Site, find_calls
 from qbench.spec.bits import FULL_PRECISION, BitWidth
-from qbench.spec.placement import Placement
+from qbench.spec.placement import LAYER_INPUTS, Placement
+from qbench.spec.words import counted
 
 
 @dataclass(frozen=True)
@@ -76,3 +77,18 @@ def find_places(
         arrivals=planned.arrivals,
         sites=tuple(dict.fromkeys(call.site for call in calls if call.site is not None)),
     )
+
+
+def placed_text(placement: Placement, places: Sequence[Layer]) -> str:
+    """Describe where the quantizers of activations sit, or return an empty string.
+
+    Args:
+        placement: Placement of the trial.
+        places: All that has an activation quantizer.
+    """
+    if placement == LAYER_INPUTS:
+        return ""
+    between = sum(isinstance(place, Place) for place in places)
+    own = len(places) - between
+    rest = f", {own} at the input of a layer that would read unquantized values" if own else ""
+    return f"placement {placement}: {counted(between, 'quantizer')} between layers{rest}"

@@ -7,7 +7,7 @@ the owner. A call inside an ``nn.ReLU`` or a pooling module belongs to the modul
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -158,6 +158,12 @@ def _pads_with_zeros(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
     mode = args[2] if len(args) > 2 else kwargs.get("mode", "constant")
     value = args[3] if len(args) > 3 else kwargs.get("value")
     return mode == "constant" and not value
+
+
+def _pools_nothing(func: Callable[..., Any], given: Sequence[Tensor], output: Any) -> bool:
+    """Return whether an adaptive pooling puts out its input, as to the 6×6 that it has already."""
+    adaptive = getattr(func, "__name__", "").startswith("adaptive_")
+    return adaptive and isinstance(output, Tensor) and output.shape == given[0].shape
 
 
 @torch.no_grad()
@@ -326,8 +332,8 @@ class _Recorder(TorchFunctionMode):
         if kind == "keep":
             read = read[:1]  # further tensors are indices
         whole = isinstance(output, Tensor)
-        if kind == "max_pool" and not whole:  # values and indices
-            kind, site = "keep", None
+        if (kind == "max_pool" and not whole) or _pools_nothing(func, given, output):
+            kind, site = "keep", None  # values and indices, or the input itself
         if site is not None:
             self._pass(site, ("output",), [output])
         self.calls.append(Call(kind, tuple(read), site, placeable=whole))

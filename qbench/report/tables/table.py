@@ -326,6 +326,7 @@ def _notes(trials: list[Row], done: list[Row]) -> list[str]:
         ("audit", "not k-bit: "),
         ("stale", "stale: "),
         ("unreadable", ""),
+        ("placed", ""),
         ("clipped", ""),
     ):
         notes += [f"{what}{text}" for text in dict.fromkeys(t.get(name) for t in done) if text]

@@ -34,7 +34,8 @@ class Functional(nn.Module):
         self.conv2 = nn.Conv2d(4, 4, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.max_pool2d(F.relu(self.conv1(self.child(x))), 1)
+        ones = torch.ones(x.shape[1], 1, 1, device=x.device)  # a call that reads no tensor
+        x = F.max_pool2d(F.relu(self.conv1(self.child(x * ones))), 1)
         return torch.relu(self.conv2(x) + x)
 
 
