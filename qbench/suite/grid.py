@@ -316,8 +316,13 @@ def _label_of_base(base: Trial, others: Sequence[Preparation]) -> str:
 
 
 def _changed(recipe: Recipe, changes: dict[str, object]) -> Recipe:
+    fields = recipe.model_dump()
+    if {"milestones", "gamma"} & set(changes):  # lists belong to the milestones that they are for
+        del fields["milestone_lrs"]
+    if "milestones" in changes:
+        del fields["milestone_weight_decays"]
     try:
-        return Recipe.model_validate({**recipe.model_dump(), **changes})
+        return Recipe.model_validate({**fields, **changes})
     except ValidationError as error:
         reasons = "; ".join(e["msg"].removeprefix("Value error, ") for e in error.errors())
         raise QbenchError(f"recipe: {reasons}") from error
