@@ -285,6 +285,7 @@ def attached(bits: str = "2/2", model: nn.Module | None = None, **options: Any) 
         model or network(),
         NAME,
         bits=bits,
+        placement="layer_inputs",
         layers=["2", "5"],
         calibration=[x for x, _ in batches(2)],
         **options,
@@ -317,7 +318,7 @@ def activations_are_float(handle: Handle) -> bool:
     """Return whether, in training, activations pass their quantizers unchanged."""
     x = torch.linspace(0, 1, 50)
     quantizers = [
-        layer.activation_quantizer for layer in handle.layers if layer.activation_quantizer
+        place.activation_quantizer for place in handle.places if place.activation_quantizer
     ]
     return all(torch.equal(quantizer.train()(x), x) for quantizer in quantizers)
 
@@ -577,7 +578,7 @@ def test_ten_official_steps_are_those_of_the_released_code(
     options: dict[str, Any] = {"compat": "official", "temperature_rate": rate, "phases": [0, 0, 1]}
     handle = attached(bits, **options)
     found: list[Any] = [layer.weight_quantizer for layer in handle.layers]
-    found += [layer.activation_quantizer for layer in handle.layers if layer.activation_quantizer]
+    found += [place.activation_quantizer for place in handle.places if place.activation_quantizer]
     biases = [quantizer.biases.tolist() for quantizer in found]
     betas = [float(quantizer.beta.detach()) for quantizer in found[2:]]
     expected: Any = released_training(
@@ -635,6 +636,7 @@ def test_a_float64_network_is_trained(bits: str, compat: str) -> None:
         network().double(),
         NAME,
         bits=bits,
+        placement="layer_inputs",
         layers=["2", "5"],
         calibration=[x.double() for x, _ in batches(2)],
         compat=compat,
