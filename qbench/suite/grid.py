@@ -318,9 +318,9 @@ def _label_of_base(base: Trial, others: Sequence[Preparation]) -> str:
 def _changed(recipe: Recipe, changes: dict[str, object]) -> Recipe:
     fields = recipe.model_dump()
     if {"milestones", "gamma"} & set(changes):  # lists belong to the milestones that they are for
-        del fields["milestone_lrs"]
+        fields.pop("milestone_lrs", None)
     if "milestones" in changes:
-        del fields["milestone_weight_decays"]
+        fields.pop("milestone_weight_decays", None)
     try:
         return Recipe.model_validate({**fields, **changes})
     except ValidationError as error:
