@@ -190,9 +190,10 @@ class Result(WeightObservations):
         reason: Reason of a failure in one line.
         traceback: Traceback of a failure in code.
         metrics: Metrics of the hardened model on the test split after the last epoch.
-        history: One entry for each epoch: ``epoch`` from 1, ``train_loss``, ``lr``, and the metrics
-            of the model in evaluation mode. If the method has soft quantizers, the metrics of the
-            network with them are included with the prefix ``soft_``.
+        history: One entry for each epoch: ``epoch`` from 1, ``train_loss``, ``lr``, for a
+            classifier ``train_top1`` (%), and the metrics of the model in evaluation mode. If the
+            method has soft quantizers, the metrics of the network with them are included with the
+            prefix ``soft_``.
         audit: Level counts of the tensors.
         started: Start time in seconds since 1970.
         seconds: Duration of the whole trial in seconds: data, model, attachment, training, audit.

@@ -22,13 +22,21 @@ if TYPE_CHECKING:
 class Task(Protocol):
     """A task, implemented by a module of this package."""
 
-    def loss(self, model: nn.Module, batch: Any, label_smoothing: float = 0.0) -> Tensor:
+    def loss(
+        self,
+        model: nn.Module,
+        batch: Any,
+        label_smoothing: float = 0.0,
+        hits: list[Tensor] | None = None,
+    ) -> Tensor:
         """Compute the training loss of one batch.
 
         Args:
             model: Model in training mode.
             batch: Batch on the model's device, with images as ``Dataset.to_input`` returns them.
             label_smoothing: Share of the target that all classes have equally, in [0, 1).
+            hits: List that the number of correctly classified items is appended to, a scalar, if
+                the task has classes.
 
         Returns:
             Loss, a floating-point scalar with a gradient.

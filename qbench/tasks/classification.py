@@ -59,7 +59,12 @@ def _all_scores(output: Any) -> Sequence[Tensor]:
     )
 
 
-def loss(model: nn.Module, batch: LabelledBatch, label_smoothing: float = 0.0) -> Tensor:
+def loss(
+    model: nn.Module,
+    batch: LabelledBatch,
+    label_smoothing: float = 0.0,
+    hits: list[Tensor] | None = None,
+) -> Tensor:
     """Compute the mean cross-entropy of a batch.
 
     The logits of auxiliary classifiers are trained too: their cross-entropies are added with the
@@ -70,6 +75,8 @@ def loss(model: nn.Module, batch: LabelledBatch, label_smoothing: float = 0.0) -
             of auxiliary classifiers last.
         batch: Images, (N, C, H, W), and labels, int64, (N,), from 0.
         label_smoothing: Share of the target that all classes have equally, in [0, 1).
+        hits: List that the number of images whose label has the largest logit is appended to, a
+            scalar, int64.
 
     Returns:
         Loss in nats, a scalar of float32, or of float64 if the logits are.
@@ -78,6 +85,9 @@ def loss(model: nn.Module, batch: LabelledBatch, label_smoothing: float = 0.0) -
         QbenchError: The model returns no logits.
     """
     images, labels = batch
+    every = _all_scores(model(images))
+    if hits is not None:
+        hits.append((every[0].detach().argmax(dim=1) == labels).sum())
     # Autocast gives bfloat16 logits, in which a small loss underflows to 0.
     total, *auxiliary = (
         F.cross_entropy(
@@ -85,7 +95,7 @@ def loss(model: nn.Module, batch: LabelledBatch, label_smoothing: float = 0.0) -
             labels,
             label_smoothing=label_smoothing,
         )
-        for logits in _all_scores(model(images))
+        for logits in every
     )
     for each in auxiliary:
         total = total + AUXILIARY_WEIGHT * each

@@ -40,7 +40,12 @@ def random_batch(
     return images, [{"boxes": box, "labels": label} for label in labels]
 
 
-def loss(model: nn.Module, batch: DetectionBatch, label_smoothing: float = 0.0) -> Tensor:
+def loss(
+    model: nn.Module,
+    batch: DetectionBatch,
+    label_smoothing: float = 0.0,
+    hits: list[Tensor] | None = None,
+) -> Tensor:
     """Sum the losses of a detector; for SSD the multibox loss (arXiv:1512.02325, Eq. 1).
 
     Args:
@@ -48,6 +53,7 @@ def loss(model: nn.Module, batch: DetectionBatch, label_smoothing: float = 0.0) 
         batch: Images in [0, 1], (N, 3, S, S), and for each a dict of ``boxes``, float32, (n, 4), in
             pixels as x1 y1 x2 y2, and ``labels``, int64, (n,), from 1.
         label_smoothing: Must be 0, because torchvision's detectors have no label smoothing.
+        hits: Stays as it is: a detection is no class.
 
     Returns:
         Loss, a scalar.

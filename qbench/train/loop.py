@@ -81,32 +81,44 @@ class TrainingLoop:
     calibration: Loader
     order: torch.Generator
 
-    def run_epoch(self, recipe: Recipe) -> float:
+    def run_epoch(self, recipe: Recipe) -> dict[str, float]:
         """Train for one pass over the training data.
 
         Args:
             recipe: Names the precision, the label smoothing and the limit of the gradient norm.
 
         Returns:
-            Mean loss of the steps over all processes, with the regularization loss.
+            ``train_loss``, the mean loss of the steps over all processes, with the regularization
+            loss, and ``train_top1`` (%), if the task has classes: the accuracy on the batches as
+            they are trained on, with augmentation and before each step.
         """
         steps, device = len(self.loader), self.loader.device
         network = self._distributed_network()
         total = torch.zeros((), device=device)
+        hits: list[Tensor] = []
+        items = 0
         autocast = torch.autocast(
             device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"
         )
         for step, batch in enumerate(self.loader, 1):
             share = self._share(step, batch)
+            items += len(self.task.inputs(batch))
             self.schedule.start_step(step, steps)
 
             def loss(batch: Any = batch, share: float = share) -> Tensor:
                 with autocast:
-                    return self.task.loss(network, batch, recipe.label_smoothing) * share
+                    return self.task.loss(network, batch, recipe.label_smoothing, hits) * share
 
             total += training_step(self.handle, self.optimizer, loss, recipe.gradient_clip)
         self.schedule.step()
-        return float(distributed.total(total) / (steps * distributed.world()))
+        loss_per_step = distributed.total(total) / (steps * distributed.world())
+        measured = {"train_loss": float(loss_per_step)}
+        if hits:
+            counts = distributed.total(
+                torch.stack([torch.stack(hits).sum(), hits[0].new_tensor(items)])
+            )
+            measured["train_top1"] = 100 * float(counts[0]) / float(counts[1])
+        return measured
 
     def evaluate(self, predicted: list[int] | None = None) -> dict[str, float]:
         """Return the metrics of the model on the test data, in the mode the model is in.

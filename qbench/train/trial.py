@@ -99,8 +99,9 @@ class Training:
         """Train, then harden, audit and evaluate the model.
 
         Yields:
-            One record per epoch: ``epoch`` (from 1), ``train_loss``, ``lr`` and the metrics of the
-            task. Metrics that start with ``soft_`` are those with soft quantizers.
+            One record per epoch: ``epoch`` (from 1), ``train_loss``, for a classifier
+            ``train_top1``, ``lr``, and the metrics of the task. Metrics that start with ``soft_``
+            are those with soft quantizers.
         """
         result = self.result
         try:
@@ -133,10 +134,12 @@ class Training:
             lr = loop.optimizer.param_groups[0]["lr"]
             handle.on_epoch_start(epoch, recipe.epochs, len(loop.loader))
             model.train()
-            loss = loop.run_epoch(recipe)
-            if not math.isfinite(loss):
-                raise TrainingError(f"the training loss is {loss} in epoch {epoch}")
-            record = {"epoch": epoch, "train_loss": loss, "lr": lr}
+            measured = loop.run_epoch(recipe)
+            if not math.isfinite(measured["train_loss"]):
+                raise TrainingError(
+                    f"the training loss is {measured['train_loss']} in epoch {epoch}"
+                )
+            record = {"epoch": epoch, **measured, "lr": lr}
             model.eval()
             record |= loop.evaluate()
             if handle.method.soft:

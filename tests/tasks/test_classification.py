@@ -87,3 +87,11 @@ def test_evaluation_keeps_the_predicted_classes_in_order() -> None:
     metrics = classification.evaluate(Says(SCORES), [BATCH, BATCH], predicted)
     assert predicted == [7, 0, 1, 0, 1]
     assert metrics == classification.evaluate(Says(SCORES), [BATCH, BATCH])
+
+
+def test_the_loss_counts_what_is_classified_right() -> None:
+    hits: list[Tensor] = []
+    counted = classification.loss(Says(SCORES), BATCH, hits=hits)
+    classification.loss(Says((OTHERS, SCORES)), BATCH, hits=hits)
+    assert [int(each) for each in hits] == [2, 0]
+    assert counted == classification.loss(Says(SCORES), BATCH)

@@ -86,6 +86,13 @@ def test_every_epoch_is_recorded() -> None:
     assert torch.__version__.startswith(result.environment["torch"])
 
 
+def test_the_accuracy_on_training_images_is_recorded() -> None:
+    result, _ = train(trial(recipe=RECIPE.model_copy(update={"epochs": 3})))
+    found = [record["train_top1"] for record in result.history]
+    assert all(0 < value <= 100 for value in found)
+    assert found[-1] > found[0]
+
+
 def test_soft_and_hard_accuracy_are_recorded_where_a_method_has_both() -> None:
     result, _ = train(trial(recipe=RECIPE.model_copy(update={"epochs": 3})))
     for record in result.history:
