@@ -135,7 +135,7 @@ VALUES: dict[str, list[str]] = {
         *("{changes: {epochs: 1}}", "{calibration_images: -1}", "{other_lr: -1}", "{lr: [1]}"),
         *("{milestone_lrs: 0.1}", "{milestone_lrs: [0]}", "{milestone_lrs: [a]}", "{epsilon: 0}"),
         *("{milestones: [1, 2], milestone_lrs: [0.1], schedule: step}", "{warmup_epochs: -1}"),
-        *("{milestone_weight_decays: [-1]}", "{weight_decay_on: all}", "{label_smoothing: 1}"),
+        *("{milestone_weight_decays: [-1]}", "{weight_decay_on: biases}", "{label_smoothing: 1}"),
     ],
     "full_precision": ["1", "null", "[]", "{epochs: -1}", "{nope: 1}", "{lr: .nan}", "{lr: '1 2'}"],
     "layers": [
