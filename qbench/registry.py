@@ -17,6 +17,7 @@ from pydantic import ValidationError, validate_call
 from pydantic.errors import PydanticUserError
 
 from qbench.errors import QbenchError, nearest
+from qbench.files import expanded
 from qbench.spec.booleans import check_no_boolean
 from qbench.spec.findings import plain
 from qbench.spec.names import unfit
@@ -117,7 +118,8 @@ def build_dataset(name: str, options: Mapping[str, Any] | None = None) -> Datase
 
     Args:
         name: Name of the dataset.
-        options: Options of the dataset, as in ``data`` of a suite. Default: none.
+        options: Options of the dataset, as in ``data`` of a suite; ``~`` is expanded in ``root``.
+            Default: none.
 
     Raises:
         QbenchError: The dataset or an option is unknown, or a value is invalid.
@@ -131,6 +133,8 @@ def build_dataset(name: str, options: Mapping[str, Any] | None = None) -> Datase
     if problem := dataset_problem(cls):
         raise QbenchError(f"{name}: {problem}")
     types = get_type_hints(cls.__init__)
+    if isinstance(root := given.get("root"), str):
+        given["root"] = str(expanded(root))
     for option, value in given.items():
         try:
             check_no_boolean(value, types.get(option, Any))

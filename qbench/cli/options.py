@@ -43,15 +43,13 @@ MethodFiles = Annotated[
 ]
 ModelFiles = Annotated[
     list[Path] | None,
-    _files_of(
-        "models", "Make the models that this Python file defines known to the suite. Repeatable."
-    ),
+    _files_of("models", "Add the models that this Python file defines. Repeatable."),
 ]
 DatasetFiles = Annotated[
     list[Path] | None,
     _files_of(
         "datasets",
-        "Make the datasets that this Python file defines known to the suite. Repeatable.",
+        "Add the datasets that this Python file defines. Repeatable.",
     ),
 ]
 Results = Annotated[

@@ -45,6 +45,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
+from qbench.files import expanded
 from qbench.spec.recipe import Recipe
 
 
@@ -238,6 +239,12 @@ def standardised(images: Tensor, mean: Sequence[float], deviation: Sequence[floa
     shape = (-1, 1, 1)
     centre = torch.tensor(mean, device=images.device).view(shape)
     return (images / 255 - centre) / torch.tensor(deviation, device=images.device).view(shape)
+
+
+def data_folder() -> Path | None:
+    """Return the folder that the variable QBENCH_DATA names, with ``~`` expanded, or None."""
+    named = os.environ.get("QBENCH_DATA")
+    return expanded(named) if named else None
 
 
 def content_of(folder: Path) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,7 +13,7 @@ from torch.utils.data import TensorDataset
 from torchvision import datasets
 from torchvision.transforms import v2
 
-from qbench.data import Dataset, standardised
+from qbench.data import Dataset, data_folder, standardised
 from qbench.errors import QbenchError
 from qbench.spec.recipe import Recipe
 
@@ -123,12 +122,13 @@ class CIFAR10(Dataset):
     def _folder(self) -> Path:
         if self._root:
             return Path(self._root)
-        if not os.environ.get("QBENCH_DATA"):
+        data = data_folder()
+        if not data:
             raise QbenchError(
                 f"{self.folder}: where is it? Set QBENCH_DATA to the folder that holds "
                 f"{self.folder}/{self.stored.base_folder}, or say --set data.root=FOLDER"
             )
-        return Path(os.environ["QBENCH_DATA"]) / self.folder
+        return data / self.folder
 
     @cached_property
     def _read(self) -> tuple[TensorDataset, TensorDataset]:

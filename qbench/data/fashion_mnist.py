@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import math
-import os
 import zlib
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from qbench.data import Dataset, content_of, standardised
+from qbench.data import Dataset, content_of, data_folder, standardised
 from qbench.data.validation import select_tensors, stratified
 from qbench.errors import QbenchError
 from qbench.spec.recipe import Recipe
@@ -179,8 +178,8 @@ class FashionMNIST(Dataset):
         """Folder that the user names: by the option or by the environment."""
         if self._root:
             return Path(self._root)
-        data = os.environ.get("QBENCH_DATA")
-        return Path(data) / "fashion_mnist" if data else None
+        data = data_folder()
+        return data / "fashion_mnist" if data else None
 
     @property
     def _places(self) -> list[Path]:

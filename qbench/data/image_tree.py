@@ -132,13 +132,17 @@ def index(folder: Path, split: str, train: Index | None = None) -> Index:
 
     Raises:
         QbenchError: The split has no image, has images of a class or a path that contradict the
-            training images, or the training images have one class or labels from 1. The message
-            names the folder, or the file and the line.
+            training images, or the training images have one class or labels from 1, or a list
+            and the class folders beside it name other images or labels. The message names the
+            folder, or the file and the line.
     """
     base, listed = folder / split, folder / f"{split}.txt"
     found = scan(base) if base.is_dir() else {}
     if found:
-        return _by_folders(folder, split, found, train)
+        images = _by_folders(folder, split, found, train)
+        if listed.is_file():
+            _check_list(listed, images)
+        return images
     if listed.is_file():
         return _by_list(folder, listed, train)
     folders = base.is_dir() and any(e.is_dir() and not _hidden(e.name) for e in os.scandir(base))
@@ -204,6 +208,29 @@ def _by_folders(
         if not train.listed and os.path.samefile(base, first):
             raise QbenchError(f"{base}: is the folder of the training images, {first}")
     return by_classes(folder, split, found, classes)
+
+
+def _check_list(listed: Path, images: Index) -> None:
+    """Raise QbenchError if a list names other images or labels than the folders that are used."""
+    try:
+        lines = list(_lines(listed))
+    except (QbenchError, UnicodeDecodeError):
+        return  # not a list of these images
+    names, labels = map(os.fsdecode, images.paths), images.labels.tolist()
+    own = dict(zip(names, labels, strict=True))
+    advice = "remove the list to use the class folders"
+    for number, path, label in lines:
+        of_folder = own.get(str(PurePath(path)), label)
+        if label != of_folder:
+            raise QbenchError(
+                f"{listed}:{number}: the label of {path} is {label}, and {of_folder} by the class "
+                f"folders, in sorted order; {advice}"
+            )
+    if lines and {str(PurePath(path)) for _, path, _ in lines} != own.keys():
+        raise QbenchError(
+            f"{listed}: lists {len(lines)} images, and the class folders hold {len(own)}, not the "
+            f"same ones; {advice}, or move the images that it does not list elsewhere"
+        )
 
 
 def _by_list(folder: Path, listed: Path, train: Index | None) -> Index:

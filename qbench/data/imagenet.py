@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 from torchvision.transforms import v2
 
-from qbench.data import Dataset, content_of, standardised
+from qbench.data import Dataset, content_of, data_folder, standardised
 from qbench.data.image_tree import Images, Index, index
 from qbench.errors import QbenchError
 from qbench.spec.recipe import Recipe
@@ -156,7 +155,7 @@ class ImageNet(Dataset):
 
     @cached_property
     def _folder(self) -> Path:
-        root = self._root or os.environ.get("QBENCH_DATA")
+        root = self._root or data_folder()
         if not root:
             raise QbenchError(
                 "imagenet: where is it? Set QBENCH_DATA to the folder that holds imagenet/train "

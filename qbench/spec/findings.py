@@ -43,6 +43,8 @@ def plain(found: ErrorDetails | Mapping[str, Any]) -> str:
         return str(limits["error"])
     if kind == "literal_error":
         words = re.findall(r"'([^']*)'", limits["expected"])
+        if not words:
+            return f"must be {limits['expected']}, not {value!r}"
         return f"{value!r} is not one{nearest(str(value), words)}"
     if kind in _BOUNDS:
         name, words_of = _BOUNDS[kind]

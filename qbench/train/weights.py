@@ -175,7 +175,8 @@ def _load(path: Path) -> Any:
     Options of a command line and numbers of numpy are data too, and many checkpoints hold some.
 
     Raises:
-        RuntimeError: The file holds objects of other classes. The message says how to convert it.
+        RuntimeError: The file holds objects of other classes, and the message says how to convert
+            it; or it is no checkpoint.
     """
     try:
         with torch.serialization.safe_globals(_harmless()):
@@ -189,6 +190,10 @@ def _load(path: Path) -> Any:
             "its tensors alone: import torch; c = torch.load(FILE, weights_only=False); "
             "torch.save(c['state_dict'], NEW_FILE), or c.state_dict() if c is a module"
         ) from error
+    except (OSError, EOFError, RuntimeError):
+        raise
+    except Exception as error:  # torch takes any bytes for instructions of pickle
+        raise RuntimeError("it is no checkpoint that torch.save wrote") from error
 
 
 def _harmless() -> list[Any]:

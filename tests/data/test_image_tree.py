@@ -181,6 +181,41 @@ def test_class_folders_beside_a_list_have_its_labels(tmp_path: Path) -> None:
         both(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (["train/cat/1.jpg 0", "train/dog/1.jpg 1"], r"train\.txt: lists 2 images, .* hold 3, not"),
+        ([f"{path} {label}" for label, path in enumerate(TRAIN[::-1])], r"1: the label of .* is 0"),
+        ([f"{path} {label}" for label, path in enumerate(TRAIN, 1)], r"train\.txt:1: the label of"),
+    ],
+)
+def test_a_list_that_contradicts_the_class_folders_beside_it_is_named(
+    tmp_path: Path, lines: list[str], message: str
+) -> None:
+    touch(tmp_path, *TRAIN)
+    write(tmp_path / "train.txt", *lines)
+    with pytest.raises(QbenchError, match=message):
+        index(tmp_path, "train")
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [f"{path} {label}" for label, path in enumerate(TRAIN)],
+        [f"./{path.removeprefix('train/')} {label}" for label, path in enumerate(TRAIN)],
+        ["Photographs of the first year."],
+        ["000001", "000002"],
+        [],
+    ],
+)
+def test_a_text_beside_class_folders_may_be_their_list_or_no_list(
+    tmp_path: Path, lines: list[str]
+) -> None:
+    touch(tmp_path, *TRAIN)
+    write(tmp_path / "train.txt", *lines)
+    assert labels(index(tmp_path, "train")) == dict(zip(TRAIN, range(3), strict=True))
+
+
 # Pixels -------------------------------------------------------------------------------------------
 
 

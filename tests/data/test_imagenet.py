@@ -55,6 +55,16 @@ def test_the_folder_may_be_named_by_the_environment(
     assert registry.build_dataset("imagenet").sizes() == (18, 3)
 
 
+def test_a_home_folder_is_expanded_in_an_option_and_in_the_environment(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tree.parent))
+    monkeypatch.delenv("QBENCH_DATA", raising=False)
+    named = registry.build_dataset("imagenet", {"root": f"~/{tree.name}"})
+    monkeypatch.setenv("QBENCH_DATA", "~")
+    assert named.sizes() == registry.build_dataset("imagenet").sizes() == (18, 3)
+
+
 def test_bytes_are_standardised_on_the_device(tree: Path) -> None:
     white = imagenet(tree).to_input(torch.full((1, 3, 2, 2), 255, dtype=torch.uint8))
     expected = (1 - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor([0.229, 0.224, 0.225])

@@ -24,6 +24,7 @@ from qbench.spec.findings import plain
         (Annotated[int, Field(lt=3)], 3, "must be less than 3, not 3"),
         (Annotated[int, Field(le=3)], 4, "must be at most 3, not 4"),
         (Literal["layer", "filter"], "fliter", "'fliter' is not one; did you mean 'filter'?"),
+        (Literal[28, 14], 7, "must be 28 or 14, not 7"),
     ],
 )
 def test_a_finding_says_what_would_be_valid(annotation: Any, value: object, text: str) -> None:

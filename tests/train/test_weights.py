@@ -231,6 +231,15 @@ def test_torchvisions_weights_are_fine_tuned_by_their_name() -> None:
         identify("resnet18", "backbone:torchvision")
 
 
+@pytest.mark.parametrize(
+    "content", [b"anything", b"", b"0\n", b"\x80\x02.", b"(dq\x01.", b"\xff\xd8\xff"]
+)
+def test_bytes_that_are_no_checkpoint_are_refused_by_name(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "net.pt").write_bytes(content)
+    with pytest.raises(QbenchError, match=r"cannot read .*net\.pt"):
+        weights.fetch("convnet_tiny", str(tmp_path / "net.pt"), network())
+
+
 def test_a_file_that_would_run_code_is_refused(tmp_path: Path) -> None:
     (tmp_path / "net.pt").write_bytes(poison(tmp_path))
     with pytest.raises(QbenchError, match=r"cannot read .*net\.pt"):

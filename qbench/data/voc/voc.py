@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +13,7 @@ from torch.utils.data import ConcatDataset
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from qbench.data import Dataset, content_of
+from qbench.data import Dataset, content_of, data_folder
 from qbench.data.voc.classes import VOC_CLASSES
 from qbench.data.voc.images import (
     Item,
@@ -109,7 +108,7 @@ class VOC(Dataset):
             raise QbenchError(f"{self.folder}: data.image_size is 1 or more, not {image_size}")
         if not years or not set(years) <= set(self.training):
             raise QbenchError(f"{self.folder}: data.years are 2007 and 2012, not {list(years)}")
-        self._root = root or os.environ.get("QBENCH_DATA")
+        self._root = root or data_folder()
         self.years = tuple(sorted(set(years)))
         self.num_classes = len(self.classes) + 1
         self.image_shape = (3, image_size, image_size)
