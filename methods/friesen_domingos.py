@@ -5,7 +5,12 @@ steps over the range of a ReLU clipped to 1, step i at i/(n − 1)::
 
     x_q = clip(⌈(n − 1) x⌉, 0, n) / n
 
-At 1 bit they are a sign, −1 or +1, and a hard tanh replaces the ReLU before it.
+At 1 bit they are a sign, −1 or +1.
+
+The step replaces the ReLU, as in the released code: ``placement`` is ``after_activation``, and a
+unit below zero still has the gradient of its layer loss. A ReLU that only the float classifier
+reads stays; at 1 bit it is a hard tanh. With ``placement: layer_inputs`` the ReLU (at 1 bit the
+hard tanh) stays before each step and cuts the tails of the soft hinge.
 
 Gradient. Each unit has the target t = −sign(g) and minimises a layer loss toward it, weighted with
 |g| (Section 3). With the soft hinge, tanh(−t z) + 1, or the saturated hinge, the gradient is::
@@ -42,6 +47,8 @@ class FriesenDomingos(Method):
     paper = "Friesen and Domingos, ICLR 2018, arXiv:1710.11573"
     revision = 2
     activations = Binary(scales=0) | Integers(signed=False, scales=0)
+    placement = "after_activation"
+    replaces_activations = True
     paper_recipe = Recipe(
         optimizer="sgd", lr=0.1, schedule="step", milestones=(30, 60), epochs=90, batch_size=256,
         weight_decay=1e-5,

@@ -282,6 +282,8 @@ class Method:
         placement: Where quantizers of activations sit unless a trial says otherwise:
             ``layer_inputs`` (default), at the inputs of the quantized layers; ``after_activation``,
             behind each ReLU; or ``after_activation_and_add``.
+        replaces_activations: Whether a quantizer that would be behind a ReLU takes its place. It
+            receives what the ReLU would, so that its gradient also reaches negative values.
         keeps_weights: Whether weights of the unchanged network fit the one that `prepare` returns,
             because every parameter and the order of blocks stay as they are. Otherwise trials start
             from a changed network that is trained in full precision.
@@ -320,6 +322,7 @@ class Method:
     later_options: ClassVar[frozenset[str]] = frozenset()
     keeps_weights: ClassVar[bool] = False
     placement: ClassVar[Placement] = LAYER_INPUTS
+    replaces_activations: ClassVar[bool] = False
     networks: ClassVar[Mapping[str, str]] = MappingProxyType({})
 
     layers: list[Layer]

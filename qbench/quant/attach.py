@@ -150,7 +150,9 @@ def attach(
     if placement != LAYER_INPUTS and inputs:
         first, kept = _first_of(kept, inputs[0].name)
         with evaluation_mode(model), explained(model, first):
-            found = find_places(model, inputs, placement, widths.activations, first)
+            found = find_places(
+                model, inputs, placement, widths.activations, first, method.replaces_activations
+            )
         inputs = [layer for layer in inputs if layer.name in found.own_inputs]
         declare_levels(found.places, method)
     inside = attention_places(model, method.layers)
@@ -537,7 +539,9 @@ class Handle:
         _check_module(quantizer, what, place)
         quantizer.to(sample.device)
         _check_output(quantizer, sample[:1], what, place)
-        place.clipped_share = clipped_share(quantizer, sample)
+        replaces = isinstance(place, Place) and place.kind == "activation"
+        if not (replaces and self.method.replaces_activations):
+            place.clipped_share = clipped_share(quantizer, sample)
         setattr(quantizer, ATTACHED, True)
         place.activation_quantizer = quantizer
         self.method.places.append(place)

@@ -62,12 +62,13 @@ def find(
     placement: Placement = "after_activation",
     bits: str = "2/2",
     layers: LayerPolicy = "skip_first_last",
+    replaces: bool = False,
 ) -> FoundPlaces:
     """Find the places of a model."""
     widths = BitWidths.parse(bits)
     selected = [m for m in select_layers(model, layers, widths) if not m.activation_bits.is_float]
     with evaluation_mode(model):
-        return find_places(model, selected, placement, widths.activations, x)
+        return find_places(model, selected, placement, widths.activations, x, replaces)
 
 
 def insert_unchanged(model: nn.Module, found: FoundPlaces) -> tuple[Insertion, list[Unchanged]]:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
+from qbench.quant.attach import attach
 from tests.helpers.gradients import central_differences, gradient
 from tests.helpers.quantizers import activation_quantizer, attach_to_linear
 from tests.helpers.references import sign
@@ -73,3 +75,36 @@ def test_ftprop_soft_hinge_is_the_loss_toward_the_target_weighted_with_its_gradi
     found = gradient(activation_quantizer("friesen_domingos", x, 3), x, g)
     slopes = central_differences(staircase_loss, x.numpy())
     np.testing.assert_allclose(found, slopes, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("bits", [1, 2])
+def test_ftprop_replaces_the_activation_so_that_every_unit_has_a_gradient(bits: int) -> None:
+    torch.manual_seed(0)
+    layers = first, _, _ = nn.Linear(6, 5), nn.Linear(5, 4), nn.Linear(4, 3)
+    model = nn.Sequential(layers[0], nn.ReLU(inplace=True), layers[1], nn.ReLU(), layers[2])
+    model.double()
+    x = normal(20, 6)
+    handle = attach(model, "friesen_domingos", bits=f"32/{bits}", calibration=[x])
+    assert [place.name for place in handle.places] == ["1.input"]
+    assert handle.places[0].clipped_share == 0  # a ReLU would cut the same values
+    output = model.train()(x)
+    output.square().sum().backward()
+
+    weights = [each.weight.detach().numpy() for each in layers]
+    biases = [each.bias.detach().numpy() for each in layers]
+    z = x.numpy() @ weights[0].T + biases[0]
+    step = np.where(z >= 0, 1, -1) if bits == 1 else np.clip(np.ceil(2 * z), 0, 3) / 3
+    slope = 1 - np.tanh(z if bits == 1 else 2 * z - 1) ** 2
+    inner = step @ weights[1].T + biases[1]
+    # The layer before the classifier is no quantized layer's input: its activation stays.
+    kept, passes = (
+        (np.clip(inner, -1, 1), np.abs(inner) <= 1)
+        if bits == 1
+        else (np.maximum(inner, 0), inner > 0)
+    )
+    expected = kept @ weights[2].T + biases[2]
+    np.testing.assert_allclose(output.detach().numpy(), expected, rtol=1e-12)
+    back = ((2 * expected @ weights[2]) * passes) @ weights[1] * slope
+    assert (z < 0).mean() > 0.3
+    assert first.weight.grad is not None
+    np.testing.assert_allclose(first.weight.grad.numpy(), back.T @ x.numpy(), rtol=1e-9)

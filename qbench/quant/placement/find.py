@@ -42,7 +42,12 @@ class FoundPlaces:
 
 
 def find_places(
-    model: nn.Module, layers: Sequence[Layer], placement: Placement, bits: BitWidth, batch: Any
+    model: nn.Module,
+    layers: Sequence[Layer],
+    placement: Placement,
+    bits: BitWidth,
+    batch: Any,
+    replaces: bool = False,
 ) -> FoundPlaces:
     """Find the places of a model.
 
@@ -52,13 +57,14 @@ def find_places(
         placement: ``after_activation`` or ``after_activation_and_add``.
         bits: Width of places that no quantized layer reads.
         batch: Input of the model.
+        replaces: Whether quantizers replace ReLUs, see `Method.replaces_activations`.
 
     Raises:
         QbenchError: Two layers read the same values and want them at different widths.
     """
     calls = find_calls(model, quantizable_layers(model), batch)
     widths = {layer.name: layer.activation_bits for layer in layers}
-    planned = plan(calls, placement, widths, bits)
+    planned = plan(calls, placement, widths, bits, replaces)
     modules = dict(model.named_modules())
     return FoundPlaces(
         places=tuple(

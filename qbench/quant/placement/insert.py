@@ -8,6 +8,9 @@ Where the owner calls a function or adds, the quantizer is a submodule of the ow
 class is replaced by a subclass whose forward pass runs under a ``TorchFunctionMode``, much as
 ``torch.nn.utils.parametrize`` replaces classes. The mode counts the owner's own calls. Hooks on the
 children of the owner tell it that a child is being called.
+
+A quantizer at the input of a ReLU replaces it: it receives what the ReLU receives, and its output
+is used in place of the ReLU's.
 """
 
 from __future__ import annotations
@@ -66,6 +69,7 @@ class Insertion:
         self._hooks: list[RemovableHandle] = []
         self._changed: list[tuple[nn.Module, str]] = []  # attributes of modules, to delete
         self._exchanged: list[nn.Module] = []
+        self._in_place: list[nn.Module] = []  # that worked in place before
         modules = dict(model.named_modules())
         holders = _holders(list(dict.fromkeys(sites)), quantizers)
         for point, quantizer in quantizers.items():
@@ -77,8 +81,9 @@ class Insertion:
             )
             slot[key] = quantizer
             self.holders[point], self.seats[point] = modules[name], (slot, key)
+        replaced = {p.site.via for p in quantizers if p.site.kind == "relu" and p.part == "input"}
         for via, (owner, calls) in holders.hooked.items():
-            self._hook(modules[via], modules[owner], calls)
+            self._hook(modules[via], modules[owner], calls, via in replaced)
         for owner in holders.exchanged:
             self._exchange(modules[owner])
 
@@ -88,6 +93,8 @@ class Insertion:
             hook.remove()
         for owner in self._exchanged:
             owner.__class__ = type(owner).__bases__[1]
+        for module in self._in_place:
+            module.inplace = True  # type: ignore[assignment]
         for module, name in self._changed:
             delattr(module, name)
 
@@ -103,12 +110,17 @@ class Insertion:
             self._changed.append((module, name))
         setattr(module, name, value)
 
-    def _hook(self, module: nn.Module, owner: nn.Module, calls: int) -> None:
+    def _hook(self, module: nn.Module, owner: nn.Module, calls: int, replaced: bool) -> None:
+        if replaced and getattr(module, "inplace", False):
+            module.inplace = False  # type: ignore[assignment]
+            self._in_place.append(module)
         if calls == 1:
-            self._hooks.append(module.register_forward_hook(_quantize_output))
+            hook: Any = _replace if replaced else _quantize_output
+            self._hooks.append(module.register_forward_hook(hook))
             return
         self._set(module, "quantized_calls", 0)
-        self._hooks.append(module.register_forward_hook(_quantize_output_of_call))
+        hook = _replace_call if replaced else _quantize_output_of_call
+        self._hooks.append(module.register_forward_hook(hook))
         name = next(name for name, each in owner.named_modules() if each is module)
         if not hasattr(owner, "counted_modules"):
             self._set(owner, "counted_modules", ())
@@ -207,6 +219,8 @@ class _OwnCalls(TorchFunctionMode):
             left = self._quantized(_key(kind, n, "left"), args[0])
             right = self._quantized(_key(kind, n, "right"), args[1])
             args = (left, right, *args[2:])
+        if kind == "relu" and (key := _key(kind, n, "input")) in self._quantizers:
+            return self._quantized(key, args[0])
         return self._quantized(_key(kind, n, "output"), func(*args, **kwargs))
 
     def _a_child_runs(self) -> bool:
@@ -252,10 +266,23 @@ def _quantize_output(module: Any, args: Any, output: Tensor) -> Tensor:
 
 
 def _quantize_output_of_call(module: Any, args: Any, output: Tensor) -> Tensor:
+    return _quantize_in_turn(module, output, output)
+
+
+def _replace(module: Any, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    return quantize(module._modules[PLACED]["0"], args[0], module.training)
+
+
+def _replace_call(module: Any, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    return _quantize_in_turn(module, args[0], output)
+
+
+def _quantize_in_turn(module: Any, x: Tensor, output: Tensor) -> Tensor:
+    """Quantize ``x`` by the quantizer of the present call; ``output`` is returned without one."""
     call = str(module.quantized_calls)
     module.quantized_calls += 1
     quantizers = module._modules[PLACED]
-    return quantize(quantizers[call], output, module.training) if call in quantizers else output
+    return quantize(quantizers[call], x, module.training) if call in quantizers else output
 
 
 def _start_counts(owner: Any, args: Any) -> None:

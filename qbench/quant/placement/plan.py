@@ -9,6 +9,9 @@ Rules of ``after_activation``:
 5. What meets in a concatenation shares one quantizer.
 6. A quantized layer whose input is on no levels gets a quantizer at its own input.
 
+If a method's quantizers replace activations, the quantizer of a ReLU call is put in its place, and
+rule 2 does not apply.
+
 ``after_activation_and_add`` adds: both inputs of an addition and its output. An output that only
 ReLUs read gets none, because theirs follows.
 """
@@ -21,7 +24,7 @@ from dataclasses import dataclass, field
 
 from qbench.errors import QbenchError
 from qbench.method import PlaceKind
-from qbench.quant.placement.sites import Call, Point, Site
+from qbench.quant.placement.sites import Call, Part, Point, Site
 from qbench.spec.bits import BitWidth
 from qbench.spec.placement import Placement
 
@@ -82,7 +85,11 @@ class Plan:
 
 
 def plan(
-    calls: Sequence[Call], placement: Placement, widths: Mapping[str, BitWidth], bits: BitWidth
+    calls: Sequence[Call],
+    placement: Placement,
+    widths: Mapping[str, BitWidth],
+    bits: BitWidth,
+    replaces: bool = False,
 ) -> Plan:
     """Decide where activation quantizers sit.
 
@@ -92,6 +99,7 @@ def plan(
         widths: Widths of the inputs of the quantized layers, by name. Layers that are not in it
             have a full-precision input.
         bits: Width of places that no quantized layer reads.
+        replaces: Whether quantizers replace ReLUs, see `Method.replaces_activations`.
 
     Returns:
         The plan.
@@ -107,7 +115,7 @@ def plan(
         >>> [place.name for place in plan(calls, "after_activation", {"2": two}, two).places]
         ['1']
     """
-    return _Planner(calls, placement, widths, bits).plan()
+    return _Planner(calls, placement, widths, bits, replaces).plan()
 
 
 @dataclass(eq=False)
@@ -130,8 +138,10 @@ class _Planner:
         placement: Placement,
         widths: Mapping[str, BitWidth],
         bits: BitWidth,
+        replaces: bool,
     ) -> None:
         self._calls, self._widths, self._bits = calls, widths, bits
+        self._part_of_relu: Part = "input" if replaces else "output"
         self._adds = placement == "after_activation_and_add"
         self._readers: list[list[int]] = [[] for _ in calls]
         for number, call in enumerate(calls):
@@ -176,12 +186,13 @@ class _Planner:
         """Decide about a call, and return the group whose levels its output is on."""
         read = [self._level_of(made) for made in call.inputs]
         first = read[0] if read else None
-        if call.site is not None and (known := self._groups.get(Point(call.site))):
+        part = self._part_of_relu if call.kind == "relu" else "output"
+        if call.site is not None and (known := self._groups.get(Point(call.site, part))):
             return known  # of an earlier call at the site
         match call.kind:
             case "relu" | "max_pool" if first is None and self._gets_quantizer(call):
                 kind: PlaceKind = "activation" if call.kind == "relu" else "pool_output"
-                return self._group(call, "output", kind)
+                return self._group(call, part, kind)
             case "keep" | "max_pool" | "relu":
                 return first
             case "cat":
@@ -191,9 +202,9 @@ class _Planner:
             case _:
                 return None
 
-    def _group(self, call: Call, part: str, kind: PlaceKind) -> _Group:
+    def _group(self, call: Call, part: Part, kind: PlaceKind) -> _Group:
         assert call.site is not None  # noqa: S101
-        point = Point(call.site, part)  # type: ignore[arg-type]
+        point = Point(call.site, part)
         return self._groups.setdefault(point, _Group(kind, [point])).whole()
 
     def _gets_quantizer(self, call: Call) -> bool:
@@ -209,6 +220,7 @@ class _Planner:
         pools = [self._calls[r] for r in readers]
         return (
             site.kind == "relu"
+            and self._part_of_relu == "output"
             and bool(pools)
             and all(pool.kind == "max_pool" and pool.placeable for pool in pools)
         )
@@ -242,7 +254,8 @@ class _Planner:
     def _addition(self, call: Call, read: Sequence[_Group | None]) -> _Group | None:
         if call.site is None or not call.placeable:
             return None
-        for part, level in zip(("left", "right"), read, strict=False):
+        parts: tuple[Part, ...] = ("left", "right")
+        for part, level in zip(parts, read, strict=False):
             if level is None:
                 self._group(call, part, "add_input")
         readers = [r for n in self._of_site[call.site] for r in self._following(n, "keep")]
@@ -255,9 +268,9 @@ class _Planner:
         """Yield the inputs of an addition or a pooling that are on levels."""
         if call.site is None or call.kind not in ("add", "avg_pool", "max_pool"):
             return
-        parts = ("left", "right") if call.kind == "add" else ("input",)
+        parts: tuple[Part, ...] = ("left", "right") if call.kind == "add" else ("input",)
         for part, made in zip(parts, call.inputs, strict=False):
-            point = Point(call.site, part)  # type: ignore[arg-type]
+            point = Point(call.site, part)
             group = self._groups.get(point) or self._level_of(made)
             if group is not None:
                 yield point, group

@@ -83,8 +83,8 @@ class Point:
 
     Attributes:
         site: The site.
-        part: Which of its tensors: ``output``, the ``input`` of a pooling, or the ``left`` or the
-            ``right`` input of an addition.
+        part: Which of its tensors: ``output``, the ``input`` of a pooling or of a ReLU that a
+            quantizer replaces, or the ``left`` or the ``right`` input of an addition.
     """
 
     site: Site
@@ -126,11 +126,8 @@ def kind_of(func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str
     """
     name: str = getattr(func, "__name__", "")
     first = args[0] if args else None
-    if name in ("relu", "relu_", "relu6"):
+    if name in ("relu", "relu_", "relu6", "hardtanh", "hardtanh_"):  # nn.ReLU6 calls hardtanh
         return "relu"
-    if name in ("hardtanh", "hardtanh_"):  # nn.ReLU6 calls it
-        low = args[1] if len(args) > 1 else kwargs.get("min_val", -1.0)
-        return "relu" if low == 0 else "other"
     if name in _ADD:
         return "add" if _is_residual(args) else "other"
     if name in _CAT:

@@ -131,6 +131,31 @@ def test_each_quantizer_sees_what_was_sampled_for_it(network: str, placement: Pl
         assert all(map(torch.equal, quantizer.seen, expected))
 
 
+@pytest.mark.parametrize("network", NETWORKS)
+def test_a_quantizer_in_place_of_a_relu_receives_what_the_relu_would(network: str) -> None:
+    class Relu(Unchanged):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x).relu()
+
+    torch.manual_seed(0)
+    plain = NETWORKS[network]()
+    model = copy.deepcopy(plain)
+    insertion, quantizers = insert_unchanged(model, find(model, images(), replaces=True))
+    for quantizer in quantizers:
+        quantizer.__class__ = Relu
+    for expected, actual in zip(
+        gradients(plain, images(1)), gradients(model, images(1)), strict=True
+    ):
+        if expected is None or actual is None:  # a parameter that the output does not use
+            assert expected is actual
+        else:
+            assert torch.equal(expected, actual)
+    assert all(x.min() < 0 for quantizer in quantizers for x in quantizer.seen)
+    insertion.remove()
+    for each, other in zip(model.modules(), plain.modules(), strict=True):
+        assert vars(each).get("inplace") == vars(other).get("inplace")
+
+
 def test_one_relu_that_is_called_twice_has_two_quantizers() -> None:
     model = residual_network(blocks=1)
     found = find(model, images())

@@ -45,9 +45,10 @@ class Pass:
         quantized: Sequence[str],
         placement: Placement = "after_activation",
         bits: BitWidth = TWO,
+        replaces: bool = False,
         **widths: BitWidth,
     ) -> Plan:
-        return plan(self.calls, placement, dict.fromkeys(quantized, TWO) | widths, bits)
+        return plan(self.calls, placement, dict.fromkeys(quantized, TWO) | widths, bits, replaces)
 
 
 def places(planned: Plan) -> dict[str, tuple[str, ...]]:
@@ -83,6 +84,13 @@ def test_the_quantizer_sits_behind_the_max_pooling_that_alone_reads_the_relu() -
     assert places(planned) == {"pool": ("next",)}
     assert planned.places[0].kind == "pool_output"
     assert arrivals(planned) == {}  # the pooling reads unquantized values
+
+
+def test_a_quantizer_that_replaces_the_relu_sits_before_the_pooling() -> None:
+    p = Pass()
+    x = p.site("max_pool", "pool", p.site("relu", "relu", p.layer("stem")))
+    p.layer("next", x)
+    assert places(p.plan(["next"], replaces=True)) == {"relu.input": ("pool", "next")}
 
 
 def test_the_quantizer_sits_behind_the_relu_that_others_read_too() -> None:
