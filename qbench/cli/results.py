@@ -154,7 +154,7 @@ def import_(
 
     Results that are in the store already are never overwritten. Exit code 0: all trials are in the
     store. 1: some are there with other numbers; these are kept, and the differences are listed. 2:
-    a file is not an exported trial, or was edited.
+    a file is not an exported trial, or its configuration was edited.
     """
     from qbench.benchmark import exchange
     from qbench.errors import QbenchError

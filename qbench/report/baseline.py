@@ -44,7 +44,8 @@ def baseline_doubts(
         what = f"full precision of {full['model']} on {full['dataset']} ({mean:.2f} %)"
         doubt = ""
         if mean <= chance + standard_errors(chance, items):
-            doubt = f"{what} is no better than guessing ({chance:.2f} %)"
+            few = f", as far as {items} test items can show" if mean > chance else ""
+            doubt = f"{what} is no better than guessing ({chance:.2f} %){few}"
         elif best["mean"] - mean > max(LEAST_GAP, standard_errors(mean, items)):
             row = f"{best['label']} at {best['bits']} ({best['mean']:.2f} %)"
             doubt = f"{what} is far below {row}"

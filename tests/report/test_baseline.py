@@ -19,7 +19,7 @@ def doubts(*cells: pd.DataFrame, presentation: Presentation = PRESENTATION) -> l
     [
         (99.0, 99.4, ""),
         (99.0, 50.0, ""),
-        (14.0, 12.0, "is no better than guessing (10.00 %)"),
+        (14.0, 12.0, "is no better than guessing (10.00 %), as far as 360 test items can show"),
         (20.0, 12.0, ""),
         (60.0, 95.0, "is far below A at 1/32 (95.00 %)"),
         (95.0, 97.0, ""),
@@ -36,7 +36,8 @@ def test_a_baseline_is_doubted_where_it_tests_no_quantizer(
 def test_few_test_items_make_accuracies_uncertain() -> None:
     few = Presentation("suite", "Title", chance=50.0, test_items=100)
     assert doubts(full(80.0), trials("A", 88.0), presentation=few) == []
-    assert "guessing" in doubts(full(60.0), trials("A", 60.0), presentation=few)[0]
+    told = doubts(full(60.0), trials("A", 60.0), presentation=few)[0]
+    assert told.endswith("guessing (50.00 %), as far as 100 test items can show.")
 
 
 def test_each_network_is_judged_alone() -> None:

@@ -289,7 +289,8 @@ def test_a_table_says_what_the_data_are_and_doubts_a_baseline_at_chance() -> Non
     frame = pd.concat([full(12.0, 13.0), trials("A", 11.0, 12.0)], ignore_index=True)
     (found,) = tables_of(presentation, frame, summarise(frame))
     doubt = (
-        "Doubtful: full precision of net on digits (12.50 %) is no better than guessing (10.00 %)."
+        "Doubtful: full precision of net on digits (12.50 %) is no better than guessing (10.00 %), "
+        "as far as 100 test items can show."
     )
     assert found.doubts == [doubt]
     assert f"{data} {doubt}" in found.caption
