@@ -254,6 +254,27 @@ COLUMNS: tuple[Column, ...] = (
         ),
         ("a_levels", "Activation levels", "The same for the input of a quantized layer."),
         (
+            "w_coverage",
+            "Quantized weights",
+            "Share of the weights of matrix products and convolutions that are quantized.",
+            "%",
+            1,
+        ),
+        (
+            "mac_coverage",
+            "Quantized multiply-adds",
+            "Share of the multiply-adds whose factors are quantized: the weights, the activations, "
+            "or both, as the widths ask.",
+            "%",
+            1,
+        ),
+        (
+            "partly",
+            "Partly quantized",
+            "What the layer policy promises and is not quantized; empty if there is nothing. Such "
+            "a row is never bold, and its claim is not judged.",
+        ),
+        (
             "start",
             "Start",
             "pretrained, and the method that had changed the network before; scratch; or provided "
@@ -353,6 +374,9 @@ TRIAL_COLUMNS = {
     "unreadable": "Items of the data set that could not be read and were skipped.",
     "clipped": "How many quantized inputs lose their negative values; empty if none does.",
     "placed": "How many quantizers of activations sit where; empty for `layer_inputs`.",
+    "w_coverage": "Share of the weights of products that are quantized, %.",
+    "mac_coverage": "Share of the multiply-adds whose factors are quantized, %.",
+    "partly": "What the layer policy promises and is not quantized; empty if there is nothing.",
     "stale": "Why the number is stale; empty if it is current.",
     "first_layer": "Widths of the first convolution or linear layer, W/A.",
     "last_layer": "Widths of the last convolution or linear layer, W/A.",

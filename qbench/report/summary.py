@@ -38,6 +38,9 @@ _DEFAULTS: dict[str, Any] = {
     "last_layer": "",
     "w_levels": np.nan,
     "a_levels": np.nan,
+    "w_coverage": np.nan,
+    "mac_coverage": np.nan,
+    "partly": "",
     "start": "",
     "augmentation": "",
     "weight_mb": np.nan,
@@ -211,6 +214,9 @@ class _Result:
             **{name: first[name] for name in (*_PROTOCOL, "recipe", "epochs")},
             "w_levels": _most([trial["w_levels"] for trial in self.done]),
             "a_levels": _most([trial["a_levels"] for trial in self.done]),
+            "w_coverage": _most([trial["w_coverage"] for trial in self.done]),
+            "mac_coverage": _most([trial["mac_coverage"] for trial in self.done]),
+            "partly": next((t["partly"] for t in self.done if t["partly"]), ""),
             "checkpoint": "last epoch",
             "differs": "",
             "audit": "; ".join(audits) or ("k-bit" if quantized and n else ""),
@@ -219,6 +225,7 @@ class _Result:
             if name in first and name != metric:
                 self.row[name] = _mean_and_deviation([trial[name] for trial in self.done])[0]
         doubts = ["it is not k-bit"] if audits else []
+        doubts += ["it is partly quantized"] if self.row["partly"] else []
         doubts += dict.fromkeys(t["stale"] for t in self.done if t["stale"])
         self.comparable = whole and not doubts
         self.has_protocol = quantized and self.row["status"] != "unsupported"

@@ -19,8 +19,9 @@ from qbench.report.tables.text import DASH
 from qbench.spec.bits import BitWidths
 from qbench.spec.metrics import MEASURED
 from qbench.spec.recipe import Recipe
+from qbench.spec.result import Shares
 from qbench.spec.trial import FP32, Trial
-from qbench.store.tags import AUDIT, CLIPPED, PLACED, UNREADABLE
+from qbench.store.tags import AUDIT, CLIPPED, PLACED, UNREADABLE, coverage_of
 from qbench.suite.grid import PlannedTrial
 from qbench.suite.published import Number, PublishedNumbers
 from qbench.suite.suite import Suite
@@ -37,6 +38,22 @@ NAN = float("nan")
 def _as_json(recipe: Recipe) -> str:
     """Return a recipe as JSON. The cache helps because thousands of trials share a few recipes."""
     return recipe.model_dump_json()
+
+
+def _coverage(found: Shares | None, bits: BitWidths) -> dict[str, object]:
+    """Return the shares (%) that are quantized, of what the bit-widths ask for."""
+    if found is None:
+        return {"w_coverage": NAN, "mac_coverage": NAN, "partly": ""}
+    share = found.multiply_adds
+    if bits.activations.is_float:
+        share = found.weight_operands
+    elif bits.weights.is_float:
+        share = found.activation_operands
+    return {
+        "w_coverage": 100 * found.weights,
+        "mac_coverage": 100 * share,
+        "partly": found.partly,
+    }
 
 
 class TrialRows:
@@ -129,6 +146,7 @@ class TrialRows:
             "unreadable": tags.get(UNREADABLE, ""),
             "clipped": tags.get(CLIPPED, ""),
             "placed": tags.get(PLACED, ""),
+            **_coverage(coverage_of(tags), bits),
             "stale": stale,
             **self._network(trial, status),
             **self._policy(trial, done),

@@ -42,6 +42,7 @@ from qbench.store.tags import (
     SET_ASIDE,
     TRIAL,
     code_of,
+    coverage_of,
 )
 
 
@@ -261,6 +262,7 @@ class Store:
             code=code_of(run),
             unreadable=self.read(run, UNREADABLE_FILE),
             clipped=tags.get(CLIPPED, ""),
+            coverage=coverage_of(tags),
             predictions=self.read(run, PREDICTIONS_FILE) if PREDICTIONS in tags else None,
             placed=tags.get(PLACED, ""),
         )

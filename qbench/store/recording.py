@@ -29,6 +29,7 @@ from qbench.store.tags import (
     CHECK,
     CLIPPED,
     CODE,
+    COVERAGE,
     DIGEST,
     ENVIRONMENT,
     FINAL,
@@ -228,6 +229,8 @@ def _tags(result: Result, imported: bool) -> dict[str, str]:
     if result.predictions is not None:
         packed = result.predictions.packed.encode()
         tags[PREDICTIONS] = hashlib.sha256(packed).hexdigest()
+    if result.coverage is not None:
+        tags[COVERAGE] = result.coverage.model_dump_json()
     if result.trial.source is not None:
         tags[SOURCE] = result.trial.source
     return {**tags, IMPORTED: "true"} if imported else tags

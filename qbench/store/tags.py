@@ -8,13 +8,14 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from qbench.spec.result import CodeFingerprint
+from qbench.spec.result import CodeFingerprint, Shares
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
 AUDIT = "qbench.audit"
 CLIPPED = "qbench.clipped"
+COVERAGE = "qbench.coverage"  # shares of the network that are quantized, as JSON
 CHECK = "qbench.check"  # marks the run that checks write to
 CODE = {"syntax": "qbench.syntax", "revision": "qbench.revision", "numerics": "qbench.numerics"}
 DIGEST = "qbench.digest"
@@ -55,15 +56,16 @@ def digest(tags: Mapping[str, str], metrics: Mapping[str, float]) -> str:
     """Compute the SHA-256 of the part of a run that tables show.
 
     Args:
-        tags: Tags of the run. The trial, status, audit, code fingerprint, start and predictions
-            count.
+        tags: Tags of the run. The trial, status, audit, code fingerprint, start, predictions
+            and coverage count.
         metrics: Metrics of the run. The final metrics and the durations in seconds count.
 
     Returns:
         Hexadecimal digest.
     """
     content = {name: tags.get(name, "") for name in _SEALED}
-    content |= {name: tags[name] for name in (*CODE.values(), SOURCE, PREDICTIONS) if name in tags}
+    later = (*CODE.values(), SOURCE, PREDICTIONS, COVERAGE)
+    content |= {name: tags[name] for name in later if name in tags}
     content |= {
         name: "nan" if value != value else repr(max(-_MAX_FLOAT, min(_MAX_FLOAT, float(value))))
         for name, value in metrics.items()
@@ -81,3 +83,8 @@ def code_of(run: Run) -> CodeFingerprint:
     return CodeFingerprint.model_validate(
         {name: tags[tag] for name, tag in CODE.items() if tag in tags}
     )
+
+
+def coverage_of(tags: Mapping[str, str]) -> Shares | None:
+    """Return the shares that are quantized, from the tags of a run. None if it has none."""
+    return Shares.model_validate_json(tags[COVERAGE]) if COVERAGE in tags else None

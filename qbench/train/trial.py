@@ -176,6 +176,7 @@ class Training:
         result.weights, result.curve, result.audit = weights, curve, audited
         result.metrics, result.unreadable = metrics, loop.unreadable()
         result.clipped = clipped_text(handle.places)
+        result.coverage = handle.coverage(images[:2]).shares if layers else None
         if predicted:
             result.predictions = Predictions.of(predicted, loop.dataset.num_classes)
         result.placed = placed_text(result.trial.placement, handle.places)

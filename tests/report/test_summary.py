@@ -266,3 +266,20 @@ def test_the_audit_is_told() -> None:
 )
 def test_a_column_says_its_values(name: str, value: object, text: str) -> None:
     assert BY_NAME[name].text(value) == text
+
+
+def test_a_row_that_is_partly_quantized_is_neither_bold_nor_judged() -> None:
+    partly = "'lstm.weight_ih_l0' and 7 more in full precision"
+    more: dict[str, Any] = {"w_coverage": 40.0, "mac_coverage": 30.0, "partly": partly}
+    more["published_value"] = 90.0
+    cells = trials("A", 97.0, 97.1, 97.2, **more), trials("B", 80.0, 80.1, 80.2)
+    assert bold(*cells) == set()
+    found = row("A", *cells)
+    assert (found["w_coverage"], found["mac_coverage"], found["partly"]) == (40, 30, partly)
+    assert (found["verdict"], found["verdict_note"]) == ("not judged", "it is partly quantized")
+
+
+def test_older_results_have_no_coverage() -> None:
+    found = row("A", trials("A", 97.0))
+    assert math.isnan(found["w_coverage"])
+    assert found["partly"] == ""

@@ -16,8 +16,8 @@ CLAIMS = (
     "source",
 )
 PROTOCOL = (
-    *("label", "bits", "w_levels", "a_levels", "first_layer", "last_layer", "start", "epochs"),
-    *("augmentation", "checkpoint", "differs"),
+    *("label", "bits", "w_levels", "a_levels", "w_coverage", "mac_coverage"),
+    *("first_layer", "last_layer", "start", "epochs", "augmentation", "checkpoint", "differs"),
 )
 COST = (
     *(

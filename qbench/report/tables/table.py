@@ -328,6 +328,7 @@ def _notes(trials: list[Row], done: list[Row]) -> list[str]:
         ("unreadable", ""),
         ("placed", ""),
         ("clipped", ""),
+        ("partly", "partly quantized: "),
     ):
         notes += [f"{what}{text}" for text in dict.fromkeys(t.get(name) for t in done) if text]
     return notes
