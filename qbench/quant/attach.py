@@ -11,7 +11,7 @@ autocast keep working.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -136,7 +136,7 @@ def attach(
         check_selection(model, method.layers)
     check_shared_weights(model, method.layers)
     handle = Handle(model, method)
-    handle._promise = _promise(model, layers, widths)
+    handle._promise = _promise(model, method.layers, layers, widths)
     batches = handle._remembered(
         batch[0] if isinstance(batch, list | tuple) else batch for batch in calibration
     )
@@ -204,13 +204,17 @@ def prepare(model: nn.Module, method: Method, bits: BitWidths, layers: LayerPoli
     return prepared
 
 
-def _promise(model: nn.Module, policy: LayerPolicy, bits: BitWidths) -> Promise:
-    """Return what a layer policy promises: all but the ends, all, or the layers that it names."""
-    if not isinstance(policy, str):
-        return Promise(bits, others=True)
-    names = list(quantizable_layers(model))
-    ends = frozenset((names[0], names[-1]) if policy == DEFAULT_LAYERS and names else ())
-    return Promise(bits, ends)
+def _promise(
+    model: nn.Module, layers: Sequence[Layer], policy: LayerPolicy, bits: BitWidths
+) -> Promise:
+    """Return what a layer policy promises: all but what it leaves out, or the layers it names."""
+    names = quantizable_layers(model).keys()
+    return Promise(
+        bits,
+        names - {layer.name for layer in layers if not layer.weight_bits.is_float},
+        names - {layer.name for layer in layers if not layer.activation_bits.is_float},
+        others=not isinstance(policy, str),
+    )
 
 
 class Handle:

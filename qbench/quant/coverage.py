@@ -7,7 +7,7 @@ convolution are named, with the reason.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,12 +28,14 @@ class Promise:
 
     Attributes:
         bits: Requested bit-widths.
-        exempt: Names of layers that may stay at full precision.
+        float_weights: Names of layers whose weight may stay at full precision.
+        float_inputs: Names of layers whose input may stay at full precision.
         others: Whether all that is no layer may stay so too, since layers are chosen by name.
     """
 
     bits: BitWidths
-    exempt: frozenset[str] = frozenset()
+    float_weights: Set[str] = frozenset()
+    float_inputs: Set[str] = frozenset()
     others: bool = False
 
 
@@ -182,23 +184,27 @@ class _Counts:
         """Return the name of the module that has a parameter."""
         return name.rpartition(".")[0]
 
-    def _is_exempt(self, owners: Iterable[str]) -> bool:
-        """Return whether the layer policy leaves out what belongs to some modules."""
+    def _is_exempt(self, owners: Iterable[str], layers: Set[str]) -> bool:
+        """Return whether what belongs to some modules may stay at full precision, as layers may."""
         found = set(owners)
-        if self._promise.others:
-            return found.isdisjoint(self._selected)
-        return not found.isdisjoint(self._promise.exempt)
+        if self._promise.others and found.isdisjoint(self._selected):
+            return True
+        return not found.isdisjoint(layers)
 
     def _partly(self, left: dict[str, LeftOut]) -> str:
         bits, missing = self._promise.bits, []
         if not bits.weights.is_float:
-            missing += [f"'{name}'" for name in left if not self._is_exempt([self._owner(name)])]
+            floats = self._promise.float_weights
+            missing += [
+                f"'{name}'" for name in left if not self._is_exempt([self._owner(name)], floats)
+            ]
         if not bits.activations.is_float:
+            floats = self._promise.float_inputs
             inputs = dict.fromkeys(
                 p.module
                 for p in self._found.products
                 if _has_float_activation(p)
-                and not self._is_exempt([p.module, *map(self._owner, p.parameters)])
+                and not self._is_exempt([p.module, *map(self._owner, p.parameters)], floats)
             )
             missing += [f"activations in '{name}'" for name in inputs]
         if not missing:

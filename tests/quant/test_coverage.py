@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from qbench.errors import QbenchError
 from qbench.quant.attach import attach
+from qbench.spec.policies import LayerPolicy
 from tests.helpers.transformers import Functional, Recurrent, tiny_swin, tiny_vit
 
 TRANSFORMERS = {
@@ -52,6 +53,23 @@ def test_weights_alone_leave_activations() -> None:
 def test_a_policy_of_names_promises_these_layers() -> None:
     found = attach(small(), "twn", bits="2/32", layers=["0"]).coverage(torch.randn(1, 8))
     assert found.weights == pytest.approx(64 / 144)
+    assert not found.partly
+
+
+@pytest.mark.parametrize(
+    ("layers", "float_inputs"),
+    [
+        ("all_but_image", ("0",)),
+        ("first_last_8bit_weights", ("0", "3")),
+        ({"0": "8/32", "2": "2/2"}, ("0", "3")),
+    ],
+)
+def test_inputs_that_a_policy_leaves_at_full_precision_are_not_missing(
+    layers: LayerPolicy, float_inputs: tuple[str, ...]
+) -> None:
+    x = torch.randn(4, 8)
+    found = attach(small(), "lsq", bits="2/2", layers=layers, calibration=[x]).coverage()
+    assert found.float_inputs == float_inputs
     assert not found.partly
 
 
