@@ -199,7 +199,12 @@ def test_an_interrupted_trial_is_resumed_to_the_same_bits(qbench: Qbench) -> Non
         if (now := {**environment, **probe()}[name]) != value
     }
     if not different:
-        assert history == UNINTERRUPTED["history"], "this machine adds up as the recorded one did"
+        # Epochs that run today may record more than those of the release did.
+        recorded = [
+            {name: record[name] for name in then}
+            for record, then in zip(history, UNINTERRUPTED["history"], strict=True)
+        ]
+        assert recorded == UNINTERRUPTED["history"], "this machine adds up as the recorded one did"
         weights = digest(torch.load(folder / "weights.pt", weights_only=True))
         assert weights == UNINTERRUPTED["weights"], "this machine adds up as the recorded one did"
     else:
