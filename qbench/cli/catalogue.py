@@ -198,7 +198,10 @@ def _find(prefix: str, results: Path) -> tuple[Store, str, Run]:
     from qbench.store.mlflow import Store
 
     if not re.fullmatch(r"[0-9a-f]{1,16}", prefix):
-        raise QbenchError(f"'{prefix}' is no key; a key is up to 16 digits 0–9 and a–f")
+        raise QbenchError(
+            f"'{prefix}' is no key; a key is up to 16 digits 0–9 and a–f. Pretrained weights are "
+            "written MODEL:WEIGHTS, as in resnet18:torchvision"
+        )
     store = Store(results)
     found = store.find(prefix)
     if not found:

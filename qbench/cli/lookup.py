@@ -48,10 +48,13 @@ def list_(
 
 
 def show(
-    key: Annotated[
+    what: Annotated[
         str,
         typer.Argument(
-            metavar="KEY", help="Key of a trial as `plan --json` prints it, or its first digits."
+            metavar="WHAT",
+            help="Key of a trial as `plan --json` prints it, or its first digits. Or a model and "
+            "its pretrained weights, MODEL:WEIGHTS: `resnet18:torchvision`, "
+            "`resnet50:torchvision:IMAGENET1K_V1`, or those of a file, `resnet18:float.pt`.",
         ),
     ],
     methods: MethodFiles = None,
@@ -63,22 +66,34 @@ def show(
         typer.Option(
             metavar="DIR",
             parser=expanded,
-            help="Write figures of its training, its weights and its quantization function to this "
-            "folder.",
+            help="Write figures to this folder: of a trial, its training, its weights and its "
+            "quantization function; of pretrained weights, their distribution in each layer, with "
+            "the levels and thresholds that Quantization Networks starts with.",
         ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show one recorded trial: settings, results and environment.
+    """Show one recorded trial, or pretrained weights before any training.
 
-    Also prints its audit, how many distinct values each quantized tensor has, and whether the
-    result is stale: edited by hand, or of a method that has changed.
+    Of a trial: its settings, results and environment, its audit, how many distinct values each
+    quantized tensor has, and whether the result is stale: edited by hand, or of a method that has
+    changed. Of pretrained weights: how many layers and parameters are quantized. These need neither
+    a suite nor a trial; weights of torchvision are downloaded unless they are there.
     """
-    from qbench.cli import catalogue
     from qbench.plugins import load_plugin
 
     for plugin in plugin_files(methods, models, datasets):
         load_plugin(plugin)
+    model, colon, weights = what.partition(":")
+    if colon:
+        _show_pretrained(model, weights, figures, as_json)
+    else:
+        _show_trial(what, results, figures, as_json)
+
+
+def _show_trial(key: str, results: Path, figures: Path | None, as_json: bool) -> None:
+    from qbench.cli import catalogue
+
     record = catalogue.trial(key, results)
     if figures is not None:
         drawn, problems = catalogue.draw(key, results, figures)
@@ -89,6 +104,24 @@ def show(
         print(json.dumps(record, indent=2, ensure_ascii=False))
     else:
         catalogue.show_trial(record)
+
+
+def _show_pretrained(model: str, weights: str, figures: Path | None, as_json: bool) -> None:
+    from rich.console import Console
+
+    if not (model and weights):
+        raise QbenchError(
+            f"show {model}:{weights}: write MODEL:WEIGHTS, as in resnet18:torchvision or "
+            "resnet18:float.pt"
+        )
+    from qbench.cli import pretrained
+
+    with Console(stderr=True).status(f"Reading weights of {model} …"):
+        record = pretrained.look_up(model, weights, figures)
+    if as_json:
+        print(json.dumps(record, indent=2, ensure_ascii=False))
+    else:
+        pretrained.show(record)
 
 
 def schema() -> None:

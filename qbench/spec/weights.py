@@ -94,8 +94,8 @@ def torchvision_weights(model: str, choice: str) -> Any:
         known = get_model_weights(model)
     except ValueError as error:
         raise QbenchError(
-            f"torchvision has no weights for {model}; name a file, or leave it out of `weights` to "
-            "train it here"
+            f"torchvision has no weights for {model}; name a file. A suite trains a model that its "
+            "`weights` leave out"
         ) from error
     name = choice.partition(":")[2] or default
     if name not in known.__members__:

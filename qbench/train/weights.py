@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from qbench import registry
 from qbench.errors import QbenchError, closest
 from qbench.spec.weights import (
     TORCHVISION,
+    identify,
     is_initial,
     is_torchvision,
     torchvision_weights,
@@ -95,26 +97,109 @@ def fetch(model: str, choice: str, network: nn.Module) -> bytes:
     Raises:
         QbenchError: The weights cannot be read, hold more than tensors, or do not fit the model.
     """
+    state = _read(model, choice, () if _is_detector(network) else network.state_dict())
+    loaded = _load(network, state, model, choice)
+    return pack(loaded) if is_initial(choice) else dump_weights(network)
+
+
+def pretrained(model: str, choice: str) -> nn.Module:
+    """Build a model with given weights, for as many classes and channels as the weights are for.
+
+    Args:
+        model: Name of the model.
+        choice: Choice of a suite, as for `qbench.spec.weights.identify`. Weights of torchvision are
+            downloaded if they are not there.
+
+    Returns:
+        The model.
+
+    Raises:
+        QbenchError: The model or the weights are unknown, are not of all layers, cannot be read, or
+            do not fit the model.
+    """
+    registry.check_model_name(model)
+    if is_initial(choice):
+        prefix = choice.partition(":")[0]
+        raise QbenchError(
+            f"weights of {model}: {choice} is not of all layers; leave '{prefix}:' out, and name "
+            "weights of the whole network"
+        )
+    if "missing:" in identify(model, choice):
+        raise QbenchError(missing(model, choice))
+    state = _read(model, choice, _shapes(model, 2, 3))
+    classes = _classes(model, state)
+    given = {name: value.shape for name, value in state.items()}
+    channels = next((n for n in (3, 1) if _shapes(model, classes, n).items() <= given.items()), 3)
+    network = registry.build_model(model, classes, channels)
+    _load(network, state, model, choice)
+    return network
+
+
+def _read(model: str, choice: str, expected: Collection[str]) -> dict[str, Tensor]:
+    """Read weights.
+
+    Args:
+        model: Name of the model.
+        choice: Choice of a suite.
+        expected: Names of the model's tensors. Empty if they are not known.
+
+    Returns:
+        Tensors by name.
+
+    Raises:
+        QbenchError: They cannot be read.
+    """
     try:
         if is_torchvision(choice):
             weights = torchvision_weights(model, choice)
             state = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
-        else:
-            expected = set() if _is_detector(network) else set(network.state_dict())
-            state = _without_prefixes(_state_of(_load(weights_file(choice))), expected)
+            return dict(state)
+        return _without_prefixes(_state_of(_content(weights_file(choice))), set(expected))
     except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise QbenchError(f"weights of {model}: cannot read {choice}: {reason}") from error
+
+
+def _load(
+    network: nn.Module, state: Mapping[str, Tensor], model: str, choice: str
+) -> dict[str, Tensor]:
+    """Load weights into a network, and return those that were loaded.
+
+    Raises:
+        QbenchError: They do not fit.
+    """
     try:
         if is_initial(choice):
-            return pack(_load_initial(network, state))
+            return _load_initial(network, state)
         network.load_state_dict(state)
     except (RuntimeError, AttributeError, TypeError, QbenchError) as error:
         reason = " ".join(str(error).split())[:300]
         if not (is_initial(choice) or _misfits_before_the_last(network, state)):
             reason = _for_other_classes(choice)
         raise QbenchError(f"weights of {model}: {choice} does not fit: {reason}") from error
-    return dump_weights(network)
+    return dict(state)
+
+
+def _classes(model: str, state: Mapping[str, Tensor]) -> int:
+    """Return the number of classes for which a model has tensors of these shapes.
+
+    Sizes that depend on the number of classes are linear in it. Two classes if nothing depends on
+    it, or if the tensors are of another model.
+    """
+    two, three = (_shapes(model, classes, 3) for classes in (2, 3))
+    for name, shape in two.items():
+        sizes = zip(shape, three[name], state[name].shape if name in state else (), strict=False)
+        for of_two, of_three, given in sizes:
+            if of_two != of_three:
+                return max(1, 2 + (given - of_two) // (of_three - of_two))
+    return 2
+
+
+def _shapes(model: str, classes: int, channels: int) -> dict[str, torch.Size]:
+    """Return the shapes of a model's tensors by name."""
+    with torch.device("meta"):
+        state = registry.build_model(model, classes, channels).state_dict()
+    return {name: value.shape for name, value in state.items()}
 
 
 def start(network: nn.Module, state: Mapping[str, Tensor], initial: bool) -> None:
@@ -169,7 +254,7 @@ def _is_detector(network: nn.Module) -> bool:
     return hasattr(network, "anchor_generator")
 
 
-def _load(path: Path) -> Any:
+def _content(path: Path) -> Any:
     """Read a checkpoint without running code of it.
 
     Options of a command line and numbers of numpy are data too, and many checkpoints hold some.

@@ -260,3 +260,51 @@ def test_weights_for_other_classes_are_found_before_a_download() -> None:
     )
     assert weights.misfit("resnet18", "torchvision", 1000) == ""
     assert weights.misfit("resnet18", "finetune:torchvision", 5) == ""
+
+
+@pytest.mark.parametrize(
+    ("model", "classes", "channels"),
+    [
+        ("convnet_tiny", 7, 1),
+        ("convnet_tiny", 10, 3),
+        ("resnet_tiny", 1, 1),
+        ("squeezenet1_1", 5, 3),
+        ("ssd_tiny", 4, 3),
+    ],
+)
+def test_a_model_is_built_for_what_its_weights_are_for(
+    tmp_path: Path, model: str, classes: int, channels: int
+) -> None:
+    state = registry.build_model(model, classes, channels).state_dict()
+    torch.save({"state_dict": with_prefix("module.", state)}, tmp_path / "net.pt")
+    found = weights.pretrained(model, str(tmp_path / "net.pt")).state_dict()
+    assert found.keys() == state.keys()
+    assert all(torch.equal(found[name], state[name]) for name in state)
+
+
+def test_a_model_is_built_with_torchvisions_weights(hub: Path) -> None:
+    state = registry.build_model("resnet18", 1000, 3).state_dict()
+    torch.save(state, hub / "resnet18-f37072fd.pth")
+    found = weights.pretrained("resnet18", "torchvision").state_dict()
+    assert all(torch.equal(found[name], state[name]) for name in state)
+
+
+@pytest.mark.parametrize(
+    ("model", "choice", "message"),
+    [
+        ("convnet_tny", "net.pt", "no model is named 'convnet_tny'; did you mean 'convnet_tiny'"),
+        ("convnet_tiny", "nett.pt", r"there is no file nett\.pt; did you mean 'net\.pt'"),
+        ("resnet18", "torchvison", "there is no file torchvison; did you mean 'torchvision'"),
+        ("resnet18", "torchvision:IMAGENET1K_1", "no weights 'IMAGENET1K_1'; did you mean 'IMAGEN"),
+        ("convnet_tiny", "torchvision", "torchvision has no weights for convnet_tiny; name a file"),
+        ("resnet_tiny", "net.pt", r"net\.pt does not fit: .*Missing key"),
+        ("convnet_tiny", "finetune:net.pt", "is not of all layers; leave 'finetune:' out"),
+    ],
+)
+def test_a_model_is_not_built_with_weights_that_are_unknown_or_of_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, choice: str, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save(network().state_dict(), "net.pt")
+    with pytest.raises(QbenchError, match=message):
+        weights.pretrained(model, choice)

@@ -1,4 +1,4 @@
-"""Figures of one trial's weights, and of the function that quantizes them.
+"""Figures of one network's weights, and of the function that quantizes them.
 
 Levels are solid lines and thresholds are dotted ones.
 """
@@ -83,7 +83,9 @@ def quantization_function(
         return save(figure, "quantization_function", folder)
 
 
-def weight_distributions(weights: list[WeightDistribution], title: str, folder: Path) -> list[Path]:
+def weight_distributions(
+    weights: list[WeightDistribution], title: str, folder: Path, trained: bool = True
+) -> list[Path]:
     """Draw histograms of latent weights before and after training: a panel for each layer.
 
     Levels are solid lines and thresholds are dotted lines. More than `MOST_LINES` of either are not
@@ -92,8 +94,10 @@ def weight_distributions(weights: list[WeightDistribution], title: str, folder: 
 
     Args:
         weights: The distributions, one for each layer.
-        title: Title of the figure, the name of the trial.
+        title: Title of the figure, such as the name of the trial.
         folder: An existing folder for the files.
+        trained: Whether the network has been trained. If not, only the weights before training are
+            drawn.
 
     Returns:
         Paths of ``weight_distributions.png`` and ``weight_distributions.svg``. Empty if there are
@@ -109,23 +113,26 @@ def weight_distributions(weights: list[WeightDistribution], title: str, folder: 
         figure, grid = panels(len(weights), "latent weight", "% of weights", share=False)
         letters = int(figure.get_figwidth() / min(ACROSS, len(weights)) / TITLE_LETTER) - 2
         for axes, layer in zip(grid, weights, strict=True):
-            _weights_panel(axes, layer)
+            _weights_panel(axes, layer, trained)
             if len(weights) > 2:  # narrow panels have three ticks, as far apart as possible
                 axes.xaxis.set_major_locator(MaxNLocator(2, steps=range(1, 11), min_n_ticks=3))
             name = layer.layer
             axes.set_title(name if len(name) <= letters else f"…{name[1 - letters :]}")
         name_figure(figure, title)
-        named = {"before training": BEFORE, "after training": AFTER}
+        named = {"before training": BEFORE}
+        if trained:
+            named["after training"] = AFTER
         legend(figure, named | _marks(weights))
         return save(figure, "weight_distributions", folder)
 
 
-def _weights_panel(axes: Axes, weights: WeightDistribution) -> None:
+def _weights_panel(axes: Axes, weights: WeightDistribution, trained: bool) -> None:
     edges, before, after = _histograms(weights)
     axes.stairs(before, edges, fill=True, color=BEFORE["color"])
     _lines(axes.axvline, weights.thresholds, THRESHOLD_LINE)
     _lines(axes.axvline, weights.levels, LEVEL_LINE)
-    axes.stairs(after, edges, zorder=3, **AFTER)
+    if trained:
+        axes.stairs(after, edges, zorder=3, **AFTER)
     low, high = min([edges[0], *weights.levels]), max([edges[-1], *weights.levels])
     margin = 0.03 * (high - low)
     axes.set_xlim(low - margin, high + margin)

@@ -71,6 +71,16 @@ def test_distributions_are_percentages_before_and_after(saved: list[Figure]) -> 
     assert list(edges) == layer.edges
 
 
+def test_a_network_that_is_not_trained_has_its_weights_alone(saved: list[Figure]) -> None:
+    weight_figures.weight_distributions([weights()], "a network", Path(), trained=False)
+    axes = saved[0].axes[0]
+    ((filled, percent, _),) = histograms(axes)
+    assert filled.get_fill()
+    assert sum(percent) == pytest.approx(100)
+    assert across(axes, weight_figures.LEVEL_LINE) == [-0.5, 0.0, 0.5]
+    assert legend(saved[0]) == ["before training", "levels", "thresholds"]
+
+
 def test_few_weights_have_fewer_bins_and_lose_none(saved: list[Figure]) -> None:
     many = weights()
     few = many.model_copy(update={"before": [0] * 49 + [60, 3] + [0] * 49, "after": [1] * 100})
