@@ -120,7 +120,7 @@ def history_columns(metric: str) -> tuple[str, ...]:
     Args:
         metric: Name of the metric, such as ``top1``.
     """
-    return ("train_loss", metric, f"soft_{metric}", "lr")
+    return ("train_loss", metric, f"soft_{metric}", f"train_{metric}", "lr")
 
 
 def _draw_examples(benchmark: Benchmark, problems: list[str]) -> list[Path]:

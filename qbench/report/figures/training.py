@@ -27,23 +27,29 @@ from qbench.spec.trial import FP32
 
 SOFT: dict[str, Any] = {"linestyle": (0, (3, 1.5)), "linewidth": 1.3}
 HARD: dict[str, Any] = {"linestyle": "-", "linewidth": 1.3}
+TRAINING: dict[str, Any] = {"linestyle": (0, (3, 1.5)), "linewidth": 1.0, "marker": ""}
+OTHERS: dict[str, Any] = {"color": "0.8", "linewidth": 0.9, "zorder": 1.5}
+MOST_METHODS = 8  # with lines of their own
 PLACE = ["model", "dataset", "bits"]
 
 
 def training_curves(
     trials: pd.DataFrame, histories: pd.DataFrame, folder: Path, metric: str = "top1"
 ) -> list[Path]:
-    """Draw a test metric by epoch: a line for each method, a panel for each bit-width.
+    """Draw a metric by epoch: a line for each method, a panel for each bit-width.
 
-    A line is the mean over seeds. Its band spans the lowest to the highest seed. The axis is
-    logarithmic in the error, so that 98 and 99 percent are as far apart as 60 and 80.
+    A line is the mean over seeds on test images. Its band spans the lowest to the highest seed. A
+    dashed line is the mean on training images, if it was recorded. The axis is logarithmic in the
+    error, so that 98 and 99 percent are as far apart as 60 and 80. Of more than eight methods, the
+    eight that rank best after the last epoch have lines of their own; the others are grey.
 
     Args:
         trials: One row for each trial, in the order of the suite. Columns: ``key``, ``method``,
             ``label``, ``model``, ``dataset``, ``bits`` and ``status``, as described by
             `qbench.report.write.write`.
         histories: One row for each trial and epoch. Columns: ``key``, ``epoch`` (int, from 1) and
-            `metric` (float, %).
+            `metric` (float, %), and optionally ``train_`` and its name, the metric on training
+            images (float, %).
         folder: An existing folder for the files.
         metric: Name of the column to draw.
 
@@ -58,10 +64,21 @@ def training_curves(
     curves = _by_epoch(trials, _valued(histories, metric), "value")
     if curves.empty:
         return []
-    looks = looks_of(trials)
+    looks = drawn(looks_of(trials), curves)
+    best = _best(curves)
+    looks = {label: look if label in best else OTHERS for label, look in looks.items()}
+    named = {label: look for label, look in looks.items() if label in best}
+    if len(best) < len(looks):
+        named["other methods"] = OTHERS
+    every = curves["value"]
+    if "train_value" in curves:
+        shown = curves[curves["label"].isin(best)]
+        means = shown.groupby([*PLACE, "label", "epoch"])["train_value"].mean()
+        every = pd.concat([every, means.dropna()])
+        named |= {"on training images": {"color": "0.25"} | TRAINING}
     with mpl.rc_context(STYLE):
-        figure = _curves_figure(curves, looks, _curves_panel, curves["value"], metric)
-        legend(figure, drawn(looks, curves))
+        figure = _curves_figure(curves, looks, _curves_panel, every, metric)
+        legend(figure, named)
         return save(figure, "training_curves", folder)
 
 
@@ -110,8 +127,18 @@ def soft_and_hard(
 
 
 def _valued(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Rename the metric to ``value``, and the metric with soft quantizers to ``soft_value``."""
-    return frame.rename(columns={metric: "value", f"soft_{metric}": "soft_value"})
+    """Rename the metric to ``value``, with a prefix if it is one of another kind."""
+    kinds = ("", "soft_", "train_")
+    return frame.rename(columns={f"{kind}{metric}": f"{kind}value" for kind in kinds})
+
+
+def _best(curves: pd.DataFrame) -> set[str]:
+    """Return the methods that rank best after their last epoch, on average over panels."""
+    last = curves[curves["epoch"] == curves.groupby("key")["epoch"].transform("max")]
+    means = last.groupby([*PLACE, "label"], sort=False)["value"].mean()
+    ranks = means.groupby(level=PLACE).rank(ascending=False)
+    order = ranks.groupby(level="label", sort=False).mean().sort_values(kind="stable")
+    return set(order.index[:MOST_METHODS])
 
 
 def _by_epoch(trials: pd.DataFrame, histories: pd.DataFrame, *columns: str) -> pd.DataFrame:
@@ -148,6 +175,11 @@ def _curves_panel(axes: Axes, curves: pd.DataFrame, looks: Looks) -> None:
     for i, (label, group) in enumerate(curves.groupby("label", sort=False)):
         seeds = group.groupby("epoch")["value"].agg(["mean", "min", "max"])
         look = looks[str(label)]
+        if look is OTHERS:
+            axes.plot(seeds["mean"], **look)
+            continue
+        if "train_value" in group:
+            axes.plot(group.groupby("epoch")["train_value"].mean(), **look | TRAINING)
         start = (
             i * step // curves["label"].nunique()
         )  # shifts the markers, so that they do not hide each other

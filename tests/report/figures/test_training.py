@@ -3,11 +3,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
 from qbench.report.figures import training
 from tests.helpers.figures import (
+    LABELS,
     WIDTHS,
     Suite,
     data,
@@ -34,6 +36,33 @@ def test_panels_are_in_the_order_of_the_suite(
     trials = trials.assign(status=trials["status"].mask(unsupported, "unsupported"))
     training.training_curves(trials, histories, tmp_path)
     assert drawn == list(WIDTHS)
+
+
+def test_training_accuracy_is_dashed(saved: list[Figure]) -> None:
+    trials, histories = suite(epochs=5)
+    training.training_curves(trials, histories.assign(train_top1=99.5), Path())
+    (figure,) = saved
+    assert legend(figure) == [*LABELS, "on training images"]
+    for axes in figure.axes:
+        dashed = [line for line in axes.get_lines() if line.get_linestyle() == "--"]
+        assert len(dashed) == len(LABELS)
+        assert all(set(np.asarray(line.get_ydata())) == {99.5} for line in dashed)
+
+
+def test_of_many_methods_the_best_eight_have_lines_of_their_own(saved: list[Figure]) -> None:
+    trials, histories = suite()
+    more, curves = [], []
+    for i in range(9):
+        key = f"more{i}/" + trials["key"]
+        more.append(trials.assign(key=key, label=f"More {i}", method=f"more_{i}"))
+        top1 = histories["top1"] - 1 - i
+        curves.append(histories.assign(key=f"more{i}/" + histories["key"], top1=top1))
+    every = pd.concat([trials, *(each[trials["method"] == "ste"] for each in more)])
+    training.training_curves(every, pd.concat([histories, *curves]), Path())
+    (figure,) = saved
+    assert legend(figure) == [*LABELS, *(f"More {i}" for i in range(4)), "other methods"]
+    colors = [line.get_color() for line in figure.axes[0].get_lines()]
+    assert colors.count(training.OTHERS["color"]) == 5
 
 
 def test_soft_is_dashed_and_hard_is_solid_and_both_are_means(saved: list[Figure]) -> None:
