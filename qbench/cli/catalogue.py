@@ -93,11 +93,12 @@ def trial(prefix: str, results: Path) -> dict[str, Any]:
         QbenchError: No recorded trial has the key, or several have.
     """
     from qbench.store.recording import AUDIT_FILE
-    from qbench.store.tags import ENVIRONMENT, REASON, STATUS
+    from qbench.store.tags import CLIPPED, ENVIRONMENT, PLACED, REASON, STATUS, coverage_of
 
     store, key, run = _find(prefix, results)
     tags = run.data.tags
     own = {name: value for name, value in tags.items() if name.startswith(ENVIRONMENT)}
+    shares = coverage_of(tags)
     return {
         "key": key,
         "status": tags[STATUS],
@@ -106,6 +107,9 @@ def trial(prefix: str, results: Path) -> dict[str, Any]:
         "trial": store.trial(run).model_dump(mode="json"),
         "metrics": dict(sorted(run.data.metrics.items())),
         "audit": store.read(run, AUDIT_FILE),
+        "coverage": shares.model_dump() if shares is not None else None,
+        "placed": tags.get(PLACED, ""),
+        "clipped": tags.get(CLIPPED, ""),
         "environment": {name.removeprefix(ENVIRONMENT): value for name, value in own.items()},
         "mlflow_run": run.info.run_id,
         "artifacts": store.place(run),

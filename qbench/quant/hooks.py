@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from qbench.errors import QbenchError
 from qbench.method import Layer
 
 
@@ -137,6 +138,9 @@ def record(
     Returns:
         The tensors of all passes, concatenated along the first dimension.
 
+    Raises:
+        QbenchError: The layer is called with inputs of several shapes, or for parts of its weight.
+
     Example:
         >>> from qbench.method import BitWidth
         >>> model = nn.Sequential(nn.ReLU(), nn.Flatten())
@@ -145,9 +149,25 @@ def record(
         tensor([[0., 2.]])
     """
     found: list[Tensor] = []
-    with observed({layer.name: layer.module}, lambda _, x, y: found.append(select(x, y).clone())):
+    calls: set[str] = set()
+
+    def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
+        x, *others = args
+        calls.add(repr((tuple(x.shape[1:]), others, kwargs)))
+        found.append(select(x, output).clone())
+
+    handle = layer.module.register_forward_hook(hook, with_kwargs=True)
+    try:
         for batch in batches:
             model(batch)
+    finally:
+        handle.remove()
+    if len(calls) > 1:
+        raise QbenchError(
+            f"'{layer.name}' is called with inputs of several shapes or for parts of its weight, "
+            "as in cross-attention, and the method calibrates it on calls of one kind; leave it "
+            f"out with layers={['*', f'!{layer.name}']}"
+        )
     return torch.cat(found)
 
 

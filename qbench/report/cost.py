@@ -9,7 +9,8 @@ Both are counted from the network itself, by the conventions of the papers that 
   including biases and normalisation, have 32 bits. Running statistics are folded into these.
 - **Bit-operations** (BOPs) of a layer are its multiply-adds for one image × the bits of its weight
   × the bits of its input. Full precision counts as 32 bits. Products of two activations count as
-  32 × 32. A product belongs to the layer whose weight enters it, whether the layer is called or
+  32 × 32, but for those of attention with quantized inputs, whose factors have the bits of these
+  inputs. A product belongs to the layer whose weight enters it, whether the layer is called or
   another module reads its weight.
 
 Networks run on the meta device, which takes no memory and no arithmetic. The few that cannot be
@@ -21,7 +22,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Container, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -31,8 +32,8 @@ from qbench import registry
 from qbench.data import Dataset
 from qbench.method import Layer, Method
 from qbench.quant.attach import prepare
-from qbench.quant.exchange.modules import exchanged
-from qbench.quant.layers import QUANTIZABLE
+from qbench.quant.exchange.modules import exchanged, is_attention
+from qbench.quant.layers import QUANTIZABLE, attention_places
 from qbench.quant.options import build_method
 from qbench.quant.parametrizations import originals
 from qbench.quant.preparation import prepare_as
@@ -90,10 +91,12 @@ class MultiplyAdds:
         total: Multiply-adds of the whole network.
         by_layer: Multiply-adds of each convolution and linear layer, by name. 0 for a layer whose
             weight is not used.
+        by_attention: Multiply-adds of the two products of each attention, by its name.
     """
 
     total: int
     by_layer: dict[str, int]
+    by_attention: dict[str, int] = field(default_factory=dict)
 
 
 class Footprints:
@@ -181,13 +184,16 @@ def cost(model: nn.Module, layers: list[Layer], counted: MultiplyAdds) -> Cost:
         The cost, by the conventions of this module.
 
     Raises:
-        KeyError: A quantized layer is not among the counted ones.
+        KeyError: A quantized layer or its attention is not among the counted ones.
     """
-    others = counted.total - sum(counted.by_layer[layer.name] for layer in layers)
-    bops = FLOAT_BITS**2 * others
-    for layer in layers:
-        operands = layer.weight_bits.bits * layer.activation_bits.bits
-        bops += counted.by_layer[layer.name] * operands
+    priced = [
+        (counted.by_layer[layer.name], layer.weight_bits.bits * layer.activation_bits.bits)
+        for layer in layers
+    ]
+    inside = {p.consumers[0]: p.activation_bits.bits for p in attention_places(model, layers)}
+    priced += [(counted.by_attention[name], bits**2) for name, bits in inside.items()]
+    others = counted.total - sum(count for count, _ in priced)
+    bops = FLOAT_BITS**2 * others + sum(count * bits for count, bits in priced)
     quantized = {originals(m.module)[0]: m for m in layers if m.weight_levels is not None}
     computed = {p for m in quantized.values() for p in originals(m.module)[1:]}
     weight_bits = sum(
@@ -220,7 +226,8 @@ def multiply_adds(model: nn.Module, dataset: Dataset) -> MultiplyAdds:
         dataset: Dataset whose images it takes. Its files are not read.
 
     Returns:
-        The multiply-adds of the whole network and of each convolution and linear layer.
+        The multiply-adds of the whole network, of each convolution and linear layer, and of the
+        products of each attention.
     """
     device = next(model.parameters()).device
     image = torch.zeros(dataset.image_shape, device=device)
@@ -230,9 +237,10 @@ def multiply_adds(model: nn.Module, dataset: Dataset) -> MultiplyAdds:
 
 
 def _by_layer(model: nn.Module, found: Products) -> MultiplyAdds:
-    """Return the multiply-adds of each layer of a model."""
+    """Return the multiply-adds of each layer and attention of a model."""
     layers = {name: m for name, m in model.named_modules() if isinstance(m, QUANTIZABLE)}
     by_layer = dict.fromkeys(layers, 0)
+    by_attention = {name: 0 for name, m in model.named_modules() if is_attention(m)}
     names = {parameter: name for name, parameter in model.named_parameters()}
     owners = {
         plain_name(names[original]): name
@@ -242,7 +250,9 @@ def _by_layer(model: nn.Module, found: Products) -> MultiplyAdds:
     for product in found.products:
         if owner := _owner(product, by_layer, owners):
             by_layer[owner] += product.multiply_adds
-    return MultiplyAdds(found.multiply_adds, by_layer)
+        elif product.module in by_attention:
+            by_attention[product.module] += product.multiply_adds
+    return MultiplyAdds(found.multiply_adds, by_layer, by_attention)
 
 
 def _owner(product: Product, layers: Container[str], owners: Mapping[str, str]) -> str | None:

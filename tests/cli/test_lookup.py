@@ -23,7 +23,13 @@ def test_show_tells_everything_of_a_trial(tiny_run: TinyRun) -> None:
     assert record["trial"]["bits"] == "2/2"
     assert record["environment"]["torch"]
     assert all(count["levels"] <= count["promised"] for count in record["audit"])
-    assert "3.weight" in tiny_run.qbench("show", key)
+    shares = record["coverage"]
+    assert 0 < shares["weights"] < 1
+    assert not shares["partly"]
+    assert not record["placed"]  # quantizers at the inputs of layers
+    told = tiny_run.qbench("show", key)
+    assert "3.weight" in told
+    assert "weight_operands" in told
 
 
 def test_show_draws_a_trial(tiny_run: TinyRun, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from qbench.errors import QbenchError
 from qbench.quant.attach import attach
 from qbench.quant.options import build_method, determining_options
 from tests.helpers.quantizers import first_weight_quantizer, weight_quantizer
@@ -234,3 +235,31 @@ def test_adaround_learns_for_a_weight_that_a_parametrization_computes() -> None:
         handle = attach(model, method, bits="3/32", layers="all", calibration=[x])
         found.append(first_weight_quantizer(handle).get_buffer("v"))
     assert (found[0] - found[1]).abs().max() > 0.1
+
+
+class CrossAttention(nn.Module):
+    """Attention of five positions to three others, between two linear layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(8, 8)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.last = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        queries = self.first(x)
+        keys = queries[:, :3]
+        out: Tensor = self.last(self.attention(queries, keys, keys)[0])
+        return out
+
+
+@pytest.mark.parametrize("bits", ["2/32", "2/2"])
+def test_adaround_refuses_a_layer_that_is_called_with_several_shapes(bits: str) -> None:
+    x, options = torch.randn(16, 5, 8), {"iterations": 2}
+    with pytest.raises(QbenchError, match=r"'attention.in_proj' is called with inputs of several"):
+        attach(CrossAttention(), "adaround", bits=bits, calibration=[x], **options)
+    others = ["*", "!attention.in_proj"]
+    handle = attach(
+        CrossAttention(), "adaround", bits=bits, layers=others, calibration=[x], **options
+    )
+    assert handle.harden()(x).isfinite().all()

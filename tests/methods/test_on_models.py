@@ -7,15 +7,17 @@ full product of methods, models and bit-widths is marked slow.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from qbench import registry
-from qbench.quant.attach import attach
+from qbench.errors import QbenchError
+from qbench.quant.attach import Handle, attach
 from qbench.quant.audit import audit
 from qbench.quant.options import build_method
 from qbench.spec.bits import BitWidths
@@ -44,6 +46,26 @@ def supported_widths(name: str) -> Iterator[str]:
             yield bits
 
 
+def train(handle: Handle, batches: list[Tensor], loss_of: Callable[[Tensor], Tensor]) -> None:
+    """Take a step on each batch, if the method trains."""
+    if not handle.method.trains:
+        return
+    groups = handle.parameter_groups(lr=0.01, weight_decay=1e-4)
+    optimizer = torch.optim.SGD(groups, lr=0.01, momentum=0.9)
+    handle.attach_optimizer(optimizer)
+    handle.on_epoch_start(1, 1, len(batches))
+    handle.model.train()
+    for x in batches:
+        loss = loss_of(handle.model(x)) + handle.regularization_loss()
+        optimizer.zero_grad()
+        loss.backward()
+        parameters = [p for group in groups for p in group["params"]]
+        norm = nn.utils.clip_grad_norm_(parameters, 5.0)
+        assert math.isfinite(float(loss.detach()))
+        assert 0 < float(norm) < math.inf
+        optimizer.step()
+
+
 def try_on(
     model_name: str,
     name: str,
@@ -60,24 +82,7 @@ def try_on(
     method = build_method(name, OPTIONS.get(name, {}))
     handle = attach(model, method, bits=bits, calibration=batches[:1])
     model = handle.model
-    if method.trains:
-        groups = handle.parameter_groups(lr=0.01, weight_decay=1e-4)
-        optimizer = torch.optim.SGD(groups, lr=0.01, momentum=0.9)
-        handle.attach_optimizer(optimizer)
-        handle.on_epoch_start(1, 1, len(batches))
-        model.train()
-        for x in batches:
-            loss = (
-                nn.functional.cross_entropy(model(x), torch.arange(4))
-                + handle.regularization_loss()
-            )
-            optimizer.zero_grad()
-            loss.backward()
-            parameters = [p for group in groups for p in group["params"]]
-            norm = nn.utils.clip_grad_norm_(parameters, 5.0)
-            assert math.isfinite(float(loss.detach()))
-            assert 0 < float(norm) < math.inf
-            optimizer.step()
+    train(handle, batches, lambda y: nn.functional.cross_entropy(y, torch.arange(4)))
     layers = list(handle.layers)
     handle.harden().eval()
     with torch.no_grad():
@@ -109,6 +114,29 @@ def test_every_model_can_be_quantized(model: str, name: str, bits: str) -> None:
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_takes_a_residual_and_a_plain_network(model: str, name: str) -> None:
     try_on(model, name, [bits for bits in supported_widths(name) if bits != "3(±4)/32"][-1])
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_trains_attention_or_names_what_it_refuses(name: str) -> None:
+    for bits in supported_widths(name):
+        torch.manual_seed(0)
+        x = torch.randn(4, 5, 16)
+        encoder = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+        model = nn.Sequential(nn.Linear(16, 16), encoder, nn.Linear(16, 3))
+        method = build_method(name, OPTIONS.get(name, {}))
+        refused = ""
+        try:
+            handle = attach(model, method, bits=bits, calibration=[x])
+        except QbenchError as error:
+            refused = str(error)
+        if refused:
+            assert re.search(r"'1.self_attn.\w+' has \d+ % negative values", refused)
+            assert not bits.endswith("/32")
+            continue
+        train(handle, [x, x], lambda y: y.square().mean())
+        model = handle.harden().eval()
+        assert model(x).isfinite().all()
+        assert not handle.coverage(x).partly
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -206,6 +206,20 @@ def test_layers_that_are_not_called_cost_what_their_weights_cost(model: str) -> 
     assert found.cost.bops == 1024 * (counted - inner) + 64 * inner
 
 
+def test_products_of_attention_cost_the_widths_of_their_factors() -> None:
+    imagenet = registry.build_dataset("imagenet", {"root": "nowhere"})
+    footprints = Footprints(imagenet)
+    float_inputs, both = (
+        footprints.of(trial("lsq", bits, imagenet, model="vit_b_32")) for bits in ("2/32", "2/4")
+    )
+    assert float_inputs is not None
+    assert both is not None
+    products = 12 * 2 * 50**2 * 768  # layers, products, tokens, channels
+    ends = 1024 * (49 * 3 * 32**2 * 768 + 768 * 1000)
+    inner = (float_inputs.cost.bops - ends - 1024 * products) // 64  # multiply-adds
+    assert both.cost.bops == ends + 4 * 4 * products + 2 * 4 * inner
+
+
 @pytest.mark.parametrize("model", ["regnet_x_400mf", "regnet_y_400mf"])
 def test_a_network_that_cannot_be_built_on_the_meta_device_has_a_cost(model: str) -> None:
     imagenet = registry.build_dataset("imagenet", {"root": "nowhere"})
