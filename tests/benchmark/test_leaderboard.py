@@ -2,13 +2,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
+from qbench import registry
 from qbench.benchmark import leaderboard
 from qbench.benchmark.benchmark import Benchmark
 from qbench.report import cost
 from qbench.store.mlflow import Store
 from tests.helpers.exchanged import BEFORE, SUITE, filled
+from tests.helpers.training import train
+from tests.helpers.transformers import tiny_vit
 
 MIXED = SUITE.replace("[convnet_tiny]", "[convnet_tiny, alexnet_bn]")
 
@@ -86,3 +90,39 @@ def test_a_report_doubts_a_baseline_that_a_quantized_network_surpasses(
         "Doubtful: full precision of convnet_tiny on digits (60.05 %) is far below STE at 2/32 "
         "(90.05 %)."
     ]
+
+
+TRANSFORMER = """\
+name: transformer
+dataset: digits
+models: [tiny_vit]
+bits: [2/32, 2/4]
+methods: [lsq]
+seeds: [0]
+recipe: {epochs: 1}
+"""
+
+
+def test_a_transformer_is_trained_and_its_row_shows_what_is_quantized(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setitem(registry._of_files["models"], "tiny_vit", tiny_vit)
+    path = tmp_path / "transformer.yaml"
+    path.write_text(TRANSFORMER, encoding="utf-8")
+    benchmark = Benchmark.open(path, tmp_path / "results")
+    trained: dict[str, bytes | None] = {}
+    for planned in benchmark.planned:  # full precision comes first
+        found, trained[planned.trial.key] = train(
+            planned.trial, trained.get(planned.trial.source or "")
+        )
+        assert found.status == "done", found.traceback
+        benchmark.store.record(found.model_copy(update={"suite": "transformer"}), None)
+    benchmark.refresh()
+    leaderboard.write(benchmark)
+    rows = pd.read_csv(benchmark.folder / "trials.csv").set_index("bits")
+    weights, both = rows.loc["2/32"], rows.loc["2/4"]
+    assert rows["partly"].isna().all()
+    assert weights["w_coverage"] == both["w_coverage"] > 85
+    assert both["mac_coverage"] > 85
+    assert weights["gbops"] / both["gbops"] > 1
