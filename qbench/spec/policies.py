@@ -29,8 +29,16 @@ def policy_widths(policy: LayerPolicy, bits: BitWidths) -> list[BitWidths]:
         widths = [BitWidths.parse(text) for text in policy.values()]
     else:
         ends = end_widths(policy, bits) if isinstance(policy, str) else ()
-        widths = [bits, *(each for each in ends if not each.is_float)]
+        # A method may require that tensors are quantized, but not at the ends of a network.
+        widths = [bits, *(each for each in ends if not _is_part(each, bits))]
     return list(dict.fromkeys(widths))
+
+
+def _is_part(end: BitWidths, bits: BitWidths) -> bool:
+    """Return whether each tensor of an end is at full precision, or has the width of the others."""
+    return (end.weights.is_float or end.weights == bits.weights) and (
+        end.activations.is_float or end.activations == bits.activations
+    )
 
 
 def end_widths(policy: str, bits: BitWidths) -> tuple[BitWidths, BitWidths]:

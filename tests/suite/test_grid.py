@@ -220,6 +220,13 @@ def test_paper_recipes_quantize_the_layers_that_the_papers_do(tmp_path: Path) ->
     assert {c.trial.layers for c in found if c.trial.method == "lsq"} == {"skip_first_last"}
 
 
+def test_bnn_may_leave_the_image_at_full_precision_as_its_paper_does(tmp_path: Path) -> None:
+    found = grid(tmp_path, "recipe=paper", "methods=[bnn]", "bits=[1/1, 1/32]")
+    reasons = {str(c.trial.bits): c.unsupported for c in found if c.trial.method == "bnn"}
+    assert not reasons["1/1"]
+    assert reasons["1/32"]  # all of its layers must have binary inputs but the first
+
+
 def test_a_trial_says_where_its_activation_quantizers_sit(tmp_path: Path) -> None:
     def placements(*assignments: str) -> dict[str, str]:
         found = grid(tmp_path, "bits=[2/32, 2/2]", *assignments)
