@@ -10,6 +10,7 @@ from rich.table import Table
 from qbench import registry
 from qbench.lab.check import Report
 from qbench.lab.profile import Profile, ProfileSettings, machine
+from qbench.spec.placement import LAYER_INPUTS
 from qbench.spec.words import counted
 
 
@@ -26,6 +27,8 @@ def show_check(report: Report) -> None:
     else:
         console.print(f"[green]{report.method} keeps the contract[/]: {total} passed")
     console.print(f"  widths: {', '.join(report.widths) or 'none'}")
+    if report.placements:
+        console.print(f"  placements: {', '.join(report.placements)}")
     if report.shares:
         shares = [f"{share:.0%} of {kind}" for kind, share in report.shares.items()]
         console.print(f"  have a gradient: {' and '.join(shares)}, in the layer with the fewest")
@@ -65,8 +68,9 @@ def show_profile(settings: ProfileSettings, profile: Profile) -> None:
     console.print(table)
     steps = counted(len(profile.seconds), "step")
     shape = f"{settings.batch_size} × 3 × {settings.image_size} × {settings.image_size}"
+    where = "" if settings.placement == LAYER_INPUTS else f"placement {settings.placement}; "
     console.print(
-        f"{settings.model}, {shape}, {steps} each; {machine(settings)}",
+        f"{settings.model}, {shape}, {steps} each; {where}{machine(settings)}",
         soft_wrap=True,
         markup=False,
     )

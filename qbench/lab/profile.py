@@ -25,6 +25,7 @@ from qbench.quant.attach import attach
 from qbench.quant.options import build_method, method_options
 from qbench.quant.staircase import kernels
 from qbench.spec.bits import FULL_PRECISION, BitWidths
+from qbench.spec.placement import Placement, resolve_placement
 from qbench.spec.policies import LayerPolicy
 from qbench.spec.trial import FP32
 from qbench.spec.words import counted
@@ -64,6 +65,16 @@ class ProfileSettings:
     image_size: int = 224
     threads: int = 1
     plugins: Sequence[Plugin] = ()
+
+    @property
+    def placement(self) -> Placement:
+        """Where the activation quantizers of the method sit.
+
+        Raises:
+            QbenchError: The method or one of its options is invalid.
+        """
+        method = build_method(self.method, self.options)
+        return resolve_placement(method.placement, [BitWidths.parse(self.bits)])
 
     def load_plugins(self) -> None:
         """Register what `plugins` define.
@@ -170,6 +181,7 @@ def as_json(settings: ProfileSettings, profile: Profile) -> dict[str, Any]:
         "options": method_options(build_method(settings.method, settings.options)),
         "model": settings.model,
         "bits": settings.bits,
+        "placement": settings.placement,
         "batch_size": settings.batch_size,
         "image_size": settings.image_size,
         "machine": machine(settings),

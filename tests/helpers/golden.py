@@ -24,6 +24,7 @@ from qbench import registry
 from qbench.quant.options import build_method, determining_options
 from qbench.quant.staircase import kernels
 from qbench.spec.bits import BitWidths
+from qbench.spec.placement import LAYER_INPUTS
 from qbench.spec.recipe import Recipe
 from qbench.spec.trial import Trial, full_precision_trial
 from qbench.train import fingerprint
@@ -35,6 +36,7 @@ WIDTHS = ("1/32", "2/32", "3(±4)/32", "4/32", "1/1", "1/2", "2/2", "4/4")
 ACTIVATION_WIDTHS = ("32/1", "32/2")  # of a method that quantizes activations only
 # Options that shorten what a default would spend minutes on.
 OPTIONS: dict[str, dict[str, Any]] = {"adaround": {"iterations": 50}}
+PLACED_MODEL = "resnet_tiny"  # has additions
 RECIPE = Recipe(
     epochs=2, steps=6, batch_size=32, optimizer="sgd", lr=0.05, weight_decay=1e-4,
     calibration_images=64,
@@ -55,8 +57,25 @@ def widths(method: str) -> list[str]:
     return supported(WIDTHS) or supported(ACTIVATION_WIDTHS)
 
 
-def train(method: str, bits: str) -> dict[str, Any]:
+def cells(method: str) -> list[str]:
+    """Return what a method is trained at: ``W/A``, or ``W/A PLACEMENT``.
+
+    All have activation quantizers at the inputs of layers. A method that has them elsewhere is also
+    trained with those.
+    """
+    found = widths(method)
+    own = registry.method_class(method).placement
+    if own == LAYER_INPUTS:
+        return found
+    return found + [f"{bits} {own}" for bits in found if not bits.endswith("/32")]
+
+
+def train(method: str, cell: str) -> dict[str, Any]:
     """Train a method for a dozen steps on digits and describe the result.
+
+    Args:
+        method: Name of the method.
+        cell: One of `cells`.
 
     Returns:
         ``state``: SHA-256 of the hardened state. ``norms``: L2 norm of each of its tensors.
@@ -65,7 +84,11 @@ def train(method: str, bits: str) -> dict[str, Any]:
     Raises:
         AssertionError: The trial failed.
     """
+    bits, _, placement = cell.partition(" ")
     trial = _trial(method, bits)
+    if placement:
+        own = registry.method_class(method).placement
+        trial = trial.model_copy(update={"placement": own, "model": PLACED_MODEL})
     training = Training(trial, _full_precision() if trial.full_precision else None)
     list(training.epochs())
     assert training.weights is not None, training.result.reason
@@ -150,7 +173,7 @@ def _record(methods: list[str]) -> None:
     found = kept["methods"]
     for method in methods:
         print(method, flush=True)
-        results = {bits: train(method, bits) for bits in widths(method)}
+        results = {bits: train(method, bits) for bits in cells(method)}
         if results:  # else its library is not installed
             found[method] = {**revisions(method), "widths": results}
     content = {"arithmetic": arithmetic(), "torch": torch.__version__, "methods": found}

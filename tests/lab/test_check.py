@@ -82,6 +82,11 @@ def test_what_is_checked_covers_every_width_that_a_method_accepts(name: str) -> 
         assert {b.split("/")[side] for b in report.widths} == {b.split("/")[side] for b in accepted}
 
 
+def test_a_report_names_the_placements_that_were_checked() -> None:
+    report = check("friesen_domingos", networks=["linear"], thorough=False)
+    assert report.placements == ["after_activation", "layer_inputs", "after_activation_and_add"]
+
+
 # As tests of pytest ------------------------------------------------------------------------------
 
 OUTSIDERS = """

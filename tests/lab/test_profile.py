@@ -44,7 +44,7 @@ def test_a_profile_is_a_table_with_the_machine_below(qbench: Qbench) -> None:
     assert "peak memory, MiB" in header
     assert plain.startswith("full precision")
     assert quantized.startswith("Quantization Networks 3(±4)/2")
-    assert "convnet_tiny, 4 × 3 × 8 × 8, 2 steps each" in machine
+    assert "convnet_tiny, 4 × 3 × 8 × 8, 2 steps each; placement after_activation; " in machine
     assert "threads" in machine
 
 
@@ -57,6 +57,7 @@ def test_a_profile_of_a_plugin_with_an_option_as_json(qbench: Qbench, tmp_path: 
     arguments: list[str | Path] = ["mine", "--methods", file, "--set", "rate=2.5", "--json", *SMALL]
     found = json.loads(qbench("profile", *arguments))
     assert found["options"] == {"rate": 2.5}
+    assert found["placement"] == "layer_inputs"
     for variant in ("full_precision", "quantized"):
         assert found[variant]["step_seconds"] > 0
         assert found[variant]["peak_bytes"] > 2**20

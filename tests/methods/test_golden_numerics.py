@@ -30,7 +30,7 @@ def is_same_arithmetic() -> bool:
 def test_a_method_trains_to_the_recorded_numbers(method: str, bits: str) -> None:
     recorded = GOLDEN["methods"][method]
     expected = recorded["widths"][bits]
-    if bits not in golden.widths(method):
+    if bits not in golden.cells(method):
         pytest.skip(f"{method} needs a library that is not installed")
     for name, revision in golden.revisions(method).items():
         assert recorded[name] == revision, f"{name} is {revision}: {AGAIN}"
@@ -51,4 +51,4 @@ def test_every_method_has_golden_numbers_at_its_main_widths() -> None:
         assert method in GOLDEN["methods"], f"{method} is new: {AGAIN}"
         recorded = list(GOLDEN["methods"][method]["widths"])
         assert recorded
-        assert set(golden.widths(method)) <= set(recorded), f"{method} has new widths: {AGAIN}"
+        assert set(golden.cells(method)) <= set(recorded), f"{method} has new cells: {AGAIN}"

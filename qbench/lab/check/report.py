@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from qbench.spec.placement import Placement
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -35,6 +37,8 @@ class Report:
         refused: Bit-widths that it refuses, each with its reason.
         doable: Refused bit-widths that its declared levels contain and that it could do, as far as
             the checks can tell.
+        placements: Placements of activation quantizers that it was checked at, its own first. Empty
+            if it quantizes no activations.
         passed: Number of checks that passed.
         findings: What is broken.
         shares: Smallest share of ``weights`` and of ``inputs`` that have a gradient.
@@ -44,6 +48,7 @@ class Report:
     widths: list[str] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
     doable: list[str] = field(default_factory=list)
+    placements: list[Placement] = field(default_factory=list)
     passed: int = 0
     findings: list[Finding] = field(default_factory=list)
     shares: dict[str, float] = field(default_factory=dict)

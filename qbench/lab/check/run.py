@@ -55,6 +55,9 @@ def check(
     with _one_thread():
         for case in cases(method, options, networks, report.widths):
             _LOGGER.info("%s", case)
+            placement = case.placement or built.placement
+            if not case.bits.endswith("/32") and placement not in report.placements:
+                report.placements.append(placement)
             first = case.network == networks[0]
             for each in checks_of(built, once=first, thorough=thorough and not case.granularity):
                 if each.__name__ in broken:
