@@ -17,6 +17,7 @@ from torch.multiprocessing.spawn import spawn
 from qbench import distributed as parallel
 from qbench.data.digits import Digits
 from qbench.quant.options import build_method, method_options
+from qbench.spec.placement import LAYER_INPUTS, Placement
 from qbench.spec.recipe import Recipe
 from qbench.spec.result import Result
 from qbench.spec.trial import Trial
@@ -28,16 +29,17 @@ RECIPE = Recipe(
 )
 
 
-def trial(method: str, bits: str, model: str) -> Trial:
+def trial(method: str, bits: str, model: str, placement: Placement = LAYER_INPUTS) -> Trial:
     return Trial(
         method=method,
-        options=method_options(build_method(method, {})),
+        options=method_options(build_method(method, OPTIONS.get(method, {}))),
         model=model,
         dataset="digits",
         task="classification",
         bits=bits,
         recipe=RECIPE,
         seed=0,
+        placement=placement,
     )
 
 
@@ -65,9 +67,13 @@ def train(what: Trial) -> tuple[Result, dict[str, torch.Tensor]]:
     return training.result, load_weights(training.weights)
 
 
+# Two epochs to the default's final temperature are steps so steep that rounding decides.
+OPTIONS = {"quantization_networks": {"temperature_rate": 5.0}}
+
+
 # A value next to a threshold falls to either side by the last bit of a sum. So the widths are ones
 # at which none does within these steps; a fault in what is shared is far larger than a threshold.
-CASES = [
+CASES: list[tuple[str, str, str] | tuple[str, str, str, Placement]] = [
     ("fp32", "32/32", "resnet_tiny"),
     ("ste", "4/4", "resnet_tiny"),
     ("jacob", "32/8", "convnet_tiny"),
@@ -76,6 +82,9 @@ CASES = [
     ("lsq", "4/32", "convnet_tiny"),
     ("lsq", "32/4", "convnet_tiny"),
     ("pact", "32/4", "convnet_tiny"),
+    ("jacob", "32/8", "resnet_tiny", "after_activation_and_add"),
+    ("quantization_networks", "3(±4)/2", "resnet_tiny", "after_activation"),
+    ("friesen_domingos", "32/2", "resnet_tiny", "after_activation"),
 ]
 
 

@@ -52,24 +52,30 @@ def train(what: Trial, kept: Kept | None = None, until: int = 99) -> tuple[Resul
     return training.result, training.weights
 
 
+PLACED = {"placement": "after_activation", "model": "resnet_tiny"}
+
+
 @pytest.mark.parametrize(
-    ("method", "options", "bits"),
+    ("method", "options", "bits", "changes"),
     [
-        ("fp32", {}, "32/32"),
-        ("ste", {}, "2/2"),
-        ("lq_nets", {}, "2/2"),
-        ("quantization_networks", {}, "3(±4)/2"),
-        ("admm", {}, "2/32"),
-        ("inq", {}, "3/32"),
-        ("binary_connect", {"stochastic": True}, "1/32"),
-        ("dorefa", {"gradient_bits": 4}, "2/2"),
-        ("lsq", {}, "2/2"),
+        ("fp32", {}, "32/32", {}),
+        ("ste", {}, "2/2", {}),
+        ("lq_nets", {}, "2/2", {}),
+        ("quantization_networks", {}, "3(±4)/2", {}),
+        ("admm", {}, "2/32", {}),
+        ("inq", {}, "3/32", {}),
+        ("binary_connect", {"stochastic": True}, "1/32", {}),
+        ("dorefa", {"gradient_bits": 4}, "2/2", {}),
+        ("lsq", {}, "2/2", {}),
+        ("quantization_networks", {}, "3(±4)/2", PLACED),
+        ("jacob", {}, "2/2", PLACED | {"placement": "after_activation_and_add"}),
+        ("friesen_domingos", {}, "32/1", PLACED),
     ],
 )
 def test_a_killed_trial_goes_on_to_the_same_bits(
-    method: str, options: dict[str, Any], bits: str
+    method: str, options: dict[str, Any], bits: str, changes: dict[str, Any]
 ) -> None:
-    what = trial(method, options, bits=bits)
+    what = trial(method, options, bits=bits, **changes)
     undisturbed, weights = train(what)
     assert undisturbed.status == "done", undisturbed.reason
     kept = Kept()

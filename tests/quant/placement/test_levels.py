@@ -57,7 +57,10 @@ def attached(model: nn.Module, x: Any, placement: Placement, bits: str = "32/2")
     # Layers that attention reads by their weight are never called.
     called = {c.layer for c in find_calls(model, quantizable_layers(model), x) if c.layer}
     inner = [name for name in quantizable_layers(model) if name in called][1:-1]
-    return attach(model, Rounded(), bits=bits, layers=inner, calibration=[x], placement=placement)
+    batches = [(x, None)]  # inputs and targets; those of a detector are lists
+    return attach(
+        model, Rounded(), bits=bits, layers=inner, calibration=batches, placement=placement
+    )
 
 
 def check_levels(name: str, model: nn.Module, x: Any, placement: Placement) -> None:
@@ -116,7 +119,17 @@ def test_every_classifier_of_torchvision_receives_levels(name: str) -> None:
 def test_both_ssds_receive_levels(name: str) -> None:
     model = registry.build_model(name, 4, 3).eval()
     size = int("".join(c for c in name.split("_")[0] if c.isdigit()))
-    check_levels(name, model, [torch.rand(3, size, size)], "after_activation")
+    # Two images: normalizations without statistics take those of the batch.
+    check_levels(name, model, [torch.rand(3, size, size) for _ in range(2)], "after_activation")
+
+
+@pytest.mark.slow
+def test_a_retinanet_receives_levels() -> None:
+    torch.manual_seed(0)
+    model = models.detection.retinanet_resnet50_fpn(
+        weights=None, weights_backbone=None, num_classes=3, min_size=64, max_size=64
+    ).eval()
+    check_levels("retinanet", model, [torch.rand(3, 64, 64)], "after_activation")
 
 
 def counts_of(model: nn.Module, x: Tensor, placement: Placement) -> list[LevelCount]:
