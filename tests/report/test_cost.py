@@ -220,7 +220,16 @@ def test_products_of_attention_cost_the_widths_of_their_factors() -> None:
     assert both.cost.bops == ends + 4 * 4 * products + 2 * 4 * inner
 
 
-@pytest.mark.parametrize("model", ["regnet_x_400mf", "regnet_y_400mf"])
+REGNETS = ["regnet_x_400mf", "regnet_y_400mf"]
+LARGER = [
+    *(f"regnet_x_{size}" for size in ("800mf", "1_6gf", "3_2gf", "8gf", "16gf", "32gf")),
+    *(f"regnet_y_{size}" for size in ("800mf", "1_6gf", "3_2gf", "8gf", "16gf", "32gf", "128gf")),
+]
+
+
+@pytest.mark.parametrize(
+    "model", [*REGNETS, *(pytest.param(name, marks=pytest.mark.slow) for name in LARGER)]
+)
 def test_a_network_that_cannot_be_built_on_the_meta_device_has_a_cost(model: str) -> None:
     imagenet = registry.build_dataset("imagenet", {"root": "nowhere"})
     footprints = Footprints(imagenet)
