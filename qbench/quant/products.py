@@ -27,8 +27,8 @@ _ATTENTION = "scaled_dot_product"
 # Operations that combine activations with parameters and are neither pointwise nor products.
 _NO_PRODUCT = re.compile(
     r"(_?native_(layer|batch|group)_norm|_?(cudnn_|miopen_|)batch_norm|_fused_rms_norm"
-    r"|_thnn_fused_(lstm|gru)_cell|_?embedding|cat$|stack$|copy|index|gather|scatter|slice_scatter"
-    r"|select_scatter|_foreach|expand_as|view_as|reshape_as|(new|zeros|ones|empty|full|rand)_"
+    r"|_?prelu|_thnn_fused_(lstm|gru)_cell|_?embedding|cat$|stack$|copy|index|gather|scatter"
+    r"|(slice|select)_scatter|_foreach|expand_as|view_as|reshape_as|(new|zeros|ones|empty|full|rand)_"
     r"|(zeros|ones|empty|full|rand|randn)_like)"
 )
 # Operations whose output has no other values than their input, zero aside. Views share a storage.

@@ -87,6 +87,7 @@ def try_on(
     handle.harden().eval()
     with torch.no_grad():
         assert model(batches[0]).isfinite().all()
+    assert not handle.coverage(batches[0][:2]).partly
     counts = audit(layers, model.state_dict(), model, batches[0])
     sides = [
         not width.is_float

@@ -112,8 +112,10 @@ def test_an_operation_that_is_not_known_is_listed() -> None:
     assert "layer.weight" in found.opaque[0].parameters
 
 
-def test_normalization_and_embeddings_are_no_products() -> None:
-    model = nn.Sequential(nn.Embedding(5, 4), nn.LayerNorm(4), nn.Flatten(), nn.BatchNorm1d(8))
+def test_normalization_embeddings_and_learned_slopes_are_no_products() -> None:
+    model = nn.Sequential(
+        nn.Embedding(5, 4), nn.LayerNorm(4), nn.Flatten(), nn.BatchNorm1d(8), nn.PReLU(8)
+    )
     found = count_products(model.eval(), torch.tensor([[1, 2]]))
     assert not found.products
     assert not found.opaque
