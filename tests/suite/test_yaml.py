@@ -104,7 +104,7 @@ def test_true_is_not_one(tmp_path: Path, assignment: str) -> None:
     found = problems(
         tmp_path, GOOD, *assignment.split(" ", 1) if "dataset" in assignment else [assignment]
     )
-    assert any("truth value" in line or "integer" in line for line in found)
+    assert any("truth value" in line or "whole number" in line for line in found)
 
 
 def test_true_is_no_size(tmp_path: Path) -> None:
