@@ -17,5 +17,5 @@ def test_where_data_are_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_unknown_option_of_data_names_the_nearest() -> None:
     with pytest.raises(QbenchError, match="no option 'rot' of data; did you mean 'root'"):
         registry.build_dataset("imagenet", {"rot": "/data"})
-    with pytest.raises(QbenchError, match=r"data\.image_size: .*integer.*not 'large'"):
+    with pytest.raises(QbenchError, match=r"data\.image_size: .*whole number, not 'large'"):
         registry.build_dataset("imagenet", {"image_size": "large"})

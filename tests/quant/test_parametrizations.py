@@ -51,7 +51,7 @@ def test_every_method_trains_and_hardens_a_computed_weight(
     if handle.method.trains:
         optimizer = torch.optim.SGD(handle.parameter_groups(0.05, 0.0), lr=0.05)
         handle.attach_optimizer(optimizer)
-        handle.on_epoch_start(1, 1, steps=3)
+        handle.on_epoch_start(1, 20, steps=3)  # at a low temperature, if there is one
         before = handle.layers[0].latent_weight.detach().clone()
         for step in range(3):
             output = handle.model.train()(images(step))
