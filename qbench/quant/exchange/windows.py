@@ -25,6 +25,17 @@ class _InSteps(nn.Module):
     dropout: float
     attention_dropout: float
 
+    @classmethod
+    def accepts(cls, module: nn.Module) -> bool:
+        """Return whether a module can be exchanged."""
+        return type(module) is cls.__bases__[1]
+
+    @classmethod
+    def exchange(cls, module: nn.Module) -> None:
+        """Exchange the class of a module, in place."""
+        module.__class__ = cls
+        add_product_inputs(module)
+
     def restore(self) -> None:
         """Make the module what it was."""
         remove_product_inputs(self)
@@ -105,28 +116,6 @@ class _InSteps(nn.Module):
 class WindowAttention(_InSteps, ShiftedWindowAttention):
     """Attention of Swin transformers that calls its layers."""
 
-    @classmethod
-    def accepts(cls, module: nn.Module) -> bool:
-        """Return whether a module can be exchanged."""
-        return type(module) is ShiftedWindowAttention
-
-    @classmethod
-    def exchange(cls, module: nn.Module) -> None:
-        """Exchange the class of a module, in place."""
-        module.__class__ = cls
-        add_product_inputs(module)
-
 
 class WindowAttentionV2(_InSteps, ShiftedWindowAttentionV2):
     """Attention of Swin transformers of version 2 that calls its layers."""
-
-    @classmethod
-    def accepts(cls, module: nn.Module) -> bool:
-        """Return whether a module can be exchanged."""
-        return type(module) is ShiftedWindowAttentionV2
-
-    @classmethod
-    def exchange(cls, module: nn.Module) -> None:
-        """Exchange the class of a module, in place."""
-        module.__class__ = cls
-        add_product_inputs(module)
