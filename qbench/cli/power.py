@@ -55,20 +55,19 @@ def show(benchmark: Benchmark, differences: Sequence[float]) -> None:
         differences: Differences in points, for which the seeds are counted.
     """
     console = Console(highlight=False)
-    columns = _columns(benchmark)
+    columns = as_json(benchmark, differences)
     if not columns:
         console.print(
             "No column has two rows over two seeds or more, whose variance would tell.",
             soft_wrap=True,
         )
         return
-    costs = _Costs(benchmark)
-    for model in dict.fromkeys(column.model for column in columns):
+    for model in dict.fromkeys(column["model"] for column in columns):
         console.print(f"{benchmark.suite.name}, {model}: points that the seeds find, power 80 %")
-        console.print(_found([column for column in columns if column.model == model]))
-    for difference in differences:
+        console.print(_found([column for column in columns if column["model"] == model]))
+    for number, difference in enumerate(differences):
         console.print(f"Seeds that find {difference:g} points, and the time of the further ones")
-        console.print(_needed(columns, difference, costs))
+        console.print(_needed(columns, number))
     console.print(
         "two rows: named beforehand. best of all: between the best and any other row, with Holm's "
         "correction. Ranges are what the estimated variance leaves open (90 %); times are those of "
@@ -113,34 +112,36 @@ def _finer(column: Resolution, difference: float, costs: _Costs) -> dict[str, An
     return found
 
 
-def _found(columns: Sequence[Resolution]) -> Table:
+def _found(columns: Sequence[dict[str, Any]]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, collapse_padding=True)
     for name in ("bits", "rows", "seeds", "std of a difference", "two rows", "best of all"):
         table.add_column(name, justify="left" if name == "bits" else "right", no_wrap=True)
     for column in columns:
-        low, high = map(points, column.deviations)
+        low, high = map(points, column["deviation_90"])
         table.add_row(
-            column.bits,
-            str(column.rows),
-            str(column.seeds),
-            f"{points(column.deviation)} ({low}–{high})",
-            points(column.between_two),
-            points(column.from_best),
+            column["bits"],
+            str(column["rows"]),
+            str(column["seeds"]),
+            f"{points(column['deviation'])} ({low}–{high})",
+            points(column["between_two"]),
+            points(column["from_best"]),
         )
     return table
 
 
-def _needed(columns: Sequence[Resolution], difference: float, costs: _Costs) -> Table:
+def _needed(columns: Sequence[dict[str, Any]], number: int) -> Table:
+    """Return the table of one difference, by its number."""
     table = Table(box=box.SIMPLE_HEAD, collapse_padding=True)
     for name in ("model", "bits", "two rows", "time", "best of all", "time"):
         left = name in ("model", "bits")
         table.add_column(name, justify="left" if left else "right", no_wrap=True)
     for column in columns:
-        cells = [column.model, column.bits]
-        for from_best in (False, True):
-            low, high = column.seeds_needed(difference, from_best=from_best)
+        cells, finer = [column["model"], column["bits"]], column["finer"][number]
+        for name in ("between_two", "from_best"):
+            low, high = finer[f"seeds_{name}"]
             most = f"{MOST_SEEDS} or more" if high == MOST_SEEDS else str(high)
             cells.append(str(low) if low == high else f"{low}–{most}")
-            cells.append(duration(costs.of(column, high)) if high > column.seeds else "–")
+            _, seconds = finer[f"seconds_{name}"]
+            cells.append(duration(seconds) if high > column["seeds"] else "–")
         table.add_row(*cells)
     return table
