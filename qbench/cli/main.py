@@ -235,8 +235,8 @@ def power(
         typer.Option(
             metavar="POINTS",
             min=0.01,
-            help="Count the seeds that find a difference of so many points. Repeatable. Default: "
-            "0.5 and 1.",
+            help="Count the seeds that find a difference of this size, in points. Repeatable. "
+            "Default: 0.5 and 1.",
         ),
     ] = None,
     as_json: AsJson = False,

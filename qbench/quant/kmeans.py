@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-_BLOCKS = 4096  # of more than so many distinct values, by their share of the inertia
+_BLOCKS = 4096  # up to as many distinct values are blocks of their own
 
 Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
@@ -71,8 +71,9 @@ def _block_ends(ordered: Tensor, blocks: int) -> Tensor:
     """Divide sorted values into blocks of neighbours, so small that clusters may end with them.
 
     Up to ``blocks`` distinct values are blocks of their own. Otherwise, of c values on an interval
-    of length w, the best quantizer puts c^⅓ w^⅔ parts of its centres there (Panter and Dite 1951),
-    and so many blocks, in place of centres. Others have equal numbers of values.
+    of length w, the best quantizer has a share of centres there in proportion to c^⅓ w^⅔ (Panter
+    and Dite 1951). Most blocks are shared out by this rule; the others have equal numbers of
+    values.
 
     Returns:
         Numbers of values up to the ends of blocks, ascending, from 0.
