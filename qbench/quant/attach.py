@@ -118,6 +118,9 @@ def attach(
         raise QbenchError(f"options go with a method's name, not with a {method.title} built")
     if isinstance(calibration, Tensor):
         raise QbenchError("calibration is one tensor: pass a list of batches, as in [images]")
+    placement = method.placement if placement is None else placement
+    if placement not in PLACEMENTS:
+        raise QbenchError(f"'{placement}' is no placement{nearest(placement, PLACEMENTS)}")
     try:
         widths = bits if isinstance(bits, BitWidths) else BitWidths.parse(bits)
         wanted = policy_widths(layers, widths)
@@ -144,9 +147,6 @@ def attach(
     kept: Iterable[Any] = list(batches) if calibrates else batches
     inputs = [layer for layer in method.layers if not layer.activation_bits.is_float]
     found = FoundPlaces()
-    placement = method.placement if placement is None else placement
-    if placement not in PLACEMENTS:
-        raise QbenchError(f"'{placement}' is no placement{nearest(placement, PLACEMENTS)}")
     if placement != LAYER_INPUTS and inputs:
         first, kept = _first_of(kept, inputs[0].name)
         with evaluation_mode(model), explained(model, first):

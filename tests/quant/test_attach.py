@@ -277,6 +277,13 @@ def test_a_method_already_built_takes_no_options() -> None:
         attach(network(), build_method("twn", {}), bits="2/32", threshold=1.0)
 
 
+def test_a_misspelt_placement_names_the_nearest_and_leaves_the_model_alone() -> None:
+    model = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    with pytest.raises(QbenchError, match="is no placement; did you mean 'after_activation'"):
+        attach(model, "lsq", bits="2/2", placement="after_activaton", layers="all")  # type: ignore[arg-type]
+    assert type(model.self_attn) is nn.MultiheadAttention
+
+
 @pytest.mark.parametrize(
     ("bits", "message"),
     [
