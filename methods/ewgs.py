@@ -17,9 +17,11 @@ input, divided by that with the quantized ones. One batch passes through the net
 normalization uses the statistics of the batch. Each layer starts when the batch arrives, from the
 outputs of the quantized layers before it.
 
-Departures. δ is fixed; the authors also set it each epoch from the trace of the Hessian. They train
-l, u and o with an Adam of their own at a learning rate of 1e-5. Here the optimizer of the network
-trains them at ``lr_factor`` times its learning rate.
+Departures. u suits an input that starts at zero, as after a ReLU. Where l > 1.98σ, as after an
+average pooling, it starts at l + 3σ: the authors' u may lie below l there. δ is fixed; the authors
+also set it each epoch from the trace of the Hessian. They train l, u and o with an Adam of their own
+at a learning rate of 1e-5. Here the optimizer of the network trains them at ``lr_factor`` times its
+learning rate.
 """
 
 from __future__ import annotations
@@ -88,7 +90,8 @@ class EWGS(Method):
 def initial_range(x: Tensor) -> tuple[float, float]:
     """Return the initial l and u of inputs ``x``, any shape."""
     low, std = float(x.min()), float(x.std(correction=min(1, x.numel() - 1)))
-    return low, max(3 * std / (1 - 2 / torch.pi) ** 0.5, low + 1e-6)
+    narrowest = 1e-6 * max(1.0, abs(low))  # so that l and u differ in float32
+    return low, max(3 * std / (1 - 2 / torch.pi) ** 0.5, low + max(3 * std, narrowest))
 
 
 def _start_range(quantizer: nn.Module, args: tuple[Tensor, ...]) -> None:

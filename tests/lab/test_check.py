@@ -49,21 +49,12 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-ADDED = "with placement: after_activation_and_add its ranges collapse on a residual network at 4/8"
-KNOWN = {"ewgs": {"has_gradients_everywhere": ADDED, "trains_under_autocast": ADDED}}
-
-
-def known(method: str) -> dict[str, str]:
-    """The checks that a method is known to fail, with the reason."""
-    return KNOWN.get(method, {})
-
-
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
     torch.set_num_threads(1)
 
 
-@parametrize_with_checks(NAMES, options=FEW, expected_failed_checks=known)
+@parametrize_with_checks(NAMES, options=FEW)
 def test_every_method_keeps_the_contract(check: MethodCheck) -> None:
     check()
 

@@ -33,6 +33,16 @@ def test_ewgs_intervals_start_from_three_deviations() -> None:
     assert parameter_value(inputs, "low") == pytest.approx(float(x.min()))
 
 
+@pytest.mark.parametrize(("shift", "size"), [(3.0, 1.0), (100.0, 1.0), (1000.0, 0.0)])
+def test_ewgs_interval_of_an_input_far_from_zero_contains_it(shift: float, size: float) -> None:
+    x = shift + size * normal(200, seed=1).abs()
+    quantizer = activation_quantizer("ewgs", x, 2)
+    low, high = (parameter_value(quantizer, name) for name in ("low", "high"))
+    assert low == pytest.approx(float(x.min()))
+    assert high > low
+    assert high == pytest.approx(low + 3 * float(x.std()), rel=1e-5)
+
+
 @pytest.mark.parametrize(("bits", "levels"), [(1, [-1, 1]), (2, [-1, -1 / 3, 1 / 3, 1])])
 def test_ewgs_weights_are_evenly_spaced_between_minus_and_plus_one(
     bits: int, levels: list[float]
