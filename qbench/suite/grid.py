@@ -317,7 +317,8 @@ def _label_of_base(base: Trial, others: Sequence[Preparation]) -> str:
 
 def _changed(recipe: Recipe, changes: dict[str, object]) -> Recipe:
     fields = recipe.model_dump()
-    if {"milestones", "gamma"} & set(changes):  # lists belong to the milestones that they are for
+    # Lists belong to the milestones that they are for, and those of rates to the schedule `step`.
+    if {"milestones", "gamma"} & set(changes) or changes.get("schedule", "step") != "step":
         fields.pop("milestone_lrs", None)
     if "milestones" in changes:
         fields.pop("milestone_weight_decays", None)

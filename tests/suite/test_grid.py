@@ -195,7 +195,7 @@ def test_a_list_of_rates_that_does_not_fit_the_milestones_is_an_error(tmp_path: 
     assert recipe.milestone_lrs == (0.01, 0.001, 1e-4, 1e-5)
 
 
-def test_other_milestones_drop_the_lists_of_a_paper(tmp_path: Path) -> None:
+def test_other_milestones_a_factor_or_a_schedule_drop_the_lists_of_a_paper(tmp_path: Path) -> None:
     def recipe(changes: str) -> Recipe:
         found = grid(tmp_path, f"recipe={{name: paper, {changes}}}", "methods=[bwn]", "bits=[1/32]")
         return next(c.trial.recipe for c in found if c.trial.method == "bwn")
@@ -205,7 +205,10 @@ def test_other_milestones_drop_the_lists_of_a_paper(tmp_path: Path) -> None:
     assert moved.gamma == 0.1
     other = recipe("gamma: 0.5")
     assert (other.milestone_lrs, len(other.milestone_weight_decays)) == ((), 4)
+    cosine = recipe("schedule: cosine")
+    assert (cosine.milestone_lrs, len(cosine.milestone_weight_decays)) == ((), 4)
     assert len(recipe("epochs: 60").milestone_lrs) == 4
+    assert len(recipe("schedule: step, lr: 0.1").milestone_lrs) == 4
 
 
 def test_paper_recipes_quantize_the_layers_that_the_papers_do(tmp_path: Path) -> None:
