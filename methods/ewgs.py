@@ -19,9 +19,9 @@ outputs of the quantized layers before it.
 
 Departures. u suits an input that starts at zero, as after a ReLU. Where l > 1.98σ, as after an
 average pooling, it starts at l + 3σ: the authors' u may lie below l there. δ is fixed; the authors
-also set it each epoch from the trace of the Hessian. They train l, u and o with an Adam of their own
-at a learning rate of 1e-5. Here the optimizer of the network trains them at ``lr_factor`` times its
-learning rate.
+also set it each epoch from the trace of the Hessian. They train l, u and o with an Adam of their
+own at a learning rate of 1e-5. Here the optimizer of the network trains them at ``lr_factor``
+times its learning rate.
 """
 
 from __future__ import annotations

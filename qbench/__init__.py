@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from qbench.quant.attach import Handle, attach
+    from qbench.quant.attach import attach
+    from qbench.quant.handle import Handle
     from qbench.spec.bits import BitWidth, BitWidths
 
 __version__ = "0.2.0"
@@ -15,9 +16,9 @@ __all__ = ["BitWidth", "BitWidths", "Handle", "attach"]
 def __getattr__(name: str) -> Any:
     """Load the Python interface on first use, so that the command line starts without torch."""
     if name in {"attach", "Handle"}:
-        from qbench.quant import attach as attachment
+        from qbench.quant import attach, handle
 
-        return getattr(attachment, name)
+        return attach.attach if name == "attach" else handle.Handle
     if name in {"BitWidth", "BitWidths"}:
         from qbench.spec import bits
 

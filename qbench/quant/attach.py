@@ -1,4 +1,4 @@
-"""Attach, harden and remove the quantizers of a method.
+"""Attach the quantizers of a method to a model.
 
 A weight quantizer is a ``torch.nn.utils.parametrize`` parametrization of ``layer.weight``. An
 activation quantizer is a submodule ``module.input_quantizer`` that a forward pre-hook runs; that
@@ -17,7 +17,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
-from torch.utils.hooks import RemovableHandle
 
 from qbench.errors import QbenchError, nearest
 from qbench.method import Layer, Method, Place, Quantizer
@@ -30,14 +29,13 @@ from qbench.quant.calibration import (
     no_calibration,
     sample_inputs,
 )
-from qbench.quant.coverage import Coverage, Promise, coverage_of
+from qbench.quant.coverage import Promise
 from qbench.quant.exchange.modules import exchange, restore
-from qbench.quant.exchange.transposed import TRANSPOSED
+from qbench.quant.handle import Attached, Handle
 from qbench.quant.layers import (
     attention_places,
     check_shared_weights,
     declare_levels,
-    layer_weight,
     quantizable_layers,
     rename_layers,
     select_layers,
@@ -47,10 +45,10 @@ from qbench.quant.options import build_method
 from qbench.quant.parametrizations import computed_weight, originals, parametrization_count
 from qbench.quant.placement.find import FoundPlaces, find_places
 from qbench.quant.placement.insert import Insertion, quantize
-from qbench.quant.placement.plan import Arrival
 from qbench.quant.placement.sites import Point
 from qbench.quant.state import ATTACHED, check_attachable, check_finite, check_selection
-from qbench.spec.bits import FULL_PRECISION, BitWidths
+from qbench.quant.undo import undone_on_error
+from qbench.spec.bits import BitWidths
 from qbench.spec.placement import LAYER_INPUTS, PLACEMENTS, Placement
 from qbench.spec.policies import DEFAULT_LAYERS, LayerPolicy, policy_widths
 
@@ -131,52 +129,18 @@ def attach(
             raise QbenchError(f"{method.name} cannot do {each}: {reason}")
 
     check_attachable(model)
-    model = prepare(model, method, widths, layers)
-    if state_dict is not None:
-        model.load_state_dict(state_dict)
-        check_finite(model)
-    if not widths.is_float:
-        check_selection(model, method.layers)
-    check_shared_weights(model, method.layers)
-    handle = Handle(model, method)
-    handle._promise = _promise(model, method.layers, layers, widths)
-    batches = handle._remembered(
-        batch[0] if isinstance(batch, list | tuple) else batch for batch in calibration
-    )
-    calibrates = type(method).calibrate is not Method.calibrate
-    kept: Iterable[Any] = list(batches) if calibrates else batches
-    inputs = [layer for layer in method.layers if not layer.activation_bits.is_float]
-    found = FoundPlaces()
-    if placement != LAYER_INPUTS and inputs:
-        first, kept = _first_of(kept, inputs[0].name)
-        with evaluation_mode(model), explained(model, first):
-            found = find_places(
-                model, inputs, placement, widths.activations, first, method.replaces_activations
-            )
-        inputs = [layer for layer in inputs if layer.name in found.own_inputs]
-        declare_levels(found.places, method)
-    inside = attention_places(model, method.layers)
-    declare_levels(inside, method)
-    samples = sample_inputs(model, [*inputs, *inside], kept, found.points)
-    try:
-        for layer in method.layers:
-            handle._training_hooks.append(accept_float_states(layer.module))
-            handle._attach_weight(layer)
-            if layer in inputs:
-                handle._attach_input(layer, samples[layer.name])
-            handle._attach_output(layer)
-        for place in inside:
-            handle._training_hooks.append(accept_float_states(place.module))
-            handle._attach_input(place, samples[place.name])
-        check_signed(model, method)
-        handle._attach_places(found, samples)
-        if isinstance(kept, list):
-            with evaluation_mode(model):
-                method.calibrate(model, kept)
-    except BaseException:
-        handle.remove()
-        raise
-    return handle
+    changes_values = state_dict is not None or type(method).prepare is not Method.prepare
+    with undone_on_error(model, changes_values):
+        prepared = prepare(model, method, widths, layers)
+        if state_dict is not None:
+            prepared.load_state_dict(state_dict)
+            check_finite(prepared)
+        if not widths.is_float:
+            check_selection(prepared, method.layers)
+        check_shared_weights(prepared, method.layers)
+        attaching = _Attaching(prepared, method, _promise(prepared, method.layers, layers, widths))
+        attaching.attach(calibration, placement, widths)
+    return Handle(prepared, method, attaching.attached)
 
 
 def prepare(model: nn.Module, method: Method, bits: BitWidths, layers: LayerPolicy) -> nn.Module:
@@ -217,279 +181,69 @@ def _promise(
     )
 
 
-class Handle:
-    """Attached method: drives it during training and hardens the model afterwards.
+class _Attaching:
+    """Put the quantizers of a method on a model.
 
-    Attributes:
-        model: The model with quantizers. It is the one given to `attach`, unless the method
-            replaced it.
-        method: The method.
-        layers: The quantized layers.
-        places: All that has an activation quantizer.
-        arrivals: Additions and poolings at which quantized values arrive.
+    Args:
+        model: The model, which the method has prepared.
+        method: The method, with its layers.
+        promise: What the layer policy promises to quantize.
     """
 
-    def __init__(self, model: nn.Module, method: Method) -> None:
+    def __init__(self, model: nn.Module, method: Method, promise: Promise) -> None:
         self.model = model
         self.method = method
-        self.arrivals: tuple[Arrival, ...] = ()
-        self._insertion: Insertion | None = None
-        self._seats: dict[Layer, list[tuple[nn.Module, str]]] = {}  # of activation quantizers
-        self._promise = Promise(FULL_PRECISION)
-        self._example: Any = None
-        self._hardened: list[Layer] = []
-        self._step = self._steps = 0
-        self._training_hooks: list[RemovableHandle] = []  # of layers and optimizers
-        self._layer_hooks: list[RemovableHandle] = []
+        self.attached = Attached(promise)
 
-    @property
-    def layers(self) -> list[Layer]:
-        """The quantized layers, in the order of the model."""
-        return self.method.layers
-
-    @property
-    def places(self) -> list[Layer]:
-        """All that has an activation quantizer: layers at their own input, then places between."""
-        return self.method.places
-
-    @property
-    def quantizers(self) -> list[nn.Module]:
-        """The attached quantizers, each once, in the order of the model."""
-        every = (*self.layers, *self._between)
-        pairs = ((each.weight_quantizer, each.activation_quantizer) for each in every)
-        return list(dict.fromkeys(q for pair in pairs for q in pair if q is not None))
-
-    def coverage(self, batch: Any = None) -> Coverage:
-        """Measure which share of the weights and the multiply-adds is quantized.
-
-        Args:
-            batch: Inputs of the model; two images are enough. By default, images of the calibration
-                data.
-
-        Returns:
-            The coverage of what runs in evaluation. It names the parameters that enter a matrix
-            product or a convolution and are not quantized.
-
-        Raises:
-            QbenchError: There is neither a batch nor calibration data.
-
-        Example:
-            >>> model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 2))
-            >>> found = attach(model, "twn", bits="2/32").coverage(torch.zeros(1, 8))
-            >>> [(each.parameter, each.why) for each in found.left_out]
-            [('0.weight', 'the layer policy leaves it out'), ('2.weight', 'the layer policy leaves it out')]
-        """  # noqa: E501
-        inputs = self._example if batch is None else batch
-        if inputs is None:
-            raise QbenchError(
-                "coverage needs inputs, and no calibration data were given: pass a batch"
-            )
-        return coverage_of(
-            self.model, inputs, self.layers, self.quantizers, self._hardened, self._promise
+    def attach(self, calibration: Iterable[Any], placement: Placement, widths: BitWidths) -> None:
+        """Build the quantizers, put them on the model, and calibrate them."""
+        model, method = self.model, self.method
+        batches = self._remembered(
+            batch[0] if isinstance(batch, list | tuple) else batch for batch in calibration
         )
+        calibrates = type(method).calibrate is not Method.calibrate
+        kept: Iterable[Any] = list(batches) if calibrates else batches
+        inputs = [layer for layer in method.layers if not layer.activation_bits.is_float]
+        found = FoundPlaces()
+        if placement != LAYER_INPUTS and inputs:
+            first, kept = _first_of(kept, inputs[0].name)
+            with evaluation_mode(model), explained(model, first):
+                found = find_places(
+                    model, inputs, placement, widths.activations, first, method.replaces_activations
+                )
+            inputs = [layer for layer in inputs if layer.name in found.own_inputs]
+            declare_levels(found.places, method)
+        inside = attention_places(model, method.layers)
+        declare_levels(inside, method)
+        samples = sample_inputs(model, [*inputs, *inside], kept, found.points)
+        for layer in method.layers:
+            self.attached.training_hooks.append(accept_float_states(layer.module))
+            self._attach_weight(layer)
+            if layer in inputs:
+                self._attach_input(layer, samples[layer.name])
+            self._attach_output(layer)
+        for place in inside:
+            self.attached.training_hooks.append(accept_float_states(place.module))
+            self._attach_input(place, samples[place.name])
+        check_signed(model, method)
+        self._attach_places(found, samples)
+        if isinstance(kept, list):
+            with evaluation_mode(model):
+                method.calibrate(model, kept)
 
     def _remembered(self, batches: Iterable[Any]) -> Iterator[Any]:
         """Yield batches, and keep two images of the first one."""
         for batch in batches:
-            if self._example is None and isinstance(batch, Tensor | list):
-                self._example = batch[:2].clone() if isinstance(batch, Tensor) else batch[:2]
+            if self.attached.example is None and isinstance(batch, Tensor | list):
+                two = batch[:2]
+                self.attached.example = two.clone() if isinstance(two, Tensor) else two
             yield batch
-
-    def attach_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
-        """Run the hooks of the method around every step of an optimizer.
-
-        Before a step, gradients have been computed and clipped. After it, the next step of the
-        epoch starts.
-
-        Args:
-            optimizer: Optimizer over the groups of `parameter_groups`.
-        """
-        for layer in (*self.layers, *self._between):
-            layer.optimizer = optimizer
-        self._training_hooks += [
-            optimizer.register_step_pre_hook(self._before_optimizer_step),
-            optimizer.register_step_post_hook(self._after_optimizer_step),
-        ]
-
-    @torch.no_grad()
-    def on_epoch_start(self, epoch: int, epochs: int, steps: int) -> None:
-        """Call at the start of an epoch.
-
-        Args:
-            epoch: Number of the epoch, from 1.
-            epochs: Number of epochs.
-            steps: Number of optimizer steps in the epoch.
-
-        Raises:
-            ValueError: The epoch is not from 1 to ``epochs``.
-        """
-        if not 1 <= epoch <= epochs:
-            raise ValueError(f"epoch {epoch} of {epochs}: epochs are numbered from 1")
-        self.method.on_epoch_start(epoch, epochs)
-        for quantizer, layer in self._with_hooks():
-            quantizer.on_epoch_start(layer, epoch, epochs)
-        self._step, self._steps = 0, steps
-        self._start_step()
-
-    def regularization_loss(self) -> Tensor:
-        """Return the scalar that the method adds to the loss, zero for most methods."""
-        found = [self.method.regularization_loss()]
-        found += [q.regularization_loss(layer) for q, layer in self._with_hooks()]
-        losses = [loss for loss in found if loss is not None]
-        return torch.stack(losses).sum() if losses else torch.zeros(())
-
-    def _start_step(self) -> None:
-        if self._step < self._steps:
-            self._step += 1
-            self.method.on_step_start(self._step, self._steps)
-            for quantizer, layer in self._with_hooks():
-                quantizer.on_step_start(layer, self._step, self._steps)
-
-    @torch.no_grad()
-    def _before_optimizer_step(self, *_: Any) -> None:
-        self.method.before_optimizer_step()
-        for quantizer, layer in self._with_hooks():
-            quantizer.before_optimizer_step(layer)
-
-    @torch.no_grad()
-    def _after_optimizer_step(self, *_: Any) -> None:
-        self.method.after_optimizer_step()
-        for quantizer, layer in self._with_hooks():
-            quantizer.after_optimizer_step(layer)
-        self._start_step()
-
-    def _with_hooks(self) -> Iterator[tuple[Quantizer, Layer]]:
-        """Yield the quantizers with hooks, once for each weight and each input they quantize."""
-        weights = set()
-        for layer in self.layers:
-            original = originals(layer.module)[0]
-            if isinstance(layer.weight_quantizer, Quantizer) and original not in weights:
-                weights.add(original)
-                with layer.latent_weight_may_change():
-                    yield layer.weight_quantizer, layer
-            if isinstance(layer.activation_quantizer, Quantizer):
-                yield layer.activation_quantizer, layer
-        for place in self._between:
-            if isinstance(place.activation_quantizer, Quantizer):
-                yield place.activation_quantizer, place
-
-    @property
-    def _between(self) -> list[Place]:
-        return [place for place in self.places if isinstance(place, Place)]
-
-    def parameter_groups(
-        self, lr: float, weight_decay: float, other_lr: float | None = None
-    ) -> list[dict[str, Any]]:
-        """Group the parameters for a ``torch.optim`` optimizer: the network, then the quantizers.
-
-        Args:
-            lr: Learning rate of the network, and of the quantizers unless the method sets another.
-            weight_decay: Weight decay of the network. The method decides for its quantizers.
-            other_lr: Learning rate of the network except the weights and biases of quantized
-                layers. None: ``lr``.
-
-        Returns:
-            Parameter groups as ``torch.optim`` takes them, each parameter once.
-        """
-        outputs = (getattr(layer.module, "output_module", None) for layer in self.layers)
-        attached = (*self.quantizers, *(module for module in outputs if module is not None))
-        own_of = (p for module in attached for p in module.parameters() if p.requires_grad)
-        learned = list(dict.fromkeys(own_of))
-        own = set(learned)
-        network = [p for p in self.model.parameters() if p.requires_grad and p not in own]
-        groups: list[dict[str, Any]] = [{"params": network, "weight_decay": weight_decay}]
-        if other_lr is not None:
-            of_layers = {p for m in self.layers for p in m.module.parameters()} - own
-            both = [(p in of_layers, p) for p in network]
-            groups = [
-                {"params": [p for quantized, p in both if quantized], "lr": lr},
-                {"params": [p for quantized, p in both if not quantized], "lr": other_lr},
-            ]
-            groups = [group | {"weight_decay": weight_decay} for group in groups]
-        if learned:
-            groups += [{"lr": lr, **group} for group in self.method.parameter_groups(learned, lr)]
-        return groups
-
-    def harden(self) -> nn.Module:
-        """Make quantization final, in place.
-
-        Every ``layer.weight`` becomes a plain parameter that holds only quantized values, and every
-        input quantizer stays in its hard form whatever ``train()`` says.
-
-        Returns:
-            The model.
-        """
-        values: dict[nn.Parameter, Tensor] = {}
-        quantized = [layer for layer in self.layers if layer.weight_quantizer is not None]
-        for layer in quantized:
-            layer.weight_quantizer.eval()  # type: ignore[union-attr]
-            values.setdefault(originals(layer.module)[0], layer_weight(layer).detach().clone())
-        self._hardened += quantized
-        hardened = [(layer.module, values[originals(layer.module)[0]]) for layer in quantized]
-        self._release_weights(keep_own=False)
-        with torch.no_grad():
-            for module, value in hardened:
-                originals(module)[0].copy_(value)
-        for place in self.places:
-            if not isinstance(place.activation_quantizer, Hardened | None):
-                place.activation_quantizer = Hardened(place.activation_quantizer)
-                for module, name in self._seats[place]:
-                    setattr(module, name, place.activation_quantizer)
-        for layer in quantized:
-            if isinstance(layer.module, TRANSPOSED):
-                layer.module.restore()
-        return self.model
-
-    def remove(self) -> nn.Module:
-        """Remove the quantizers and restore the latent weights.
-
-        Returns:
-            The model.
-        """
-        self._release_weights()
-        for hook in self._layer_hooks:
-            hook.remove()
-        if self._insertion is not None:
-            self._insertion.remove()
-            self._insertion = None
-        for place in self.places:
-            if "input_quantizer" in place.module._modules:
-                del place.module.input_quantizer
-            place.activation_quantizer = None
-        self.method.places = []
-        for layer in self.layers:
-            if hasattr(layer.module, "output_module"):
-                del layer.module.output_module
-        restore(self.model)
-        return self.model
-
-    def _release_weights(self, keep_own: bool = True) -> None:
-        """Remove the weight quantizers and what drives them, and leave the latent weights.
-
-        Args:
-            keep_own: Whether to keep the parametrizations that layers have of their own.
-        """
-        for hook in self._training_hooks:
-            hook.remove()
-        for layer in self.layers:
-            if layer.weight_quantizer is None:
-                continue
-            own = layer.own_parametrizations
-            if own and keep_own:
-                del layer.module.parametrizations.weight[-1]  # type: ignore[operator, union-attr]
-            else:
-                _own_class(layer.module)
-                parametrize.remove_parametrizations(layer.module, "weight", own > 0)
-                if "weight" in layer.module._buffers:  # if its computation passes no gradient
-                    weight = layer.module._buffers.pop("weight")
-                    layer.module.weight = nn.Parameter(weight)  # type: ignore[arg-type]
-            layer.weight_quantizer = None
 
     def _attach_weight(self, layer: Layer) -> None:
         if layer.weight_bits.is_float:
             return
         weight = layer.latent_weight
-        for other in self.layers:  # one quantizer for a weight that layers share
+        for other in self.method.layers:  # one quantizer for a weight that layers share
             shared = originals(other.module)[0] is originals(layer.module)[0]
             if other.weight_quantizer is not None and shared:
                 layer.weight_quantizer = other.weight_quantizer
@@ -507,14 +261,16 @@ class Handle:
         layer.weight_quantizer = quantizer
         if _observes(quantizer):
             hook = layer.module.register_forward_hook(_observe_weight)
-            self._training_hooks.append(hook)
+            self.attached.training_hooks.append(hook)
 
     def _attach_input(self, layer: Layer, sample: Tensor) -> None:
         quantizer = self._build_activation_quantizer(layer, sample)
         if quantizer is not None:
             layer.module.input_quantizer = quantizer
-            self._seats[layer] = [(layer.module, "input_quantizer")]
-            self._layer_hooks.append(layer.module.register_forward_pre_hook(_quantize_input))
+            self.attached.seats[layer] = [(layer.module, "input_quantizer")]
+            self.attached.layer_hooks.append(
+                layer.module.register_forward_pre_hook(_quantize_input)
+            )
 
     def _attach_places(self, found: FoundPlaces, samples: Mapping[str, Tensor]) -> None:
         quantizers: dict[Point, nn.Module] = {}
@@ -525,15 +281,16 @@ class Handle:
                 quantizers |= dict.fromkeys(points, quantizer)
         if not quantizers:
             return
-        self._insertion = Insertion(self.model, found.sites, quantizers)
+        insertion = Insertion(self.model, found.sites, quantizers)
+        self.attached.insertion = insertion
         for place, points in zip(found.places, found.points_of, strict=True):
             if place.activation_quantizer is not None:
-                self._seats[place] = [self._insertion.seats[point] for point in points]
-                place.module = self._insertion.holders[points[0]]
-        for module in dict.fromkeys(self._insertion.holders.values()):
-            self._training_hooks.append(accept_float_states(module))
+                self.attached.seats[place] = [insertion.seats[point] for point in points]
+                place.module = insertion.holders[points[0]]
+        for module in dict.fromkeys(insertion.holders.values()):
+            self.attached.training_hooks.append(accept_float_states(module))
         names = {place.name for place in found.places if place.activation_quantizer is not None}
-        self.arrivals = tuple(each for each in found.arrivals if each.place in names)
+        self.attached.arrivals = tuple(each for each in found.arrivals if each.place in names)
 
     def _build_activation_quantizer(self, place: Layer, sample: Tensor) -> nn.Module | None:
         quantizer = self.method.activation_quantizer(place, sample)
@@ -556,29 +313,7 @@ class Handle:
         if module is not None:
             setattr(module, ATTACHED, True)
             layer.module.output_module = module.to(next(layer.module.parameters()).device)
-            self._layer_hooks.append(layer.module.register_forward_hook(_pass_output))
-
-
-class Hardened(nn.Module):
-    """Activation quantizer that stays in its hard form: ``train()`` does not soften it.
-
-    Args:
-        quantizer: The quantizer to wrap.
-    """
-
-    def __init__(self, quantizer: nn.Module) -> None:
-        super().__init__()
-        self.quantizer = quantizer
-        setattr(self, ATTACHED, True)
-        self.train(False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Quantize ``x``, any shape."""
-        return self.quantizer(x)
-
-    def train(self, mode: bool = True) -> Hardened:
-        """Stay in evaluation mode, whatever ``mode`` is."""
-        return super().train(False)
+            self.attached.layer_hooks.append(layer.module.register_forward_hook(_pass_output))
 
 
 def _first_of(batches: Iterable[Any], name: str) -> tuple[Any, Iterable[Any]]:
@@ -615,17 +350,6 @@ def _check_output(quantizer: nn.Module, x: Tensor, what: str, layer: Layer) -> N
             f"{what} turned '{layer.name}' from {tuple(x.shape)} {x.dtype} into "
             f"{tuple(y.shape)} {y.dtype}; it must keep shape and dtype"
         )
-
-
-def _own_class(module: nn.Module) -> None:
-    """Give a parametrized module a class of its own.
-
-    Copies of a parametrized module share the class that holds its ``weight`` property, and removing
-    the parametrization from one takes the property from all.
-    """
-    shared = type(module)
-    members = {k: v for k, v in vars(shared).items() if k not in ("__dict__", "__weakref__")}
-    module.__class__ = type(shared.__name__, shared.__bases__, members)
 
 
 def _observes(quantizer: nn.Module) -> bool:

@@ -13,7 +13,7 @@ from torch.nn.utils import parametrize
 
 from qbench import distributed, tasks
 from qbench.data import Dataset
-from qbench.quant.attach import Handle
+from qbench.quant.handle import Handle
 from qbench.spec.recipe import Recipe
 from qbench.train.checkpoint import random_state, set_random_state
 from qbench.train.loading import Loader

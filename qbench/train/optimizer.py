@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from qbench.quant.attach import Handle
+from qbench.quant.handle import Handle
 from qbench.quant.layers import QUANTIZABLE
 from qbench.quant.parametrizations import originals
 from qbench.spec.recipe import Recipe

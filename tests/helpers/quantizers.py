@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from qbench.method import Layer
-from qbench.quant.attach import Handle, attach
+from qbench.quant.attach import attach
+from qbench.quant.handle import Handle
 from qbench.quant.layers import layer_weight
 from qbench.quant.options import build_method
 from qbench.spec.bits import BitWidth

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from qbench.quant.attach import Handle
+from qbench.quant.handle import Handle
 from tests.helpers.gradients import central_differences, gradient
 from tests.helpers.quantizers import (
     attach_everywhere,

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from qbench.errors import QbenchError
-from qbench.quant.attach import Handle, attach
+from qbench.quant.attach import attach
+from qbench.quant.handle import Handle
 from qbench.quant.options import build_method
 from qbench.spec.bits import BitWidth, BitWidths
 from tests.helpers.libraries import needs_torchao

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from qbench.errors import QbenchError
-from qbench.quant.attach import Handle, attach
+from qbench.quant.attach import attach
+from qbench.quant.handle import Handle
 from qbench.quant.options import build_method
 from qbench.registry import method_class
 from qbench.spec.bits import BitWidths

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from qbench import registry
 from qbench.errors import QbenchError
 from qbench.method import Layer, Learned, Method
-from qbench.quant.attach import Handle, attach
+from qbench.quant.attach import attach
+from qbench.quant.handle import Handle
 from qbench.quant.options import build_method
 from qbench.spec.bits import BitWidth, BitWidths
 

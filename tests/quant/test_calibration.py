@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from qbench.errors import QbenchError
-from qbench.quant.attach import Handle, attach
+from qbench.quant.attach import attach
 from qbench.quant.calibration import clipped_text
+from qbench.quant.handle import Handle
 
 
 def images() -> Tensor:

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 from torch.nn.utils import parametrizations
 
-from qbench.quant.attach import Handle, attach
+from qbench.quant.attach import attach
 from qbench.quant.audit import audit
+from qbench.quant.handle import Handle
 from qbench.quant.options import build_method
 from qbench.quant.parametrizations import assign_weight, computed_weight
 from qbench.spec.bits import BitWidths

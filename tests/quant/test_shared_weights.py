@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from qbench.errors import QbenchError
-from qbench.quant.attach import Handle, attach
+from qbench.quant.attach import attach
 from qbench.quant.audit import audit
+from qbench.quant.handle import Handle
 from qbench.quant.options import build_method
 from qbench.spec.bits import BitWidths
 from tests.helpers.methods import FEW, NAMES

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from qbench.quant import attach as attach_module
-from qbench.quant.attach import Handle
+from qbench.quant.handle import Handle
 from qbench.spec.recipe import Recipe
 from qbench.spec.trial import Trial
 from qbench.suite.grid import expand

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from qbench.quant.attach import Handle, attach
+from qbench.quant.attach import attach
+from qbench.quant.handle import Handle
 from qbench.quant.options import build_method
 from qbench.spec.recipe import Recipe
 from qbench.train.optimizer import Schedule, build_optimizer, learning_rate_factor

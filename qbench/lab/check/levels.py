@@ -10,8 +10,8 @@ from qbench.lab.check.networks import Case, images
 from qbench.lab.check.promise import BrokenPromiseError
 from qbench.lab.check.steps import equal, through_quantizers, train
 from qbench.method import Granularity, Layer, Levels, PerChannel, PerGroup, PerTensor
-from qbench.quant.attach import Handle
 from qbench.quant.audit import count_levels
+from qbench.quant.handle import Handle
 from qbench.quant.layers import layer_weight
 from qbench.spec.bits import BitWidth
 

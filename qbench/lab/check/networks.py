@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from qbench.method import Method
-from qbench.quant.attach import Handle, attach
+from qbench.quant.attach import attach
+from qbench.quant.handle import Handle
 from qbench.quant.options import build_method
 from qbench.spec.placement import Placement
 

@@ -11,7 +11,7 @@ from qbench.lab.check.levels import has_the_levels_it_promises_when_hard
 from qbench.lab.check.networks import Case, images
 from qbench.lab.check.promise import BrokenPromiseError
 from qbench.lab.check.steps import equal, state_of, through_quantizers, train
-from qbench.quant.attach import Handle
+from qbench.quant.handle import Handle
 from qbench.quant.layers import QUANTIZABLE, layer_weight
 from qbench.quant.state import PLACED
 

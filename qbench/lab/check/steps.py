@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from qbench.lab.check.networks import OUTPUTS, images
-from qbench.quant.attach import Handle
+from qbench.quant.handle import Handle
 from qbench.quant.hooks import observed
 from qbench.train.loop import training_step
 

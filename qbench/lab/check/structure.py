@@ -20,7 +20,7 @@ from qbench.lab.check.steps import (
     train,
 )
 from qbench.method import Layer, Place
-from qbench.quant.attach import Handle
+from qbench.quant.handle import Handle
 from qbench.quant.layers import layer_weight
 from qbench.quant.state import attached_modules
 from qbench.spec.bits import BitWidths

@@ -11,8 +11,9 @@ from torchvision import models
 
 from qbench import registry
 from qbench.method import Integers, Layer, Method, Place
-from qbench.quant.attach import Handle, attach
+from qbench.quant.attach import attach
 from qbench.quant.audit import audit
+from qbench.quant.handle import Handle
 from qbench.quant.layers import quantizable_layers
 from qbench.quant.placement.sites import Call, find_calls
 from qbench.spec.placement import Placement
