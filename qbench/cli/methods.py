@@ -6,7 +6,7 @@ import json
 import os
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -17,15 +17,27 @@ from qbench.files import expanded
 
 def profile(
     method: Annotated[
-        str, typer.Argument(metavar="METHOD", help="Name of a method; see `qbench list methods`.")
-    ],
+        str | None,
+        typer.Argument(metavar="METHOD", help="Name of a method; see `qbench list methods`."),
+    ] = None,
+    every: Annotated[
+        bool,
+        typer.Option(
+            "--all",
+            help="Profile every method that trains, with its default options and at 2/2 if it "
+            "supports that.",
+        ),
+    ] = False,
     model: Annotated[
         str, typer.Option(metavar="MODEL", help="Name of a model; see `qbench list models`.")
     ] = "resnet18",
     bits: Annotated[
-        str,
-        typer.Option(metavar="W/A", help="Bit-widths of weights and activations, such as 3(±4)/2."),
-    ] = "2/2",
+        str | None,
+        typer.Option(
+            metavar="W/A",
+            help="Bit-widths of weights and activations, such as 3(±4)/2; by default 2/2.",
+        ),
+    ] = None,
     options: Annotated[
         list[str] | None,
         typer.Option(
@@ -54,32 +66,50 @@ def profile(
     """Measure the time and memory that a method adds to training.
 
     Trains on random images, alternately at full precision and quantized, and prints the median time
-    of a step and the peak memory. The time ratio is the median over pairs of neighbouring steps;
-    the brackets hold the middle half of these ratios.
+    of a step and the peak memory of its tensors. The time ratio is the median over pairs of
+    neighbouring steps; the brackets hold the middle half of these ratios. The ratio of processor
+    time depends less on what else the machine does.
     """
     from rich.console import Console
 
     from qbench.cli import messages
-    from qbench.cli.method_reports import show_profile
-    from qbench.lab import profile as profiles
+    from qbench.cli.method_reports import show_profile, show_profiles
+    from qbench.schedule.ray_environment import restart_with_allocator
     from qbench.suite.yaml import parse_assignment
 
+    if every == (method is not None):
+        raise QbenchError("name one method, or give --all")
+    if every and (options or bits):
+        raise QbenchError("--set and --bits belong to one method; --all takes the usual of each")
+    restart_with_allocator()
+    from qbench.lab import profile as profiles
+    from qbench.plugins import load_plugin
+
+    for plugin in plugin_files(methods, models):
+        load_plugin(plugin)
     settings = profiles.ProfileSettings(
-        method=method,
+        method=method or "",
         options=dict(parse_assignment(text) for text in options or ()),
         model=model,
-        bits=bits,
+        bits=bits or "2/2",
         batch_size=batch_size,
         image_size=image_size,
         threads=threads or os.cpu_count() or 1,
-        plugins=plugin_files(methods, models),
     )
     with messages.status(Console(stderr=True), "Profiling …", "Profiling: "):
-        found = profiles.measure(settings, steps)
-    if as_json:
-        print(json.dumps(profiles.as_json(settings, found), indent=2, ensure_ascii=False))
-    else:
-        show_profile(settings, found)
+        if every:
+            found = profiles.measure_all(profiles.every_method(), settings, steps)
+            if not as_json:
+                show_profiles(settings, found)
+                return
+            told: Any = [profiles.as_json(*each) for each in found]
+        else:
+            profile = profiles.measure(settings, steps)
+            if not as_json:
+                show_profile(settings, profile)
+                return
+            told = profiles.as_json(settings, profile)
+    print(json.dumps(told, indent=2, ensure_ascii=False))
 
 
 def check(

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import gc
+import itertools
 import logging
-import multiprocessing
+import os
 import platform
-import resource
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -20,8 +20,7 @@ from torch.nn import functional as F  # noqa: N812
 from qbench import registry
 from qbench.errors import QbenchError
 from qbench.method import Method
-from qbench.plugins import Plugin, load_plugin
-from qbench.quant.attach import attach
+from qbench.quant.attach import attach, prepare
 from qbench.quant.options import build_method, method_options
 from qbench.quant.staircase import kernels
 from qbench.spec.bits import FULL_PRECISION, BitWidths
@@ -35,8 +34,9 @@ from qbench.train.provenance import environment
 _NUM_CLASSES = 1000
 _CALIBRATION_IMAGES = 4
 _WARM_UP_STEPS = 3
-_MEMORY_STEPS = 3
 _LAST_EPOCH = 20
+_TASK = "classification"
+_WIDTHS = ("2/2", "1/2", "1/1", "2/32", "1/32", "32/1")
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -53,7 +53,6 @@ class ProfileSettings:
         batch_size: Number of images in a step.
         image_size: Height and width of the images in pixels. They have three channels.
         threads: Number of CPU threads of torch.
-        plugins: Files of methods and models to load first.
     """
 
     method: str
@@ -64,7 +63,6 @@ class ProfileSettings:
     batch_size: int = 32
     image_size: int = 224
     threads: int = 1
-    plugins: Sequence[Plugin] = ()
 
     @property
     def placement(self) -> Placement:
@@ -75,15 +73,6 @@ class ProfileSettings:
         """
         method = build_method(self.method, self.options)
         return resolve_placement(method.placement, [BitWidths.parse(self.bits)])
-
-    def load_plugins(self) -> None:
-        """Register what `plugins` define.
-
-        Raises:
-            QbenchError: A file cannot be loaded.
-        """
-        for plugin in self.plugins:
-            load_plugin(plugin)
 
     def device(self) -> torch.device:
         """Return the current GPU if there is one, otherwise the CPU."""
@@ -98,13 +87,16 @@ class Profile:
         seconds: Duration of each step at full precision, in seconds.
         quantized_seconds: Duration of each step with the method, in seconds. Step i follows step i
             at full precision.
-        bytes: Peak memory of training at full precision, in bytes: of all tensors on a GPU,
-            otherwise of the whole process.
-        quantized_bytes: Peak memory of training with the method, in bytes.
+        cpu_seconds: Time of all processors that each step at full precision takes, in seconds.
+        quantized_cpu_seconds: Time of all processors that each step with the method takes.
+        bytes: Peak memory of a step at full precision, in bytes of tensors.
+        quantized_bytes: Peak memory of a step with the method, in bytes of tensors.
     """
 
     seconds: list[float]
     quantized_seconds: list[float]
+    cpu_seconds: list[float]
+    quantized_cpu_seconds: list[float]
     bytes: int
     quantized_bytes: int
 
@@ -112,6 +104,17 @@ class Profile:
     def ratios(self) -> list[float]:
         """Time with the method divided by time at full precision, for each pair of steps."""
         return [q / f for q, f in zip(self.quantized_seconds, self.seconds, strict=True)]
+
+    @property
+    def cpu_ratio(self) -> float:
+        """Median of the ratios of processor time, which other load on the machine affects less."""
+        pairs = zip(self.quantized_cpu_seconds, self.cpu_seconds, strict=True)
+        return statistics.median(q / f for q, f in pairs)
+
+    @property
+    def memory_ratio(self) -> float:
+        """Peak memory with the method divided by that at full precision."""
+        return self.quantized_bytes / self.bytes
 
     @property
     def ratio(self) -> float:
@@ -130,8 +133,8 @@ class Profile:
 def measure(settings: ProfileSettings, steps: int) -> Profile:
     """Time training steps on random images, alternately at full precision and with the method.
 
-    The method is in its last epoch, in which everything that it does is active. Without a GPU, a
-    fresh process measures the peak memory of each of the two.
+    The method is in its last epoch, in which everything that it does is active. A method that
+    changes the network is compared with the changed network.
 
     Args:
         settings: What to profile.
@@ -143,39 +146,83 @@ def measure(settings: ProfileSettings, steps: int) -> Profile:
     Raises:
         QbenchError: A name, an option or the bit-widths are invalid, or a step fails.
     """
-    settings.load_plugins()
     torch.set_num_threads(settings.threads)
     _LOGGER.info("building the networks")
-    plain, quantized = _step(settings, quantize=False), _step(settings, quantize=True)
+    quantized, plain = _step(settings, quantize=True), _step(settings, quantize=False)
     _LOGGER.info("warming up")
     for _ in range(_WARM_UP_STEPS):
         plain()
         quantized()
-    seconds, quantized_seconds = [], []
+    times: list[tuple[float, float]] = []
     for i in range(steps):  # alternately, so that other load on the machine affects both
         _LOGGER.info("step %d of %d", i + 1, steps)
-        seconds.append(_timed(plain))
-        quantized_seconds.append(_timed(quantized))
+        times += _timed(plain), _timed(quantized)
     del plain, quantized
     _LOGGER.info("memory at full precision")
     plain_bytes = _peak_memory(settings, quantize=False)
     _LOGGER.info("memory with the method")
-    return Profile(seconds, quantized_seconds, plain_bytes, _peak_memory(settings, quantize=True))
+    return Profile(
+        [wall for wall, _ in times[::2]],
+        [wall for wall, _ in times[1::2]],
+        [processor for _, processor in times[::2]],
+        [processor for _, processor in times[1::2]],
+        plain_bytes,
+        _peak_memory(settings, quantize=True),
+    )
 
 
-def as_json(settings: ProfileSettings, profile: Profile) -> dict[str, Any]:
+def every_method() -> list[tuple[str, str]]:
+    """Return the name and bit-widths of every method that trains and can be used here.
+
+    Returns:
+        Pairs of a name and the first of the usual bit-widths that the method supports.
+    """
+    found = []
+    for name in registry.names("methods"):
+        if name != FP32 and registry.method_class(name).trains:
+            method = build_method(name, {})
+            widths = [w for w in _WIDTHS if not method.supports(BitWidths.parse(w), _TASK)]
+            found += [(name, width) for width in widths[:1]]
+    return found
+
+
+def measure_all(
+    methods: Sequence[tuple[str, str]], settings: ProfileSettings, steps: int
+) -> Iterator[tuple[ProfileSettings, Profile | QbenchError]]:
+    """Profile several methods with their default options, one after another.
+
+    Args:
+        methods: Pairs of a name and bit-widths.
+        settings: Network and batch of all.
+        steps: As in `measure`.
+
+    Yields:
+        The settings of each method with its profile, or with the error that it raised.
+    """
+    for number, (name, bits) in enumerate(methods, 1):
+        _LOGGER.info("%s %s, %d of %d", name, bits, number, len(methods))
+        one = replace(settings, method=name, options={}, bits=bits)
+        try:
+            yield one, measure(one, steps)
+        except QbenchError as error:
+            yield one, error
+
+
+def as_json(settings: ProfileSettings, profile: Profile | QbenchError) -> dict[str, Any]:
     """Convert a profile into plain values for `qbench profile --json`.
 
     Args:
         settings: What was profiled.
-        profile: Its measurements.
+        profile: Its measurements, or the error that ended them.
 
     Returns:
-        Settings, medians in seconds and bytes, and ratios.
+        Settings, medians in seconds and bytes, and ratios; the message of an error in their place.
 
     Raises:
         QbenchError: The method or one of its options is invalid.
     """
+    if isinstance(profile, QbenchError):
+        return {"method": settings.method, "bits": settings.bits, "error": str(profile)}
     return {
         "method": settings.method,
         "options": method_options(build_method(settings.method, settings.options)),
@@ -187,15 +234,18 @@ def as_json(settings: ProfileSettings, profile: Profile) -> dict[str, Any]:
         "machine": machine(settings),
         "full_precision": {
             "step_seconds": statistics.median(profile.seconds),
+            "cpu_seconds": statistics.median(profile.cpu_seconds),
             "peak_bytes": profile.bytes,
         },
         "quantized": {
             "step_seconds": statistics.median(profile.quantized_seconds),
+            "cpu_seconds": statistics.median(profile.quantized_cpu_seconds),
             "peak_bytes": profile.quantized_bytes,
         },
         "time_ratio": profile.ratio,
         "time_ratio_quartiles": profile.quartiles,
-        "memory_ratio": profile.quantized_bytes / profile.bytes,
+        "cpu_time_ratio": profile.cpu_ratio,
+        "memory_ratio": profile.memory_ratio,
     }
 
 
@@ -249,9 +299,10 @@ def _step(settings: ProfileSettings, quantize: bool) -> Callable[[], None]:
     method, bits = build_method(settings.method, settings.options), settings.bits
     network = _network(settings, method)
     model = registry.build_model(network, _NUM_CLASSES, 3).to(device)
-    if not quantize:
-        method, bits = build_method(FP32, {}), str(FULL_PRECISION)
     try:
+        if not quantize:
+            model = prepare(model, method, BitWidths.parse(bits), settings.layers).to(device)
+            method, bits = build_method(FP32, {}), str(FULL_PRECISION)
         handle = attach(
             model,
             method,
@@ -288,58 +339,33 @@ def _failure(settings: ProfileSettings, where: str, error: Exception) -> str:
     return f"{settings.method} on {settings.model}: {where} failed: {type(error).__name__}: {what}"
 
 
-def _timed(step: Callable[[], None]) -> float:
-    """Take a step and return its duration in seconds."""
-    start = time.perf_counter()
+def _timed(step: Callable[[], None]) -> tuple[float, float]:
+    """Take a step and return its duration and the processor time that it takes, in seconds."""
+    start, processor = time.perf_counter(), time.process_time()
     step()
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return time.perf_counter() - start, time.process_time() - processor
 
 
 def _peak_memory(settings: ProfileSettings, quantize: bool) -> int:
-    """Return the peak memory of training in bytes."""
+    """Return the peak memory of a training step in bytes of tensors."""
+    gc.collect()  # of the networks before
     if settings.device().type == "cuda":
         torch.cuda.empty_cache()
+        step = _step(settings, quantize)
+        step()  # which gives the optimizer its state
         torch.cuda.reset_peak_memory_stats()
-        _run(settings, quantize)
-        return torch.cuda.max_memory_allocated()
-    context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_report_memory, args=(settings, quantize, sender), daemon=True)
-    process.start()
-    sender.close()
-    try:
-        found: int = receiver.recv()
-    except EOFError:
-        raise QbenchError(
-            f"{settings.method} on {settings.model}: the process that measures memory died"
-        ) from None
-    finally:
-        process.join()
-    return found
-
-
-def _report_memory(settings: ProfileSettings, quantize: bool, sender: Any) -> None:
-    """Train in a process of its own and send its peak memory in bytes through a pipe."""
-    torch.set_num_threads(settings.threads)
-    settings.load_plugins()
-    _run(settings, quantize)
-    sender.send(_peak_resident())
-
-
-def _peak_resident() -> int:
-    """Return this process's peak resident memory in bytes."""
-    try:  # on Linux, getrusage includes the peak of the parent process
-        status = Path("/proc/self/status").read_text()
-        return 1024 * int(status.split("VmHWM:")[1].split()[0])
-    except (OSError, IndexError):
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if platform.system() == "Darwin" else 1024 * peak
-
-
-def _run(settings: ProfileSettings, quantize: bool) -> None:
-    """Train for a few steps, enough to reach the peak of memory."""
-    step = _step(settings, quantize)
-    for _ in range(_MEMORY_STEPS):
         step()
+        return torch.cuda.max_memory_allocated()
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or it writes to the console
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
+    ) as recorded:
+        step = _step(settings, quantize)
+        step()
+        start = time.time_ns()
+        step()
+    events = [e for e in recorded.profiler.kineto_results.events() if e.name() == "[memory]"]
+    held = itertools.accumulate(event.nbytes() for event in events)
+    return max(size for size, event in zip(held, events, strict=True) if event.start_ns() >= start)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from pathlib import Path
 
@@ -11,12 +12,11 @@ from qbench.errors import QbenchError
 # With "0", Ray has no other nodes and binds to 127.0.0.1, so that no other machine can reach it.
 # This holds on every system, whatever the name says.
 _LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
-_SETTINGS = {
-    # By default, glibc returns the pages of a large tensor to the system when it is freed, and gets
-    # zeroed pages for the next. On a CPU that is half the time of a training step of AlexNet. With
-    # these settings it keeps up to 2 GiB.
-    "MALLOC_MMAP_MAX_": "0",
-    "MALLOC_TRIM_THRESHOLD_": str(2 * 2**30),
+# By default, glibc returns the pages of a large tensor to the system when it is freed, and gets
+# zeroed pages for the next. On a CPU that is half the time of a training step of AlexNet. With
+# these settings it keeps up to 2 GiB.
+_ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2 * 2**30)}
+_SETTINGS = _ALLOCATOR | {
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # a trial without a GPU sees none
@@ -53,6 +53,17 @@ def prepare(address: str | None) -> None:
         _shorten_temporary_folders()
     elif (Path.home() / ".ray" / "auth_token").exists():
         os.environ.setdefault("RAY_AUTH_MODE", "token")
+
+
+def restart_with_allocator() -> None:
+    """Start this process again with the memory allocator of trials, unless it has it already.
+
+    glibc reads its settings when a process starts. Call this before anything is written.
+    """
+    if os.environ.items() >= _ALLOCATOR.items():
+        return
+    os.environ.update(_ALLOCATOR)
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606
 
 
 def _shorten_temporary_folders() -> None:

@@ -19,7 +19,7 @@ from qbench import functional, registry
 from qbench.method import Quantizer
 from qbench.quant.attach import attach
 from tests.benchmarks.gpu_report import Options, Row, told
-from tests.benchmarks.gpu_speed import WIDTHS, methods
+from tests.benchmarks.gpu_speed import methods
 from tests.benchmarks.steps import where
 from tests.helpers.quantizers import start_step
 
@@ -36,7 +36,7 @@ def correctness(options: Options) -> Iterator[Row]:
     torch.manual_seed(0)
     for name, function in primitives().items():
         yield from checked(name, "primitive", function, device, options)
-    for method, bits in [*methods(), *((name, WIDTHS[0]) for name in POST_TRAINING)]:
+    for method, bits in [*methods(), *((name, "2/2") for name in POST_TRAINING)]:
         try:
             quantizers = quantizers_of(method, bits)
         except Exception as error:

@@ -17,17 +17,15 @@ from typing import Any
 import torch
 
 from qbench import registry
+from qbench.lab.profile import every_method
 from qbench.method import Method
-from qbench.quant.options import build_method
-from qbench.spec.bits import FULL_PRECISION, BitWidths
+from qbench.spec.bits import FULL_PRECISION
 from qbench.train.provenance import environment
 from tests.benchmarks.gpu_report import Options, Row, told
 from tests.benchmarks.steps import Setting, step_of, timed, together, where
 
-WIDTHS = ("2/2", "1/1", "2/32", "1/2", "1/32", "32/1")
 FIRST = ("lsq", "dorefa", "quantization_networks", "pact", "lq_nets", "apot", "dsq", "xnor", "ttq")
 """Methods whose compiled steps are measured first, in case time is short."""
-_LIBRARIES = ("brevitas", "parq", "torchao")  # methods that need a library beside torch
 _MEASURING = 3.0  # seconds reserved to measure a compiled step
 
 
@@ -54,17 +52,8 @@ def setting(options: Options, compiled: bool = False) -> Setting:
 
 
 def methods() -> list[tuple[str, str]]:
-    """Return the name and the bit-widths of every method that trains and can be imported here."""
-    found = []
-    for name in registry.names("methods"):
-        if name not in _LIBRARIES and registry.method_class(name).trains:
-            method = build_method(name, {})
-            fitting = (
-                w for w in WIDTHS if not method.supports(BitWidths.parse(w), "classification")
-            )
-            if width := next(fitting, None):
-                found.append((name, width))
-    return found
+    """Return the name and the bit-widths of every method that trains and wraps no library."""
+    return [pair for pair in every_method() if registry.method_class(pair[0]).library is None]
 
 
 def eager(options: Options) -> Iterator[Row]:

@@ -13,8 +13,17 @@ import torch
 from torch import nn
 
 from qbench import registry
+from qbench.cli.method_reports import show_profiles
 from qbench.errors import QbenchError
-from qbench.lab.profile import Profile, ProfileSettings, measure
+from qbench.lab.profile import (
+    Profile,
+    ProfileSettings,
+    as_json,
+    every_method,
+    measure,
+    measure_all,
+)
+from qbench.method import BitWidths, Method
 from tests.conftest import Qbench
 
 SMALL = ["--model", "convnet_tiny", "--image-size", "8", "--batch-size", "4", "--steps", "2"]
@@ -60,7 +69,7 @@ def test_a_profile_of_a_plugin_with_an_option_as_json(qbench: Qbench, tmp_path: 
     assert found["placement"] == "layer_inputs"
     for variant in ("full_precision", "quantized"):
         assert found[variant]["step_seconds"] > 0
-        assert found[variant]["peak_bytes"] > 2**20
+        assert found[variant]["peak_bytes"] > 2**19
     assert found["time_ratio"] > 0
     assert found["memory_ratio"] > 0
 
@@ -70,6 +79,10 @@ def test_a_profile_of_a_plugin_with_an_option_as_json(qbench: Qbench, tmp_path: 
     [
         (["stee"], "did you mean 'ste'"),
         (["ste", "--set", "scope"], "write it as key=value"),
+        ([], "name one method, or give --all"),
+        (["ste", "--all"], "name one method, or give --all"),
+        (["--all", "--set", "scope=layer"], "--set and --bits belong to one method"),
+        (["--all", "--bits", "2/2"], "--set and --bits belong to one method"),
     ],
 )
 def test_a_mistake_ends_in_a_message(qbench: Qbench, arguments: list[str], message: str) -> None:
@@ -100,20 +113,28 @@ def test_a_method_that_fails_in_training_is_told_without_a_traceback(
 
 
 def test_the_ratio_is_of_neighbouring_steps() -> None:
-    profile = Profile([1.0, 2.0, 4.0], [1.5, 2.2, 8.0], 100, 150)
+    processor = [3.0, 3.0, 3.0], [3.3, 6.0, 3.6]
+    profile = Profile([1.0, 2.0, 4.0], [1.5, 2.2, 8.0], *processor, 100, 150)
     assert profile.ratios == pytest.approx([1.5, 1.1, 2.0])
     assert profile.ratio == 1.5
     assert profile.quartiles == pytest.approx((1.3, 1.75))
-    assert Profile([1.0], [1.5], 1, 1).quartiles == (1.5, 1.5)
+    assert profile.cpu_ratio == pytest.approx(1.2)
+    assert profile.memory_ratio == 1.5
+    assert Profile([1.0], [1.5], [1.0], [1.5], 1, 1).quartiles == (1.5, 1.5)
 
 
-def test_peak_memory_is_that_of_the_step_and_not_of_who_asks() -> None:
-    ballast = torch.ones(2**28)  # 1 GiB
+def test_peak_memory_is_that_of_the_tensors_of_a_step() -> None:
+    ballast = torch.ones(2**25)  # 128 MiB
     settings = ProfileSettings("ste", {}, "convnet_tiny", "2/2", batch_size=2, image_size=8)
     found = measure(settings, 1)
-    assert found.bytes < ballast.nbytes
+    assert found.bytes < 2**25 < ballast.nbytes
+    parameters = sum(p.numel() for p in registry.build_model("convnet_tiny", 1000, 3).parameters())
+    assert found.bytes > 3 * 4 * parameters, "weights, gradients and momentum"
+    assert measure(settings, 1).bytes == found.bytes
+    activations = 4 * 64 * 64 * 64 * 16  # of one layer
     large = measure(replace(settings, batch_size=64, image_size=64), 1)
-    assert large.bytes > found.bytes + 2**26
+    assert large.bytes > found.bytes + activations
+    assert large.quantized_bytes > found.quantized_bytes + activations
 
 
 def test_what_is_being_done_is_told(caplog: pytest.LogCaptureFixture) -> None:
@@ -136,3 +157,40 @@ def test_the_network_that_a_method_declares_is_timed(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(registry, "build_model", recording)
     measure(ProfileSettings("hwgq", {}, "resnet_tiny", "1/2", batch_size=2, image_size=8), 1)
     assert set(built) == {"hwgq_resnet8"}, "at full precision too"
+
+
+def test_a_network_that_a_method_changes_is_timed_as_changed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    prepared = []
+    prepare = registry.method_class("bireal").prepare
+
+    def recording(self: Method, model: nn.Module, bits: BitWidths) -> nn.Module:
+        prepared.append(model)
+        return prepare(self, model, bits)
+
+    monkeypatch.setattr(registry.method_class("bireal"), "prepare", recording)
+    measure(ProfileSettings("bireal", {}, "resnet_tiny", "1/1", batch_size=2, image_size=8), 1)
+    assert len(prepared) == 4, "timed and weighed, each with the method and at full precision"
+
+
+def test_every_method_that_trains_has_a_row_and_an_error_does_not_end_the_table(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    methods = every_method()
+    assert {"lsq", "bireal", "quantization_networks"} <= dict(methods).keys()
+    assert not {"fp32", "ptq_mse"} & dict(methods).keys()
+    assert dict(methods)["hwgq"] == "1/2"
+    settings = ProfileSettings("", {}, "convnet_tiny", "", batch_size=2, image_size=8)
+    chosen = [("twn", "2/2"), ("twn", "2/32"), ("lsq", "2/2")]
+    measured = show_profiles(settings, measure_all(chosen, settings, 1))
+    header, refused, *rows, median, machine = capsys.readouterr().out.splitlines()
+    assert "CPU ratio" in header
+    assert "twn cannot do 2/2" in refused
+    assert [row.split()[:2] for row in rows] == [["twn", "2/32"], ["lsq", "2/2"]]
+    assert [each.method for each, _ in measured] == ["twn", "lsq"]
+    assert median.startswith("median")
+    assert machine.startswith("convnet_tiny, 2 × 3 × 8 × 8, 1 step each; ")
+    told = [as_json(*each) for each in measure_all(chosen[:2], settings, 1)]
+    assert "twn cannot do 2/2" in told[0]["error"]
+    assert told[1]["quantized"]["cpu_seconds"] > 0

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from pathlib import Path
 
@@ -94,3 +95,17 @@ def test_a_temporary_folder_that_cannot_be_replaced_is_named(
     short.touch()
     with pytest.raises(QbenchError, match=r"TMPDIR=/t+ has 60 characters.*Set RAY_TMPDIR to a sh"):
         temporary(monkeypatch, 60)
+
+
+def test_a_process_starts_again_with_the_allocator_of_trials_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    environment = {"MALLOC_MMAP_MAX_": "65536"}
+    started: list[list[str]] = []
+    monkeypatch.setattr(os, "environ", environment)
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "qbench", "profile", "lsq"])
+    monkeypatch.setattr(os, "execv", lambda path, words: started.append([path, *words]))
+    ray_environment.restart_with_allocator()
+    assert environment["MALLOC_MMAP_MAX_"] == "0"
+    ray_environment.restart_with_allocator()
+    assert started == [[sys.executable, sys.executable, "-m", "qbench", "profile", "lsq"]]
