@@ -216,6 +216,12 @@ COLUMNS: tuple[Column, ...] = (
         ),
         ("source", "Source", "Source of the published number."),
         (
+            "paper_network",
+            "Paper's network",
+            "Whether the network is the one that the published number was measured on: its model, "
+            "its blocks, and the places of its activation quantizers. yes; or no, and why.",
+        ),
+        (
             "delta",
             "Δ",
             "Measured minus published, for claims that are judged.",
@@ -371,6 +377,8 @@ TRIAL_COLUMNS = {
     "published_decimals": "Number of decimals of the published value.",
     "claim_unlike": "Why the published number is for a different setting; empty if it is not.",
     "claim_apart": "Other departures of the trial from the setting of the published number.",
+    "paper_network": "Whether the network is the one that the published number was measured on: "
+    "yes; or no, and why.",
     "unreadable": "Items of the data set that could not be read and were skipped.",
     "clipped": "How many quantized inputs lose their negative values; empty if none does.",
     "placed": "How many quantizers of activations sit where; empty for `layer_inputs`.",

@@ -34,6 +34,7 @@ _DEFAULTS: dict[str, Any] = {
     "source": "",
     "claim_unlike": "",
     "claim_apart": "",
+    "paper_network": "",
     "first_layer": "",
     "last_layer": "",
     "w_levels": np.nan,
@@ -254,6 +255,7 @@ class _Result:
         self.row |= {
             "published": claim,
             "source": first["source"],
+            "paper_network": first["paper_network"],
             "delta": np.nan if verdict.text == "not judged" else self.row["mean"] - claim,
             "verdict": verdict.text,
             "verdict_note": verdict.note or (first["claim_apart"] if verdict.text else ""),

@@ -56,6 +56,13 @@ def _coverage(found: Shares | None, bits: BitWidths) -> dict[str, object]:
     }
 
 
+def _paper_network(found: Likeness, number: Number | None) -> str:
+    """Return whether the network is that of a published number, or nothing if it is not known."""
+    if number is None or number.network is None:
+        return ""
+    return f"no: {found.network}" if found.network else "yes"
+
+
 class TrialRows:
     """Builder of the rows of a suite's trials.
 
@@ -163,7 +170,14 @@ class TrialRows:
         if wanted is not None and value == value:
             with noted(self._problems, f"the claim of {planned.label}"):
                 method = build_method(planned.trial.method, planned.trial.options)
-                found = likeness(planned, wanted, self._suite, self._dataset, method)
+                found = likeness(
+                    planned,
+                    wanted,
+                    self._suite,
+                    self._dataset,
+                    method,
+                    number.network if number else None,
+                )
         return {
             "published": self._shown(number) if number else "",
             "source": number.source if number else "",
@@ -173,6 +187,7 @@ class TrialRows:
             else NAN,
             "claim_unlike": found.unlike,
             "claim_apart": found.apart,
+            "paper_network": _paper_network(found, number),
         }
 
     def _shown(self, number: Number) -> str:

@@ -28,10 +28,13 @@ class Number:
     Attributes:
         values: Values in percent, by names of metrics.
         source: Model, dataset, paper and table, to end a sentence with.
+        network: The network that it was measured on: the name of a model, or a description if no
+            model is that network. Empty if it is not known. None if the file does not say.
     """
 
     values: dict[str, float]
     source: str
+    network: str | None = None
 
 
 class PublishedNumbers:
@@ -104,7 +107,7 @@ class PublishedNumbers:
         first = next(iter(_values(found, "fp_").values()), None)
         full = f", where full precision has {first:g}" if first is not None else ""
         source = f"{wanted.model} on {wanted.dataset}{full} ({wanted.paper}, Table {wanted.table})"
-        return Number(values, source)
+        return Number(values, source, found.get("network"))
 
 
 def _values(row: pd.Series[str], prefix: str) -> dict[str, float]:

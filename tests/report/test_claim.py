@@ -23,13 +23,19 @@ IMAGENET = {
 TABLE_2 = {"paper": "arXiv:1911.09464", "table": "2", "dataset": "imagenet", "model": "resnet18"}
 
 
-def of(rehearsal: bool = False, published: dict[str, str] = TABLE_2, **changes: Any) -> Likeness:
+def of(
+    rehearsal: bool = False,
+    published: dict[str, str] = TABLE_2,
+    network: str | None = None,
+    **changes: Any,
+) -> Likeness:
     """How like the published setting the last trial of a suite is."""
     suite = Suite.model_validate({**IMAGENET, **changes})
     planned = expand(suite, rehearsal)[-1]
     dataset = registry.build_dataset(suite.dataset, suite.data)
     method = build_method(planned.trial.method, planned.trial.options)
-    return likeness(planned, Published.model_validate(published), suite, dataset, method)
+    wanted = Published.model_validate(published)
+    return likeness(planned, wanted, suite, dataset, method, network)
 
 
 def test_the_papers_own_setting_is_judged_without_a_word() -> None:
@@ -75,6 +81,46 @@ def test_a_network_with_its_quantizers_elsewhere_is_not_judged() -> None:
     assert unlike(placement="layer_inputs") == (
         "activations quantized at layer_inputs, not after_activation"
     )
+
+
+@pytest.mark.parametrize(
+    ("network", "departure"),
+    [
+        ("resnet18", ""),
+        ("preact_resnet18", "published for preact_resnet18, not resnet18"),
+        ("the ResNet of its code", "published for the ResNet of its code, not resnet18"),
+        ("", "the network of the number is not known"),
+        (None, ""),
+    ],
+)
+def test_a_network_is_compared_with_that_of_the_number(network: str | None, departure: str) -> None:
+    found = of(methods=[{"method": "lq_nets"}], network=network)
+    assert (found.unlike, found.network) == (departure, departure)
+
+
+def test_the_network_that_a_method_declares_is_compared() -> None:
+    rows = [{"method": "hwgq"}]
+    assert of(methods=rows, bits=["1/2"], network="hwgq_resnet18").network == ""
+    found = of(methods=rows, bits=["1/2"], network="resnet18")
+    assert found.network == "published for resnet18, not hwgq_resnet18"
+
+
+def test_a_network_may_be_named_by_the_suite_in_place_of_the_tables_model() -> None:
+    rows = [{"method": "lq_nets"}]
+    changes: dict[str, Any] = {"models": ["preact_resnet18"], "methods": rows, "bits": ["1/2"]}
+    assert of(**changes, network="preact_resnet18") == Likeness()
+    assert of(**changes).network == "published for resnet18, not preact_resnet18"
+
+
+def test_a_network_departs_by_the_places_of_its_quantizers_too() -> None:
+    rows = [{"method": "lq_nets", "placement": "after_activation"}]
+    found = of(methods=rows, bits=["1/2"], network="resnet18")
+    assert found.network == "activations quantized at after_activation, not layer_inputs"
+
+
+def test_a_rehearsal_departs_and_its_network_does_not() -> None:
+    found = of(rehearsal=True, network="resnet18")
+    assert (found.unlike, found.network) == ("a rehearsal", "")
 
 
 def test_a_rehearsal_is_not_judged() -> None:

@@ -2,10 +2,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
+from qbench import registry
 from qbench.errors import QbenchError
 from qbench.spec.bits import BitWidths
+from qbench.suite.bundled import bundled_folder
 from qbench.suite.published import PublishedNumbers
 from qbench.suite.suite import MethodRow, Published
 
@@ -81,3 +84,35 @@ def test_the_file_in_the_results_folder_comes_first(tmp_path: Path) -> None:
     (tmp_path / "published.csv").write_text("paper,table\n")
     with pytest.raises(QbenchError, match=r"published\.csv: has no column 'dataset'"):
         table("2", "resnet18", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("method", "bits", "network"),
+    [
+        ("quantization_networks", "1/1", "resnet18"),
+        ("lq_nets", "2/32", "resnet18"),
+        ("lq_nets", "1/2", "preact_resnet18"),
+        ("hwgq", "1/2", "hwgq_resnet18"),
+        ("xnor", "1/1", ""),
+    ],
+)
+def test_a_number_names_the_network_that_it_was_measured_on(
+    method: str, bits: str, network: str
+) -> None:
+    found = table("2", "resnet18").find(MethodRow(method=method), BitWidths.parse(bits))
+    assert found is not None
+    assert found.network == network
+
+
+def test_networks_of_numbers_are_models_or_described() -> None:
+    frame = pd.read_csv(bundled_folder() / "published.csv", dtype=str, keep_default_na=False)
+    for name in {name for name in frame["network"] if name and not name.startswith("the ")}:
+        registry.check_model_name(name)
+
+
+def test_a_file_without_networks_says_nothing_of_them(tmp_path: Path) -> None:
+    frame = pd.read_csv(bundled_folder() / "published.csv", dtype=str, keep_default_na=False)
+    frame.drop(columns="network").to_csv(tmp_path / "published.csv", index=False)
+    found = table("2", "resnet18", tmp_path).find(QN, BitWidths.parse("1/1"))
+    assert found is not None
+    assert found.network is None

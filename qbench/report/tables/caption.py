@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from qbench.report.baseline import unchanged
+from qbench.report.summary import Row
 from qbench.report.tables.text import mean_and_deviation, one_line
 from qbench.spec.metrics import TITLES
 from qbench.spec.trial import FP32
@@ -73,6 +74,39 @@ def caption(
     if seeds == 1:
         text += " With one seed no difference is tested, and none is bold."
     return one_line(" ".join([text, *sentences]))
+
+
+def paper_networks(trials: Sequence[Row]) -> str:
+    """Return a sentence on the results whose network is that of a published number.
+
+    Args:
+        trials: Trials of the table. Required keys: ``label``, ``bits`` and ``paper_network``, as
+            `qbench.report.columns.TRIAL_COLUMNS` describes it.
+
+    Returns:
+        The sentence, with the results of other networks and the reasons. Empty if no trial has a
+        published number whose network is named.
+    """
+    others: dict[str, dict[str, dict[str, None]]] = {}  # widths by row by reason
+    stated = [trial for trial in trials if trial.get("paper_network")]
+    for trial in stated:
+        answer, _, reason = trial["paper_network"].partition(": ")
+        if answer == "no":
+            others.setdefault(reason, {}).setdefault(trial["label"], {})[trial["bits"]] = None
+    if not stated:
+        return ""
+    if all(trial["paper_network"] != "yes" for trial in stated):
+        return "No network beside a published number is the one that it was measured on."
+    if not others:
+        return "The network beside each published number is the one that it was measured on."
+    listed = []
+    for reason, rows in others.items():
+        cells = ", ".join(f"{label} {' '.join(widths)}" for label, widths in rows.items())
+        listed.append(f"{cells} ({reason})")
+    return (
+        "The network beside a published number is the one that it was measured on, but for: "
+        f"{'; '.join(listed)}."
+    )
 
 
 def full_precision(trials: pd.DataFrame, shown: Sequence[str]) -> str:

@@ -12,8 +12,8 @@ from qbench.report.tables.text import one_line
 from qbench.spec.trial import FP32
 
 CLAIMS = (
-    *("label", "bits", "n", "mean", "ci95", "published", "delta", "verdict", "verdict_note"),
-    "source",
+    *("label", "bits", "n", "mean", "ci95", "published", "paper_network", "delta", "verdict"),
+    *("verdict_note", "source"),
 )
 PROTOCOL = (
     *("label", "bits", "w_levels", "a_levels", "w_coverage", "mac_coverage"),

@@ -191,6 +191,8 @@ class _Builder:
         self._add_published(result)
         result.settings = settings(shown)
         result.marks = self._marks(result)
+        networks = captions.paper_networks(records(quantized))
+        result.marks += [networks] if networks else []
         if not self._presentation.rehearsal:
             places = dict.fromkeys(
                 tuple(row[name] for name in RESULT) for row in records(quantized)

@@ -278,6 +278,34 @@ def test_a_number_published_for_another_setting_is_in_parentheses() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("networks", "sentence"),
+    [
+        (("yes", "yes", ""), "The network beside each published number is the one that it was "),
+        (("no: x", "no: y", ""), "No network beside a published number is the one that it was "),
+        (
+            ("yes", "no: its code is not public", "no: its code is not public"),
+            "but for: A 2/32, B 1/32 (its code is not public).",
+        ),
+        (("no: x", "yes", "no: y"), "but for: A 1/32 (x); B 1/32 (y)."),
+    ],
+)
+def test_a_caption_says_which_networks_are_those_of_published_numbers(
+    networks: tuple[str, str, str], sentence: str
+) -> None:
+    found = only(
+        trials("A", 99.0, published="60.9", source="", paper_network=networks[0]),
+        trials("A", 99.0, published="60.9", source="", bits="2/32", paper_network=networks[1]),
+        trials("B", 99.0, published="60.9", source="", paper_network=networks[2]),
+    )
+    assert sentence in found.caption
+
+
+def test_a_caption_says_nothing_of_networks_where_no_number_names_its_own() -> None:
+    found = only(trials("A", 99.0, published="60.9", source="", paper_network=""))
+    assert "network beside" not in found.caption
+
+
 def test_a_metric_without_a_value_is_a_dash() -> None:
     (found,) = arranged(trials("A", 99.0, 98.0, top5=float("nan")), shown=("top1", "top5"))
     assert texts(found) == {"A": ["98.50 ± 0.71/–"]}
