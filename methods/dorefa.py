@@ -27,7 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qbench.functional import clip, quantize_unit, scaled_sign, straight_through
+from qbench.functional import clip, clip_round, quantize_unit, scaled_sign, straight_through
 from qbench.method import Binary, Granularity, Integers, Layer, Method, PerTensor, Recipe, Uniform
 
 
@@ -116,7 +116,7 @@ class UnitActivation(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Quantize ``x``, any shape."""
-        return quantize_unit(clip(x, 0, 1), self.bits)
+        return clip_round(x, 0, 1, 2**self.bits - 1)
 
 
 class QuantizedGradient(nn.Module):

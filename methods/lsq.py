@@ -27,7 +27,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from qbench.functional import clip, integer_range, is_signed, round_ste, scale_gradient
+from qbench.functional import fake_quantize, integer_range, is_signed, scale_gradient
 from qbench.method import BitWidths, Integers, Layer, Method, Recipe
 
 
@@ -41,6 +41,7 @@ class LSQ(Method):
     """
 
     paper = "Esser et al., ICLR 2020, arXiv:1902.08153"
+    revision = 2
     weights = Integers(named=True)
     activations = Integers(bits=range(1, 9), signed=False)
     paper_recipe = Recipe(
@@ -96,8 +97,7 @@ class LearnedStep(nn.Module):
     def forward(self, v: Tensor) -> Tensor:
         """Quantize ``v``, any shape."""
         s = self.with_scaled_gradient(self.step, v)
-        codes = clip(v / s, self.quant_min, self.quant_max, closed="neither")
-        return round_ste(codes) * s
+        return fake_quantize(v, s, self.quant_min, self.quant_max)
 
     def with_scaled_gradient(self, parameter: Tensor, v: Tensor) -> Tensor:
         """Return a parameter in the dtype of ``v``, its gradient scaled with 1/√(N Q_P)."""

@@ -19,7 +19,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from qbench.functional import integer_range
+from qbench.functional import fake_quantize, integer_range
 from qbench.method import Integers, Layer, Method, Recipe, Uniform
 
 from .lsq import LearnedStep
@@ -31,6 +31,7 @@ class LSQPlus(Method):
     name = "lsq_plus"
     title = "LSQ+"
     paper = "Bhalgat et al., CVPR Workshops 2020, arXiv:2004.09576"
+    revision = 2
     weights = Integers()
     activations = Uniform(offset=True)
     paper_recipe = Recipe(
@@ -67,8 +68,8 @@ class LearnedOffset(LearnedStep):
 
     def forward(self, x: Tensor) -> Tensor:
         """Quantize ``x``, any shape."""
-        beta = self.with_scaled_gradient(self.offset, x)
-        return super().forward(x - beta) + beta
+        s, beta = (self.with_scaled_gradient(p, x) for p in (self.step, self.offset))
+        return fake_quantize(x, s, 0, self.quant_max, offset=beta)
 
 
 def fit_line(x: Tensor, quant_max: int, iterations: int = 50) -> tuple[float, float]:

@@ -28,7 +28,14 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from qbench.functional import clip, integer_range, round_ste, scaled_sign, sign, straight_through
+from qbench.functional import (
+    clip,
+    fake_quantize,
+    integer_range,
+    scaled_sign,
+    sign,
+    straight_through,
+)
 from qbench.method import Binary, Field, Integers, Layer, Method, PerChannel, Quantizer, ScopeOption
 
 
@@ -76,7 +83,7 @@ class UniformWeight(Quantizer):
         _, n = integer_range(self.bits)
         s = self.granularity.reduce(w.detach().abs(), torch.amax) / n
         s = torch.where(s > 0, s, 1.0)  # a filter of zeros stays one
-        return round_ste(w / s) * s
+        return fake_quantize(w, s)  # no code is beyond n
 
 
 class UniformActivation(Quantizer):
@@ -103,9 +110,7 @@ class UniformActivation(Quantizer):
         r = self.range.to(x.dtype).clamp(min=torch.finfo(x.dtype).tiny)
         if self.binary:
             return straight_through(clip(x, -r, r, closed="neither"), r * sign(x))
-        s = r / self.quant_max
-        codes = clip(x / s, self.quant_min, self.quant_max, closed="neither")
-        return round_ste(codes) * s
+        return fake_quantize(x, r / self.quant_max, self.quant_min, self.quant_max)
 
     def observe(self, x: Tensor) -> None:
         """Move the range toward that of the batch."""

@@ -21,7 +21,7 @@ from typing import Annotated
 
 from torch import Tensor, nn
 
-from qbench.functional import clip, integer_range, round_ste
+from qbench.functional import clip_round, integer_range
 from qbench.method import Binary, BitWidths, Field, Integers, Layer, Method, PerChannel, Recipe
 from qbench.quant.surgery import widen
 
@@ -72,4 +72,4 @@ class ClippedWeight(nn.Module):
 
     def forward(self, w: Tensor) -> Tensor:
         """Quantize ``w``, any shape."""
-        return round_ste(self.n * clip(w, -1, 1)) / self.n
+        return clip_round(w, -1, 1, self.n)

@@ -6,45 +6,17 @@ x is a tensor to quantize, k a bit-width, n = 2^k − 1 its number of steps, [·
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from qbench.quant.kmeans import kmeans_1d
+from qbench.quant.primitives.clip import Closed, clip
+from qbench.quant.primitives.straight_through import round_ste, straight_through
+from qbench.quant.primitives.uniform import clip_round, fake_quantize
 from qbench.quant.staircase.staircase import hard_staircase, staircase
 from qbench.spec.granularity import Granularity
-
-
-class _RoundSTE(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return x.round()
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> Tensor:
-        return g
-
-
-def round_ste(x: Tensor) -> Tensor:
-    """Round to the nearest integer, with the straight-through gradient ∂[x]/∂x = 1.
-
-    Bengio et al. 2013, arXiv:1308.3432. Ties go to the even integer.
-
-    Args:
-        x: Floating-point tensor of any shape.
-
-    Returns:
-        The rounded tensor, shape and dtype of ``x``.
-
-    Example:
-        >>> x = torch.tensor([0.4, 1.6], requires_grad=True)
-        >>> y = round_ste(x)
-        >>> y.sum().backward()
-        >>> y.tolist(), x.grad.tolist()
-        ([0.0, 2.0], [1.0, 1.0])
-    """
-    return _RoundSTE.apply(x)
 
 
 def sign(x: Tensor) -> Tensor:
@@ -113,36 +85,6 @@ def is_signed(sample: Tensor, bits: int) -> bool:
     return bits > 1 and bool(sample.min() < 0)
 
 
-def straight_through(x: Tensor, quantized: Tensor) -> Tensor:
-    """Return ``quantized`` in the forward pass and pass the gradient to ``x`` unchanged.
-
-    Args:
-        x: Floating-point tensor of any shape.
-        quantized: The quantized values of ``x``, same shape. They get no gradient.
-
-    Returns:
-        The values of ``quantized``, exactly, with ∂/∂x = 1.
-
-    Example:
-        >>> w = torch.tensor([0.3, -0.8], requires_grad=True)
-        >>> q = straight_through(w, sign(w))
-        >>> q.sum().backward()
-        >>> q.tolist(), w.grad.tolist()
-        ([1.0, -1.0], [1.0, 1.0])
-    """
-    return _Replace.apply(x, quantized.detach())
-
-
-class _Replace(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, quantized: Tensor) -> Tensor:
-        return quantized.clone()
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
-        return g, None
-
-
 class _AddGradient(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, value: Tensor, surrogate: Tensor) -> Tensor:
@@ -175,62 +117,6 @@ def add_gradient(value: Tensor, surrogate: Tensor) -> Tensor:
         ([0.0, 2.0], [1.0, 1.0], 1.0)
     """
     return _AddGradient.apply(value, surrogate)
-
-
-Closed = Literal["both", "left", "right", "neither"]
-"""Ends that belong to an interval, as in `pandas.Interval`."""
-
-
-class _Clip(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, low: float | Tensor | None, high: float | Tensor | None, closed: Closed
-    ) -> Tensor:
-        clipped = x.clamp(low, high)  # type: ignore[arg-type]  # two numbers or two tensors
-        passes = clipped == x
-        if low is not None and closed in ("right", "neither"):
-            passes &= x != low
-        if high is not None and closed in ("left", "neither"):
-            passes &= x != high
-        ctx.save_for_backward(passes)
-        return clipped
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None, None]:
-        (passes,) = ctx.saved_tensors
-        return torch.where(passes, g, 0.0), None, None, None
-
-
-def clip(
-    x: Tensor,
-    low: float | Tensor | None = None,
-    high: float | Tensor | None = None,
-    *,
-    closed: Closed = "both",
-) -> Tensor:
-    """Clip x to an interval, with the gradient 1 inside the interval and 0 outside.
-
-    Use it in place of ``torch.clamp`` wherever a gradient passes. The gradient of ``torch.clamp``
-    at the ends is 1, ½ or 0, depending on the version of torch and on the type of the bounds.
-
-    Args:
-        x: Floating-point tensor of any shape.
-        low: Lower end: a number, or a tensor that broadcasts to the shape of ``x``. It gets no
-            gradient. None: no lower end.
-        high: Upper end, likewise and of the same type as ``low``.
-        closed: Ends at which the gradient is 1; at the others it is 0. Default: ``'both'``.
-
-    Returns:
-        The clipped tensor, shape and dtype of ``x``.
-
-    Example:
-        >>> x = torch.tensor([-0.5, 0.0, 0.5, 1.0], requires_grad=True)
-        >>> y = clip(x, 0, 1, closed="right")
-        >>> y.sum().backward()
-        >>> y.tolist(), x.grad.tolist()
-        ([0.0, 0.0, 0.5, 1.0], [0.0, 0.0, 1.0, 1.0])
-    """
-    return _Clip.apply(x, low, high, closed)
 
 
 class _ScaleGradient(torch.autograd.Function):
@@ -319,6 +205,8 @@ __all__ = [
     "Closed",
     "add_gradient",
     "clip",
+    "clip_round",
+    "fake_quantize",
     "filter_dims",
     "hard_staircase",
     "integer_range",

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from qbench.quant.kernels.loops import dense, laid_out_as
 from qbench.quant.staircase import engines
 
 
@@ -26,9 +27,7 @@ class SoftStaircase(torch.autograd.Function):
         temperature: Tensor,
     ) -> Tensor:
         """Compute y, and save ``x`` and the parameters."""
-        x = x.resolve_neg()
-        if not _is_dense(x):
-            x = x.contiguous()
+        x = dense(x.resolve_neg())
         ctx.save_for_backward(x, alpha, beta, biases, scales, temperature)
         ctx.offset = offset
         y = torch.empty_like(x)
@@ -41,9 +40,7 @@ class SoftStaircase(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         """Compute the gradients of ``x``, ``alpha``, ``beta`` and ``biases``."""
         x, alpha, beta, biases, scales, temperature = ctx.saved_tensors
-        g = g.resolve_neg()
-        if g.stride() != x.stride():
-            g = torch.empty_like(x).copy_(g)
+        g = laid_out_as(g, x)
         gx = torch.empty_like(x)
         if ctx.needs_input_grad[3]:
             engine: engines.Engine = engines.SumEngine(
@@ -53,13 +50,6 @@ class SoftStaircase(torch.autograd.Function):
             engine = engines.choose_engine(x, alpha, beta, biases, scales, ctx.offset, temperature)
         to_alpha, to_beta, to_biases = engine.backward(_flat(g), _flat(x), _flat(gx))
         return (gx, to_alpha, to_beta, to_biases, None, None, None)
-
-
-def _is_dense(x: Tensor) -> bool:
-    """Return whether the values of a tensor lie in memory without gaps."""
-    if x.is_contiguous():
-        return True
-    return x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
 
 
 def _flat(x: Tensor) -> Tensor:

@@ -1,61 +1,28 @@
-"""Loops in C for the CPU. The machine's own compiler compiles them when they are first needed.
+"""Loops in C that read the table of a staircase.
 
 torch computes the same without them, but not as fast.
 """
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
-import functools
-import hashlib
-import logging
-import os
-import platform
-import shlex
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from qbench.quant.kernels import build
+
 BLOCK = 256
 """Number of elements of one partial sum, as in the C source."""
 
 _SOURCE = Path(__file__).parent / "staircase.c"
-_FLAGS = ("-O3", "-shared", "-fPIC", "-fno-math-errno", "-fno-trapping-math")
-_BEST_FLAGS = (
-    # What the fastest loops need, which not every compiler knows.
-    ("-march=native", "-mprefer-vector-width=512", "-fno-tree-slp-vectorize", "-fopenmp"),
-    ("-march=native", "-fno-slp-vectorize", "-fopenmp"),
-    ("-fopenmp",),
-    (),
-)
-_LOGGER = logging.getLogger(__name__)
 
 
-@functools.lru_cache(maxsize=1)
 def load() -> ctypes.CDLL | None:
-    """Return the compiled loops, or None if no compiler can build them.
-
-    The library is kept in the user's cache folder. Its name has a hash of all that it depends on:
-    the source, the compiler and the processor.
-    """
-    compiler = shlex.split(os.environ.get("CC", "cc"))  # it may be `ccache gcc`
-    if not compiler or shutil.which(compiler[0]) is None:
-        return None
-    try:
-        name = f"staircase-{_fingerprint(compiler)}.so"
-        library = _cache_folder() / name
-        if not library.exists():
-            _compile(compiler, library)
-        return ctypes.CDLL(str(library))
-    except (OSError, subprocess.SubprocessError) as error:
-        _LOGGER.warning("the C kernels could not be built, torch takes their place: %s", error)
-        return None
+    """Return the compiled loops, or None if no compiler can build them."""
+    return build.load(_SOURCE)
 
 
 class CTable(ctypes.Structure):
@@ -98,45 +65,3 @@ def call(function: str, tensors: Sequence[Tensor], table: CTable, *numbers: floa
         *map(ctypes.c_float, numbers),
         torch.get_num_threads(),
     )
-
-
-def _fingerprint(compiler: Sequence[str]) -> str:
-    version = subprocess.run(  # noqa: S603
-        [*compiler, "--version"], capture_output=True, check=True, timeout=60
-    ).stdout
-    processor = platform.machine() + platform.processor()
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        processor += next((line for line in lines if line.startswith("flags")), "")
-    except OSError:
-        pass
-    content = (_SOURCE.read_bytes(), repr((_FLAGS, _BEST_FLAGS)).encode(), version)
-    return hashlib.sha256(b"\0".join((*content, processor.encode()))).hexdigest()[:16]
-
-
-def _cache_folder() -> Path:
-    """Return the user's cache folder, or a temporary one if that cannot be written."""
-    with contextlib.suppress(OSError, RuntimeError):  # it cannot be made, there is no home
-        root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        folder = Path(root) / "qbench"
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if os.access(folder, os.W_OK):
-            return folder
-    return Path(tempfile.mkdtemp(prefix="qbench-"))
-
-
-def _compile(compiler: Sequence[str], library: Path) -> None:
-    # It is renamed when complete, so that another process never sees half a file.
-    with tempfile.TemporaryDirectory(dir=library.parent) as folder:
-        aside = Path(folder) / library.name
-        for flags in _BEST_FLAGS:
-            done = subprocess.run(  # noqa: S603
-                [*compiler, *_FLAGS, *flags, "-o", str(aside), str(_SOURCE)],
-                capture_output=True,
-                text=True,
-                timeout=120,
-            )
-            if done.returncode == 0:
-                aside.replace(library)
-                return
-    raise OSError(f"{shlex.join(compiler)}: {done.stderr.strip() or 'failed'}")

@@ -1,4 +1,4 @@
-"""The loops in C: without a compiler, and with one that fails."""
+"""The compiled loops: without a compiler, and with one that fails."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import NoReturn
 import pytest
 import torch
 
+from qbench.quant.kernels import build
 from qbench.quant.staircase import kernels
 from tests.helpers.stairs import (
     NEEDS_C,
@@ -29,9 +30,9 @@ from tests.helpers.stairs import (
 def fresh_load(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
     """Build the loops anew, in an empty cache folder."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    kernels.load.cache_clear()
+    build.load.cache_clear()
     yield tmp_path
-    kernels.load.cache_clear()
+    build.load.cache_clear()
 
 
 def assert_it_works() -> None:
@@ -133,7 +134,7 @@ def test_a_compiler_that_fails_is_a_warning_and_torch_takes_its_place(
     script.write_text(f"#!/bin/sh\n{compiler}\n", encoding="utf-8")
     script.chmod(script.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setenv("CC", str(script))
-    with caplog.at_level(logging.WARNING, logger="qbench.quant.staircase.kernels"):
+    with caplog.at_level(logging.WARNING, logger="qbench.quant.kernels.build"):
         assert kernels.load() is None
         assert_it_works()
     assert len(caplog.records) == 1
@@ -176,7 +177,7 @@ def test_a_broken_library_in_the_cache_is_a_warning(
     broken.parent.mkdir(parents=True)
     broken.write_bytes(b"half a file")
     monkeypatch.setenv("XDG_CACHE_HOME", str(broken.parent.parent))
-    kernels.load.cache_clear()
-    with caplog.at_level(logging.WARNING, logger="qbench.quant.staircase.kernels"):
+    build.load.cache_clear()
+    with caplog.at_level(logging.WARNING, logger="qbench.quant.kernels.build"):
         assert_it_works()
     assert len(caplog.records) == 1

@@ -1,0 +1,1 @@
+"""The functions that quantizers are made of, with their gradients: see `qbench.functional`."""

@@ -1,0 +1,135 @@
+"""How a primitive is computed: by its formula, by loops in C, or by torch in place.
+
+A primitive is a function of one tensor, element by element, and of a few numbers that all elements
+or all elements of a row share. Its formula in torch, which autograd differentiates, defines it. On
+the CPU in float32 and float64 it reads and writes every element once forward and once backward,
+with a loop in C; without a compiler torch computes in place what the loop would. Both keep the
+input for the backward pass and nothing else of its size. Everywhere else, and inside
+``torch.compile``, the formula is computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from qbench.quant.kernels.loops import Loops, dense, laid_out_as
+
+LOOPS = Loops(Path(__file__).with_name("primitives.c"))
+
+
+class Primitive:
+    """Base class of primitives. An instance holds the numbers that need no gradient.
+
+    Subclasses compute the same three times: `formula` for autograd, `forward` and `backward` for
+    the CPU. ``parameters`` are tensors, or None: scalars, or one value for each row.
+    """
+
+    def __call__(self, x: Tensor, *parameters: Tensor | None) -> Tensor:
+        """Compute the primitive in the way that suits the tensors.
+
+        Args:
+            x: Floating-point tensor of any shape.
+            parameters: Tensors that broadcast to the shape of ``x``.
+
+        Returns:
+            Shape and dtype of ``x``.
+        """
+        if torch.compiler.is_compiling() or not _fit(x, parameters):
+            return self.formula(x, *parameters)
+        return _Apply.apply(self, x, *parameters)
+
+    def formula(self, x: Tensor, *parameters: Tensor | None) -> Tensor:
+        """Compute the primitive as it is written, with functions that autograd differentiates."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor, *parameters: Tensor | None) -> Tensor:
+        """Compute the primitive of a `dense` tensor in float32 or float64 on the CPU."""
+        raise NotImplementedError
+
+    def backward(
+        self, needed: Sequence[bool], g: Tensor, x: Tensor, *parameters: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        """Compute the gradients.
+
+        Args:
+            needed: Whether a gradient is needed, for ``x`` and for each parameter.
+            g: Gradient of the result, laid out as ``x``.
+            x: The input, as for `forward`.
+            parameters: The parameters.
+
+        Returns:
+            The gradients of ``x`` and of each parameter. Those that are not needed may be None.
+        """
+        raise NotImplementedError
+
+
+def rows_of(x: Tensor, *parameters: Tensor | None) -> tuple[int, int]:
+    """Return the number of rows that have parameters of their own, and of elements of a row."""
+    rows = 1
+    for p in parameters:
+        if p is not None and p.numel() != 1:
+            rows = p.numel()
+    return rows, x.numel() // rows if rows else 0
+
+
+def for_rows(parameter: Tensor | None, rows: int) -> Tensor | None:
+    """Return a parameter as a loop reads it: one value for each row, (rows,)."""
+    return None if parameter is None else parameter.detach().reshape(-1).expand(rows).contiguous()
+
+
+def _fit(x: Tensor, parameters: Sequence[Tensor | None]) -> bool:
+    """Return whether there are loops for the tensors."""
+    if x.dtype not in (torch.float32, torch.float64) or not _is_plain(x):
+        return False
+    for p in parameters:
+        if p is None:
+            continue
+        if p.dtype != x.dtype or p.dim() > x.dim() or not _is_plain(p):
+            return False
+        if p.numel() != 1 and not (
+            p.dim() == x.dim() and p.numel() == len(p) == len(x) and _has_rows(x)
+        ):
+            return False
+    return True
+
+
+def _is_plain(x: Tensor) -> bool:
+    return type(x) in (Tensor, nn.Parameter) and x.device.type == "cpu" and not x.is_neg()
+
+
+def _has_rows(x: Tensor) -> bool:
+    """Return whether the elements of each row lie together in memory, without gaps."""
+    return x.is_contiguous() or (dense(x) is x and x.stride(0) * len(x) == x.numel())
+
+
+class _Apply(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, primitive: Primitive, x: Tensor, *parameters: Tensor | None) -> Tensor:
+        ctx.primitive = primitive
+        ctx.save_for_backward(x, *parameters)
+        return primitive.forward(dense(x), *parameters)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        x, *parameters = ctx.saved_tensors
+        needed = ctx.needs_input_grad[1:]
+        if torch.is_grad_enabled():  # gradients of gradients are wanted
+            return None, *_differentiate(ctx.primitive, needed, g, x, *parameters)
+        x = dense(x)
+        return None, *ctx.primitive.backward(needed, laid_out_as(g, x), x, *parameters)
+
+
+def _differentiate(
+    primitive: Primitive, needed: Sequence[bool], g: Tensor, *tensors: Tensor | None
+) -> list[Tensor | None]:
+    """Compute the gradients by the formula, so that autograd can differentiate them again."""
+    # Aliases: x may depend on a parameter, or the other way round, which is not the formula's.
+    inputs = [None if t is None else t.view_as(t) for t in tensors]
+    wanted = [t for t, one in zip(inputs, needed, strict=True) if one and t is not None]
+    found = iter(torch.autograd.grad(primitive.formula(*inputs), wanted, g, create_graph=True))  # type: ignore[arg-type]
+    return [next(found) if one else None for one in needed]

@@ -1,0 +1,71 @@
+"""Functions with a gradient that is not theirs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class _RoundSTE(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.round()
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        return g
+
+
+def round_ste(x: Tensor) -> Tensor:
+    """Round to the nearest integer, with the straight-through gradient ∂[x]/∂x = 1.
+
+    Bengio et al. 2013, arXiv:1308.3432. Ties go to the even integer.
+
+    Args:
+        x: Floating-point tensor of any shape.
+
+    Returns:
+        The rounded tensor, shape and dtype of ``x``.
+
+    Example:
+        >>> import torch
+        >>> x = torch.tensor([0.4, 1.6], requires_grad=True)
+        >>> y = round_ste(x)
+        >>> y.sum().backward()
+        >>> y.tolist(), x.grad.tolist()
+        ([0.0, 2.0], [1.0, 1.0])
+    """
+    return _RoundSTE.apply(x)
+
+
+class _Replace(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, quantized: Tensor) -> Tensor:
+        return quantized.clone()
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
+        return g, None
+
+
+def straight_through(x: Tensor, quantized: Tensor) -> Tensor:
+    """Return ``quantized`` in the forward pass and pass the gradient to ``x`` unchanged.
+
+    Args:
+        x: Floating-point tensor of any shape.
+        quantized: The quantized values of ``x``, same shape. They get no gradient.
+
+    Returns:
+        The values of ``quantized``, exactly, with ∂/∂x = 1.
+
+    Example:
+        >>> import torch
+        >>> x = torch.tensor([0.3, -0.8], requires_grad=True)
+        >>> y = straight_through(x, x.sign())
+        >>> y.sum().backward()
+        >>> y.tolist(), x.grad.tolist()
+        ([1.0, -1.0], [1.0, 1.0])
+    """
+    return _Replace.apply(x, quantized.detach())

@@ -1,0 +1,167 @@
+"""Uniform quantization: clip, round and scale."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from qbench.quant.kernels.loops import block_sums
+from qbench.quant.primitives.clip import Closed, Interval
+from qbench.quant.primitives.primitive import LOOPS, Primitive, for_rows, rows_of
+from qbench.quant.primitives.straight_through import round_ste
+
+
+def fake_quantize(
+    x: Tensor,
+    scale: Tensor,
+    quant_min: float | None = None,
+    quant_max: float | None = None,
+    *,
+    offset: Tensor | None = None,
+    closed: Closed = "neither",
+) -> Tensor:
+    """Quantize to [clip((x − b)/s, quant_min, quant_max)] · s + b, straight through the rounding.
+
+    The gradients are those of Esser et al. (ICLR 2020, arXiv:1902.08153, Eq. 3 and 5) and, with an
+    offset, of Bhalgat et al. (arXiv:2004.09576, Eq. 5–6). With v = (x − b)/s::
+
+        ∂y/∂x = 1 inside,            0 outside
+        ∂y/∂s = [v] − v inside,      quant_min below, quant_max above
+        ∂y/∂b = 0 inside,            1 outside
+
+    A scale or an offset that requires no gradient gets none.
+
+    Args:
+        x: Floating-point tensor of any shape.
+        scale: Step s, dtype of ``x``, of a shape that broadcasts to that of ``x``.
+        quant_min: Least code. None: codes are not clipped from below.
+        quant_max: Largest code. None: codes are not clipped from above.
+        offset: b, likewise. None: 0.
+        closed: Ends of the codes that are inside. Default: neither, as Esser et al. have it.
+
+    Returns:
+        The quantized values, shape and dtype of ``x``.
+
+    Example:
+        >>> import torch
+        >>> x = torch.tensor([-1.0, 0.2, 0.9, 5.0], requires_grad=True)
+        >>> s = torch.tensor(0.5, requires_grad=True)
+        >>> y = fake_quantize(x, s, 0, 3)
+        >>> y.sum().backward()
+        >>> y.tolist(), x.grad.tolist(), f"{s.grad:.1f}"
+        ([0.0, 0.0, 1.0, 1.5], [0.0, 1.0, 1.0, 0.0], '2.8')
+    """
+    return _FakeQuantize(Interval.of(quant_min, quant_max, closed))(x, scale, offset)
+
+
+@dataclass(frozen=True)
+class _FakeQuantize(Primitive):
+    codes: Interval
+
+    def formula(self, x: Tensor, *parameters: Tensor | None) -> Tensor:
+        scale, offset = parameters
+        assert scale is not None  # noqa: S101
+        if offset is None:
+            return round_ste(self.codes.clip(x / scale)) * scale
+        return round_ste(self.codes.clip((x - offset) / scale)) * scale + offset
+
+    def forward(self, x: Tensor, *parameters: Tensor | None) -> Tensor:
+        y, (rows, columns) = torch.empty_like(x), rows_of(x, *parameters)
+        row = (for_rows(p, rows) for p in parameters)
+        low, high, *_ = self.codes.numbers
+        if LOOPS.run("fake_quantize", (x, y, *row), (rows, columns), (low, high)):
+            return y
+        scale, offset = parameters
+        assert scale is not None  # noqa: S101
+        y = torch.div(x, scale) if offset is None else torch.sub(x, offset).div_(scale)
+        y = y.clamp_(low, high).round_().mul_(scale)
+        return y if offset is None else y.add_(offset)
+
+    def backward(
+        self, needed: Sequence[bool], g: Tensor, x: Tensor, *parameters: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        scale, offset = parameters
+        assert scale is not None  # noqa: S101
+        gx, (rows, columns) = torch.empty_like(x), rows_of(x, *parameters)
+        sums = block_sums(rows, columns, 2) if any(needed[1:]) else None
+        tensors = (g, x, gx, *(for_rows(p, rows) for p in parameters), sums)
+        if LOOPS.run("fake_quantize_backward", tensors, (rows, columns), self.codes.numbers):
+            if sums is None:
+                return gx, None, None
+            found = sums[:rows].to(x.dtype).unbind(1)
+        else:
+            v = torch.div(x, scale) if offset is None else torch.sub(x, offset).div_(scale)
+            gx = self.codes.pass_gradient(g * scale, v).div_(scale)
+            if not any(needed[1:]):
+                return gx, None, None
+            inside = self.codes.pass_gradient(g, v)
+            codes = v.clamp_(self.codes.low, self.codes.high).round()
+            parts = codes.mul_(g).sub_(v.mul_(inside)), g - inside
+            found = tuple(part.reshape(rows, columns).sum(1) for part in parts)
+        return (
+            gx,
+            *(
+                _summed(total, parameter) if one else None
+                for one, total, parameter in zip(needed[1:], found, parameters, strict=True)
+            ),
+        )
+
+
+def _summed(total: Tensor, parameter: Tensor | None) -> Tensor:
+    """Return the sums of rows, (rows,), in the shape of the parameter that they belong to."""
+    assert parameter is not None  # noqa: S101
+    return (total if parameter.numel() == len(total) else total.sum()).reshape(parameter.shape)
+
+
+def clip_round(
+    x: Tensor, low: float, high: float, steps: int, *, closed: Closed = "both"
+) -> Tensor:
+    """Clip to an interval and round to multiples of 1/n: [n · clip(x, low, high)] / n.
+
+    The gradient is 1 inside the interval and 0 outside.
+
+    Args:
+        x: Floating-point tensor of any shape.
+        low: Lower end.
+        high: Upper end.
+        steps: n, the number of steps of a unit.
+        closed: Ends at which the gradient is 1; at the others it is 0. Default: ``'both'``.
+
+    Returns:
+        The quantized values, shape and dtype of ``x``.
+
+    Example:
+        >>> import torch
+        >>> x = torch.tensor([-0.5, 0.2, 0.9, 1.5], requires_grad=True)
+        >>> y = clip_round(x, 0, 1, steps=2)
+        >>> y.sum().backward()
+        >>> y.tolist(), x.grad.tolist()
+        ([0.0, 0.0, 1.0, 1.0], [0.0, 1.0, 1.0, 0.0])
+    """
+    return _ClipRound(Interval.of(low, high, closed), float(steps))(x)
+
+
+@dataclass(frozen=True)
+class _ClipRound(Primitive):
+    interval: Interval
+    steps: float
+
+    def formula(self, x: Tensor, *parameters: Tensor | None) -> Tensor:
+        return round_ste(self.interval.clip(x) * self.steps) / self.steps
+
+    def forward(self, x: Tensor, *parameters: Tensor | None) -> Tensor:
+        y, (low, high, *_) = torch.empty_like(x), self.interval.numbers
+        if LOOPS.run("clip_round", (x, y), (x.numel(),), (low, high, self.steps)):
+            return y
+        return x.clamp(low, high).mul_(self.steps).round_().div_(self.steps)
+
+    def backward(
+        self, needed: Sequence[bool], g: Tensor, x: Tensor, *parameters: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        gx, numbers = torch.empty_like(x), (*self.interval.numbers, self.steps)
+        if not LOOPS.run("clip_round_backward", (g, x, gx), (x.numel(),), numbers):
+            gx = self.interval.pass_gradient(g.div(self.steps).mul_(self.steps), x)
+        return (gx,)
