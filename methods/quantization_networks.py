@@ -13,9 +13,15 @@ hard one.
 
 Initialisation (Section 4.1 and the released code)::
 
-    β = 5p / 4q,  p = max|Y|,  q = max|x|;   α = 1/β
+    β = 5p / 4q,  p = max|Y|,  q = max|x|
     b_i = midpoint of neighbouring centres of a k-means of βx into n + 1 clusters;
     the two biases around a zero level of weights are ∓0.05; the only bias of binary weights is 0
+    α = 1/β in the paper; here the α that minimises ‖x − y‖²
+
+The last line and `lr_factor` are departures. With α = 1/β the levels are about twice the values
+that they stand for. At the network's learning rate α and β, whose gradients are sums over a layer,
+do not train steadily in few epochs. ``alpha: reciprocal`` and ``lr_factor: 1`` are the paper's, and
+what ``recipe: paper`` sets. docs/methodology.md shows what they change.
 
 Levels: weights of k bits are {−1, 1} (k = 1) or −(2^(k−1) − 1)…2^(k−1) − 1 (so 2 bits are ternary),
 ``3(±2)`` and ``3(±4)`` as written, or those of the option ``weight_levels``; activations of k bits
@@ -90,9 +96,10 @@ class QuantizationNetworks(Method):
         phases: Lengths of the three phases, in proportion. [0, 0, 1] trains everything from the
             start.
         share: Whether each layer has a function of its own, or all share one (Table 6).
+        alpha: Initial α: the one with the least squared error, or the paper's 1/β.
         biases: Initial biases: midpoints of k-means centres, or of levels (Table 5).
         learn_biases: Whether biases are trained.
-        lr_factor: Learning rate of α and β, as a factor of the network's.
+        lr_factor: Learning rate of α and β, as a factor of the network's. The paper's is 1.
         weight_levels: Levels of weights, ascending, in place of those of the bit-width.
         compat: Whether to compute as the paper or as the released code, where they differ.
     """
@@ -102,8 +109,8 @@ class QuantizationNetworks(Method):
     activations = Integers(bits=range(1, 9), signed=False)
     soft = True
     revision = 2
-    paper_options = {"temperature_rate": 5.0}
-    later_options = frozenset({"final_temperature", "final_activation_temperature"})
+    paper_options = {"temperature_rate": 5.0, "alpha": "reciprocal", "lr_factor": 1.0}
+    later_options = frozenset({"final_temperature", "final_activation_temperature", "alpha"})
     placement = "after_activation"
     paper_recipe = Recipe(
         optimizer="sgd", lr=1e-3, schedule="step", milestones=(30, 45), epochs=55, batch_size=256,
@@ -115,9 +122,10 @@ class QuantizationNetworks(Method):
     temperature_by: Literal["epoch", "step"] = "epoch"
     phases: tuple[Length, Length, Annotated[float, Field(gt=0)]] = (1, 1, 1)
     share: Literal["layer", "network"] = "layer"
+    alpha: Literal["least_squares", "reciprocal"] = "least_squares"
     biases: Literal["k_means", "uniform"] = "k_means"
     learn_biases: bool = False
-    lr_factor: Annotated[float, Field(ge=0)] = 1.0
+    lr_factor: Annotated[float, Field(ge=0)] = 0.1
     weight_levels: tuple[float, ...] | None = None
     compat: Literal["paper", "official"] = "paper"
 
@@ -201,6 +209,7 @@ class SigmoidStaircase(Quantizer):
         self.levels = tuple(map(float, levels))
         self.offset = -self.levels[0]
         self.uniform, self.learn_biases = method.biases == "uniform", method.learn_biases
+        self.least_squares = method.alpha == "least_squares"
         self.by_step = method.temperature_by == "step"
         self.alpha = nn.Parameter(torch.ones(()))
         self.beta = nn.Parameter(torch.ones(()))
@@ -229,6 +238,11 @@ class SigmoidStaircase(Quantizer):
         self.beta.fill_(beta)
         self.alpha.fill_(1 / beta)
         self.biases.copy_(biases)
+        if self.least_squares:
+            y = self.hard(x)
+            factor = (x * y).sum() / y.square().sum()
+            if factor > 0:  # not where all values are zero
+                self.alpha.mul_(factor)
 
     def forward(self, x: Tensor) -> Tensor:
         """Quantize ``x``, any shape."""

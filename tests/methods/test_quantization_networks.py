@@ -97,7 +97,7 @@ def test_quantization_networks_inputs_take_levels_from_zero(bits: int) -> None:
 @pytest.mark.parametrize("bits", LEVELS)
 def test_beta_is_five_quarters_of_the_largest_level_over_the_largest_weight(bits: str) -> None:
     w = normal(8, 100, scale=0.03)
-    quantizer = weight_quantizer(NAME, w, bits)
+    quantizer = weight_quantizer(NAME, w, bits, alpha="reciprocal")
     beta = 5 * max(LEVELS[bits]) / (4 * np.abs(w.numpy()).max())
     assert parameter_of(quantizer, "beta") == pytest.approx(beta, rel=1e-6)
     assert parameter_of(quantizer, "alpha") == pytest.approx(1 / beta, rel=1e-6)
@@ -106,10 +106,35 @@ def test_beta_is_five_quarters_of_the_largest_level_over_the_largest_weight(bits
 @pytest.mark.parametrize("bits", [1, 2, 8])
 def test_beta_of_an_input_comes_from_the_sample(bits: int) -> None:
     x = normal(1000).clamp(min=0)
-    quantizer = activation_quantizer(NAME, x, bits)
+    quantizer = activation_quantizer(NAME, x, bits, alpha="reciprocal")
     beta = 5 * (2**bits - 1) / (4 * x.max().item())
     assert parameter_of(quantizer, "beta") == pytest.approx(beta, rel=1e-6)
     assert parameter_of(quantizer, "alpha") == pytest.approx(1 / beta, rel=1e-6)
+
+
+@pytest.mark.parametrize("bits", LEVELS)
+def test_alpha_of_a_weight_has_the_least_squared_error(bits: str) -> None:
+    w = normal(8, 100, scale=0.03)
+    quantizer = weight_quantizer(NAME, w, bits)
+    beta, biases = parameter_of(quantizer, "beta"), parameter_of(quantizer, "biases")
+    x = w.numpy().ravel().astype(np.float64)
+    codes = np.array(LEVELS[bits])[(x[:, None] * beta >= biases).sum(1)]
+    (alpha,), *_ = np.linalg.lstsq(codes[:, None], x, rcond=None)
+    assert parameter_of(quantizer, "alpha") == pytest.approx(alpha, rel=1e-5)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 8])
+def test_alpha_of_an_input_has_the_least_squared_error(bits: int) -> None:
+    x = normal(1000).clamp(min=0)
+    quantizer = activation_quantizer(NAME, x, bits)
+    beta, biases = parameter_of(quantizer, "beta"), parameter_of(quantizer, "biases")
+    codes = (x.numpy()[:, None] * beta >= biases).sum(1).astype(np.float64)
+    (alpha,), *_ = np.linalg.lstsq(codes[:, None], x.numpy(), rcond=None)
+    assert parameter_of(quantizer, "alpha") == pytest.approx(alpha, rel=1e-5)
+
+
+def test_alpha_is_positive_where_every_value_is_zero() -> None:
+    assert parameter_of(activation_quantizer(NAME, torch.zeros(100), 2), "alpha") > 0
 
 
 def test_the_single_bias_of_binary_weights_is_zero() -> None:
@@ -325,7 +350,7 @@ def activations_are_float(handle: Handle) -> bool:
 
 
 def test_weights_are_trained_first_then_activations_then_both() -> None:
-    handle = attached("2/2", temperature_rate=5)
+    handle = attached("2/2", temperature_rate=5, lr_factor=1)
     seen = []
     for epoch in range(1, 10):
         handle.on_epoch_start(epoch, 9, steps=1)
@@ -474,7 +499,7 @@ def test_without_steps_being_told_the_temperature_is_that_of_the_epoch() -> None
 
 
 def test_a_shared_function_is_initialised_from_every_layer() -> None:
-    handle = attached("3(±4)/2", share="network")
+    handle = attached("3(±4)/2", share="network", alpha="reciprocal")
     assert len(handle.quantizers) == 2
     first, second = (layer.weight_quantizer for layer in handle.layers)
     assert first is second
@@ -576,7 +601,10 @@ def test_alpha_and_beta_have_a_learning_rate_of_their_own_and_no_weight_decay() 
 def test_ten_official_steps_are_those_of_the_released_code(
     bits: str, rate: float, lr: float
 ) -> None:
-    options: dict[str, Any] = {"compat": "official", "temperature_rate": rate, "phases": [0, 0, 1]}
+    options: dict[str, Any] = {
+        "compat": "official", "alpha": "reciprocal", "lr_factor": 1, "temperature_rate": rate,
+        "phases": [0, 0, 1],
+    }  # fmt: skip
     handle = attached(bits, **options)
     found: list[Any] = [layer.weight_quantizer for layer in handle.layers]
     found += [place.activation_quantizer for place in handle.places if place.activation_quantizer]
@@ -641,6 +669,7 @@ def test_a_float64_network_is_trained(bits: str, compat: str) -> None:
         layers=["2", "5"],
         calibration=[x.double() for x, _ in batches(2)],
         compat=compat,
+        lr_factor=1,
     )
     before = parameters(handle, "weight")
     optimizer = torch.optim.SGD(handle.parameter_groups(lr=0.1, weight_decay=0.0), lr=0.1)
