@@ -311,9 +311,10 @@ def test_a_suite_has_the_same_keys(suite: str, monkeypatch: pytest.MonkeyPatch) 
         old = trial.model_dump()
         old["placement"] = LAYER_INPUTS  # where all activation quantizers sat
         old["options"] |= OLD_DEFAULTS.get(trial.method, {})
-        old["options"].pop("alpha", None)  # an option that there was not
-        if trial.method == CHANGED and trial.options["temperature_rate"] is None:
-            old["options"] |= OLD_RATE
+        if trial.method == CHANGED:
+            old["options"].pop("alpha", None)  # an option that there was not
+            if trial.options["temperature_rate"] is None:
+                old["options"] |= OLD_RATE
         if trial.has_changed_network:  # and quantized trials started from the unchanged one
             old |= {"network": "", "prepared": None}
             if trial.full_precision is not None:
