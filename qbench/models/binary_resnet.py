@@ -210,8 +210,8 @@ class BNNBlock(nn.Module):
         return y
 
 
-class HWGQResNet(Network):
-    """ResNet of HWGQ.
+class BinaryResNet(Network):
+    """Base class of the networks: the arrangement of layers, the last one, and initial weights.
 
     Args:
         depth: Number of layers, of `DEPTHS`.
@@ -221,6 +221,29 @@ class HWGQResNet(Network):
 
     def __init__(self, depth: int, num_classes: int, in_channels: int) -> None:
         plan = DEPTHS[depth]
+        layers = self.features(plan, in_channels)
+        layers["fc"] = nn.Linear(plan.channels, num_classes)
+        super().__init__(layers)
+        self.smallest_alone = plan.smallest_alone
+        he_initialise(self, "fan_out")
+
+    @staticmethod
+    def features(plan: Depth, in_channels: int) -> OrderedDict[str, nn.Module]:
+        """Build all layers but the last, by name, in their order.
+
+        Args:
+            plan: Arrangement of the network.
+            in_channels: Number of channels of an image.
+        """
+        raise NotImplementedError
+
+
+class HWGQResNet(BinaryResNet):
+    """ResNet of HWGQ; arguments as of `BinaryResNet`."""
+
+    @staticmethod
+    def features(plan: Depth, in_channels: int) -> OrderedDict[str, nn.Module]:
+        """Build all layers but the last."""
 
         def block(inputs: int, width: int, stride: int, place: int) -> nn.Module:
             return HWGQBlock(inputs, width, stride, plan.bottleneck, first=place == 0)
@@ -229,23 +252,15 @@ class HWGQResNet(Network):
         layers["norm1"] = nn.BatchNorm2d(plan.width)
         layers |= _stages(plan, block)
         layers |= {"relu": nn.ReLU(), **_averaged()}
-        layers["fc"] = nn.Linear(plan.channels, num_classes)
-        super().__init__(layers)
-        self.smallest_alone = plan.smallest_alone
-        he_initialise(self, "fan_out")
+        return layers
 
 
-class TBNResNet(Network):
-    """ResNet of TBN.
+class TBNResNet(BinaryResNet):
+    """ResNet of TBN; arguments as of `BinaryResNet`."""
 
-    Args:
-        depth: Number of layers, of `DEPTHS`.
-        num_classes: Number of outputs.
-        in_channels: Number of channels of an image.
-    """
-
-    def __init__(self, depth: int, num_classes: int, in_channels: int) -> None:
-        plan = DEPTHS[depth]
+    @staticmethod
+    def features(plan: Depth, in_channels: int) -> OrderedDict[str, nn.Module]:
+        """Build all layers but the last."""
 
         def block(inputs: int, width: int, stride: int, place: int) -> nn.Module:
             return TBNBlock(inputs, width, stride, plan.bottleneck)
@@ -253,25 +268,19 @@ class TBNResNet(Network):
         layers = _stem(plan, in_channels, bias=True)
         layers |= _stages(plan, block)
         layers |= {"norm": nn.BatchNorm2d(plan.channels), "relu": nn.ReLU(), **_averaged()}
-        layers["fc"] = nn.Linear(plan.channels, num_classes)
-        super().__init__(layers)
-        self.smallest_alone = plan.smallest_alone
-        he_initialise(self, "fan_out")
+        return layers
 
 
-class BNNResNet(Network):
-    """ResNet of BNN.
-
-    Args:
-        depth: Number of layers, of `DEPTHS`.
-        num_classes: Number of outputs.
-        in_channels: Number of channels of an image.
-    """
-
-    smallest_alone = None
+class BNNResNet(BinaryResNet):
+    """ResNet of BNN; arguments as of `BinaryResNet`."""
 
     def __init__(self, depth: int, num_classes: int, in_channels: int) -> None:
-        plan = DEPTHS[depth]
+        super().__init__(depth, num_classes, in_channels)
+        self.smallest_alone = None  # it normalises averages, of which an image has one
+
+    @staticmethod
+    def features(plan: Depth, in_channels: int) -> OrderedDict[str, nn.Module]:
+        """Build all layers but the last."""
 
         def block(inputs: int, width: int, stride: int, place: int) -> nn.Module:
             last = place == sum(plan.blocks) - 1
@@ -281,9 +290,7 @@ class BNNResNet(Network):
         layers |= {"norm1": nn.BatchNorm2d(plan.width), "tanh1": nn.Hardtanh()}
         layers |= _stages(plan, block)
         layers |= {**_averaged(), "norm2": nn.BatchNorm1d(plan.channels), "tanh2": nn.Hardtanh()}
-        layers["fc"] = nn.Linear(plan.channels, num_classes)
-        super().__init__(layers)
-        he_initialise(self, "fan_out")
+        return layers
 
 
 def _stem(plan: Depth, in_channels: int, bias: bool) -> OrderedDict[str, nn.Module]:
