@@ -19,6 +19,7 @@ from pydantic_core import PydanticSerializationError
 
 from qbench.errors import QbenchError, nearest
 from qbench.registry import method_class
+from qbench.spec.booleans import check_no_boolean
 from qbench.spec.findings import plain
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ def build_method(name: str, options: Mapping[str, Any]) -> Method:
         QbenchError: The method or an option is unknown, a value is invalid, or the method rejects
             the combination.
     """
+    if wrong := [f"{name}: {option}: {text}" for option, text in boolean_problems(name, options)]:
+        raise QbenchError("\n".join(wrong))
     try:
         return validate_method(name, options)
     except ValidationError as error:
@@ -154,6 +157,26 @@ def option_fields(name: str) -> dict[str, FieldInfo]:
     """
     fields = _options_of(method_class(name))
     return {field.serialization_alias or name: field for name, field in fields.items()}
+
+
+def boolean_problems(name: str, options: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Find true and false in place of other options of a method.
+
+    Args:
+        name: Name of the method.
+        options: Options as a suite gives them.
+
+    Yields:
+        The name of an option, and a message.
+
+    Raises:
+        QbenchError: The method is unknown.
+    """
+    for option, field in option_fields(name).items():
+        try:
+            check_no_boolean(options.get(option), field.annotation)
+        except ValueError as error:
+            yield option, str(error)
 
 
 def option_problems(cls: type[Method]) -> Iterator[tuple[str, str]]:

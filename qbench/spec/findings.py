@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from qbench.errors import nearest
+from qbench.spec.words import counted
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -26,6 +27,8 @@ _BOUNDS = {
     "less_than": ("lt", "less than"),
     "less_than_equal": ("le", "at most"),
 }
+
+_LENGTHS = {"too_short": ("min_length", "at least"), "too_long": ("max_length", "at most")}
 
 
 def plain(found: ErrorDetails | Mapping[str, Any]) -> str:
@@ -52,7 +55,13 @@ def plain(found: ErrorDetails | Mapping[str, Any]) -> str:
     family = kind.partition("_")[0]
     if family in _KINDS and kind.endswith(("_type", "_parsing", "_from_float")):
         return f"must be {_KINDS[family]}, not {value!r}"
+    if kind == "missing" and isinstance(value, list | tuple):
+        return f"is missing from {value!r}"
+    for ending, (limit, than) in _LENGTHS.items():
+        if kind.endswith(ending):
+            unit = "character" if kind.startswith("string") else "value"
+            return f"must have {than} {counted(limits[limit], unit)}, not {value!r}"
     if kind == "finite_number":
         return f"must be a finite number, not {value!r}"
     message = found["msg"][0].lower() + found["msg"][1:]
-    return f"{message}, not {value!r}"
+    return f"{message.replace('input should be', 'must be')}, not {value!r}"

@@ -14,9 +14,8 @@ from pydantic import ValidationError
 
 from qbench import registry
 from qbench.errors import QbenchError, nearest
-from qbench.quant.options import option_fields, validate_method
+from qbench.quant.options import boolean_problems, option_fields, validate_method
 from qbench.spec.bits import BitWidths
-from qbench.spec.booleans import check_no_boolean
 from qbench.spec.findings import plain
 from qbench.spec.layout import unknown_metrics
 from qbench.spec.names import ROW_KEYS
@@ -83,7 +82,7 @@ def problems_of_schema(
         elif found["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
             known = (keys_of or {}).get(str(location[0]), keys)
             yield location, f"no such key{nearest(str(location[-1]), known)}"
-        elif found["type"] == "missing":
+        elif found["type"] == "missing" and not isinstance(location[-1], int):
             yield location, "is missing, and a suite needs it"
         elif found["type"] == "string_pattern_mismatch":
             yield location, f"{found['input']!r}: letters, digits, - and _ only"
@@ -228,26 +227,22 @@ def _method_problems(entry: Any, location: Location) -> Iterator[Problem]:
     if isinstance(row.get("recipe"), dict):
         yield from _recipe_problems(row["recipe"], (*location, "recipe"))
     try:
-        yield from _boolean_problems(name, options, (*location, name))
+        for option, message in boolean_problems(name, options):
+            yield (*location, name, option), message
         validate_method(name, options)
     except QbenchError as error:
         yield location, str(error)
     except ValidationError as error:
         known = list(option_fields(name))
-        absent = {each["loc"] for each in error.errors() if each["type"].startswith("missing")}
+        absent = {
+            each["loc"]
+            for each in error.errors()
+            if each["type"].startswith("missing") and len(each["loc"]) == 1
+        }
         for found, message in problems_of_schema(error, known):
             if found in absent:
                 message = f"'{name}' has no default for this option; write a value"
             yield (*location, name, *found), message
-
-
-def _boolean_problems(name: str, options: dict[str, Any], location: Location) -> Iterator[Problem]:
-    """Find true and false in place of other options of a method."""
-    for option, field in option_fields(name).items():
-        try:
-            check_no_boolean(options.get(option), field.annotation)
-        except ValueError as error:
-            yield (*location, option), str(error)
 
 
 def _repetition_problems(values: Any, key: str) -> Iterator[Problem]:

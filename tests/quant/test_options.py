@@ -128,3 +128,30 @@ def test_options_of_a_suite_come_before_those_of_the_paper_whatever_their_name(n
 def test_a_value_of_a_wrong_type_is_named_in_plain_words() -> None:
     with pytest.raises(QbenchError, match="ste: momentum: must be a number, not 'x'"):
         build_method("ste", {"momentum": "x"})
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "message"),
+    [
+        ("twn", {"threshold": True}, "twn: threshold: is no truth value; write a number or a text"),
+        (
+            "quantization_networks",
+            {"phases": [1, 2]},
+            r"quantization_networks: phases.2: is missing from \[1, 2\]",
+        ),
+        (
+            "quantization_networks",
+            {"phases": [1, 2, 3, 4]},
+            "phases: must have at most 3 values, not",
+        ),
+    ],
+)
+def test_values_are_refused_as_in_a_suite(
+    method: str, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(QbenchError, match=message):
+        build_method(method, options)
+
+
+def test_a_truth_value_is_an_option_where_one_is_taken() -> None:
+    assert method_options(build_method("admm", {"extragradient": False}))["extragradient"] is False

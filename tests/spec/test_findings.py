@@ -1,11 +1,19 @@
 from __future__ import annotations
 
+from enum import Enum
 from typing import Annotated, Any, Literal
 
 import pytest
 from pydantic import Field, TypeAdapter, ValidationError
 
 from qbench.spec.findings import plain
+
+
+class Side(Enum):
+    """A choice."""
+
+    LEFT = "left"
+    RIGHT = "right"
 
 
 @pytest.mark.parametrize(
@@ -25,6 +33,11 @@ from qbench.spec.findings import plain
         (Annotated[int, Field(le=3)], 4, "must be at most 3, not 4"),
         (Literal["layer", "filter"], "fliter", "'fliter' is not one; did you mean 'filter'?"),
         (Literal[28, 14], 7, "must be 28 or 14, not 7"),
+        (Annotated[list[int], Field(min_length=2)], [1], "must have at least 2 values, not [1]"),
+        (tuple[int], [1, 2], "must have at most 1 value, not [1, 2]"),
+        (tuple[int, int], [1], "is missing from [1]"),
+        (Annotated[str, Field(max_length=2)], "abc", "must have at most 2 characters, not 'abc'"),
+        (Side, "up", "must be 'left' or 'right', not 'up'"),
     ],
 )
 def test_a_finding_says_what_would_be_valid(annotation: Any, value: object, text: str) -> None:
