@@ -13,7 +13,7 @@ import shlex
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -40,7 +40,10 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from qbench.benchmark.benchmark import Benchmark
+    from qbench.cli.budget import Budget
     from qbench.plugins import Plugin
+    from qbench.schedule.progress import Summary
+    from qbench.suite.grid import PlannedTrial
 
 app = typer.Typer(
     name="qbench",
@@ -179,21 +182,44 @@ def run(
             "Repeatable.",
         ),
     ] = None,
+    resolve: Annotated[
+        float | None,
+        typer.Option(
+            metavar="POINTS",
+            min=0.01,
+            help="Then train further seeds, 10 and 15 in all, of rows that are next to each other "
+            "in a column and neither told apart nor tied within POINTS. They are tested apart from "
+            "the tables, which keep the suite's own seeds.",
+        ),
+    ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME", help="Stop training after TIME, such as 90min or 2h, as Ctrl-C would."
+        ),
+    ] = None,
 ) -> None:
     """Train the missing trials of a suite, then write its tables.
 
     Finished trials are kept. Interrupt the command (Ctrl-C) and run it again to continue. Exit code
-    0: every trial is done. 1: some trials failed, and the table says why. 2: the suite or an option
-    has a mistake. 130: interrupted.
+    0: every trial is done. 1: some trials failed, and the table says why, or the budget is spent.
+    2: the suite or an option has a mistake. 130: interrupted.
     """
     from rich.console import Console
 
+    from qbench.cli.budget import Budget
+
+    limit = Budget(budget)
     console = Console(highlight=False)
     with console.status("Reading the suite and the store …"):
         plugins = plugin_files(methods, models, datasets)
         benchmark = _open(suite, results, assignments, plugins)
     command = _resume_command("run", suite, assignments, plugins, results, address)
-    raise typer.Exit(_train(benchmark, console, address, command, again or ()))
+    command += f" --resolve {resolve:g}" if resolve else ""
+    code = _train(benchmark, console, address, command, again or (), limit)
+    if resolve and code != 130 and not limit.spent:
+        code = max(code, _resolve(benchmark, console, address, command, resolve, limit))
+    raise typer.Exit(code)
 
 
 @verb()
@@ -283,6 +309,7 @@ def _train(
     address: str | None,
     command: str,
     again: Sequence[str] = (),
+    budget: Budget | None = None,
 ) -> int:
     """Train what is to do and write the tables: everything that `run` does after `_open`.
 
@@ -298,6 +325,7 @@ def _train(
         address: Address of a Ray cluster, if it is not this machine alone.
         command: Command line that continues this one if it is interrupted.
         again: What to train again: names of methods, or ``stale``.
+        budget: Time that it may train. None: no limit.
 
     Returns:
         The exit code.
@@ -305,8 +333,6 @@ def _train(
     from qbench.benchmark import stale
     from qbench.cli import messages
     from qbench.cli.plan import nothing_to_train
-    from qbench.cli.progress import Display
-    from qbench.cli.words import duration
     from qbench.spec.words import counted
 
     with messages.lines(console), benchmark.alone():
@@ -322,14 +348,9 @@ def _train(
         else:
             to_train = counted(len(to_do), "trial")
             console.print(f"{to_train} to train, {done} of {runnable} done already.")
-            with Display(
-                console, {planned.trial.key: planned.name for planned in to_do}
-            ) as display:
-                summary = benchmark.run(display, address)
+            summary = _run(benchmark, to_do, console, address, budget)
             interrupted, stopped = summary.interrupted, summary.stopped
             unrecorded = summary.unrecorded
-            spent = duration(summary.seconds)
-            console.print(f"{counted(summary.ended, 'trial')} ended; {spent} of training.")
         try:
             _write_tables(benchmark, console)
         except QbenchError as error:
@@ -350,6 +371,77 @@ def _train(
             console.print(f"Go on with: {command}", soft_wrap=True, markup=False)
             return 130 if interrupted else 1
         return 1 if failed or unrecorded else 0
+
+
+def _run(
+    benchmark: Benchmark,
+    to_do: Sequence[PlannedTrial],
+    console: Console,
+    address: str | None,
+    budget: Budget | None,
+) -> Summary:
+    """Train what a benchmark has to do within a budget, and show the progress."""
+    from qbench.cli.progress import Display
+    from qbench.cli.words import duration
+    from qbench.spec.words import counted
+
+    names = {planned.trial.key: planned.name for planned in to_do}
+    with Display(console, names) as display, budget.limit() if budget else nullcontext():
+        summary = benchmark.run(display, address)
+    if budget and budget.spent and summary.interrupted:
+        summary.interrupted, summary.stopped = False, f"the budget of {budget.text} is spent"
+    console.print(
+        f"{counted(summary.ended, 'trial')} ended; {duration(summary.seconds)} of training."
+    )
+    return summary
+
+
+def _resolve(
+    benchmark: Benchmark,
+    console: Console,
+    address: str | None,
+    command: str,
+    within: float,
+    budget: Budget,
+) -> int:
+    """Train further seeds of neighbouring rows, and print and write the verdicts.
+
+    Args:
+        benchmark: The benchmark, whose own seeds are done.
+        console: Where messages are printed.
+        address: Address of a Ray cluster, if it is not this machine alone.
+        command: Command line that continues this one if it is interrupted.
+        within: Rows are tied if their difference is less than this, in points.
+        budget: Time that it may train.
+
+    Returns:
+        The exit code.
+    """
+    from qbench.benchmark import further_seeds
+    from qbench.cli import messages, resolve
+    from qbench.spec.words import counted
+
+    code, why = 0, ""
+
+    def train(part: Benchmark) -> bool:
+        nonlocal code, why
+        to_do = part.to_do()
+        console.print(f"{counted(len(to_do), 'trial')} of further seeds to train.")
+        summary = _run(part, to_do, console, address, budget)
+        why = summary.unrecorded or summary.stopped or ("Ctrl-C" if summary.interrupted else "")
+        code = 130 if summary.interrupted else 1 if why else code
+        return not why
+
+    with messages.lines(console), benchmark.alone():
+        wide = further_seeds.with_further_seeds(benchmark)
+        found = further_seeds.resolve(wide, within, train)
+        resolve.show(console, found, within)
+        console.print(f"Wrote {resolve.write(found, benchmark.folder)}", soft_wrap=True)
+        failed = _print_failures(wide, console)
+        if why:
+            console.print(f"Stopped: {why}. These are the last complete looks.", soft_wrap=True)
+            console.print(f"Go on with: {command}", soft_wrap=True, markup=False)
+    return code or int(failed)
 
 
 def _print_failures(benchmark: Benchmark, console: Console) -> bool:
