@@ -61,7 +61,7 @@ def test_seeds_are_the_suites_own_and_then_unused_numbers(
 ) -> None:
     content = {
         "name": "s", "dataset": "digits", "models": ["convnet_tiny"], "bits": ["1/1"],
-        "methods": ["ste"], "seeds": own,
+        "methods": [{"method": "ste"}], "seeds": own,
     }  # fmt: skip
     assert seeds_of(Suite.model_validate(content)) == further
 
