@@ -27,7 +27,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qbench.functional import clip, clip_round, quantize_unit, scaled_sign, straight_through
+from qbench.functional import (
+    clip_round,
+    quantize_unit,
+    scaled_sign,
+    straight_through,
+    tanh_weight,
+)
 from qbench.method import Binary, Granularity, Integers, Layer, Method, PerTensor, Recipe, Uniform
 
 
@@ -98,9 +104,7 @@ class TanhWeight(nn.Module):
 
     def forward(self, w: Tensor) -> Tensor:
         """Quantize ``w``, any shape."""
-        t = w.tanh()
-        largest = clip(t.abs().max(), torch.finfo(w.dtype).tiny)  # a layer may be all zeros
-        return 2 * quantize_unit(t / (2 * largest) + 0.5, self.bits) - 1
+        return tanh_weight(w, 2**self.bits - 1)
 
 
 class UnitActivation(nn.Module):

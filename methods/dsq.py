@@ -22,7 +22,7 @@ from typing import Annotated
 import torch
 from torch import Tensor, nn
 
-from qbench.functional import clip, straight_through
+from qbench.functional import clip, soft_uniform
 from qbench.method import Field, Layer, Method, Quantizer, Recipe, Uniform
 
 
@@ -35,6 +35,7 @@ class DSQ(Method):
     """
 
     paper = "Gong et al., ICCV 2019, arXiv:1908.05033"
+    revision = 2
     weights = Uniform(offset=True)
     activations = Uniform(offset=True)
     paper_recipe = Recipe(
@@ -76,13 +77,7 @@ class SoftStaircase(Quantizer):
         """Quantize ``x``, any shape."""
         low, high, alpha = (p.to(x.dtype) for p in (self.low, self.high, self.alpha))
         delta = clip((high - low) / self.n, 1e-8)
-        i = ((x - low) / delta).detach().floor().clamp(0, self.n - 1)
-        middle = low + (i + 0.5) * delta
-        kappa = (2 / alpha - 1).log() / delta
-        phi = (kappa * (x - middle)).tanh() / (1 - alpha)
-        soft = low + delta * (i + (phi + 1) / 2)
-        soft = torch.where(x < low, low, torch.where(x > high, high, soft))
-        return straight_through(soft, low + delta * (i + (x >= middle)))
+        return soft_uniform(x, low, high, delta, alpha, self.n)
 
     def after_optimizer_step(self, layer: Layer) -> None:
         """Keep α in (0, ½]."""

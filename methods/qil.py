@@ -27,7 +27,7 @@ from typing import Annotated
 import torch
 from torch import Tensor, nn
 
-from qbench.functional import clip, integer_range, is_signed, round_ste
+from qbench.functional import clip, integer_range, interval_quantize, is_signed
 from qbench.method import Field, Integers, Layer, Method, Recipe
 
 
@@ -81,11 +81,7 @@ class Interval(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Quantize ``x``, any shape."""
-        c, d = self.centre.to(x.dtype), clip(self.half_width.to(x.dtype), 1e-6)
-        size = x.abs() if self.signed else x
-        u = clip(0.5 / d * size - 0.5 * c / d + 0.5, 0, 1)
-        if self.gamma.requires_grad:
-            inside = u > 0  # 0^γ is 0, but its derivative by γ would be 0 · ln 0
-            u = torch.where(inside, torch.where(inside, u, 1.0) ** self.gamma.to(x.dtype), 0.0)
-        quantized = round_ste(self.quant_max * u) / self.quant_max
-        return x.detach().sign() * quantized if self.signed else quantized
+        c, d, gamma = (p.to(x.dtype) for p in (self.centre, self.half_width, self.gamma))
+        learned = gamma if self.gamma.requires_grad else None
+        d = clip(d, 1e-6)
+        return interval_quantize(x, c, d, self.quant_max, gamma=learned, signed=self.signed)

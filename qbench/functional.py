@@ -13,6 +13,7 @@ from torch import Tensor
 
 from qbench.quant.kmeans import kmeans_1d
 from qbench.quant.primitives.clip import Closed, clip
+from qbench.quant.primitives.curves import interval_quantize, soft_uniform, tanh_weight
 from qbench.quant.primitives.straight_through import round_ste, straight_through
 from qbench.quant.primitives.uniform import clip_round, fake_quantize
 from qbench.quant.staircase.staircase import hard_staircase, staircase
@@ -210,6 +211,7 @@ __all__ = [
     "filter_dims",
     "hard_staircase",
     "integer_range",
+    "interval_quantize",
     "is_signed",
     "kmeans_1d",
     "nearest_level",
@@ -218,6 +220,8 @@ __all__ = [
     "scale_gradient",
     "scaled_sign",
     "sign",
+    "soft_uniform",
     "staircase",
     "straight_through",
+    "tanh_weight",
 ]

@@ -15,6 +15,7 @@ MODULES = [
     "qbench.quant.attach",
     "qbench.quant.hooks",
     "qbench.quant.primitives.clip",
+    "qbench.quant.primitives.curves",
     "qbench.quant.primitives.straight_through",
     "qbench.quant.primitives.uniform",
     "qbench.quant.surgery",

@@ -10,7 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from qbench.functional import clip, clip_round, fake_quantize
+from qbench.functional import (
+    clip,
+    clip_round,
+    fake_quantize,
+    interval_quantize,
+    soft_uniform,
+    tanh_weight,
+)
 from qbench.quant.kernels import build
 from qbench.quant.primitives import primitive
 from qbench.quant.primitives.primitive import LOOPS
@@ -33,6 +40,7 @@ class Case:
         step: Distance of levels.
         rows: Whether the parameters have a value for each row.
         passes_all: Whether the gradient passes everywhere.
+        curved: Whether loops compute the gradient by polynomials in float32.
     """
 
     function: Callable[..., Tensor]
@@ -41,6 +49,7 @@ class Case:
     step: float = 0.25
     rows: bool = False
     passes_all: bool = field(default=False)
+    curved: bool = False
 
     def parameters(self, dtype: torch.dtype, x: Tensor) -> list[Tensor]:
         """Return fresh learned parameters for a tensor."""
@@ -77,6 +86,27 @@ CASES: Mapping[str, Case] = {
         lambda x, s, b: fake_quantize(x, s, 0, 3, offset=b), (0.25, 0.1), (0.1, 0.85), rows=True
     ),
     "fake_quantize, fixed": Case(lambda x: fake_quantize(x, x.new_tensor(0.25), 0, 3)),
+    "tanh_weight": Case(lambda x: tanh_weight(x, 3), points=(-1.0, 1.0), curved=True),
+    "interval_quantize": Case(
+        lambda x, c, d: interval_quantize(x, c, d, 3), (0.625, 0.5), (0.125, 1.125), 1 / 3
+    ),
+    "interval_quantize, unsigned": Case(
+        lambda x, c, d: interval_quantize(x, c, d, 7, signed=False), (0.5, 0.5), step=1 / 7
+    ),
+    "interval_quantize, power": Case(
+        lambda x, c, d, gamma: interval_quantize(x, c, d, 3, gamma=gamma),
+        (0.625, 0.5, 1.25),
+        (0.125, 1.125),
+        1 / 3,
+        curved=True,
+    ),
+    "soft_uniform": Case(
+        lambda x, low, high, alpha: soft_uniform(x, low, high, (high - low) / 3, alpha, 3),
+        (-0.5, 1.0, 0.2),
+        (-0.5, 0.0, 0.5, 1.0),
+        0.5,
+        curved=True,
+    ),
 }
 
 

@@ -40,6 +40,11 @@
     const int64_t start = row * columns + first;                                                   \
     const int count = columns - first < BLOCK ? (int)(columns - first) : BLOCK;
 
+/* Functions of either type. */
+#define ROUND(v) _Generic((v), float: rintf, double: rint)(v)
+#define FLOOR(v) _Generic((v), float: floorf, double: floor)(v)
+#define SIZE(v) _Generic((v), float: fabsf, double: fabs)(v)
+
 /* Add the sums of the blocks of every row, (rows, blocks, width), into the first of them. */
 static inline void add_blocks(double *sums, int64_t rows, int64_t columns, int width) {
     const int64_t blocks = BLOCKS(columns);

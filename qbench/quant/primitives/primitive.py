@@ -133,3 +133,13 @@ def _differentiate(
     wanted = [t for t, one in zip(inputs, needed, strict=True) if one and t is not None]
     found = iter(torch.autograd.grad(primitive.formula(*inputs), wanted, g, create_graph=True))  # type: ignore[arg-type]
     return [next(found) if one else None for one in needed]
+
+
+def by_formula(
+    primitive: Primitive, needed: Sequence[bool], g: Tensor, *tensors: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    """Compute the gradients by the formula, where there is no loop and no other way."""
+    leaves = [None if t is None else t.detach().requires_grad_() for t in tensors]
+    with torch.enable_grad():
+        found = _differentiate(primitive, needed, g, *leaves)
+    return tuple(None if t is None else t.detach() for t in found)

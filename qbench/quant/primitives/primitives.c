@@ -21,10 +21,6 @@
 
 #define INSIDE(v, clipped) (((clipped) == (v)) & ((v) != open_low) & ((v) != open_high))
 
-#ifndef ROUND
-#define ROUND(v) _Generic((v), float: rintf, double: rint)(v)
-#endif
-
 /* NaN passes; of two zeros the first is returned. */
 static inline REAL NAME(clamp)(REAL v, REAL low, REAL high) {
     v = v < low ? low : v;
