@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 import pandas as pd
 
 from qbench import registry
-from qbench.benchmark import stale, starting_weights
+from qbench.benchmark import exported, stale, starting_weights
 from qbench.data import Dataset
 from qbench.errors import QbenchError
 from qbench.files import resolved
@@ -24,6 +24,7 @@ from qbench.plugins import Plugin, load_plugin
 from qbench.report.trial_rows import TrialRows
 from qbench.spec.result import Result
 from qbench.spec.trial import Trial
+from qbench.spec.words import counted
 from qbench.store.mlflow import Store
 from qbench.store.spool import Spool
 from qbench.store.tags import REASON
@@ -59,6 +60,7 @@ class Benchmark:
         rehearsal: Whether its trials only try out what real ones would do.
         runs: The MLflow run that counts for each trial that has ended, by the trial's key.
         unrecorded: Why results that wait in the spool could not be recorded, or an empty string.
+        notes: What to tell of the files of results that were read.
     """
 
     suite: Suite
@@ -71,6 +73,7 @@ class Benchmark:
     rehearsal: bool = False
     runs: dict[str, Run] = field(default_factory=dict)
     unrecorded: str = ""
+    notes: list[str] = field(default_factory=list)
     _stale: dict[str, str] | None = field(default=None, init=False, repr=False)
 
     @classmethod
@@ -183,6 +186,28 @@ class Benchmark:
             yield
 
     # What is done ----------------------------------------------------------------------------
+
+    @property
+    def file(self) -> Path:
+        """The file of results that the repository of a suite has, which need not exist."""
+        return self.results / self.suite.name / exported.FILE
+
+    def read_file(self) -> None:
+        """Read the trials that the store lacks from `file`, if it exists. Nothing is recorded."""
+        if not self.waiting_in_file():
+            return
+        content = exported.read([self.file])
+        before = len(self.runs)
+        self.store.lend(content.good)
+        self.refresh()
+        if lent := len(self.runs) - before:
+            self.notes.append(f"{counted(lent, 'trial')} read from {self.file}; not in the store.")
+        self.notes += [f"Not read: {refusal}" for refusal in content.refused]
+
+    def waiting_in_file(self) -> int:
+        """Return the number of trials that `file` lists and the store lacks."""
+        listed = exported.keys_in(self.file) if self.file.exists() else {}
+        return sum(p.trial.key in listed and p.trial.key not in self.runs for p in self.planned)
 
     def refresh(self) -> None:
         """Look the trials up in the store again.

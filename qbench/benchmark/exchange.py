@@ -1,29 +1,25 @@
-"""Exchange results as plain files: one JSON file for each trial.
-
-A file holds everything about a trial but its weights: the configuration (which gives its key),
-metrics, history, audit and environment. Others merge such files into their store.
-"""
+"""Exchange results with others: write those of a suite to a file, add those of files to a store."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import ValidationError
-
-from qbench.errors import QbenchError, closest
-from qbench.files import write_atomic
-from qbench.spec.result import Result, WeightObservations
+from qbench.benchmark import consistency, exported
+from qbench.benchmark.consistency import Refusal
+from qbench.benchmark.exported import Exported
+from qbench.errors import QbenchError
+from qbench.spec.result import Result
+from qbench.spec.words import counted
 
 if TYPE_CHECKING:
+    from mlflow.entities import Run
+
     from qbench.benchmark.benchmark import Benchmark
     from qbench.store.mlflow import Store
-
-FORMAT = "qbench-result-1"
-_LEFT_OUT = {*WeightObservations.model_fields, "examples", "traceback"}
 
 
 @dataclass(frozen=True)
@@ -32,141 +28,129 @@ class Conflict:
 
     Attributes:
         result: The result that was not added.
-        place: The file of the result.
+        place: Where the result was read: the file, and the line if it has several.
         text: The metrics that differ.
     """
 
     result: Result
-    place: Path
+    place: str
     text: str
 
 
 @dataclass
 class Merged:
-    """Report of merging files into a store.
+    """Report of merging results into a store.
 
     Attributes:
         added: Results that were added.
-        duplicates: Files of results that the store already had, with the same metrics.
+        duplicates: Places of results that the store already had, with the same metrics.
         conflicts: Results that the store already had with other metrics. Nothing was overwritten.
+        refused: Results that contradict the store otherwise.
     """
 
     added: list[Result] = field(default_factory=list)
-    duplicates: list[Path] = field(default_factory=list)
+    duplicates: list[str] = field(default_factory=list)
     conflicts: list[Conflict] = field(default_factory=list)
+    refused: list[Refusal] = field(default_factory=list)
 
 
-def export(benchmark: Benchmark, folder: Path) -> tuple[list[Path], list[str]]:
-    """Write one file for each finished trial of a suite, named after the trial's key.
+def export(benchmark: Benchmark, folder: Path | None = None) -> tuple[Path, int, list[str]]:
+    """Write the finished trials of a suite to a file ``trials.jsonl.gz``.
 
     Args:
         benchmark: The benchmark of the suite.
-        folder: Folder to write to; it is made if needed. Files of the same name are replaced.
+        folder: Folder to write to; it is made if needed. Default: that of the suite's tables. A
+            file there is replaced.
 
     Returns:
-        The files written, and the names of trials that were left out because their stored result
-        was edited by hand, which a file could not show.
+        The file, the number of its trials, and the names of trials that were left out because their
+        stored result was edited by hand, which a file could not show.
 
     Raises:
-        QbenchError: The folder cannot be written, or the store cannot be read.
+        QbenchError: The folder cannot be written, the store cannot be read, or the file has trials
+            of the suite that the store lacks and that would be lost.
     """
     from qbench.store.tags import was_changed  # MLflow: `compare` needs none
 
     done = [planned.trial for planned in benchmark.planned if benchmark.status(planned) == "done"]
     edited = {trial.key for trial in done if was_changed(benchmark.runs[trial.key])}
-    written = []
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for key in (trial.key for trial in done if trial.key not in edited):
-            path = folder / f"{key}.json"
-            with write_atomic(path) as scratch:
-                scratch.write_text(as_text(benchmark.store.result(benchmark.runs[key])))
-            written.append(path)
-    except OSError as error:
-        raise QbenchError(f"{folder}: {error.strerror}") from error
-    return written, [trial.name for trial in done if trial.key in edited]
-
-
-def as_text(result: Result) -> str:
-    """Return the text of the file of a result."""
-    content = result.model_dump(mode="json", exclude=_LEFT_OUT)
-    return json.dumps({"format": FORMAT, "key": result.trial.key, **content}, indent=2) + "\n"
-
-
-def read(paths: Sequence[Path]) -> Iterator[tuple[Path, Result]]:
-    """Read exported files.
-
-    Args:
-        paths: Exported files, or folders that hold some.
-
-    Yields:
-        Each file and its result.
-
-    Raises:
-        QbenchError: A file cannot be read, is not an exported file, or its key is not that of its
-            trial, or a folder holds no JSON file.
-    """
-    for path in paths:
-        files = sorted(path.glob("*.json")) if path.is_dir() else [path]
-        if not files:
-            raise QbenchError(f"{path}: has no .json files, as `qbench export` writes them")
-        for file in files:
-            yield file, _read(file)
-
-
-def _read(file: Path) -> Result:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        hint = closest(file.name, (p.name for p in file.parent.glob("*")))
-        raise QbenchError(f"{file}: {error.strerror}{hint}") from error
-    except ValueError as error:
-        raise QbenchError(f"{file}: not JSON: {error}") from error
-    found = content.pop("format", None) if isinstance(content, dict) else None
-    if found != FORMAT:
-        raise QbenchError(f"{file}: format is {found!r}, not '{FORMAT}' as `qbench export` writes")
-    key = content.pop("key", None)
-    try:
-        result = Result.model_validate(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise QbenchError(f"{file}: {where}: {first['msg'].lower()}") from error
-    if key != result.trial.key:
+    file = folder / exported.FILE if folder else benchmark.file
+    planned = {planned.trial.key for planned in benchmark.planned}
+    lost = (exported.keys_in(file).keys() & planned) - {trial.key for trial in done}
+    if lost:
         raise QbenchError(
-            f"{file}: its key is '{key}', that of its trial '{result.trial.key}': one was changed"
+            f"{file} has {counted(len(lost), 'trial')} of {benchmark.suite.name} that the store "
+            f"lacks, such as {min(lost)}; `qbench import {file}` adds them, then export again"
         )
-    return result
+    results = [
+        benchmark.store.result(benchmark.runs[trial.key])
+        for trial in done
+        if trial.key not in edited
+    ]
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        exported.write(file, benchmark.suite.name, results)
+    except OSError as error:
+        raise QbenchError(f"{file.parent}: {error.strerror}") from error
+    return file, len(results), [trial.name for trial in done if trial.key in edited]
 
 
-def merge(found: Iterable[tuple[Path, Result]], store: Store) -> Merged:
+def merge(found: Iterable[Exported], store: Store) -> Merged:
     """Add results to a store, except those that it already has.
 
     Args:
-        found: Files and their results, as `read` yields them.
+        found: Results, as `qbench.benchmark.exported.read` returns them.
         store: The store.
 
     Returns:
         What was added and what was not.
 
     Raises:
-        QbenchError: The store cannot be written.
+        QbenchError: The store cannot be read or written.
     """
     merged = Merged()
     files = list(found)
     runs = store.runs(result.trial.key for _, result in files)
     known = {key: store.metrics(run) for key, run in runs.items() if run.info.status == "FINISHED"}
-    for path, result in files:
+    others = _OtherSeeds(store, files)
+    for place, result in files:
         key = result.trial.key
         if key not in known:
+            if refusal := others.refusal(place, result):
+                merged.refused.append(refusal)
+                continue
             store.record(result, None)
             known[key] = result.metrics
             merged.added.append(result)
         elif text := difference(known[key], result.metrics):
-            merged.conflicts.append(Conflict(result, path, text))
+            merged.conflicts.append(Conflict(result, place, text))
         else:
-            merged.duplicates.append(path)
+            merged.duplicates.append(place)
     return merged
+
+
+class _OtherSeeds:
+    """Finished trials of a store that differ from those of files in their seed only."""
+
+    def __init__(self, store: Store, files: Iterable[Exported]) -> None:
+        self._store = store
+        self._runs: defaultdict[str, list[Run]] = defaultdict(list)
+        wanted = {consistency.without_seed(result.trial) for _, result in files}
+        for run in store.finished() if wanted else ():
+            kind = consistency.without_seed(store.trial(run))
+            if kind in wanted:
+                self._runs[kind].append(run)
+
+    def refusal(self, place: str, result: Result) -> Refusal | None:
+        """Return the refusal of a result whose course the store has under another seed."""
+        for run in self._runs[consistency.without_seed(result.trial)]:
+            if not result.history or self._store.metrics(run) != result.metrics:
+                continue
+            other = self._store.result(run)
+            same = consistency.course(other) == consistency.course(result)
+            if same and other.trial.seed != result.trial.seed:
+                return consistency.copy_of(place, result.trial, other.trial)
+        return None
 
 
 def difference(ours: dict[str, float], theirs: dict[str, float]) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from qbench.benchmark import exchange
+from qbench.benchmark import exported
 from qbench.errors import QbenchError, nearest
 from qbench.plugins import Plugin, load_plugin
 from qbench.quant.options import build_method, method_options
@@ -30,7 +30,8 @@ def load(path: Path, results: Path, plugins: Sequence[Plugin] = ()) -> pd.DataFr
 
     Args:
         path: YAML file or name of a suite; folder with a store, with the tables of a suite, with
-            such folders, or with exported files; ``trials.csv``; or exported file.
+            such folders, or with exported files; ``trials.csv``; ``trials.jsonl.gz``; or the JSON
+            file of a trial.
         results: The results folder in which the trials of a suite are looked up.
         plugins: Python files of methods, models and datasets. Methods are added to a suite.
 
@@ -55,12 +56,16 @@ def load(path: Path, results: Path, plugins: Sequence[Plugin] = ()) -> pd.DataFr
         found = _from_store(path)
     elif tables := [*path.glob(_TRIALS), *sorted(path.glob(f"*/{_TRIALS}"))]:
         found = pd.concat(map(_from_csv, tables), ignore_index=True).drop_duplicates("key")
-    elif path.is_dir() or path.suffix == ".json":
-        read = (result for _, result in exchange.read([path]) if result.status == "done")
+    elif path.is_dir() or path.name.endswith((".json", exported.FILE)):
+        content = exported.read([path])
+        if content.refused:
+            raise QbenchError("\n".join(map(str, content.refused)))
+        read = (result for _, result in content.good if result.status == "done")
         found = _from_trials((result.trial, result.metrics) for result in read)
     else:
         raise QbenchError(
-            f"{path}: compare suites (.yaml), folders that qbench wrote, trials.csv or .json files"
+            f"{path}: compare suites (.yaml), folders that qbench wrote, trials.csv or "
+            f"{exported.FILE}, or .json files of trials"
         )
     if found.empty:
         raise QbenchError(f"{path}: nothing in it is finished")
@@ -71,6 +76,7 @@ def _from_suite(path: Path, results: Path, plugins: Sequence[Plugin]) -> pd.Data
     from qbench.benchmark.benchmark import Benchmark
 
     benchmark = Benchmark.open(path, results, plugins=plugins)
+    benchmark.read_file()
     return _done(benchmark.trials(), benchmark.dataset.shown[0])
 
 

@@ -76,9 +76,11 @@ def show(
     """Show one recorded trial, or pretrained weights before any training.
 
     Of a trial: its settings, results and environment, its audit, how many distinct values each
-    quantized tensor has, and whether the result is stale: edited by hand, or of a method that has
-    changed. Of pretrained weights: how many layers and parameters are quantized. These need neither
-    a suite nor a trial; weights of torchvision are downloaded unless they are there.
+    quantized tensor has, the command that reproduces it, and whether the result is stale: edited by
+    hand, or of a method that has changed. A trial that the store lacks is read from the file
+    trials.jsonl.gz of a suite in the results folder. Of pretrained weights: how many layers and
+    parameters are quantized. These need neither a suite nor a trial; weights of torchvision are
+    downloaded unless they are there.
     """
     from qbench.plugins import load_plugin
 
@@ -92,18 +94,18 @@ def show(
 
 
 def _show_trial(key: str, results: Path, figures: Path | None, as_json: bool) -> None:
-    from qbench.cli import catalogue
+    from qbench.cli import record as records
 
-    record = catalogue.trial(key, results)
+    record = records.trial(key, results)
     if figures is not None:
-        drawn, problems = catalogue.draw(key, results, figures)
+        drawn, problems = records.draw(key, results, figures)
         record["figures"] = [str(path) for path in drawn]
         for problem in problems:
             print(f"Not made: {problem}", file=sys.stderr)
     if as_json:
         print(json.dumps(record, indent=2, ensure_ascii=False))
     else:
-        catalogue.show_trial(record)
+        records.show_trial(record)
 
 
 def _show_pretrained(model: str, weights: str, figures: Path | None, as_json: bool) -> None:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qbench import __version__
-from qbench.cli import data, lookup, methods, results
+from qbench.cli import data, lookup, methods, results, verify
 from qbench.cli.command import HELP_NAMES, PlainCommand
 from qbench.cli.options import (
     Address,
@@ -129,6 +129,8 @@ def plan(
             print(json.dumps(plans.as_json(benchmark), indent=2, ensure_ascii=False))
         else:
             plans.show(benchmark)
+            if waiting := benchmark.waiting_in_file():
+                print(_import_hint(benchmark.file, waiting))
     raise typer.Exit(2 if benchmark.dataset.missing() else 0)
 
 
@@ -240,12 +242,15 @@ def leaderboard(
 ) -> None:
     """Write and print the tables of a suite from the store.
 
-    Also draws the figures. Nothing is trained.
+    Also draws the figures. Nothing is trained. Trials that the store lacks are read from the file
+    trials.jsonl.gz of the suite in the results folder.
     """
     from rich.console import Console
 
     plugins = plugin_files(methods, models, datasets)
-    _write_tables(_open(suite, results, assignments, plugins), Console(highlight=False), html)
+    benchmark = _open(suite, results, assignments, plugins)
+    _read_file(benchmark)
+    _write_tables(benchmark, Console(highlight=False), html)
 
 
 @verb()
@@ -278,6 +283,7 @@ def power(
 
     wanted = difference or (0.5, 1.0)
     benchmark = _open(suite, results, assignments, plugin_files(methods, models, datasets))
+    _read_file(benchmark)
     if as_json:
         print(json.dumps(resolution.as_json(benchmark, wanted), indent=2, ensure_ascii=False))
     else:
@@ -285,6 +291,7 @@ def power(
 
 
 verb()(lookup.show)
+verb()(verify.verify)
 verb()(results.compare)
 verb()(results.export)
 verb("import")(results.import_)
@@ -301,6 +308,13 @@ def _open(
     from qbench.benchmark.benchmark import Benchmark
 
     return Benchmark.open(suite, results, assignments or (), plugins)
+
+
+def _read_file(benchmark: Benchmark) -> None:
+    """Read the trials that the store lacks from the file of the suite, and say so."""
+    benchmark.read_file()
+    for note in benchmark.notes:
+        print(note, file=sys.stderr)
 
 
 def _train(
@@ -339,6 +353,8 @@ def _train(
         if again:
             count = stale.set_aside(benchmark, again)
             console.print(f"{counted(count, 'finished trial')} to train again.")
+        if waiting := benchmark.waiting_in_file():
+            console.print(_import_hint(benchmark.file, waiting), soft_wrap=True, markup=False)
         to_do = benchmark.to_do()
         runnable = sum(not planned.unsupported for planned in benchmark.planned)
         done = runnable - len(to_do)
@@ -442,6 +458,12 @@ def _resolve(
             console.print(f"Stopped: {why}. These are the last complete looks.", soft_wrap=True)
             console.print(f"Go on with: {command}", soft_wrap=True, markup=False)
     return code or int(failed)
+
+
+def _import_hint(file: Path, count: int) -> str:
+    from qbench.spec.words import counted
+
+    return f"{file} has {counted(count, 'trial')} that the store lacks; `qbench import` adds them."
 
 
 def _print_failures(benchmark: Benchmark, console: Console) -> bool:

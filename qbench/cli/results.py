@@ -28,7 +28,10 @@ if TYPE_CHECKING:
 
     from qbench.report.comparison import Difference
 
-_SIDE = "A suite (file or name), any folder that qbench wrote, a trials.csv, or exported files."
+_SIDE = (
+    "A suite (file or name), any folder that qbench wrote, a trials.csv, or exported files. Or the "
+    "key of a trial."
+)
 _STYLES = {"worse": "red", "better": "green"}
 
 
@@ -45,13 +48,19 @@ def compare(
 
     Results are matched by dataset, model, row and bit-widths. Differences are tested over the seeds
     that both have (paired t-test, Holm's correction over all that is compared). Results that are
-    the same are counted, not listed. Exit code 0: nothing is significantly worse in B. 1: something
-    is, or one trial has two different results. 2: A or B cannot be read.
+    the same are counted, not listed. If A and B are keys, or the first digits of keys, what these
+    two networks predict for the same images is compared. That says nothing about their methods: two
+    seeds of one method often differ as much. Exit code 0: nothing is significantly worse in B. 1:
+    something is, or one trial has two different results. 2: A or B cannot be read.
     """
     from qbench.benchmark.finished import load
+    from qbench.cli import checkpoints, record
     from qbench.report.comparison import compare as compared
 
     plugins = plugin_files(methods, models, datasets)
+    if record.is_key(a) and record.is_key(b):
+        checkpoints.compare(str(a), str(b), results, plugins, as_json)
+        return
     found = compared(load(a, results, plugins), load(b, results, plugins))
     if as_json:
         print(json.dumps([each.as_json() for each in found], indent=2, ensure_ascii=False))
@@ -112,22 +121,25 @@ def _number(value: float, form: str) -> str:
 def export(
     suite: SuiteFile,
     folder: Annotated[
-        Path,
+        Path | None,
         typer.Argument(
-            metavar="DIR", parser=expanded, help="Folder to write to; it is made if needed."
+            metavar="[DIR]",
+            parser=expanded,
+            help="Folder to write to; it is made if needed. Default: that of the suite's tables.",
         ),
-    ],
+    ] = None,
     assignments: Assignments = None,
     methods: MethodFiles = None,
     models: ModelFiles = None,
     datasets: DatasetFiles = None,
     results: Results = Path("results"),
 ) -> None:
-    """Write the finished trials of a suite as JSON files, to share.
+    """Write the finished trials of a suite to one file, to share.
 
-    Each file is named after its trial's key and holds the configuration, metrics, history, audit
-    and environment, but no weights. Trials whose stored result was edited by hand are left out and
-    listed. Others add the files to their store with `qbench import`.
+    The file, DIR/trials.jsonl.gz, holds for each trial the configuration, metrics, history, audit,
+    predicted classes and environment, but no weights. The same results give the same bytes. Trials
+    whose stored result was edited by hand are left out and listed. Others add the file to their
+    store with `qbench import`.
     """
     from qbench.benchmark import exchange
     from qbench.benchmark.benchmark import Benchmark
@@ -135,8 +147,8 @@ def export(
 
     plugins = plugin_files(methods, models, datasets)
     benchmark = Benchmark.open(suite, results, assignments or (), plugins)
-    files, left_out = exchange.export(benchmark, folder)
-    print(f"Wrote {counted(len(files), 'trial')} to {folder}")
+    file, count, left_out = exchange.export(benchmark, folder)
+    print(f"Wrote {counted(count, 'trial')} to {file}")
     for name in left_out:
         print(f"Left out: {name}: {EDITED}")
 
@@ -145,29 +157,42 @@ def import_(
     paths: Annotated[
         list[Path],
         typer.Argument(
-            metavar="PATH", parser=expanded, help="Exported files, or folders that hold them."
+            metavar="PATH",
+            parser=expanded,
+            help="Exported files (trials.jsonl.gz, or .json of one trial), or folders of them.",
         ),
     ],
+    methods: MethodFiles = None,
+    models: ModelFiles = None,
+    datasets: DatasetFiles = None,
     results: Results = Path("results"),
 ) -> None:
     """Add exported trials to the store.
 
-    Results that are in the store already are never overwritten. Exit code 0: all trials are in the
-    store. 1: some are there with other numbers; these are kept, and the differences are listed. 2:
-    a file is not an exported trial, or its configuration was edited.
+    Results that are in the store already are never overwritten. A trial that something contradicts
+    is refused with its reason, and the others are added. Exit code 0: all trials are in the store.
+    1: some were refused, or are there with other numbers; these are listed. 2: there is no such
+    file.
     """
-    from qbench.benchmark import exchange
+    from qbench.benchmark import exchange, exported
     from qbench.errors import QbenchError
+    from qbench.plugins import load_plugin
     from qbench.store.mlflow import Store
     from qbench.store.spool import Spool
 
-    files, results = list(exchange.read(paths)), resolved(results)
+    for plugin in plugin_files(methods, models, datasets):
+        load_plugin(plugin)
+    content, results = exported.read(paths), resolved(results)
     with Spool(results / ".state").lock(wait=False) as alone:
         if not alone:
             raise QbenchError(f"a run is writing to {results}; import once it has ended")
-        merged = exchange.merge(files, Store(results))
-    print(f"{counted(len(merged.added), 'trial')} added, {len(merged.duplicates)} there already.")
+        merged = exchange.merge(content.good, Store(results))
+    refused = [*content.refused, *merged.refused]
+    told = f"{counted(len(merged.added), 'trial')} added, {len(merged.duplicates)} there already"
+    print(f"{told}, {len(refused)} refused." if refused else f"{told}.")
     for conflict in merged.conflicts:
         name, key = conflict.result.trial.name, conflict.result.trial.key
         print(f"{conflict.place}: not taken: {name} ({key}) is there with {conflict.text}")
-    raise typer.Exit(int(bool(merged.conflicts)))
+    for refusal in refused:
+        print(f"Refused: {refusal}")
+    raise typer.Exit(int(bool(merged.conflicts or refused)))

@@ -193,7 +193,18 @@ class Connection:
             QbenchError: The experiment was deleted.
             mlflow.exceptions.MlflowException: MLflow refuses.
         """
-        page = f"/#/experiments/{self.experiment(experiment)}/runs"
+        return self._link(f"/#/experiments/{self.experiment(experiment)}/runs")
+
+    def link_of(self, experiment: str, run: str) -> str:
+        """Return where a browser shows a run, in the form of `link`.
+
+        Args:
+            experiment: Id of the experiment.
+            run: Id of the run.
+        """
+        return self._link(f"/#/experiments/{experiment}/runs/{run}")
+
+    def _link(self, page: str) -> str:
         if self._uri.startswith(("http:", "https:")):
             return re.sub(r"//[^/@]*@", "//", self._uri).rstrip("/") + page
         uri = shlex.quote(self.without_password(self._uri))

@@ -59,11 +59,41 @@ class Store:
 
     def __init__(self, results: Path, local: bool = False) -> None:
         self._connection = Connection(results, local)
+        self._lent: dict[str, tuple[Run, Result, str]] = {}  # by the id of the run
+
+    def lend(self, results: Iterable[tuple[str, Result]]) -> None:
+        """Serve results of files to whoever reads the store. Nothing is recorded.
+
+        A trial of which the store has a run, also one that was set aside, is read from that run.
+
+        Args:
+            results: Results, each with the place that it was read from.
+        """
+        for place, result in results:
+            run = recording.as_run(result)
+            self._lent[run.info.run_id] = run, result, place
+
+    def is_lent(self, run: Run) -> bool:
+        """Return whether a run was not recorded but lent; see `lend`."""
+        return run.info.run_id in self._lent
 
     @property
     def address(self) -> str:
         """Address of the store for messages: the file of a database, or a URI without password."""
         return self._connection.address
+
+    def link_of(self, run: Run) -> str:
+        """Return where a browser shows a run, to end a sentence with; '' for a run that is lent.
+
+        Args:
+            run: Run of a trial.
+
+        Raises:
+            QbenchError: The store cannot be read.
+        """
+        if self.is_lent(run):
+            return ""
+        return self._connection.link_of(run.info.experiment_id, run.info.run_id)
 
     def link(self, suite: str) -> str:
         """Return where a browser shows the runs of a suite, to end a sentence with.
@@ -200,7 +230,8 @@ class Store:
 
     def _history(self, run: Run, metrics: Sequence[str]) -> Iterable[dict[str, float]]:
         """Return the metrics of each epoch, from a local file if there is one: that is faster."""
-        if artifacts.on_this_machine(self._connection, run, HISTORY_FILE) is not None:
+        here = artifacts.on_this_machine(self._connection, run, HISTORY_FILE)
+        if self.is_lent(run) or here is not None:
             return list(self.read(run, HISTORY_FILE))
         rows: dict[int, dict[str, float]] = {}
         with self._connection.reporting("cannot read the store"):
@@ -246,6 +277,8 @@ class Store:
         Raises:
             QbenchError: The store cannot be read, or an artifact of the run cannot be fetched.
         """
+        if self.is_lent(run):
+            return self._lent[run.info.run_id][1]
         tags = run.data.tags
         return Result(
             trial=self.trial(run),
@@ -302,7 +335,13 @@ class Store:
 
     def text(self, run: Run, artifact: str) -> str:
         """Return the text of an artifact; see `qbench.store.artifacts.text`."""
-        return artifacts.text(self._connection, run, artifact)
+        if not self.is_lent(run):
+            return artifacts.text(self._connection, run, artifact)
+        _, result, place = self._lent[run.info.run_id]
+        texts = recording.artifact_texts(result)
+        if artifact not in texts:
+            raise QbenchError(f"{place}: has no {artifact}")
+        return texts[artifact]
 
     def examples(self, run: Run) -> list[ImageDetections]:
         """Return the detections of a run in the first test images.
@@ -313,12 +352,14 @@ class Store:
         Raises:
             QbenchError: The detections cannot be fetched.
         """
-        if not artifacts.exists(self._connection, run, EXAMPLES_FILE):
+        if self.is_lent(run) or not artifacts.exists(self._connection, run, EXAMPLES_FILE):
             return []
         return TypeAdapter(list[ImageDetections]).validate_json(self.text(run, EXAMPLES_FILE))
 
     def place(self, run: Run) -> str:
-        """Return where the artifacts of a run are: a folder, or an address without password."""
+        """Return where a run is: folder or address of its artifacts, or the file of a lent one."""
+        if self.is_lent(run):
+            return self._lent[run.info.run_id][2]
         local = artifacts.on_this_machine(self._connection, run, TRIAL_FILE)
         address = run.info.artifact_uri or ""
         return str(local.parent) if local else self._connection.without_password(address)
@@ -335,5 +376,12 @@ class Store:
             found = sqlite.ended_runs(database, KEY) if database.exists() else []
         if found is None:
             found = self._connection.search("attributes.status != 'RUNNING'")
+        recorded = list(found)
+        known = {run.data.tags[KEY] for run in recorded}
+        lent = [run for run, *_ in self._lent.values() if run.data.tags[KEY] not in known]
         states = ("FINISHED", "FAILED")
-        return [r for r in found if r.info.status in states and SET_ASIDE not in r.data.tags]
+        return [
+            run
+            for run in (*recorded, *lent)
+            if run.info.status in states and SET_ASIDE not in run.data.tags
+        ]

@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from mlflow.entities import Metric, Param, Run, RunTag, ViewType
+from mlflow.entities import Metric, Param, Run, RunData, RunInfo, RunTag, ViewType
 from mlflow.tracking import MlflowClient
 from pydantic import TypeAdapter
 
@@ -192,6 +192,16 @@ def _run_name(trial: Trial) -> str:
 
 def _log(connection: Connection, run_id: str, result: Result, imported: bool) -> None:
     """Log the metrics, parameters and tags of a result."""
+    metrics = _metrics(result)
+    params = [Param(name, value) for name, value in _params(result.trial).items()]
+    run_tags = [RunTag(name, value) for name, value in _tags(result, imported).items()]
+    connection.client.log_batch(run_id, metrics[:_BATCH], params, run_tags)
+    for start in range(_BATCH, len(metrics), _BATCH):
+        connection.client.log_batch(run_id, metrics[start : start + _BATCH])
+
+
+def _metrics(result: Result) -> list[Metric]:
+    """Return the metrics of a result's run: those of each epoch, then the final ones."""
     started, ended = _started(result), _ended(result)
     metrics = [
         Metric(name, value, started, int(record["epoch"]))
@@ -200,20 +210,17 @@ def _log(connection: Connection, run_id: str, result: Result, imported: bool) ->
         if name != "epoch"
     ]
     last = int(result.history[-1]["epoch"]) if result.history else 0
+    return metrics + [Metric(name, value, ended, last) for name, value in _final(result).items()]
+
+
+def _final(result: Result) -> dict[str, float]:
+    """Return the metrics of a result's run after the last epoch, and its durations."""
     final = {f"{FINAL}{name}": value for name, value in result.metrics.items()}
-    final |= {"seconds": result.seconds, "train_seconds": result.train_seconds}
-    metrics += [Metric(name, value, ended, last) for name, value in final.items()]
-    params = [Param(name, value) for name, value in _params(result.trial).items()]
-    tags = _tags(result, imported)
-    tags[DIGEST] = digest(tags, final)
-    run_tags = [RunTag(name, value) for name, value in tags.items()]
-    connection.client.log_batch(run_id, metrics[:_BATCH], params, run_tags)
-    for start in range(_BATCH, len(metrics), _BATCH):
-        connection.client.log_batch(run_id, metrics[start : start + _BATCH])
+    return final | {"seconds": result.seconds, "train_seconds": result.train_seconds}
 
 
 def _tags(result: Result, imported: bool) -> dict[str, str]:
-    """Return the tags of a result's run, without the digest."""
+    """Return the tags of a result's run."""
     tags = {
         TRIAL: _trial_tag(result.trial),
         STATUS: result.status,
@@ -233,7 +240,9 @@ def _tags(result: Result, imported: bool) -> dict[str, str]:
         tags[COVERAGE] = result.coverage.model_dump_json()
     if result.trial.source is not None:
         tags[SOURCE] = result.trial.source
-    return {**tags, IMPORTED: "true"} if imported else tags
+    if imported:
+        tags[IMPORTED] = "true"
+    return {**tags, DIGEST: digest(tags, _final(result))}
 
 
 def _trial_tag(trial: Trial) -> str:
@@ -260,8 +269,37 @@ def _shortened(text: str) -> str:
     return text if len(text) <= _PARAM_LENGTH else f"{text[: _PARAM_LENGTH - 2]} …"
 
 
-def _write_artifacts(result: Result, source: Path | None, folder: Path) -> None:
-    """Write the artifacts of a result to a folder."""
+def as_run(result: Result) -> Run:
+    """Return the run that `record` would make of a result without weights. Nothing is written.
+
+    Args:
+        result: Result of a trial.
+    """
+    name, status = f"exported-{result.trial.key}", "FINISHED"
+    if result.status == "failed":
+        status = "FAILED"
+    tags = {**_tags(result, imported=True), KEY: result.trial.key}
+    return Run(
+        RunInfo(
+            name,
+            "",
+            "",
+            status,
+            _started(result),
+            _ended(result),
+            "active",
+            run_name=_run_name(result.trial),
+        ),
+        RunData(_metrics(result), tags=[RunTag(name, value) for name, value in tags.items()]),
+    )
+
+
+def artifact_texts(result: Result) -> dict[str, str]:
+    """Return the artifacts of a result by name, all but its weights.
+
+    Args:
+        result: Result of a trial.
+    """
     contents = {
         TRIAL_FILE: result.trial.model_dump(mode="json"),
         HISTORY_FILE: result.history,
@@ -269,18 +307,23 @@ def _write_artifacts(result: Result, source: Path | None, folder: Path) -> None:
         ENVIRONMENT_FILE: result.environment,
         UNREADABLE_FILE: result.unreadable,
     }
-    for name, content in contents.items():
-        (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    texts = {name: json.dumps(content, indent=2) + "\n" for name, content in contents.items()}
     observed = result.model_dump_json(include=set(WeightObservations.model_fields))
-    (folder / OBSERVATIONS_FILE).write_text(observed + "\n", encoding="utf-8")
+    texts[OBSERVATIONS_FILE] = observed + "\n"
     if result.predictions is not None:
-        text = result.predictions.model_dump_json()
-        (folder / PREDICTIONS_FILE).write_text(text + "\n", encoding="utf-8")
+        texts[PREDICTIONS_FILE] = result.predictions.model_dump_json() + "\n"
     if result.examples:
-        text = TypeAdapter(list[ImageDetections]).dump_json(result.examples).decode()
-        (folder / EXAMPLES_FILE).write_text(text + "\n", encoding="utf-8")
+        examples = TypeAdapter(list[ImageDetections]).dump_json(result.examples).decode()
+        texts[EXAMPLES_FILE] = examples + "\n"
     if result.traceback:
-        (folder / TRACEBACK_FILE).write_text(result.traceback, encoding="utf-8")
+        texts[TRACEBACK_FILE] = result.traceback
+    return texts
+
+
+def _write_artifacts(result: Result, source: Path | None, folder: Path) -> None:
+    """Write the artifacts of a result to a folder."""
+    for name, text in artifact_texts(result).items():
+        (folder / name).write_text(text, encoding="utf-8")
     if source is not None and (source / WEIGHTS_FILE).exists():
         shutil.copyfile(source / WEIGHTS_FILE, folder / WEIGHTS_FILE)
 

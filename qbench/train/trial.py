@@ -9,7 +9,7 @@ import math
 import random
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from qbench import distributed, registry, tasks
 from qbench.data import Dataset
 from qbench.errors import QbenchError
+from qbench.method import Layer
 from qbench.quant.attach import attach
 from qbench.quant.audit import audit
 from qbench.quant.calibration import clipped_text
@@ -45,6 +46,8 @@ from qbench.train.loop import TrainingLoop
 from qbench.train.optimizer import Schedule, build_optimizer
 from qbench.train.provenance import environment
 from qbench.train.recorder import WeightRecorder
+
+INTERRUPTED = "the method raised KeyboardInterrupt"
 
 
 @dataclass(frozen=True)
@@ -115,8 +118,8 @@ class Training:
         except SystemExit as error:
             result.reason = f"the method called sys.exit({error.code})"
             result.traceback = traceback.format_exc()
-        except KeyboardInterrupt:  # not the user's Ctrl-C: that reaches no worker
-            result.reason = "the method raised KeyboardInterrupt"
+        except KeyboardInterrupt:  # in a worker not the user's Ctrl-C, which reaches none
+            result.reason = INTERRUPTED
             result.traceback = traceback.format_exc()
         result.seconds = time.perf_counter() - self._start
 
@@ -159,29 +162,14 @@ class Training:
 
     def _finish(self, loop: TrainingLoop) -> None:
         """Harden the trained model, audit it, and measure the final metrics."""
-        handle, model, result = loop.handle, loop.handle.model, self.result
+        handle, result = loop.handle, self.result
         weights, curve = loop.recorder.weights(), loop.recorder.curve()
         layers = list(handle.layers)
         handle.harden()
-        _check_hardened(model)
-        state = dump_weights(model)
-        images = loop.task.inputs(next(iter(loop.evaluation)))
-        audited = audit(layers, load_weights(state), model, images, handle.places, handle.arrivals)
-        model.eval()
-        predicted: list[int] = []
-        metrics = loop.evaluate(predicted)
-        for name, value in metrics.items():
-            if math.isnan(value):
-                raise TrainingError(f"the {name} of the hardened network is not a number")
-        result.weights, result.curve, result.audit = weights, curve, audited
-        result.metrics, result.unreadable = metrics, loop.unreadable()
-        result.clipped = clipped_text(handle.places)
-        result.coverage = handle.coverage(images[:2]).shares if layers else None
-        if predicted:
-            result.predictions = Predictions.of(predicted, loop.dataset.num_classes)
-        result.placed = placed_text(result.trial.placement, handle.places)
-        if not result.trial.validation:  # examples are test images
-            result.examples = loop.task.examples(model, loop.dataset)
+        _check_hardened(handle.model)
+        state = dump_weights(handle.model)
+        _measure(loop, layers, state, result)
+        result.weights, result.curve, result.unreadable = weights, curve, loop.unreadable()
         self.weights = state
 
     def _save_checkpoint(self, loop: TrainingLoop) -> None:
@@ -224,10 +212,82 @@ class Training:
         return len(self.result.history)
 
 
+def remeasure(trial: Trial, hardened: bytes, execution: ExecutionEnvironment) -> Result:
+    """Measure and audit the hardened weights of a trial again.
+
+    The quantizers are built on random weights, and the hardened ones are loaded into them.
+
+    Args:
+        trial: The trial.
+        hardened: Its serialized hardened weights.
+        execution: Where and with which resources the trial is measured.
+
+    Returns:
+        A result with what `Training` finds after the last epoch, without a history.
+
+    Raises:
+        QbenchError: The data are missing, or the weights are damaged or do not fit.
+    """
+    start = time.perf_counter()
+    result = Result(trial=trial, status="done", started=time.time(), environment=environment())
+    result.code = fingerprint.code_of(trial)
+    torch.set_num_threads(trial.threads)
+    seed_everything(trial.seed)
+    try:
+        state = load_weights(hardened)
+        loop = _prepare(trial, execution, None, trains=False)
+        layers = list(loop.handle.layers)
+        loop.handle.harden().load_state_dict(state)
+        _measure(loop, layers, hardened, result)
+    except RefusedError as error:
+        raise QbenchError(f"the hardened weights are refused: the file {error}") from error
+    except RuntimeError as error:  # of load_state_dict
+        raise QbenchError(f"the hardened weights do not fit: {_reason(error)}") from error
+    except TrainingError as error:
+        raise QbenchError(str(error)) from error
+    result.seconds = time.perf_counter() - start
+    return result
+
+
+def _measure(loop: TrainingLoop, layers: list[Layer], state: bytes, result: Result) -> None:
+    """Audit a hardened model and measure the final metrics.
+
+    Args:
+        loop: The trial. Its model is hardened.
+        layers: Quantized layers, as they were before hardening.
+        state: Serialized weights of the model.
+        result: Receives what is found.
+    """
+    handle, model, trial = loop.handle, loop.handle.model, result.trial
+    images = loop.task.inputs(next(iter(loop.evaluation)))
+    audited = audit(layers, load_weights(state), model, images, handle.places, handle.arrivals)
+    model.eval()
+    predicted: list[int] = []
+    metrics = loop.evaluate(predicted)
+    for name, value in metrics.items():
+        if math.isnan(value):
+            raise TrainingError(f"the {name} of the hardened network is not a number")
+    result.metrics, result.audit = metrics, audited
+    result.clipped = clipped_text(handle.places)
+    result.coverage = handle.coverage(images[:2]).shares if layers else None
+    if predicted:
+        result.predictions = Predictions.of(predicted, loop.dataset.num_classes)
+    result.placed = placed_text(trial.placement, handle.places)
+    if not trial.validation:  # examples are test images
+        result.examples = loop.task.examples(model, loop.dataset)
+
+
 def _prepare(
-    trial: Trial, execution: ExecutionEnvironment, pretrained: bytes | None
+    trial: Trial,
+    execution: ExecutionEnvironment,
+    pretrained: bytes | None,
+    trains: bool = True,
 ) -> TrainingLoop:
-    """Build the data, the model, the quantizers and the optimizer of a trial."""
+    """Build the data, the model, the quantizers and the optimizer of a trial.
+
+    If it does not train, its hardened weights are loaded afterwards: it starts from random ones,
+    and the method does not calibrate the whole model.
+    """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     task, recipe = tasks.get(trial.task), trial.recipe
     dataset = _dataset_of(trial, execution)
@@ -245,17 +305,21 @@ def _prepare(
     )
 
     model = _build(trial, dataset)
-    if trial.source is not None and trial.prepared is None:
+    starts = trial.source is not None and trains
+    if starts and trial.prepared is None:
         _load_pretrained(model, trial, pretrained)
     model.to(device)
     if recipe.channels_last:
         model.to(memory_format=torch.channels_last)
     if trial.method == FP32 and trial.prepared is not None:
         model = prepare_as(model, trial.prepared)
-    from_changed = trial.source is not None and trial.prepared is not None
+    from_changed = starts and trial.prepared is not None
+    method = build_method(trial.method, trial.options)
+    if not trains:
+        method.calibrate = _leave  # type: ignore[method-assign]
     handle = attach(
         model,
-        build_method(trial.method, trial.options),
+        method,
         bits=trial.bits,
         layers=trial.layers,
         placement=trial.placement,
@@ -287,6 +351,10 @@ def _prepare(
         calibration,
         order,
     )
+
+
+def _leave(model: nn.Module, batches: Sequence[Any]) -> None:
+    """Leave a model as it is, in place of `qbench.method.Method.calibrate`."""
 
 
 def _check_unchanged(trial: Trial, execution: ExecutionEnvironment) -> None:

@@ -55,8 +55,8 @@ def test_results_that_may_only_be_read_can_be_looked_at(shared: Path) -> None:
     assert not benchmark.to_do()
     assert len(finished.load(shared, shared)) == len(benchmark.planned)
     target = Path(tempfile.mkdtemp())
-    files, left_out = exchange.export(benchmark, target)
-    assert (len(files), left_out) == (len(benchmark.planned), [])
+    _, count, left_out = exchange.export(benchmark, target)
+    assert (count, left_out) == (len(benchmark.planned), [])
     written = leaderboard.write(benchmark).files
     assert written
     assert all(not path.is_relative_to(shared) for path in written)

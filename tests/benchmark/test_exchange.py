@@ -1,20 +1,18 @@
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
 
-from qbench.benchmark import exchange
+from qbench.benchmark import exchange, exported
 from qbench.benchmark.benchmark import Benchmark
+from qbench.benchmark.exported import Exported
 from qbench.errors import QbenchError
 from qbench.report.columns import TRIAL_COLUMNS
 from qbench.store.mlflow import Store
 from qbench.store.tags import was_imported
-from tests.helpers.results import result
+from tests.helpers.results import classified, result
 
 
 @pytest.fixture(autouse=True)
@@ -26,18 +24,16 @@ def test_what_is_exported_is_what_was_recorded(
     small_suite: Path, small_results: Path, tmp_path: Path
 ) -> None:
     benchmark = Benchmark.open(small_suite, small_results)
-    files, left_out = exchange.export(benchmark, tmp_path / "out")
-    assert not left_out
-    assert sorted(p.stem for p in files) == sorted(benchmark.runs)
-    content = json.loads(files[0].read_text())
-    assert content["key"] == files[0].stem
-    assert not content.keys() & {"weights", "curve", "examples", "traceback"}
-    assert content["metrics"] == {"top1": 99.0}
-    assert content["history"][0]["epoch"] == 1
-    assert content["environment"] == {"torch": "2"}
-    first = files[0].read_bytes()
+    file, count, left_out = exchange.export(benchmark, tmp_path / "out")
+    assert (file, count, left_out) == (tmp_path / "out" / "trials.jsonl.gz", 6, [])
+    content = exported.read([file])
+    assert not content.refused
+    assert {each.result.trial.key for each in content.good} == benchmark.runs.keys()
+    for _, each in content.good:
+        assert each == benchmark.store.result(benchmark.runs[each.trial.key])
+    first = file.read_bytes()
     exchange.export(benchmark, tmp_path / "out")
-    assert files[0].read_bytes() == first
+    assert file.read_bytes() == first
 
 
 def test_every_column_of_trials_is_described(small_suite: Path, small_results: Path) -> None:
@@ -49,7 +45,7 @@ def test_results_combine_by_putting_files_together(
     small_suite: Path, small_results: Path, small_exported: Path, elsewhere: Path
 ) -> None:
     store = Store(elsewhere)
-    found = list(exchange.read([small_exported]))
+    found = exported.read([small_exported]).good
     assert len(exchange.merge(found, store).added) == 6
     again = exchange.merge(found, store)
     assert (len(again.added), len(again.duplicates), again.conflicts) == (0, 6, [])
@@ -60,30 +56,64 @@ def test_results_combine_by_putting_files_together(
     )
 
 
+def test_a_grid_is_completed_from_several_files(
+    small_suite: Path, small_exported: Path, elsewhere: Path
+) -> None:
+    found = exported.read([small_exported]).good
+    exchange.merge(found[:4], Store(elsewhere))
+    benchmark = Benchmark.open(small_suite, elsewhere)
+    file, count, _ = exchange.export(benchmark)
+    assert (file, count) == (elsewhere / "small" / "trials.jsonl.gz", 4)
+    exchange.merge(found[4:], Store(elsewhere))
+    benchmark.refresh()
+    assert exchange.export(benchmark)[1] == 6
+    assert file.read_bytes() == (small_exported / "trials.jsonl.gz").read_bytes()
+
+
+def test_an_export_loses_no_trial_that_only_the_file_has(
+    small_suite: Path, small_exported: Path, elsewhere: Path
+) -> None:
+    exchange.merge(exported.read([small_exported]).good[:4], Store(elsewhere))
+    before = (small_exported / "trials.jsonl.gz").read_bytes()
+    with pytest.raises(QbenchError, match=r"has 2 trials of small that the store lacks.*import"):
+        exchange.export(Benchmark.open(small_suite, elsewhere), small_exported)
+    assert (small_exported / "trials.jsonl.gz").read_bytes() == before
+
+
 def test_a_conflict_is_told_and_nothing_is_overwritten(elsewhere: Path) -> None:
     store = Store(elsewhere)
     ours, theirs = result(top1=90.0), result(top1=80.0)
     store.record(ours, None)
-    merged = exchange.merge([(Path("theirs.json"), theirs)], store)
+    merged = exchange.merge([Exported("theirs.json", theirs)], store)
     (conflict,) = merged.conflicts
-    assert (conflict.place, conflict.text) == (Path("theirs.json"), "top1 90, not 80")
+    assert (conflict.place, conflict.text) == ("theirs.json", "top1 90, not 80")
     (run,) = store.finished()
     assert store.metrics(run) == {"top1": 90.0}
 
 
 def test_files_among_themselves_can_conflict(elsewhere: Path) -> None:
-    found = [(Path(f"{i}.json"), result(top1=top1)) for i, top1 in enumerate((90.0, 90.0, 80.0))]
+    found = [Exported(f"{i}.json", result(top1=top1)) for i, top1 in enumerate((90.0, 90.0, 80.0))]
     merged = exchange.merge(found, Store(elsewhere))
     assert len(merged.added) == 1
-    assert merged.duplicates == [Path("1.json")]
-    assert [conflict.place for conflict in merged.conflicts] == [Path("2.json")]
+    assert merged.duplicates == ["1.json"]
+    assert [conflict.place for conflict in merged.conflicts] == ["2.json"]
+
+
+def test_a_trial_of_the_store_is_not_taken_again_under_another_seed(elsewhere: Path) -> None:
+    store, ours = Store(elsewhere), classified(seed=0)
+    store.record(ours, None)
+    copy = ours.model_copy(update={"trial": classified(seed=1).trial})
+    merged = exchange.merge([Exported("a", copy), Exported("b", classified(seed=2))], store)
+    assert [each.trial.seed for each in merged.added] == [2]
+    (refusal,) = merged.refused
+    assert f"to the last digit that of seed 0 ({ours.trial.key})" in str(refusal)
 
 
 def test_full_precision_from_elsewhere_is_trained_where_its_weights_are_wanted(
     small_suite: Path, small_exported: Path, elsewhere: Path
 ) -> None:
-    found = exchange.read([small_exported])
-    full = [each for each in found if each[1].trial.method == "fp32"]
+    found = exported.read([small_exported]).good
+    full = [each for each in found if each.result.trial.method == "fp32"]
     exchange.merge(full, Store(elsewhere))
     benchmark = Benchmark.open(small_suite, elsewhere)
     assert len(benchmark.to_do()) == 6
@@ -93,34 +123,3 @@ def test_full_precision_from_elsewhere_is_trained_where_its_weights_are_wanted(
         weights.parent.mkdir(parents=True, exist_ok=True)
         weights.write_bytes(b"weights")
     assert len(benchmark.to_do()) == 4
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda c: c.pop("format"), "format is None, not 'qbench-result-1'"),
-        (lambda c: c["trial"].update(seed=7), "its key is "),
-        (lambda c: c.pop("status"), "status: field required"),
-        (lambda c: c["trial"]["recipe"].update(lr="fast"), "trial.recipe.lr: "),
-    ],
-)
-def test_a_file_that_is_none_is_told(
-    tmp_path: Path, change: Callable[[Any], Any], message: str
-) -> None:
-    content = json.loads(exchange.as_text(result()))
-    change(content)
-    (tmp_path / "x.json").write_text(json.dumps(content))
-    with pytest.raises(QbenchError, match=r"x.json: ") as told:
-        list(exchange.read([tmp_path / "x.json"]))
-    assert message in str(told.value)
-
-
-def test_what_cannot_be_read_is_told(tmp_path: Path) -> None:
-    (tmp_path / "x.json").write_text("{")
-    with pytest.raises(QbenchError, match=r"x.json: not JSON"):
-        list(exchange.read([tmp_path]))
-    with pytest.raises(QbenchError, match=r"y.json: No such file"):
-        list(exchange.read([tmp_path / "y.json"]))
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(QbenchError, match=r"has no .json files"):
-        list(exchange.read([tmp_path / "empty"]))

@@ -117,6 +117,12 @@ def test_mistakes_are_told(
     told = qbench_here("compare", small_suite, small_suite, "--results", elsewhere, code=2)
     assert "small.yaml: nothing in it is finished" in told
     assert "No such file" in qbench_here("import", tmp_path / "no.json", code=2)
+    (tmp_path / "bad.json").write_text("{")
+    told = qbench_here("import", tmp_path / "bad.json", "--results", elsewhere, code=1)
+    assert "0 trials added, 0 there already, 1 refused." in told
+    assert f"Refused: {tmp_path}/bad.json: is not JSON" in told
+    told = qbench_here("compare", tmp_path / "bad.json", small_suite, code=2)
+    assert "bad.json: is not JSON" in told
     (tmp_path / "a1b2.json").touch()
     told = qbench_here("import", tmp_path / "a1b.json", code=2)
     assert "No such file or directory; did you mean 'a1b2.json'?" in told

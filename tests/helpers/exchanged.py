@@ -10,7 +10,7 @@ import pandas as pd
 from qbench.benchmark.benchmark import Benchmark
 from qbench.train import fingerprint
 from tests.helpers.frames import trials
-from tests.helpers.results import result
+from tests.helpers.results import course, result
 
 SUITE = """\
 name: small
@@ -36,7 +36,8 @@ def filled(
         method, seed = planned.trial.method, planned.trial.seed
         value = top1[method] + 0.1 * seed**2 + (slope or {}).get(method, 0.0) * seed
         code = fingerprint.code_of(planned.trial)
-        own = {"trial": planned.trial, "suite": "small", "code": code}
+        history = course(value, planned.trial.recipe.epochs)
+        own = {"trial": planned.trial, "suite": "small", "code": code, "history": history}
         benchmark.store.record(result(top1=value).model_copy(update=own), None)
     benchmark.refresh()
     return benchmark

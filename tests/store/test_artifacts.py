@@ -31,7 +31,7 @@ def assert_read(store: Store, target: Path) -> Run:
     assert store.fetch(run, "weights.pt", target).read_bytes() == b"weights"
     assert store.result(run).history[1]["epoch"] == 2
     assert store.result(run).suite == "suite"
-    assert store.histories({"key": run}, ["top1"])["top1"].tolist() == [89.0, 89.0]
+    assert store.histories({"key": run}, ["top1"])["top1"].tolist() == [89.0, 90.0]
     assert store.examples(run) == [FOUND]
     assert evidence_of(store, run).trial == store.trial(run).model_dump(mode="json")
     return run
