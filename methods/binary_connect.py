@@ -26,7 +26,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from qbench.functional import clip, sign, straight_through
+from qbench.functional import binarize, clip, straight_through
 from qbench.method import Binary, BitWidths, Layer, Method, Quantizer, Recipe
 from qbench.quant.surgery import RELU, pool_before_norm, replace_modules
 
@@ -88,7 +88,7 @@ class SignWeight(Quantizer):
         """Binarize ``w``, any shape."""
         if self.stochastic and self.training:
             return straight_through(w, drawn_sign(w))
-        return straight_through(w, sign(w))
+        return binarize(w)
 
     def after_optimizer_step(self, layer: Layer) -> None:
         """Clip the latent weight: w ← clip(w, −1, 1)."""
@@ -108,8 +108,9 @@ class SignActivation(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Binarize ``x``, any shape."""
-        drawn = self.stochastic and self.training
-        return straight_through(clip(x, -1, 1), drawn_sign(x) if drawn else sign(x))
+        if self.stochastic and self.training:
+            return straight_through(clip(x, -1, 1), drawn_sign(x))
+        return binarize(x, window=1)
 
 
 def drawn_sign(x: Tensor) -> Tensor:

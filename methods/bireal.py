@@ -28,9 +28,10 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
-from qbench.functional import clip, filter_dims, sign, straight_through
+from qbench.functional import binarize, filter_dims, polynomial_sign
 from qbench.method import Binary, BitWidths, Layer, Method, PerChannel, Recipe
 from qbench.quant.surgery import add_shortcuts, pool_before_norm
 
@@ -82,8 +83,11 @@ class MagnitudeAwareWeight(nn.Module):
     def forward(self, w: Tensor) -> Tensor:
         """Binarize ``w``, (out, in, …)."""
         size = w.detach().abs().mean(filter_dims(w), keepdim=True)
-        window = clip(w, -1, 1, closed="neither" if self.magnitude_aware else "both")
-        return straight_through(size * window if self.magnitude_aware else window, size * sign(w))
+        if self.magnitude_aware:
+            return binarize(
+                w, size, window=1, closed="neither", slopes=(size, torch.zeros_like(size))
+            )
+        return binarize(w, size, window=1)
 
 
 class PolynomialSign(nn.Module):
@@ -91,5 +95,4 @@ class PolynomialSign(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Binarize ``x``, any shape."""
-        c = clip(x, -1, 1)
-        return straight_through(c * (2 - c.abs()), sign(x))  # (2 − |x|) x has slope 2 − 2|x|
+        return polynomial_sign(x)

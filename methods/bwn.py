@@ -35,7 +35,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from qbench.functional import filter_dims, scaled_sign, sign
+from qbench.functional import binarize, filter_dims, sign
 from qbench.method import Binary, Layer, Method, PerChannel, Quantizer, Recipe
 
 Gradient = Literal["paper", "exact", "lua"]
@@ -82,7 +82,16 @@ class ScaledBinaryWeight(Quantizer):
 
     def forward(self, w: Tensor) -> Tensor:
         """Binarize ``w``, (out, in, …)."""
-        return _ScaledSign.apply(w, self.gradient)
+        alpha = w.detach().abs().mean(filter_dims(w), keepdim=True)
+        if self.gradient == "exact":
+            return _ExactScaledSign.apply(w, alpha)
+        outside = w.new_tensor(1 / w[0].numel())
+        inside = outside + alpha
+        if self.gradient == "paper":
+            return binarize(w, alpha, window=1, slopes=(inside, outside))
+        centring = 1 - 1 / w.shape[1] if w.shape[1] > 1 else 1.0
+        slopes = inside * centring, outside * centring
+        return binarize(w, alpha, window=1, closed="neither", slopes=slopes)
 
     def on_epoch_start(self, layer: Layer, epoch: int, epochs: int) -> None:
         """Centre the weights before the first forward pass."""
@@ -108,23 +117,15 @@ class ScaledBinaryWeight(Quantizer):
             w.clamp_(-1, 1)
 
 
-class _ScaledSign(torch.autograd.Function):
+class _ExactScaledSign(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, w: Tensor, gradient: Gradient) -> Tensor:
-        ctx.save_for_backward(w)
-        ctx.gradient = gradient
-        return scaled_sign(w, PerChannel())
+    def forward(ctx: Any, w: Tensor, alpha: Tensor) -> Tensor:
+        ctx.save_for_backward(w, alpha)
+        return alpha * sign(w)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
-        (w,) = ctx.saved_tensors
-        dims, n = filter_dims(w), w[0].numel()
-        alpha = w.abs().mean(dims, keepdim=True)
-        window = (w.abs() < 1 if ctx.gradient == "lua" else w.abs() <= 1).to(w.dtype)
-        if ctx.gradient == "exact":
-            b = sign(w)
-            return alpha * g * window + b / n * (g * b).sum(dims, keepdim=True), None
-        factor = 1 / n + alpha * window
-        if ctx.gradient == "lua" and w.shape[1] > 1:
-            factor = factor * (1 - 1 / w.shape[1])
-        return g * factor, None
+        w, alpha = ctx.saved_tensors
+        b, window = sign(w), (w.abs() <= 1).to(w.dtype)
+        shared = b / w[0].numel() * (g * b).sum(filter_dims(w), keepdim=True)
+        return alpha * g * window + shared, None

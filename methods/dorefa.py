@@ -27,13 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qbench.functional import (
-    clip_round,
-    quantize_unit,
-    scaled_sign,
-    straight_through,
-    tanh_weight,
-)
+from qbench.functional import binarize, clip_round, quantize_unit, tanh_weight
 from qbench.method import Binary, Granularity, Integers, Layer, Method, PerTensor, Recipe, Uniform
 
 
@@ -88,7 +82,7 @@ class BinaryWeight(nn.Module):
 
     def forward(self, w: Tensor) -> Tensor:
         """Binarize ``w``, (out, in, …)."""
-        return straight_through(w, scaled_sign(w, self.granularity))
+        return binarize(w, self.granularity.reduce(w.detach().abs(), torch.mean))
 
 
 class TanhWeight(nn.Module):

@@ -37,7 +37,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from qbench.functional import clip, straight_through
+from qbench.functional import clip, straight_through, to_levels
 from qbench.method import Binary, BitWidths, Integers, Layer, Learned, Method, PerChannel, Recipe
 from qbench.quant.surgery import pool_before_norm
 
@@ -132,19 +132,13 @@ class HalfWave(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Quantize ``x``, any shape."""
-        levels, thresholds = self.levels.to(x.dtype), self.thresholds.to(x.dtype)
-        quantized = levels[torch.bucketize(x.detach().contiguous(), thresholds)]
-        return straight_through(self._surrogate(x, levels[-1]), quantized)
-
-    def _surrogate(self, x: Tensor, top: Tensor) -> Tensor:
-        """Return a function with the gradient that the option names."""
-        if self.backward == "vanilla":
-            return x.relu()
-        clipped = clip(x.relu(), high=top)
-        if self.backward == "clipped":
-            return clipped
-        tail = clip(x, top, closed="neither")
-        return clipped + (tail - (top - 1)).log()  # slope 1/(x − τ) above, 0 below
+        top = self.levels[-1].to(x.dtype)  # q_m
+        if self.backward == "log_tailed":
+            tail = clip(x, top, closed="neither")
+            slope = clip(x.relu(), high=top) + (tail - (top - 1)).log()  # 1/(x − τ) above, 0 below
+            return straight_through(slope, to_levels(x.detach(), self.thresholds, self.levels))
+        high = top if self.backward == "clipped" else None
+        return to_levels(x, self.thresholds, self.levels, low=0, high=high, closed="right")
 
 
 def half_gaussian_levels(count: int) -> list[float]:

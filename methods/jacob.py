@@ -32,7 +32,7 @@ from typing import Annotated
 import torch
 from torch import Tensor, nn
 
-from qbench.functional import clip, straight_through
+from qbench.functional import clip_quantize
 from qbench.method import Field, Integers, Layer, Method, PerTensor, Quantizer, Recipe, ScopeOption
 
 
@@ -96,8 +96,7 @@ def affine(r: Tensor, a: Tensor, b: Tensor, n: int) -> Tensor:
         n: Number of levels.
     """
     s, z = affine_scale(a, b, n)
-    codes = (r.detach() / s).round().clamp(-z, n - 1 - z)
-    return straight_through(clip(r, -z * s, (n - 1 - z) * s), codes * s)
+    return clip_quantize(r, -z * s, (n - 1 - z) * s, s)
 
 
 class AffineWeight(nn.Module):
@@ -170,4 +169,6 @@ class AffineActivation(RunningRange):
     def forward(self, x: Tensor) -> Tensor:
         """Quantize ``x``, any shape."""
         quantized = affine(x, self.low.to(x.dtype), self.high.to(x.dtype), self.n)
-        return torch.where(self.started, quantized, x) if self.training else quantized
+        if self.training and (self.delay or self.delay_steps):
+            return torch.where(self.started, quantized, x)
+        return quantized

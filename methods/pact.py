@@ -32,7 +32,7 @@ from typing import Annotated, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from qbench.functional import clip, quantize_unit, straight_through
+from qbench.functional import clip, clip_quantize, quantize_unit
 from qbench.method import Field, Integers, Layer, Levels, Method, Recipe, Uniform
 
 from .dorefa import DoReFa
@@ -104,9 +104,7 @@ class LearnedClip(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Quantize ``x``, any shape."""
         alpha = self.alpha.to(x.dtype)
-        y = torch.where(x < alpha, clip(x, 0), alpha)
-        scale = alpha.detach() / self.steps
-        return straight_through(y, (y.detach() / scale).round() * scale)
+        return clip_quantize(x, 0, alpha, alpha.detach() / self.steps, closed="left")
 
 
 class StatisticsAwareWeight(nn.Module):

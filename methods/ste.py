@@ -29,10 +29,10 @@ import torch
 from torch import Tensor
 
 from qbench.functional import (
+    binarize,
     clip,
     fake_quantize,
     integer_range,
-    scaled_sign,
     sign,
     straight_through,
 )
@@ -79,7 +79,7 @@ class UniformWeight(Quantizer):
     def forward(self, w: Tensor) -> Tensor:
         """Quantize ``w``, (out, in, …)."""
         if self.bits == 1:
-            return straight_through(w, scaled_sign(w, self.granularity))
+            return binarize(w, self.granularity.reduce(w.detach().abs(), torch.mean))
         _, n = integer_range(self.bits)
         s = self.granularity.reduce(w.detach().abs(), torch.amax) / n
         s = torch.where(s > 0, s, 1.0)  # a filter of zeros stays one

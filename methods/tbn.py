@@ -26,7 +26,7 @@ from typing import Annotated
 
 from torch import Tensor, nn
 
-from qbench.functional import clip, straight_through
+from qbench.functional import ternarize
 from qbench.method import Binary, BitWidths, Field, Layer, Method, PerChannel, Recipe, Ternary
 from qbench.quant.surgery import pass_signs, pool_before_norm
 
@@ -80,6 +80,5 @@ class TernaryActivation(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Ternarize ``x``, (images, …)."""
-        size = x.detach().abs()
-        delta = self.threshold * size.mean(tuple(range(1, x.dim())), keepdim=True)
-        return straight_through(clip(x, -1, 1), x.sign() * (size > delta))
+        size = x.detach().abs().mean(tuple(range(1, x.dim())), keepdim=True)
+        return ternarize(x, self.threshold * size, window=1)

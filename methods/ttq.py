@@ -22,10 +22,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-import torch
 from torch import Tensor, nn
 
-from qbench.functional import add_gradient
+from qbench.functional import learned_ternary
 from qbench.method import Field, Layer, Method, Recipe, Ternary
 
 
@@ -38,6 +37,7 @@ class TTQ(Method):
     """
 
     paper = "Zhu et al., ICLR 2017, arXiv:1612.01064"
+    revision = 2
     weights = Ternary(scales=2, required=True)
     paper_recipe = Recipe(
         optimizer="adam", lr=1e-4, schedule="step", milestones=(56, 64), gamma=0.2, epochs=100,
@@ -63,21 +63,18 @@ class LearnedTernary(nn.Module):
     def __init__(self, weight: Tensor, threshold: float, from_mean: bool) -> None:
         super().__init__()
         self.threshold = threshold
+        delta = self.delta(weight)
         start = [
             weight[beyond].abs().mean() if from_mean and beyond.any() else weight.new_ones(())
-            for beyond in self.beyond(weight)
+            for beyond in (weight > delta, weight < -delta)
         ]
         self.positive, self.negative = map(nn.Parameter, start)
 
-    def beyond(self, w: Tensor) -> tuple[Tensor, Tensor]:
-        """Return where w > Δ and where w < −Δ."""
-        delta = self.threshold * w.detach().abs().max()
-        return w > delta, w < -delta
+    def delta(self, w: Tensor) -> Tensor:
+        """Return Δ, scalar."""
+        return self.threshold * w.detach().abs().max()
 
     def forward(self, w: Tensor) -> Tensor:
         """Ternarise ``w``, any shape."""
-        above, below = self.beyond(w)
         w_p, w_n = self.positive.to(w.dtype), self.negative.to(w.dtype)
-        ternary = torch.where(above, w_p, 0.0) - torch.where(below, w_n, 0.0)
-        slope = torch.where(above, w_p, torch.where(below, w_n, 1.0)).detach()
-        return add_gradient(ternary, w * slope)
+        return learned_ternary(w, self.delta(w), w_p, w_n)

@@ -16,7 +16,7 @@ from typing import Annotated
 import torch
 from torch import Tensor, nn
 
-from qbench.functional import straight_through
+from qbench.functional import ternarize
 from qbench.method import Field, Granularity, Layer, Method, PerTensor, Recipe, ScopeOption, Ternary
 
 
@@ -57,6 +57,7 @@ class TernaryWeight(nn.Module):
     def forward(self, w: Tensor) -> Tensor:
         """Ternarise ``w``, (out, in, …)."""
         size, reduce = w.detach().abs(), self.granularity.reduce
-        kept = (size > self.threshold * reduce(size, torch.mean)).to(w.dtype)
+        delta = self.threshold * reduce(size, torch.mean)
+        kept = (size > delta).to(w.dtype)
         alpha = reduce(size * kept, torch.sum) / reduce(kept, torch.sum).clamp(min=1)
-        return straight_through(w, alpha * w.sign() * kept)
+        return ternarize(w, delta, alpha)

@@ -37,7 +37,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from qbench.functional import sign, straight_through
+from qbench.functional import binarize
 from qbench.method import Binary, BitWidths, Layer, Method, PerChannel, Recipe
 from qbench.quant.surgery import pass_signs, pool_before_norm
 
@@ -100,7 +100,7 @@ class WindowedSign(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Binarize ``x``, any shape."""
-        return straight_through(torch.where(x.abs() < 1, x, x.detach()), sign(x))
+        return binarize(x, window=1, closed="neither")
 
 
 class ScaledByInput(nn.Module):

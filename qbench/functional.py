@@ -14,26 +14,12 @@ from torch import Tensor
 from qbench.quant.kmeans import kmeans_1d
 from qbench.quant.primitives.clip import Closed, clip
 from qbench.quant.primitives.curves import interval_quantize, soft_uniform, tanh_weight
-from qbench.quant.primitives.straight_through import round_ste, straight_through
-from qbench.quant.primitives.uniform import clip_round, fake_quantize
+from qbench.quant.primitives.levels import learned_ternary, nearest_level, ternarize, to_levels
+from qbench.quant.primitives.signs import binarize, polynomial_sign, sign
+from qbench.quant.primitives.straight_through import add_gradient, round_ste, straight_through
+from qbench.quant.primitives.uniform import clip_quantize, clip_round, fake_quantize
 from qbench.quant.staircase.staircase import hard_staircase, staircase
 from qbench.spec.granularity import Granularity
-
-
-def sign(x: Tensor) -> Tensor:
-    """Return the sign of x; the sign of 0 is +1, as a 1-bit code has no zero. No gradient.
-
-    Args:
-        x: Floating-point tensor of any shape.
-
-    Returns:
-        −1 or +1, shape and dtype of ``x``.
-
-    Example:
-        >>> sign(torch.tensor([-2.0, 0.0, 0.5])).tolist()
-        [-1.0, 1.0, 1.0]
-    """
-    return torch.where(x >= 0, 1.0, -1.0).to(x.dtype)
 
 
 def scaled_sign(w: Tensor, granularity: Granularity) -> Tensor:
@@ -55,7 +41,7 @@ def scaled_sign(w: Tensor, granularity: Granularity) -> Tensor:
         [[2.0, -2.0], [0.5, 0.5]]
     """
     w = w.detach()
-    return granularity.reduce(w.abs(), torch.mean) * sign(w)
+    return binarize(w, granularity.reduce(w.abs(), torch.mean))
 
 
 def integer_range(bits: int, *, signed: bool = True, symmetric: bool = False) -> tuple[int, int]:
@@ -86,40 +72,6 @@ def is_signed(sample: Tensor, bits: int) -> bool:
     return bits > 1 and bool(sample.min() < 0)
 
 
-class _AddGradient(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, value: Tensor, surrogate: Tensor) -> Tensor:
-        return value.clone()
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor]:
-        return g, g
-
-
-def add_gradient(value: Tensor, surrogate: Tensor) -> Tensor:
-    """Return ``value`` in the forward pass and pass the gradient to both arguments.
-
-    For a quantizer whose levels are learned: ``value`` is a function of the levels, and
-    ``surrogate`` stands in for its dependence on the tensor that is quantized.
-
-    Args:
-        value: The quantized tensor.
-        surrogate: Tensor of the same shape; only its gradient matters.
-
-    Returns:
-        The values of ``value``, exactly.
-
-    Example:
-        >>> x = torch.tensor([0.2, 0.9], requires_grad=True)
-        >>> scale = torch.tensor(2.0, requires_grad=True)
-        >>> y = add_gradient(scale * x.detach().round(), x)
-        >>> y.sum().backward()
-        >>> y.tolist(), x.grad.tolist(), scale.grad.item()
-        ([0.0, 2.0], [1.0, 1.0], 1.0)
-    """
-    return _AddGradient.apply(value, surrogate)
-
-
 class _ScaleGradient(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, factor: float) -> Tensor:
@@ -148,25 +100,6 @@ def scale_gradient(x: Tensor, factor: float) -> Tensor:
         0.5
     """
     return _ScaleGradient.apply(x, factor)
-
-
-def nearest_level(x: Tensor, levels: Tensor) -> Tensor:
-    """Round to the nearest level; halfway between two, to the upper one. No gradient.
-
-    Args:
-        x: Floating-point tensor of any shape.
-        levels: Levels in ascending order, (n,). They are converted to the dtype of ``x``.
-
-    Returns:
-        Entries of ``levels``, shape and dtype of ``x``.
-
-    Example:
-        >>> nearest_level(torch.tensor([-3.0, 0.4, 0.5]), torch.tensor([-1.0, 0.0, 1.0])).tolist()
-        [-1.0, 0.0, 1.0]
-    """
-    levels = levels.to(x.dtype)
-    midpoints = (levels[1:] + levels[:-1]) / 2
-    return levels[torch.bucketize(x.detach().contiguous(), midpoints, right=True)]
 
 
 def quantize_unit(x: Tensor, bits: int) -> Tensor:
@@ -205,7 +138,9 @@ def filter_dims(weight: Tensor) -> tuple[int, ...]:
 __all__ = [
     "Closed",
     "add_gradient",
+    "binarize",
     "clip",
+    "clip_quantize",
     "clip_round",
     "fake_quantize",
     "filter_dims",
@@ -214,7 +149,9 @@ __all__ = [
     "interval_quantize",
     "is_signed",
     "kmeans_1d",
+    "learned_ternary",
     "nearest_level",
+    "polynomial_sign",
     "quantize_unit",
     "round_ste",
     "scale_gradient",
@@ -224,4 +161,6 @@ __all__ = [
     "staircase",
     "straight_through",
     "tanh_weight",
+    "ternarize",
+    "to_levels",
 ]

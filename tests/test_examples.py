@@ -16,6 +16,8 @@ MODULES = [
     "qbench.quant.hooks",
     "qbench.quant.primitives.clip",
     "qbench.quant.primitives.curves",
+    "qbench.quant.primitives.levels",
+    "qbench.quant.primitives.signs",
     "qbench.quant.primitives.straight_through",
     "qbench.quant.primitives.uniform",
     "qbench.quant.surgery",

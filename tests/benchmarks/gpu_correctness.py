@@ -69,6 +69,16 @@ def primitives() -> dict[str, Callable[[Tensor], Found]]:
         "add_gradient": lambda x: functional.add_gradient(x.round(), 2 * x),
         "scale_gradient": lambda x: functional.scale_gradient(x, 0.25),
         "nearest_level": lambda x: functional.nearest_level(x, torch.linspace(-2, 2, 7).to(x)),
+        "clip": lambda x: functional.clip(x, -0.5, 0.7, closed="left"),
+        "fake_quantize": lambda x: functional.fake_quantize(x, x.new_tensor(0.3), -4, 3),
+        "clip_quantize": lambda x: functional.clip_quantize(x, 0, 0.9, x.new_tensor(0.3)),
+        "clip_round": lambda x: functional.clip_round(x, -1, 1, 7),
+        "binarize": lambda x: functional.binarize(x, x.new_tensor(0.3), window=1),
+        "polynomial_sign": functional.polynomial_sign,
+        "to_levels": lambda x: functional.to_levels(
+            x, torch.linspace(-1, 1, 6).to(x), torch.linspace(-1.2, 1.2, 7).to(x), high=1
+        ),
+        "ternarize": lambda x: functional.ternarize(x, x.new_tensor(0.4), window=1),
         "quantize_unit": lambda x: functional.quantize_unit(x.clamp(0, 1), 3),
         "kmeans_1d": lambda x: functional.kmeans_1d(x, 5, 30),
     }

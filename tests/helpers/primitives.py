@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,12 +12,18 @@ import torch
 from torch import Tensor
 
 from qbench.functional import (
+    binarize,
     clip,
+    clip_quantize,
     clip_round,
     fake_quantize,
     interval_quantize,
+    learned_ternary,
+    polynomial_sign,
     soft_uniform,
     tanh_weight,
+    ternarize,
+    to_levels,
 )
 from qbench.quant.kernels import build
 from qbench.quant.primitives import primitive
@@ -48,15 +55,14 @@ class Case:
     points: tuple[float, ...] = (0.0, 1.0)
     step: float = 0.25
     rows: bool = False
-    passes_all: bool = field(default=False)
+    passes_all: bool = False
     curved: bool = False
 
     def parameters(self, dtype: torch.dtype, x: Tensor) -> list[Tensor]:
         """Return fresh learned parameters for a tensor."""
         made = [torch.tensor(value, dtype=dtype) for value in self.learned]
         if self.rows:
-            factors = 1 + torch.arange(len(x), dtype=dtype) / 8
-            made = [p * factors.reshape(-1, *([1] * (x.dim() - 1))) for p in made]
+            made = [of_rows(x, value) for value in self.learned]
         return [p.requires_grad_() for p in made]
 
 
@@ -107,7 +113,80 @@ CASES: Mapping[str, Case] = {
         0.5,
         curved=True,
     ),
+    "clip, rows": Case(lambda x: clip(x, of_rows(x, -0.5), of_rows(x, 0.5), closed="left")),
+    "clip_quantize": Case(
+        lambda x, low, high: clip_quantize(x, low, high, x.new_tensor(0.1)),
+        (-0.3, 0.7),
+        (-0.3, 0.7),
+        0.1,
+    ),
+    "clip_quantize, half open": Case(
+        lambda x, high: clip_quantize(x, 0, high, high.detach() / 3, closed="left"),
+        (0.7,),
+        (0.0, 0.7),
+        0.7 / 3,
+    ),
+    "clip_quantize, rows": Case(
+        lambda x, high: clip_quantize(x, -0.5, high, high / 4), (0.5,), (-0.5, 0.5), rows=True
+    ),
+    "binarize": Case(lambda x: binarize(x), passes_all=True),
+    "binarize, window": Case(lambda x: binarize(x, window=1), points=(-1.0, 0.0, 1.0)),
+    "binarize, open window": Case(
+        lambda x: binarize(x, x.new_tensor(0.3), window=0.7, closed="neither"),
+        points=(-0.7, 0.0, 0.7),
+    ),
+    "binarize, rows": Case(lambda x: binarize(x, of_rows(x, 0.3)), passes_all=True),
+    "binarize, slopes": Case(
+        lambda x: binarize(
+            x, of_rows(x, 0.3), window=1, slopes=(of_rows(x, 0.4), x.new_tensor(0.1))
+        ),
+        points=(-1.0, 0.0, 1.0),
+    ),
+    "polynomial_sign": Case(polynomial_sign, points=(-1.0, 0.0, 1.0)),
+    **{
+        f"to_levels, {steps}": Case(lambda x, n=steps: leveled(x, n), passes_all=True)
+        for steps in (1, 3, 4, 15)
+    },
+    "to_levels, right": Case(lambda x: leveled(x, 7, right=True), passes_all=True),
+    "to_levels, interval": Case(lambda x: leveled(x, 3, low=0, high=0.75, closed="right")),
+    "to_levels, rows": Case(
+        lambda x: to_levels(
+            x,
+            of_rows(x, 0.5).flatten()[:, None] * x.new_tensor([-1, 0, 1]),
+            of_rows(x, 0.5).flatten()[:, None] * x.new_tensor([-1.5, -0.5, 0.5, 1.5]),
+            high=x.new_tensor(1.0),
+        ),
+        rows=True,
+    ),
+    "ternarize": Case(
+        lambda x: ternarize(x, x.new_tensor(0.3), of_rows(x, 0.5)),
+        points=(-0.3, 0.3),
+        passes_all=True,
+    ),
+    "ternarize, window": Case(
+        lambda x: ternarize(x, of_rows(x, 0.5), window=1), points=(-1.0, -0.5, 0.5, 1.0)
+    ),
+    "learned_ternary": Case(
+        lambda x, p, n: learned_ternary(x, x.new_tensor(0.3), p, n),
+        (1.5, 0.5),
+        (-0.3, 0.3),
+        passes_all=True,
+    ),
 }
+
+
+def of_rows(x: Tensor, value: float) -> Tensor:
+    """Return a value for each row of a tensor, (rows, 1, …), the first of them as given."""
+    if not x.dim():
+        return x.new_tensor(value)
+    factors = 1 + torch.arange(len(x), dtype=x.dtype) / 8
+    return value * factors.reshape(-1, *([1] * (x.dim() - 1)))
+
+
+def leveled(x: Tensor, steps: int, **options: Any) -> Tensor:
+    """Map a tensor to levels ¼ apart, with thresholds at the lower ones of two neighbours."""
+    thresholds = torch.arange(steps) / 4
+    return to_levels(x, thresholds, torch.arange(steps + 1) / 3 - 0.1, **options)
 
 
 def values(case: Case, dtype: torch.dtype, count: int = 2 * 1024 + 37) -> Tensor:
@@ -139,7 +218,7 @@ def values(case: Case, dtype: torch.dtype, count: int = 2 * 1024 + 37) -> Tensor
 def force(monkeypatch: pytest.MonkeyPatch, engine: str) -> None:
     """Have primitives computed by ``C``, by ``torch`` without a compiler, or by the ``formula``."""
     if engine == "formula":
-        monkeypatch.setattr(primitive, "_fit", lambda x, parameters: False)
+        monkeypatch.setattr(primitive, "_fit", lambda *arguments: False)
     if engine == "torch":
         monkeypatch.setattr(build, "load", lambda *arguments: None)
 

@@ -10,7 +10,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from qbench.quant.primitives.primitive import LOOPS, Primitive
+from qbench.quant.kernels.loops import block_sums
+from qbench.quant.primitives.primitive import LOOPS, Primitive, for_rows, given, rows_of
 
 Closed = Literal["both", "left", "right", "neither"]
 """Ends that belong to an interval, as in `pandas.Interval`."""
@@ -46,23 +47,33 @@ def clip(
         >>> y.tolist(), x.grad.tolist()
         ([0.0, 0.0, 0.5, 1.0], [0.0, 0.0, 1.0, 1.0])
     """
-    if _is_number(x, low) and _is_number(x, high):
-        interval = Interval.of(low, high, closed)
-        return _Clip(interval)(x)
-    return clip_formula(x, low, high, closed)
+    if isinstance(low, Tensor) or isinstance(high, Tensor):
+        return _ClipTo(Limits(closed))(x, *ends_for(x, low, high))
+    return _Clip(Interval.of(low, high, closed))(x)
 
 
-def clip_formula(
-    x: Tensor, low: float | Tensor | None, high: float | Tensor | None, closed: Closed
-) -> Tensor:
-    """Compute `clip` with functions that autograd differentiates."""
-    clipped = x.detach().clamp(low, high)  # type: ignore[arg-type]  # two numbers or two tensors
-    passes = clipped == x
-    if low is not None and closed in ("right", "neither"):
-        passes = passes & (x != low)
-    if high is not None and closed in ("left", "neither"):
-        passes = passes & (x != high)
-    return torch.where(passes, x, clipped)
+def is_inside(x: Tensor, low: float | Tensor, high: float | Tensor, closed: Closed) -> Tensor:
+    """Return where the values of a tensor lie in an interval, bool."""
+    above = x > low if closed in ("right", "neither") else x >= low
+    below = x < high if closed in ("left", "neither") else x <= high
+    return above & below
+
+
+def ends_for(
+    x: Tensor, low: float | Tensor | None, high: float | Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Return the ends of an interval as tensors of x's dtype, without a gradient.
+
+    Args:
+        x: The tensor that the interval is for.
+        low: Lower end. None: −∞.
+        high: Upper end. None: ∞.
+    """
+    return _end(x, -math.inf if low is None else low), _end(x, math.inf if high is None else high)
+
+
+def _end(x: Tensor, end: float | Tensor) -> Tensor:
+    return end.detach().to(x.dtype) if isinstance(end, Tensor) else x.new_tensor(end)
 
 
 @dataclass(frozen=True)
@@ -80,7 +91,7 @@ class Interval:
     closed: Closed
 
     @staticmethod
-    def of(low: float | Tensor | None, high: float | Tensor | None, closed: Closed) -> Interval:
+    def of(low: float | None, high: float | None, closed: Closed) -> Interval:
         """Return an interval; an end that is None is infinite."""
         return Interval(
             -math.inf if low is None else float(low),
@@ -91,8 +102,8 @@ class Interval:
     @property
     def numbers(self) -> tuple[float, float, float, float]:
         """The ends as loops take them: both, then each again if it is open, otherwise NaN."""
-        left = self.closed in ("right", "neither") and math.isfinite(self.low)
-        right = self.closed in ("left", "neither") and math.isfinite(self.high)
+        left = self.closed in ("right", "neither") and not self.is_unbounded
+        right = self.closed in ("left", "neither") and not self.is_unbounded
         return self.low, self.high, self.low if left else math.nan, self.high if right else math.nan
 
     @property
@@ -104,12 +115,22 @@ class Interval:
         """Clip a tensor; autograd differentiates it as `qbench.functional.clip`."""
         if self.is_unbounded:
             return x
-        return clip_formula(x, self.low, self.high, self.closed)
+        return torch.where(self.contains(x), x, x.detach().clamp(self.low, self.high))
+
+    def contains(self, x: Tensor) -> Tensor:
+        """Return where the values of a tensor lie in the interval, bool."""
+        return is_inside(x, self.low, self.high, self.closed)
 
     def pass_gradient(self, g: Tensor, x: Tensor) -> Tensor:
-        """Return g where x lies in the interval, otherwise 0, without a compiler."""
+        """Return g where x lies in the interval, otherwise 0, for a `Primitive`."""
         if self.is_unbounded:
             return g
+        gx = torch.empty_like(x)
+        return (
+            gx if LOOPS.run("window", (g, x, gx), (x.numel(),), self.numbers) else self._mask(g, x)
+        )
+
+    def _mask(self, g: Tensor, x: Tensor) -> Tensor:
         # Masks are slow in torch. This function has an open interval, and passes g at NaN.
         low, high = torch.tensor([self.low, self.high], dtype=x.dtype)
         if self.closed in ("both", "left"):
@@ -118,6 +139,56 @@ class Interval:
             high = high.nextafter(high.new_tensor(math.inf))
         values = x.nan_to_num(math.inf, math.inf, -math.inf)
         return torch.ops.aten.hardtanh_backward(g, values, float(low), float(high))
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The ends that belong to intervals which are tensors: scalars, or one value for each row.
+
+    Attributes:
+        closed: Ends that belong to the intervals.
+    """
+
+    closed: Closed
+
+    def clip(self, x: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        """Clip a tensor; autograd differentiates it as `qbench.functional.clip`."""
+        return torch.where(is_inside(x, low, high, self.closed), x, x.detach().clamp(low, high))
+
+    def pass_gradient(
+        self, g: Tensor, x: Tensor, low: Tensor, high: Tensor, *, sums: bool = False
+    ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+        """Return g where x lies in the interval, otherwise 0, for a `Primitive`.
+
+        Args:
+            g: Gradient of the result.
+            x: The input.
+            low: Lower ends.
+            high: Upper ends.
+            sums: Whether to sum g below and above the intervals.
+
+        Returns:
+            The gradient of ``x``, and the sums for the rows, (rows,) each, or None.
+        """
+        gx, (rows, columns) = torch.empty_like(x), rows_of(x, low, high)
+        memory = block_sums(rows, columns, 2) if sums else None
+        flags = self.closed in ("right", "neither"), self.closed in ("left", "neither")
+        tensors = (g, x, gx, for_rows(low, rows), for_rows(high, rows), memory)
+        if LOOPS.run("limits", tensors, (rows, columns, *map(int, flags))):
+            if memory is None:
+                return gx, None
+            below, above = memory[:rows].to(x.dtype).unbind(1)
+            return gx, (below, above)
+        inside = is_inside(x, low, high, self.closed)
+        gx = torch.where(inside, g, 0.0)
+        if not sums:
+            return gx, None
+        outside = g - gx
+        below, above = (
+            torch.where(beyond, outside, 0.0).reshape(rows, columns).sum(1)
+            for beyond in (x <= low, x >= high)
+        )
+        return gx, (below, above)
 
 
 @dataclass(frozen=True)
@@ -133,20 +204,22 @@ class _Clip(Primitive):
     def backward(
         self, needed: Sequence[bool], g: Tensor, x: Tensor, *parameters: Tensor | None
     ) -> tuple[Tensor | None, ...]:
-        gx = torch.empty_like(x)
-        if not LOOPS.run("window", (g, x, gx), (x.numel(),), self.interval.numbers):
-            gx = self.interval.pass_gradient(g, x)
-        return (gx,)
+        return (self.interval.pass_gradient(g, x),)
 
 
-def _is_number(x: Tensor, end: float | Tensor | None) -> bool:
-    """Return whether an end is one number on the CPU of the precision of x."""
-    if not isinstance(end, Tensor):
-        return True
-    return (
-        not torch.compiler.is_compiling()
-        and end.numel() == 1
-        and end.dtype == x.dtype
-        and end.device.type == "cpu"
-        and end.dim() <= x.dim()
-    )
+@dataclass(frozen=True)
+class _ClipTo(Primitive):
+    limits: Limits
+
+    def formula(self, x: Tensor, *parameters: Tensor | None) -> Tensor:
+        return self.limits.clip(x, *given(parameters))
+
+    def forward(self, x: Tensor, *parameters: Tensor | None) -> Tensor:
+        low, high = given(parameters)
+        return x.clamp(low, high)
+
+    def backward(
+        self, needed: Sequence[bool], g: Tensor, x: Tensor, *parameters: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        low, high = given(parameters)
+        return self.limits.pass_gradient(g, x, low, high)[0], None, None

@@ -27,7 +27,18 @@ class Primitive:
 
     Subclasses compute the same three times: `formula` for autograd, `forward` and `backward` for
     the CPU. ``parameters`` are tensors, or None: scalars, or one value for each row.
+
+    Attributes:
+        is_straight_through: Whether the gradient of ``x`` is that of the result and the parameters
+            have none. There is no `backward` then, and nothing is kept for it.
     """
+
+    is_straight_through = False
+
+    @property
+    def tables(self) -> tuple[Tensor, ...]:
+        """Tensors beside the parameters, without a gradient: (n,), or (rows, n) for each row."""
+        return ()
 
     def __call__(self, x: Tensor, *parameters: Tensor | None) -> Tensor:
         """Compute the primitive in the way that suits the tensors.
@@ -39,7 +50,7 @@ class Primitive:
         Returns:
             Shape and dtype of ``x``.
         """
-        if torch.compiler.is_compiling() or not _fit(x, parameters):
+        if torch.compiler.is_compiling() or not _fit(x, parameters, self.tables):
             return self.formula(x, *parameters)
         return _Apply.apply(self, x, *parameters)
 
@@ -70,11 +81,18 @@ class Primitive:
 
 def rows_of(x: Tensor, *parameters: Tensor | None) -> tuple[int, int]:
     """Return the number of rows that have parameters of their own, and of elements of a row."""
-    rows = 1
-    for p in parameters:
-        if p is not None and p.numel() != 1:
-            rows = p.numel()
+    rows = next((p.numel() for p in parameters if p is not None and p.numel() != 1), 1)
     return rows, x.numel() // rows if rows else 0
+
+
+def given(parameters: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
+    """Return parameters of which none is None."""
+    return tuple(p for p in parameters if p is not None)
+
+
+def summed(total: Tensor, parameter: Tensor) -> Tensor:
+    """Return the sums of rows, (rows,), in the shape of the parameter that they belong to."""
+    return (total if parameter.numel() == len(total) else total.sum()).reshape(parameter.shape)
 
 
 def for_rows(parameter: Tensor | None, rows: int) -> Tensor | None:
@@ -82,7 +100,7 @@ def for_rows(parameter: Tensor | None, rows: int) -> Tensor | None:
     return None if parameter is None else parameter.detach().reshape(-1).expand(rows).contiguous()
 
 
-def _fit(x: Tensor, parameters: Sequence[Tensor | None]) -> bool:
+def _fit(x: Tensor, parameters: Sequence[Tensor | None], tables: Sequence[Tensor]) -> bool:
     """Return whether there are loops for the tensors."""
     if x.dtype not in (torch.float32, torch.float64) or not _is_plain(x):
         return False
@@ -94,6 +112,11 @@ def _fit(x: Tensor, parameters: Sequence[Tensor | None]) -> bool:
         if p.numel() != 1 and not (
             p.dim() == x.dim() and p.numel() == len(p) == len(x) and _has_rows(x)
         ):
+            return False
+    for table in tables:
+        if table.dtype != x.dtype or not _is_plain(table):
+            return False
+        if table.dim() > 1 and not (x.dim() and len(table) == len(x) and _has_rows(x)):
             return False
     return True
 
@@ -111,13 +134,16 @@ class _Apply(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, primitive: Primitive, x: Tensor, *parameters: Tensor | None) -> Tensor:
         ctx.primitive = primitive
-        ctx.save_for_backward(x, *parameters)
+        if not primitive.is_straight_through:
+            ctx.save_for_backward(x, *parameters)
         return primitive.forward(dense(x), *parameters)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        x, *parameters = ctx.saved_tensors
         needed = ctx.needs_input_grad[1:]
+        if ctx.primitive.is_straight_through:
+            return None, g, *(None for _ in needed[1:])
+        x, *parameters = ctx.saved_tensors
         if torch.is_grad_enabled():  # gradients of gradients are wanted
             return None, *_differentiate(ctx.primitive, needed, g, x, *parameters)
         x = dense(x)

@@ -88,6 +88,154 @@ void NAME(fake_quantize_backward)(const REAL *restrict g, const REAL *restrict x
     if (sums) add_blocks(sums, rows, columns, 2);
 }
 
+/* gx = g in the row's interval, otherwise 0. The ends are open if the flags are set. sums, if
+ * wanted: g below the interval, and g above. */
+void NAME(limits)(const REAL *restrict g, const REAL *restrict x, REAL *restrict gx,
+                  const REAL *restrict lows, const REAL *restrict highs, double *restrict sums,
+                  int64_t rows, int64_t columns, int64_t left, int64_t right, int threads) {
+    FOR_BLOCKS {
+        BLOCK_HERE
+        const REAL low = lows[row], high = highs[row];
+        const REAL open_low = left ? low : NAN, open_high = right ? high : NAN;
+        SIMD for (int64_t i = start; i < start + count; i++)
+            gx[i] = INSIDE(x[i], NAME(clamp)(x[i], low, high)) ? g[i] : 0;
+        if (sums) { /* in a loop of its own: together, compilers make branches of the comparisons */
+            REAL below = 0, above = 0;
+            SIMD_SUM(below, above) for (int64_t i = start; i < start + count; i++) {
+                const REAL outside = g[i] - gx[i];
+                below += x[i] <= low ? outside : 0;
+                above += x[i] >= high ? outside : 0;
+            }
+            sums[2 * block] = below;
+            sums[2 * block + 1] = above;
+        }
+    }
+    if (sums) add_blocks(sums, rows, columns, 2);
+}
+
+/* y = round(clamp(x) / scale) * scale */
+void NAME(clip_quantize)(const REAL *restrict x, REAL *restrict y, const REAL *restrict lows,
+                         const REAL *restrict highs, const REAL *restrict scale, int64_t rows,
+                         int64_t columns, int threads) {
+    FOR_BLOCKS {
+        BLOCK_HERE
+        const REAL low = lows[row], high = highs[row], s = scale[row];
+        SIMD for (int64_t i = start; i < start + count; i++)
+            y[i] = ROUND(NAME(clamp)(x[i], low, high) / s) * s;
+    }
+}
+
+/* y = scale where x >= 0, otherwise -scale; the scale is 1 without a pointer */
+void NAME(binarize)(const REAL *restrict x, REAL *restrict y, const REAL *restrict scale,
+                    int64_t rows, int64_t columns, int threads) {
+    FOR_BLOCKS {
+        BLOCK_HERE
+        const REAL s = scale ? scale[row] : 1;
+        SIMD for (int64_t i = start; i < start + count; i++) y[i] = x[i] >= 0 ? s : -s;
+    }
+}
+
+/* gx = g * inner of the row inside the interval, otherwise g * outer */
+void NAME(slopes)(const REAL *restrict g, const REAL *restrict x, REAL *restrict gx,
+                  const REAL *restrict inner, const REAL *restrict outer, int64_t rows,
+                  int64_t columns, REAL low, REAL high, REAL open_low, REAL open_high,
+                  int threads) {
+    FOR_BLOCKS {
+        BLOCK_HERE
+        const REAL a = inner[row], b = outer[row];
+        SIMD for (int64_t i = start; i < start + count; i++)
+            gx[i] = g[i] * (INSIDE(x[i], NAME(clamp)(x[i], low, high)) ? a : b);
+    }
+}
+
+/* gx = g (2 - |x|) - g |x| where |x| <= 1, otherwise 0 */
+void NAME(triangle)(const REAL *restrict g, const REAL *restrict x, REAL *restrict gx,
+                    int64_t columns, int threads) {
+    const int64_t rows = 1;
+    FOR_BLOCKS {
+        BLOCK_HERE
+        SIMD for (int64_t i = start; i < start + count; i++) {
+            const REAL size = x[i] < 0 ? -x[i] : x[i];
+            gx[i] = size <= 1 ? g[i] * (2 - size) - g[i] * size : 0;
+        }
+    }
+}
+
+/* y = the level above as many thresholds as lie below x; with `right`, or at x. Of every row there
+ * are steps thresholds in ascending order, and one level more. NaN has the last level. */
+void NAME(levels)(const REAL *restrict x, REAL *restrict y, const REAL *restrict thresholds,
+                  const REAL *restrict levels, int64_t rows, int64_t columns, int64_t steps,
+                  int64_t right, int threads) {
+    FOR_BLOCKS {
+        BLOCK_HERE
+        const REAL *restrict t = thresholds + row * steps, *restrict l = levels + row * (steps + 1);
+        const REAL first_level = l[0];
+        SIMD for (int64_t i = start; i < start + count; i++) y[i] = first_level;
+        for (int64_t k = 0; k < steps; k += 4) { /* four at a time, so that y is read less often */
+            REAL at[4], to[4];
+            for (int j = 0; j < 4; j++) {
+                at[j] = k + j < steps ? t[k + j] : INFINITY;
+                to[j] = l[k + j < steps ? k + j + 1 : steps];
+            }
+            const REAL t0 = at[0], t1 = at[1], t2 = at[2], t3 = at[3];
+            const REAL l0 = to[0], l1 = to[1], l2 = to[2], l3 = to[3];
+            if (right) {
+                SIMD for (int64_t i = start; i < start + count; i++) {
+                    const REAL v = x[i];
+                    REAL q = y[i];
+                    q = !(v < t0) ? l0 : q;
+                    q = !(v < t1) ? l1 : q;
+                    q = !(v < t2) ? l2 : q;
+                    y[i] = !(v < t3) ? l3 : q;
+                }
+            } else {
+                SIMD for (int64_t i = start; i < start + count; i++) {
+                    const REAL v = x[i];
+                    REAL q = y[i];
+                    q = !(v <= t0) ? l0 : q;
+                    q = !(v <= t1) ? l1 : q;
+                    q = !(v <= t2) ? l2 : q;
+                    y[i] = !(v <= t3) ? l3 : q;
+                }
+            }
+        }
+    }
+}
+
+/* y = positive where x > threshold, -negative where x < -threshold, otherwise a zero */
+void NAME(ternarize)(const REAL *restrict x, REAL *restrict y, const REAL *restrict threshold,
+                     const REAL *restrict positive, const REAL *restrict negative, int64_t rows,
+                     int64_t columns, int threads) {
+    FOR_BLOCKS {
+        BLOCK_HERE
+        const REAL t = threshold[row], p = positive[row], n = -negative[row];
+        SIMD for (int64_t i = start; i < start + count; i++)
+            y[i] = x[i] > t ? p : x[i] < -t ? n : x[i] < 0 ? -(REAL)0 : 0;
+    }
+}
+
+/* gx = g times the size of the level that x has, or g where that is 0; g above and -g below the
+ * thresholds are the sums */
+void NAME(ternarize_backward)(const REAL *restrict g, const REAL *restrict x, REAL *restrict gx,
+                              const REAL *restrict threshold, const REAL *restrict positive,
+                              const REAL *restrict negative, double *restrict sums, int64_t rows,
+                              int64_t columns, int threads) {
+    FOR_BLOCKS {
+        BLOCK_HERE
+        const REAL t = threshold[row], p = positive[row], n = negative[row];
+        REAL above = 0, below = 0;
+        SIMD_SUM(above, below) for (int64_t i = start; i < start + count; i++) {
+            const int up = x[i] > t, down = x[i] < -t;
+            gx[i] = g[i] * (up ? p : down ? n : 1);
+            above += up ? g[i] : 0;
+            below += down ? -g[i] : 0;
+        }
+        sums[2 * block] = above;
+        sums[2 * block + 1] = below;
+    }
+    add_blocks(sums, rows, columns, 2);
+}
+
 /* y = round(clamp(x) * steps) / steps */
 void NAME(clip_round)(const REAL *restrict x, REAL *restrict y, int64_t columns, REAL low,
                       REAL high, REAL steps, int threads) {

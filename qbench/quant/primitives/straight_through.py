@@ -69,3 +69,38 @@ def straight_through(x: Tensor, quantized: Tensor) -> Tensor:
         ([1.0, -1.0], [1.0, 1.0])
     """
     return _Replace.apply(x, quantized.detach())
+
+
+class _AddGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, surrogate: Tensor) -> Tensor:
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor]:
+        return g, g
+
+
+def add_gradient(value: Tensor, surrogate: Tensor) -> Tensor:
+    """Return ``value`` in the forward pass and pass the gradient to both arguments.
+
+    For a quantizer whose levels are learned: ``value`` is a function of the levels, and
+    ``surrogate`` stands in for its dependence on the tensor that is quantized.
+
+    Args:
+        value: The quantized tensor.
+        surrogate: Tensor of the same shape; only its gradient matters.
+
+    Returns:
+        The values of ``value``, exactly.
+
+    Example:
+        >>> import torch
+        >>> x = torch.tensor([0.2, 0.9], requires_grad=True)
+        >>> scale = torch.tensor(2.0, requires_grad=True)
+        >>> y = add_gradient(scale * x.detach().round(), x)
+        >>> y.sum().backward()
+        >>> y.tolist(), x.grad.tolist(), scale.grad.item()
+        ([0.0, 2.0], [1.0, 1.0], 1.0)
+    """
+    return _AddGradient.apply(value, surrogate)

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from qbench.quant.kernels.loops import block_sums
-from qbench.quant.primitives.clip import Closed, Interval
-from qbench.quant.primitives.primitive import LOOPS, Primitive, for_rows, rows_of
-from qbench.quant.primitives.straight_through import round_ste
+from qbench.quant.primitives.clip import Closed, Interval, Limits, is_inside
+from qbench.quant.primitives.primitive import LOOPS, Primitive, for_rows, given, rows_of, summed
+from qbench.quant.primitives.straight_through import round_ste, straight_through
 
 
 def fake_quantize(
@@ -104,16 +104,10 @@ class _FakeQuantize(Primitive):
         return (
             gx,
             *(
-                _summed(total, parameter) if one else None
+                summed(total, parameter) if one and parameter is not None else None
                 for one, total, parameter in zip(needed[1:], found, parameters, strict=True)
             ),
         )
-
-
-def _summed(total: Tensor, parameter: Tensor | None) -> Tensor:
-    """Return the sums of rows, (rows,), in the shape of the parameter that they belong to."""
-    assert parameter is not None  # noqa: S101
-    return (total if parameter.numel() == len(total) else total.sum()).reshape(parameter.shape)
 
 
 def clip_round(
@@ -165,3 +159,69 @@ class _ClipRound(Primitive):
         if not LOOPS.run("clip_round_backward", (g, x, gx), (x.numel(),), numbers):
             gx = self.interval.pass_gradient(g.div(self.steps).mul_(self.steps), x)
         return (gx,)
+
+
+def clip_quantize(
+    x: Tensor,
+    low: float | Tensor,
+    high: float | Tensor,
+    scale: Tensor,
+    *,
+    closed: Closed = "both",
+) -> Tensor:
+    """Clip to an interval and round to multiples of s: [clip(x, low, high)/s] · s.
+
+    The gradient of ``x`` is 1 inside the interval and 0 outside. An end that requires a gradient
+    gets the sum of the gradients of the values that are clipped to it.
+
+    Args:
+        x: Floating-point tensor of any shape.
+        low: Lower end: a number, or a tensor of the dtype of ``x`` that broadcasts to its shape.
+        high: Upper end, likewise.
+        scale: s, a tensor, likewise. It gets no gradient.
+        closed: Ends that belong to the interval. Default: ``'both'``.
+
+    Returns:
+        The quantized values, shape and dtype of ``x``.
+
+    Example:
+        >>> import torch
+        >>> x = torch.tensor([-1.0, 0.4, 0.9, 5.0], requires_grad=True)
+        >>> high = torch.tensor(1.5, requires_grad=True)
+        >>> y = clip_quantize(x, 0, high, high.detach() / 3, closed="left")
+        >>> y.sum().backward()
+        >>> y.tolist(), x.grad.tolist(), high.grad.item()
+        ([0.0, 0.5, 1.0, 1.5], [0.0, 1.0, 1.0, 0.0], 1.0)
+    """
+    ends = (end if isinstance(end, Tensor) else x.new_tensor(end) for end in (low, high))
+    return _ClipQuantize(Limits(closed))(x, *ends, scale.detach())
+
+
+@dataclass(frozen=True)
+class _ClipQuantize(Primitive):
+    limits: Limits
+
+    def formula(self, x: Tensor, *parameters: Tensor | None) -> Tensor:
+        low, high, scale = given(parameters)
+        inside = is_inside(x, low, high, self.limits.closed)
+        clipped = torch.where(x >= high, high, torch.where(x <= low, low, x.detach()))
+        codes = (x.detach().clamp(low.detach(), high.detach()) / scale).round()
+        return straight_through(torch.where(inside, x, clipped), codes * scale)
+
+    def forward(self, x: Tensor, *parameters: Tensor | None) -> Tensor:
+        y, (rows, columns) = torch.empty_like(x), rows_of(x, *parameters)
+        low, high, scale = given(parameters)
+        row = (for_rows(p, rows) for p in (low, high, scale))
+        if LOOPS.run("clip_quantize", (x, y, *row), (rows, columns)):
+            return y
+        return x.clamp(low, high).div_(scale).round_().mul_(scale)
+
+    def backward(
+        self, needed: Sequence[bool], g: Tensor, x: Tensor, *parameters: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        low, high, _ = given(parameters)
+        gx, sums = self.limits.pass_gradient(g, x, low, high, sums=any(needed[1:]))
+        if sums is None:
+            return gx, None, None, None
+        ends = zip(needed[1:], sums, (low, high), strict=False)
+        return gx, *(summed(total, end) if one else None for one, total, end in ends), None
