@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from qbench.benchmark import consistency, exported
 from qbench.benchmark.consistency import Refusal
 from qbench.benchmark.exported import Exported
+from qbench.benchmark.further_seeds import with_further_seeds
 from qbench.errors import QbenchError
 from qbench.spec.result import Result
 from qbench.spec.words import counted
@@ -55,7 +56,7 @@ class Merged:
 
 
 def export(benchmark: Benchmark, folder: Path | None = None) -> tuple[Path, int, list[str]]:
-    """Write the finished trials of a suite to a file ``trials.jsonl.gz``.
+    """Write the finished trials of a suite to a file ``trials.jsonl.gz``, also of further seeds.
 
     Args:
         benchmark: The benchmark of the suite.
@@ -72,6 +73,7 @@ def export(benchmark: Benchmark, folder: Path | None = None) -> tuple[Path, int,
     """
     from qbench.store.tags import was_changed  # MLflow: `compare` needs none
 
+    benchmark = with_further_seeds(benchmark)
     done = [planned.trial for planned in benchmark.planned if benchmark.status(planned) == "done"]
     edited = {trial.key for trial in done if was_changed(benchmark.runs[trial.key])}
     file = folder / exported.FILE if folder else benchmark.file

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from qbench.benchmark import exported
 from qbench.benchmark.benchmark import Benchmark
+from qbench.benchmark.exchange import export
 from qbench.benchmark.further_seeds import (
     next_trials,
     resolve,
@@ -90,6 +93,11 @@ def test_only_rows_that_are_not_told_apart_get_more(wide: Benchmark) -> None:
     done = seeds_done(wide)
     assert (done["ste"], done["dorefa"], done["pact"], done["fp32"]) == (15, 15, 5, 15)
     assert not next_trials(wide, found)
+
+    suite = wide.suite.model_copy(update={"seeds": [0, 1]})
+    file, count, _ = export(replace(wide, suite=suite), wide.results / "elsewhere")
+    assert count == sum(done.values())
+    assert len(exported.keys_in(file)) == count
 
 
 def test_a_row_that_fails_gets_no_further_seeds(wide: Benchmark) -> None:
