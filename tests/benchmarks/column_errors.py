@@ -1,9 +1,10 @@
 """How often the marks of a column err, and what they find: a simulation, run by hand.
 
-    python -m tests.benchmarks.column_errors [--columns 1000]
+    python -m tests.benchmarks.column_errors [--columns 1000] [--looks]
 
 Each column has 34 rows whose standard deviations over seeds are unequal. In columns of equal rows
-every row that is told apart is an error; a table should have one in at most 5 % of columns.
+every row that is told apart is an error; a table should have one in at most 5 % of columns. With
+``--looks``, neighbouring rows get further seeds as `qbench run --resolve` trains them.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ from __future__ import annotations
 import argparse
 
 import numpy as np
+import pandas as pd
 
+from qbench.report.looks import LOOKS, neighbours, wanted_seeds
 from qbench.report.significance import LEVEL, PairedTests
 
 _ROWS = 34
@@ -40,11 +43,51 @@ def marks(values: np.ndarray) -> tuple[bool, float, float]:
     return bold, float(behind.mean()), told / (_ROWS * (_ROWS - 1) / 2)
 
 
+def resolved(values: np.ndarray, within: float) -> tuple[bool, float, float]:
+    """Return whether a pair is told apart, the share of neighbours that are, and seeds per row."""
+    seeds = dict.fromkeys(map(str, range(_ROWS)), min(LOOKS))
+    while True:
+        frame = pd.DataFrame(
+            {
+                "dataset": "", "model": "", "label": label, "method": label, "bits": "2/2",
+                "seed": seed, "recipe": "", "epochs": 0, "status": "done", "reason": "",
+                "top1": values[int(label), seed],
+            }
+            for label, count in seeds.items()
+            for seed in range(count)
+        )  # fmt: skip
+        found = neighbours(frame, "top1", 0, range(max(LOOKS)), within)
+        wanted = wanted_seeds(found)
+        if not wanted:
+            told = [pair.verdict == "told" for pair in found]
+            return any(told), float(np.mean(told)), float(np.mean([*seeds.values()]))
+        seeds |= {label: count for (_, _, label, _), count in wanted.items()}
+
+
+def looks(columns: int) -> None:
+    """Print how often the looks of neighbours err, and what they find."""
+    print("rows     collapsed seed | columns with a pair told | neighbours told  seeds of a row")
+    for step in (0.0, _STEP):
+        for collapsed in (False, True):
+            generator = np.random.default_rng(0)
+            drawn = (column(generator, max(LOOKS), step, collapsed) for _ in range(columns))
+            any_told, told, seeds = np.array([resolved(each, 1.0) for each in drawn]).T
+            print(
+                f"{'unequal' if step else 'equal':8} {'yes' if collapsed else 'no':14} | "
+                f"{any_told.mean():24.1%} | {told.mean():15.1%}  {seeds.mean():13.1f}"
+            )
+
+
 def main() -> None:
     """Print a line for each kind of column and number of seeds."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--columns", type=int, default=1000)
-    columns = parser.parse_args().columns
+    parser.add_argument("--looks", action="store_true", help="the looks of `run --resolve`")
+    given = parser.parse_args()
+    if given.looks:
+        looks(given.columns)
+        return
+    columns = given.columns
     print(
         "rows     collapsed seed  seeds  columns with: bold  any pair told | of all: †  pairs told"
     )
