@@ -33,9 +33,8 @@ from qbench.suite.rehearsal import rehearsed
 from qbench.suite.suite import Suite, load_suite
 
 if TYPE_CHECKING:
-    from mlflow.entities import Run
-
     from qbench.schedule.progress import ProgressListener, Summary
+    from qbench.store.run import Run
 
 Status = Literal["done", "failed", "missing", "unsupported"]
 
@@ -229,7 +228,7 @@ class Benchmark:
         run = self.runs.get(planned.trial.key)
         if run is None:
             return "missing"
-        return "done" if run.info.status == "FINISHED" else "failed"
+        return "done" if run.status == "FINISHED" else "failed"
 
     def reason(self, planned: PlannedTrial) -> str:
         """Return why a trial failed or is unsupported, or an empty string.
@@ -238,7 +237,7 @@ class Benchmark:
             planned: A trial of the suite.
         """
         run = self.runs.get(planned.trial.key)
-        recorded = run.data.tags.get(REASON, "") if run is not None else ""
+        recorded = run.tags.get(REASON, "") if run is not None else ""
         return planned.unsupported or recorded
 
     @property

@@ -54,7 +54,7 @@ class Estimator:
         measured: defaultdict[tuple[str, ...], list[float]] = defaultdict(list)
         for planned in benchmark.planned:
             if benchmark.status(planned) == "done":
-                metrics = benchmark.runs[planned.trial.key].data.metrics
+                metrics = benchmark.runs[planned.trial.key].metrics
                 per_epoch = metrics["seconds"] / max(1, planned.trial.recipe.epochs)
                 for kind in _kinds(planned.trial):
                     measured[kind].append(per_epoch)

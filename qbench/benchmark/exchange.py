@@ -17,10 +17,9 @@ from qbench.spec.result import Result
 from qbench.spec.words import counted
 
 if TYPE_CHECKING:
-    from mlflow.entities import Run
-
     from qbench.benchmark.benchmark import Benchmark
     from qbench.store.mlflow import Store
+    from qbench.store.run import Run
 
 
 @dataclass(frozen=True)
@@ -113,7 +112,7 @@ def merge(found: Iterable[Exported], store: Store) -> Merged:
     merged = Merged()
     files = list(found)
     runs = store.runs(result.trial.key for _, result in files)
-    known = {key: store.metrics(run) for key, run in runs.items() if run.info.status == "FINISHED"}
+    known = {key: store.metrics(run) for key, run in runs.items() if run.status == "FINISHED"}
     others = _OtherSeeds(store, files)
     for place, result in files:
         key = result.trial.key

@@ -18,12 +18,11 @@ from qbench.report.tables.text import setting_text
 from qbench.spec.bits import FULL_PRECISION, BitWidths
 
 if TYPE_CHECKING:
-    from mlflow.entities import Run
-
     from qbench.benchmark.benchmark import Benchmark
     from qbench.report.write import Report
     from qbench.spec.result import ImageDetections
     from qbench.store.mlflow import Store
+    from qbench.store.run import Run
 
 _HASH = re.compile(r"[0-9a-f]{8,}")
 
@@ -49,7 +48,7 @@ def write(benchmark: Benchmark, html: bool = False) -> Report:
     trials = benchmark.trials()
     problems = list(benchmark.rows.problems)
     names = {planned.trial.key: planned.name for planned in benchmark.planned}
-    finished = {key: run for key, run in runs.items() if run.info.status == "FINISHED"}
+    finished = {key: run for key, run in runs.items() if run.status == "FINISHED"}
     histories = _histories(store, finished, history_columns(presentation.shown[0]), names, problems)
     examples = _draw_examples(benchmark, problems)
     evidence = None
@@ -93,7 +92,7 @@ def _presentation(benchmark: Benchmark) -> Presentation:
 
 def _day(runs: Iterable[Run]) -> str:
     """Return the day (UTC) on which the newest run ended, or an empty string."""
-    ended = [run.info.end_time for run in runs if run.info.end_time]
+    ended = [run.end_time for run in runs if run.end_time]
     return datetime.fromtimestamp(max(ended) / 1000, UTC).date().isoformat() if ended else ""
 
 

@@ -12,14 +12,16 @@ from typing import TYPE_CHECKING
 
 from qbench.errors import QbenchError, nearest
 from qbench.spec.trial import Trial
-from qbench.store.tags import EDITED, SOURCE, code_of, was_changed
+from qbench.store.tags import CODE, EDITED, SOURCE, code_of, was_changed
 from qbench.suite.grid import PlannedTrial
 from qbench.train import fingerprint
 
 if TYPE_CHECKING:
-    from mlflow.entities import Run
-
     from qbench.benchmark.benchmark import Benchmark
+    from qbench.store.run import Run
+
+# What has changed in the code, by what it follows from.
+Changes = dict[tuple[str, ...], str]
 
 _STALE = "stale"
 
@@ -37,13 +39,14 @@ def reasons(planned: Sequence[PlannedTrial], runs: Mapping[str, Run]) -> dict[st
     """
     trials = {each.trial.key: each.trial for each in planned if not each.unsupported}
     found: dict[str, str] = {}
+    changes: Changes = {}
 
     def reason_of(key: str) -> str:
-        if key not in trials or key not in runs or runs[key].info.status != "FINISHED":
+        if key not in trials or key not in runs or runs[key].status != "FINISHED":
             return ""
         if key not in found:
             trial, run = trials[key], runs[key]
-            own = reason(trial, run)
+            own = reason(trial, run, changes)
             # A source that is no trial of the suite is weights that were given.
             inherited = "" if own else reason_of(trial.source or "")
             found[key] = f"so is what it starts from: {inherited}" if inherited else own
@@ -52,23 +55,31 @@ def reasons(planned: Sequence[PlannedTrial], runs: Mapping[str, Run]) -> dict[st
     return {key: text for key in trials if (text := reason_of(key))}
 
 
-def reason(trial: Trial, run: Run) -> str:
+def reason(trial: Trial, run: Run, changes: Changes | None = None) -> str:
     """Return why a finished trial is stale, what it starts from aside, or an empty string.
 
     Args:
         trial: The trial.
         run: MLflow run of the trial.
+        changes: What has changed in the code of trials that were asked about before. It is
+            extended. Default: nothing is known.
 
     Raises:
         QbenchError: No method has the name of the trial's.
     """
-    own = EDITED if was_changed(run) else ""
-    return own or fingerprint.change(trial, code_of(run)) or _change_of_start(trial, run)
+    if was_changed(run):
+        return EDITED
+    changes = {} if changes is None else changes
+    recorded = tuple(run.tags.get(tag, "") for tag in CODE.values())
+    what = (trial.code_method, trial.architecture, trial.dataset, *recorded)
+    if what not in changes:
+        changes[what] = fingerprint.change(trial, code_of(run))
+    return changes[what] or _change_of_start(trial, run)
 
 
 def _change_of_start(trial: Trial, run: Run) -> str:
     """Return how the start of a trial differs from the recorded one, or an empty string."""
-    if trial.starts_from(run.data.tags.get(SOURCE)):
+    if trial.starts_from(run.tags.get(SOURCE)):
         return ""
     if not trial.has_changed_network:
         return "it started from other weights than it would now"

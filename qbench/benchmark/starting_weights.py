@@ -20,7 +20,7 @@ from qbench.suite.suite import Suite
 from qbench.train import weights
 
 if TYPE_CHECKING:
-    from mlflow.entities import Run
+    from qbench.store.run import Run
 
 
 def problems(
@@ -98,7 +98,7 @@ def fetch_trained(keys: Iterable[str], runs: Mapping[str, Run], store: Store, sp
     """
     for key in keys:
         run = runs.get(key)
-        if run is None or run.info.status != "FINISHED" or was_imported(run):
+        if run is None or run.status != "FINISHED" or was_imported(run):
             continue
         if not spool.weights_path(key).exists():
             scratch = spool.root / "fetched" / key

@@ -29,9 +29,8 @@ from qbench.train.provenance import environment
 from qbench.train.trial import INTERRUPTED, ExecutionEnvironment, Training, remeasure
 
 if TYPE_CHECKING:
-    from mlflow.entities import Run
-
     from qbench.store.mlflow import Store
+    from qbench.store.run import Run
     from qbench.store.spool import Spool
 
 # What decides the last bits of a training, of what the environment of a trial records.
@@ -203,7 +202,7 @@ class Verifier:
         if self.spool.weights_path(trial.source).exists():
             return _Start(self.spool.weights(trial.source))
         run = self.store.runs([trial.source]).get(trial.source)
-        if run is not None and run.info.status == "FINISHED" and not was_imported(run):
+        if run is not None and run.status == "FINISHED" and not was_imported(run):
             with TemporaryDirectory() as scratch:
                 return _Start(self.store.fetch(run, WEIGHTS_FILE, Path(scratch)).read_bytes())
         base = trial.base

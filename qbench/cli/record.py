@@ -25,11 +25,10 @@ from qbench.report.problems import noted
 from qbench.spec.metrics import MEASURED
 
 if TYPE_CHECKING:
-    from mlflow.entities import Run
-
     from qbench.spec.predictions import Predictions
     from qbench.spec.trial import Trial
     from qbench.store.mlflow import Store
+    from qbench.store.run import Run
 
 _KEY = re.compile(r"[0-9a-f]{1,16}")
 
@@ -52,7 +51,7 @@ def trial(prefix: str, results: Path) -> dict[str, Any]:
 
     found = find(prefix, results)
     store, key, run = found.store, found.key, found.run
-    tags = run.data.tags
+    tags = run.tags
     own = {name: value for name, value in tags.items() if name.startswith(ENVIRONMENT)}
     shares = coverage_of(tags)
     return {
@@ -60,18 +59,18 @@ def trial(prefix: str, results: Path) -> dict[str, Any]:
         "status": tags[STATUS],
         "reason": tags[REASON],
         "stale": _stale(found.trial, run),
-        "date": datetime.fromtimestamp(run.info.start_time / 1000, UTC).strftime("%Y-%m-%d"),
+        "date": datetime.fromtimestamp(run.start_time / 1000, UTC).strftime("%Y-%m-%d"),
         "measured_on": _measured_on(found),
         "reproduce": _reproduce(key, results),
         "trial": found.trial.model_dump(mode="json"),
-        "metrics": dict(sorted(run.data.metrics.items())),
+        "metrics": dict(sorted(run.metrics.items())),
         "audit": store.read(run, AUDIT_FILE),
         "coverage": shares.model_dump() if shares is not None else None,
         "placed": tags.get(PLACED, ""),
         "clipped": tags.get(CLIPPED, ""),
         "fingerprint": code_of(run).model_dump(),
         "environment": {name.removeprefix(ENVIRONMENT): value for name, value in own.items()},
-        "mlflow_run": "" if store.is_lent(run) else run.info.run_id,
+        "mlflow_run": "" if store.is_lent(run) else run.run_id,
         "mlflow_link": store.link_of(run),
         "file" if store.is_lent(run) else "artifacts": store.place(run),
     }
@@ -107,7 +106,7 @@ def _stale(trial: Trial, run: Run) -> str:
     from qbench.benchmark import stale
     from qbench.store.tags import EDITED, was_changed
 
-    if run.info.status != "FINISHED":
+    if run.status != "FINISHED":
         return ""
     try:
         registry.check_model_name(trial.model)
@@ -144,7 +143,7 @@ def draw(prefix: str, results: Path, folder: Path) -> tuple[list[Path], list[str
     store, key, run, what = found.store, found.key, found.run, found.trial
     observed = WeightObservations.model_validate_json(store.text(run, OBSERVATIONS_FILE))
     row = what.model_dump() | {"key": key, "label": _title(what.method)}
-    row |= {"status": "done", "audit": run.data.tags[AUDIT]}
+    row |= {"status": "done", "audit": run.tags[AUDIT]}
     trials = pd.DataFrame([row])
     metric = MEASURED[what.task][0]
     histories = store.histories({key: run}, history_columns(metric))

@@ -25,11 +25,11 @@ from qbench.files import expanded, resolved
 from qbench.spec.words import counted
 
 if TYPE_CHECKING:
-    from mlflow.entities import Run
     from rich.console import Console
 
     from qbench.benchmark.verify import Verdict, Verifier
     from qbench.plugins import Plugin
+    from qbench.store.run import Run
 
 _STYLES = {True: "green", False: "red"}
 
@@ -113,7 +113,7 @@ def _chosen(
         for plugin in plugins:
             load_plugin(plugin)
         trial = record.find(str(what), results)
-        if trial.run.info.status != "FINISHED":
+        if trial.run.status != "FINISHED":
             raise QbenchError(f"{trial.trial.name} ({trial.key}) failed, so there is no result")
         return Verifier(trial.store, Spool(resolved(results) / ".state")), [trial.run]
     benchmark = Benchmark.open(what, results, assignments or (), plugins)

@@ -210,6 +210,10 @@ class _Counter(TorchDispatchMode):
 
         return _hooked(quantizer, enter, leave)
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # with True, torch imports its compiler on the first call
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         packet = func._overloadpacket

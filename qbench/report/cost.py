@@ -41,6 +41,7 @@ from qbench.quant.products import Product, Products, count_products, plain_name
 from qbench.report.problems import noted
 from qbench.spec.bits import FLOAT_BITS, FULL_PRECISION, BitWidths
 from qbench.spec.trial import FP32, Trial
+from qbench.suite.grid import is_small
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,7 @@ class Footprints:
         self._known: dict[str, Footprint | None] = {}
         self.problems: list[str] = []
         self._plain: dict[str, tuple[MultiplyAdds, Cost]] = {}
+        self._devices: dict[str, str] = {}
 
     def of(self, trial: Trial) -> Footprint | None:
         """Return the footprint of a trial's network.
@@ -142,7 +144,7 @@ class Footprints:
         method = build_method(trial.method, trial.options)
         bits = BitWidths.parse(trial.bits)
         base = trial.prepared if trial.method == FP32 else None
-        with torch.device(self._device):
+        with torch.device(self._device(trial.architecture)):
             model = self._build(trial.architecture)
             model = model if base is None else prepare_as(model, base)
             model = prepare(model, method, bits, trial.layers).eval()
@@ -157,18 +159,26 @@ class Footprints:
             widths.get(names[-1], str(FULL_PRECISION)),
         )
 
-    @property
-    def _device(self) -> str:
-        return "meta" if self._dataset.task == "classification" else "cpu"
+    def _device(self, model: str) -> str:
+        """Return the device that a network is counted on."""
+        if model not in self._devices:
+            storage = self._dataset.task != "classification" or is_small(
+                self._on(model, "meta"), self._dataset
+            )
+            self._devices[model] = "cpu" if storage else "meta"
+        return self._devices[model]
 
     def _build(self, model: str) -> nn.Module:
+        return self._on(model, self._device(model))
+
+    def _on(self, model: str, device: str) -> nn.Module:
         shape = self._dataset.num_classes, self._dataset.image_shape[0]
         try:
-            with torch.device(self._device):
+            with torch.device(device):
                 built = registry.build_model(model, *shape)
         except RuntimeError:  # it reads values while it is built
             with torch.device("cpu"):
-                built = registry.build_model(model, *shape).to(self._device)
+                built = registry.build_model(model, *shape).to(device)
         return built.eval()
 
 

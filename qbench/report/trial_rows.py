@@ -27,9 +27,8 @@ from qbench.suite.published import Number, PublishedNumbers
 from qbench.suite.suite import Suite
 
 if TYPE_CHECKING:
-    from mlflow.entities import Run
-
     from qbench.store.mlflow import Store
+    from qbench.store.run import Run
 
 NAN = float("nan")
 
@@ -117,9 +116,9 @@ class TrialRows:
         """
         trial = planned.trial
         done = run if status == "done" else None
-        tags = done.data.tags if done is not None else {}
+        tags = done.tags if done is not None else {}
         metrics = self._store.metrics(done) if done is not None else {}
-        recorded = done.data.metrics if done is not None else {}
+        recorded = done.metrics if done is not None else {}
         first, *_ = self._dataset.shown
         bits = BitWidths.parse(trial.bits)
         beside = self._published.get(trial.model)

@@ -106,6 +106,13 @@ class Trial(KeyContent):
         It does not depend on the order in which options, names or milestones are written, nor on
         where and when the trial runs.
         """
+        before, after = self._around_seed
+        text = f'{{{before}, "seed": {self.seed}, {after}}}'
+        return hashlib.sha256(text.encode()).hexdigest()[:KEY_LENGTH]
+
+    @cached_property
+    def _around_seed(self) -> tuple[str, str]:
+        """JSON of the fields before and after ``seed``, by name, which all seeds share."""
         content = self.model_dump(mode="json")
         if self.method != FP32:
             content.pop("prepared", None)
@@ -113,21 +120,41 @@ class Trial(KeyContent):
         for holder, name in ((content, "layers"), *((r, "milestones") for r in recipes)):
             if isinstance(holder.get(name), list):
                 holder[name].sort()  # in whatever order they were written
-        text = json.dumps(content, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:KEY_LENGTH]
+        before = {name: value for name, value in content.items() if name < "seed"}
+        after = {name: value for name, value in content.items() if name > "seed"}
+        first, second = (json.dumps(part, sort_keys=True)[1:-1] for part in (before, after))
+        return first, second
 
-    @property
+    @cached_property
     def base(self) -> Trial | None:
         """Full-precision trial whose weights this one starts from, or None."""
         if self.full_precision is None:
             return None
         return full_precision_trial(self, self.full_precision)
 
+    def with_seed(self, seed: int) -> Trial:
+        """Return the trial that differs in its seed only.
+
+        It shares what both have in common. Thousands of trials are made and their keys computed in
+        a tenth of the time that way.
+
+        Args:
+            seed: Seed of the other trial.
+        """
+        shared: dict[str, Any] = {"_around_seed": self._around_seed}
+        if self.base is not None:
+            shared["base"] = self.base.with_seed(seed)
+        other = self.model_copy(update={"seed": seed})
+        for name in ("key", "source", "base"):
+            other.__dict__.pop(name, None)
+        other.__dict__.update(shared)
+        return other
+
     @cached_property
     def source(self) -> str | None:
         """Key of the weights that it starts from. None if it starts from random weights."""
-        if self.full_precision is not None:
-            return full_precision_trial(self, self.full_precision).key
+        if self.base is not None:
+            return self.base.key
         return given_weights_key(self.model, self.weights) if self.weights else None
 
     @property

@@ -12,10 +12,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from mlflow.entities import Run
-
 from qbench.errors import QbenchError
 from qbench.store.connection import Connection, mlflow_reason
+from qbench.store.run import Run
 
 _IN_FOLDER = 3  # parts of artifacts/<suite>/<run>/artifacts after the first
 
@@ -28,7 +27,7 @@ def on_this_machine(connection: Connection, run: Run, name: str) -> Path | None:
         run: Run that has the artifact.
         name: Name of the artifact.
     """
-    place = urlsplit(run.info.artifact_uri or "")
+    place = urlsplit(run.artifact_uri)
     if place.scheme not in ("", "file"):
         return None
     recorded = Path(url2pathname(place.path))
@@ -54,7 +53,7 @@ def exists(connection: Connection, run: Run, name: str) -> bool:
     if connection.is_default:
         return False
     with connection.reporting("cannot list artifacts in"):
-        kept = connection.client.list_artifacts(run.info.run_id)
+        kept = connection.client.list_artifacts(run.run_id)
     return any(item.path == name for item in kept)
 
 
@@ -77,10 +76,10 @@ def fetch(connection: Connection, run: Run, name: str, target: Path) -> Path:
         local = on_this_machine(connection, run, name)
         if local is not None:
             return Path(shutil.copyfile(local, target / name))
-        return Path(connection.client.download_artifacts(run.info.run_id, name, str(target)))
+        return Path(connection.client.download_artifacts(run.run_id, name, str(target)))
     except Exception as error:  # storage of artifacts has exceptions of its own
         reason = connection.without_password(mlflow_reason(error))
-        raise QbenchError(f"cannot fetch {name} of run {run.info.run_id}: {reason}") from error
+        raise QbenchError(f"cannot fetch {name} of run {run.run_id}: {reason}") from error
 
 
 def text(connection: Connection, run: Run, name: str) -> str:
@@ -94,10 +93,23 @@ def text(connection: Connection, run: Run, name: str) -> str:
     Raises:
         QbenchError: As in `fetch`.
     """
+    local = on_this_machine(connection, run, name)
+    if local is not None:
+        return content(local)
     with tempfile.TemporaryDirectory() as scratch:
-        local = on_this_machine(connection, run, name)
-        path = local or fetch(connection, run, name, Path(scratch))
-        try:
-            return path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise QbenchError(f"{path}: cannot be read: {mlflow_reason(error)}") from error
+        return content(fetch(connection, run, name, Path(scratch)))
+
+
+def content(path: Path) -> str:
+    """Return the text of a file on this machine.
+
+    Args:
+        path: Path of an artifact.
+
+    Raises:
+        QbenchError: The file cannot be read.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise QbenchError(f"{path}: cannot be read: {mlflow_reason(error)}") from error

@@ -15,17 +15,18 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, unquote, urlsplit
-
-from mlflow.entities import Experiment, Run, ViewType
-from mlflow.exceptions import MlflowException
-from mlflow.tracking import MlflowClient
-from sqlalchemy import URL, make_url
 
 from qbench import files
 from qbench.errors import QbenchError
 from qbench.store import sqlite
+from qbench.store.run import Run
 from qbench.store.tags import KEY, SET_ASIDE
+
+if TYPE_CHECKING:
+    from mlflow.entities import Experiment
+    from mlflow.tracking import MlflowClient
 
 _PAGE = 1000
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
@@ -39,6 +40,7 @@ _EXPERIMENT_TAGS = {
         "network; the others are by epoch. `qbench leaderboard` makes tables of the runs."
     ),
 }
+_QUOTED = frozenset("%?#")  # characters that have a meaning in a URI
 _LONG = 6  # characters of a password that no ordinary word is taken for
 _CREDENTIALS = re.compile(r"(://[^\s:/@]*:)[^\s/@]+@")
 
@@ -62,9 +64,6 @@ class Connection:
     """
 
     def __init__(self, results: Path, local: bool = False) -> None:
-        logging.getLogger("mlflow").setLevel(logging.CRITICAL)
-        logging.getLogger("alembic").setLevel(logging.ERROR)
-        warnings.filterwarnings("ignore", module="mlflow")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
         os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
         self._folder = files.resolved(results)
@@ -73,11 +72,13 @@ class Connection:
         self.is_default = not given
         if self.is_default:
             self._folder.mkdir(parents=True, exist_ok=True)
+        self.database: Path | None = None
+        if self.is_default:
+            self.database = self._folder / "mlflow.db"
+        elif given.startswith("sqlite:"):
+            self.database = _file_of(given)
         self._uri = given or _sqlite_uri(self._folder / "mlflow.db")
         self._is_database = self._uri.partition(":")[0].partition("+")[0] in _DATABASES
-        self.database: Path | None = None
-        if self._uri.startswith("sqlite:"):
-            self.database = Path(make_url(self._uri).database or "")
         self.address = str(self.database or self.without_password(self._uri))
         self._client: MlflowClient | None = None
         if self.database is None:
@@ -100,9 +101,14 @@ class Connection:
         if self._client is not None:
             return self._client
         # Two commands that create one database at the same time corrupt it.
+        logging.getLogger("alembic").setLevel(logging.ERROR)
+        warnings.filterwarnings("ignore", module="mlflow")
         only = _holding(self._folder) if self.is_default else nullcontext()
         try:
             with only:
+                from mlflow.tracking import MlflowClient  # slow to import; reading needs no MLflow
+
+                logging.getLogger("mlflow").setLevel(logging.CRITICAL)
                 client = MlflowClient(tracking_uri=self._uri)
                 client.search_experiments(max_results=1)
         except Exception as error:
@@ -126,7 +132,11 @@ class Connection:
         """
         try:
             yield
-        except (MlflowException, OSError, sqlite3.Error) as error:
+        except Exception as error:
+            from mlflow.exceptions import MlflowException
+
+            if not isinstance(error, MlflowException | OSError | sqlite3.Error):
+                raise
             reason = self.without_password(mlflow_reason(error))
             raise QbenchError(f"{failure} {self.address}: {reason}") from error
 
@@ -152,6 +162,8 @@ class Connection:
             QbenchError: The experiment was deleted.
             mlflow.exceptions.MlflowException: MLflow refuses.
         """
+        from mlflow.exceptions import MlflowException
+
         location = (self.artifacts / name).as_uri() if self._is_database else None
         found = self.client.get_experiment_by_name(name)
         if found is None:
@@ -235,6 +247,8 @@ class Connection:
         Raises:
             QbenchError: The store cannot be read.
         """
+        from mlflow.entities import ViewType
+
         with self.reporting("cannot read the store"):
             experiments = [
                 each.experiment_id
@@ -249,7 +263,7 @@ class Connection:
                     order_by=["attributes.start_time ASC"],
                     page_token=token,
                 )
-                yield from (run for run in page if SET_ASIDE not in run.data.tags)
+                yield from (run for run in map(Run.of, page) if SET_ASIDE not in run.tags)
                 token = page.token
                 if not token:
                     return
@@ -277,6 +291,10 @@ def _sqlite_uri(path: Path) -> str:
         QbenchError: This version of SQLAlchemy has no URI for such a path.
     """
     plain = f"sqlite:///{path}"
+    if not _QUOTED.intersection(plain):
+        return plain
+    from sqlalchemy import URL, make_url
+
     quoted = URL.create("sqlite", database=str(path)).render_as_string(hide_password=False)
     for uri in (plain, quoted):
         if make_url(uri).database == str(path):
@@ -285,6 +303,13 @@ def _sqlite_uri(path: Path) -> str:
         f"{path.parent}: a results folder cannot have %, ? or # in its path with this version of "
         "SQLAlchemy; choose another folder"
     )
+
+
+def _file_of(uri: str) -> Path:
+    """Return the file of a sqlite database."""
+    from sqlalchemy import make_url
+
+    return Path(make_url(uri).database or "")
 
 
 def _secrets(uri: str) -> list[str]:

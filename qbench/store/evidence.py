@@ -13,7 +13,7 @@ from qbench.store.recording import AUDIT_FILE, TRACEBACK_FILE
 from qbench.store.tags import ENVIRONMENT
 
 if TYPE_CHECKING:
-    from mlflow.entities import Run
+    from qbench.store.run import Run
 
 _FOLDERS = re.compile(r'(?<=File ")[^"\n]*[/\\]')  # folders in a traceback name people and machines
 
@@ -42,8 +42,8 @@ def evidence_of(store: Store, run: Run) -> Evidence:
         store: Store that holds the run.
         run: Run of a trial that has finished or failed.
     """
-    tags = run.data.tags
-    failed = run.info.status == "FAILED"
+    tags = run.tags
+    failed = run.status == "FAILED"
     return Evidence(
         trial=store.trial(run).model_dump(mode="json"),
         environment={

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from mlflow.entities import Run
 from pydantic import TypeAdapter
 
 from qbench.errors import QbenchError
@@ -31,6 +30,7 @@ from qbench.store.recording import (
     TRIAL_FILE,
     UNREADABLE_FILE,
 )
+from qbench.store.run import Run
 from qbench.store.tags import (
     CLIPPED,
     FINAL,
@@ -71,11 +71,11 @@ class Store:
         """
         for place, result in results:
             run = recording.as_run(result)
-            self._lent[run.info.run_id] = run, result, place
+            self._lent[run.run_id] = run, result, place
 
     def is_lent(self, run: Run) -> bool:
         """Return whether a run was not recorded but lent; see `lend`."""
-        return run.info.run_id in self._lent
+        return run.run_id in self._lent
 
     @property
     def address(self) -> str:
@@ -93,7 +93,7 @@ class Store:
         """
         if self.is_lent(run):
             return ""
-        return self._connection.link_of(run.info.experiment_id, run.info.run_id)
+        return self._connection.link_of(run.experiment_id, run.run_id)
 
     def link(self, suite: str) -> str:
         """Return where a browser shows the runs of a suite, to end a sentence with.
@@ -158,11 +158,11 @@ class Store:
         best: dict[str, Run] = {}
         ended = self._ended()
         for run in ended:
-            if run.info.status == "FAILED":
-                best[run.data.tags[KEY]] = run
+            if run.status == "FAILED":
+                best[run.tags[KEY]] = run
         for run in reversed(ended):
-            if run.info.status == "FINISHED":
-                best[run.data.tags[KEY]] = run
+            if run.status == "FINISHED":
+                best[run.tags[KEY]] = run
         return best
 
     def finished(self) -> list[Run]:
@@ -175,8 +175,8 @@ class Store:
         """
         first: dict[str, Run] = {}
         for run in self._ended():
-            if run.info.status == "FINISHED":
-                first.setdefault(run.data.tags[KEY], run)
+            if run.status == "FINISHED":
+                first.setdefault(run.tags[KEY], run)
         return list(first.values())
 
     def set_aside(self, runs: Iterable[Run]) -> None:
@@ -192,7 +192,7 @@ class Store:
         """
         with self._connection.reporting("cannot write to"):
             for run in runs:
-                self._connection.client.set_tag(run.info.run_id, SET_ASIDE, "trained again")
+                self._connection.client.set_tag(run.run_id, SET_ASIDE, "trained again")
 
     def find(self, prefix: str) -> dict[str, Run]:
         """Return the runs that count whose key starts with a prefix.
@@ -230,13 +230,15 @@ class Store:
 
     def _history(self, run: Run, metrics: Sequence[str]) -> Iterable[dict[str, float]]:
         """Return the metrics of each epoch, from a local file if there is one: that is faster."""
-        here = artifacts.on_this_machine(self._connection, run, HISTORY_FILE)
-        if self.is_lent(run) or here is not None:
+        if self.is_lent(run):
             return list(self.read(run, HISTORY_FILE))
+        if (file := artifacts.on_this_machine(self._connection, run, HISTORY_FILE)) is not None:
+            history: list[dict[str, float]] = _parsed(run, HISTORY_FILE, artifacts.content(file))
+            return history
         rows: dict[int, dict[str, float]] = {}
         with self._connection.reporting("cannot read the store"):
             for metric in metrics:
-                for point in self._connection.client.get_metric_history(run.info.run_id, metric):
+                for point in self._connection.client.get_metric_history(run.run_id, metric):
                     rows.setdefault(point.step, {"epoch": point.step})[metric] = point.value
         return rows.values()
 
@@ -245,7 +247,7 @@ class Store:
         """Return the metrics of a finished run after the last epoch, by name."""
         return {
             name.removeprefix(FINAL): value
-            for name, value in run.data.metrics.items()
+            for name, value in run.metrics.items()
             if name.startswith(FINAL)
         }
 
@@ -260,12 +262,12 @@ class Store:
         Raises:
             QbenchError: The artifact cannot be fetched, or it was changed by hand.
         """
-        tag = run.data.tags[TRIAL]
+        tag = run.tags[TRIAL]
         if tag:
             return Trial.model_validate_json(tag)
         trial = Trial.model_validate(self.read(run, TRIAL_FILE))
-        if trial.key != run.data.tags[KEY]:
-            raise QbenchError(f"{TRIAL_FILE} of run {run.info.run_id} was changed by hand")
+        if trial.key != run.tags[KEY]:
+            raise QbenchError(f"{TRIAL_FILE} of run {run.run_id} was changed by hand")
         return trial
 
     def result(self, run: Run) -> Result:
@@ -278,19 +280,19 @@ class Store:
             QbenchError: The store cannot be read, or an artifact of the run cannot be fetched.
         """
         if self.is_lent(run):
-            return self._lent[run.info.run_id][1]
-        tags = run.data.tags
+            return self._lent[run.run_id][1]
+        tags = run.tags
         return Result(
             trial=self.trial(run),
-            suite=self._connection.experiment_name(run.info.experiment_id),
-            status="done" if run.info.status == "FINISHED" else "failed",
+            suite=self._connection.experiment_name(run.experiment_id),
+            status="done" if run.status == "FINISHED" else "failed",
             reason=tags[REASON],
             metrics=dict(sorted(self.metrics(run).items())),
             history=self.read(run, HISTORY_FILE),
             audit=self.read(run, AUDIT_FILE),
-            started=run.info.start_time / 1000,
-            seconds=run.data.metrics["seconds"],
-            train_seconds=run.data.metrics["train_seconds"],
+            started=run.start_time / 1000,
+            seconds=run.metrics["seconds"],
+            train_seconds=run.metrics["train_seconds"],
             environment=self.read(run, ENVIRONMENT_FILE),
             code=code_of(run),
             unreadable=self.read(run, UNREADABLE_FILE),
@@ -309,7 +311,7 @@ class Store:
             Level counts of weights and activations, as `Result.levels`. (None, None) if neither
             the tag nor the artifact exists.
         """
-        if (tag := run.data.tags.get(LEVELS)) is not None:
+        if (tag := run.tags.get(LEVELS)) is not None:
             weights, inputs = json.loads(tag)
             return weights, inputs
         try:
@@ -328,16 +330,13 @@ class Store:
         Raises:
             QbenchError: The run has no such artifact, or it cannot be fetched.
         """
-        try:
-            return json.loads(self.text(run, artifact))
-        except ValueError as error:
-            raise QbenchError(f"{artifact} of run {run.info.run_id} is damaged: {error}") from error
+        return _parsed(run, artifact, self.text(run, artifact))
 
     def text(self, run: Run, artifact: str) -> str:
         """Return the text of an artifact; see `qbench.store.artifacts.text`."""
         if not self.is_lent(run):
             return artifacts.text(self._connection, run, artifact)
-        _, result, place = self._lent[run.info.run_id]
+        _, result, place = self._lent[run.run_id]
         texts = recording.artifact_texts(result)
         if artifact not in texts:
             raise QbenchError(f"{place}: has no {artifact}")
@@ -359,9 +358,9 @@ class Store:
     def place(self, run: Run) -> str:
         """Return where a run is: folder or address of its artifacts, or the file of a lent one."""
         if self.is_lent(run):
-            return self._lent[run.info.run_id][2]
+            return self._lent[run.run_id][2]
         local = artifacts.on_this_machine(self._connection, run, TRIAL_FILE)
-        address = run.info.artifact_uri or ""
+        address = run.artifact_uri
         return str(local.parent) if local else self._connection.without_password(address)
 
     def fetch(self, run: Run, artifact: str, target: Path) -> Path:
@@ -377,11 +376,16 @@ class Store:
         if found is None:
             found = self._connection.search("attributes.status != 'RUNNING'")
         recorded = list(found)
-        known = {run.data.tags[KEY] for run in recorded}
-        lent = [run for run, *_ in self._lent.values() if run.data.tags[KEY] not in known]
+        known = {run.tags[KEY] for run in recorded}
+        lent = [run for run, *_ in self._lent.values() if run.tags[KEY] not in known]
         states = ("FINISHED", "FAILED")
         return [
-            run
-            for run in (*recorded, *lent)
-            if run.info.status in states and SET_ASIDE not in run.data.tags
+            run for run in (*recorded, *lent) if run.status in states and SET_ASIDE not in run.tags
         ]
+
+
+def _parsed(run: Run, artifact: str, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise QbenchError(f"{artifact} of run {run.run_id} is damaged: {error}") from error

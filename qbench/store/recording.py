@@ -13,10 +13,8 @@ import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mlflow.entities import Metric, Param, Run, RunData, RunInfo, RunTag, ViewType
-from mlflow.tracking import MlflowClient
 from pydantic import TypeAdapter
 
 from qbench.errors import QbenchError
@@ -24,6 +22,7 @@ from qbench.spec.result import ImageDetections, Result, WeightObservations
 from qbench.spec.trial import Trial
 from qbench.store import artifacts
 from qbench.store.connection import Connection, mlflow_reason
+from qbench.store.run import Run
 from qbench.store.tags import (
     AUDIT,
     CHECK,
@@ -46,6 +45,10 @@ from qbench.store.tags import (
     UNREADABLE,
     digest,
 )
+
+if TYPE_CHECKING:
+    from mlflow.entities import Metric
+    from mlflow.tracking import MlflowClient
 
 AUDIT_FILE = "audit.json"
 ENVIRONMENT_FILE = "environment.json"
@@ -78,6 +81,8 @@ def check(connection: Connection, suite: str, trials: Sequence[Trial]) -> None:
         QbenchError: The store may not be written, its experiment was deleted, or it does not return
             a tag or an artifact as it was written.
     """
+    from mlflow.entities import Metric, Param, RunTag
+
     largest = max(trials, key=lambda trial: len(trial.model_dump_json()))
     tags = {REASON: "x" * _TAG_LENGTH, TRIAL: _trial_tag(largest)}
     with connection.reporting("cannot record results in"):
@@ -89,9 +94,9 @@ def check(connection: Connection, suite: str, trials: Sequence[Trial]) -> None:
             params = [Param(name, value) for name, value in new.items()]
             run_tags = [RunTag(name, value) for name, value in tags.items()]
             client.log_batch(run_id, [Metric(FINAL, 0.0, 0, 0)], params, run_tags)
-            run = client.get_run(run_id)
+            run = Run.of(client.get_run(run_id))
             for name, value in tags.items():
-                if run.data.tags.get(name, "") != value:
+                if run.tags.get(name, "") != value:
                     raise QbenchError(
                         f"{connection.address} does not keep a tag of {len(value)} characters"
                     )
@@ -103,6 +108,8 @@ def check(connection: Connection, suite: str, trials: Sequence[Trial]) -> None:
 
 def _run_of_check(client: MlflowClient, experiment: str) -> str:
     """Return the id of the run that checks write to, and create it for the first check."""
+    from mlflow.entities import ViewType
+
     marked = f"tags.`{CHECK}` = 'true'"
     found = client.search_runs([experiment], marked, ViewType.ALL, max_results=1)
     if not found:
@@ -134,9 +141,9 @@ def _upload(connection: Connection, run: Run, folder: Path) -> None:
         QbenchError: They cannot be written.
     """
     try:
-        connection.client.log_artifacts(run.info.run_id, str(folder))
+        connection.client.log_artifacts(run.run_id, str(folder))
     except Exception as error:  # storage of artifacts has exceptions of its own
-        place = connection.without_password(run.info.artifact_uri)
+        place = connection.without_password(run.artifact_uri)
         reason = connection.without_password(mlflow_reason(error))
         raise QbenchError(f"cannot write artifacts to {place}: {reason}") from error
 
@@ -159,9 +166,9 @@ def record(connection: Connection, result: Result, folder: Path | None) -> None:
     trial = result.trial
     identity = hashlib.sha256(result.model_dump_json().encode()).hexdigest()
     known = list(connection.search(f"tags.`{KEY}` = '{trial.key}'"))
-    same = [run for run in known if run.data.tags.get(RESULT) == identity]
-    if any(run.info.status == "FINISHED" for run in known) or any(
-        run.info.status == "FAILED" for run in same
+    same = [run for run in known if run.tags.get(RESULT) == identity]
+    if any(run.status == "FINISHED" for run in known) or any(
+        run.status == "FAILED" for run in same
     ):
         return
     with connection.reporting("cannot record a trial in"):
@@ -169,19 +176,20 @@ def record(connection: Connection, result: Result, folder: Path | None) -> None:
         with tempfile.TemporaryDirectory() as scratch:
             _write_artifacts(result, folder, Path(scratch))
             _upload(connection, run, Path(scratch))
-        _log(connection, run.info.run_id, result, imported=folder is None)
+        _log(connection, run.run_id, result, imported=folder is None)
         status = "FINISHED" if result.status == "done" else "FAILED"
-        connection.client.set_terminated(run.info.run_id, status, _ended(result))
+        connection.client.set_terminated(run.run_id, status, _ended(result))
 
 
 def _create(connection: Connection, result: Result, identity: str) -> Run:
     """Create the run of a result."""
-    return connection.client.create_run(
+    created = connection.client.create_run(
         connection.experiment(result.suite),
         start_time=_started(result),
         run_name=_run_name(result.trial),
         tags={KEY: result.trial.key, RESULT: identity, "mlflow.source.name": "qbench"},
     )
+    return Run.of(created)
 
 
 def _run_name(trial: Trial) -> str:
@@ -192,6 +200,8 @@ def _run_name(trial: Trial) -> str:
 
 def _log(connection: Connection, run_id: str, result: Result, imported: bool) -> None:
     """Log the metrics, parameters and tags of a result."""
+    from mlflow.entities import Param, RunTag
+
     metrics = _metrics(result)
     params = [Param(name, value) for name, value in _params(result.trial).items()]
     run_tags = [RunTag(name, value) for name, value in _tags(result, imported).items()]
@@ -202,6 +212,8 @@ def _log(connection: Connection, run_id: str, result: Result, imported: bool) ->
 
 def _metrics(result: Result) -> list[Metric]:
     """Return the metrics of a result's run: those of each epoch, then the final ones."""
+    from mlflow.entities import Metric
+
     started, ended = _started(result), _ended(result)
     metrics = [
         Metric(name, value, started, int(record["epoch"]))
@@ -275,22 +287,18 @@ def as_run(result: Result) -> Run:
     Args:
         result: Result of a trial.
     """
-    name, status = f"exported-{result.trial.key}", "FINISHED"
-    if result.status == "failed":
-        status = "FAILED"
-    tags = {**_tags(result, imported=True), KEY: result.trial.key}
+    metrics = {name: value for record in result.history for name, value in record.items()}
+    metrics.pop("epoch", None)
     return Run(
-        RunInfo(
-            name,
-            "",
-            "",
-            status,
-            _started(result),
-            _ended(result),
-            "active",
-            run_name=_run_name(result.trial),
-        ),
-        RunData(_metrics(result), tags=[RunTag(name, value) for name, value in tags.items()]),
+        f"exported-{result.trial.key}",
+        _run_name(result.trial),
+        "",
+        "FAILED" if result.status == "failed" else "FINISHED",
+        _started(result),
+        _ended(result),
+        "",
+        {**_tags(result, imported=True), KEY: result.trial.key},
+        metrics | _final(result),
     )
 
 

@@ -6,12 +6,13 @@ and cannot change the addresses of artifacts.
 
 from __future__ import annotations
 
+import math
 import sqlite3
 from collections import defaultdict
 from contextlib import closing
 from pathlib import Path
 
-from mlflow.entities import Metric, Run, RunData, RunInfo, RunTag
+from qbench.store.run import Run
 
 _QBENCHS = (
     "SELECT run_uuid FROM runs JOIN experiments USING (experiment_id) JOIN tags USING (run_uuid) "
@@ -20,13 +21,12 @@ _QBENCHS = (
 )
 _TAGS = f"SELECT run_uuid, key, value FROM tags WHERE run_uuid IN ({_QBENCHS})"  # noqa: S608
 _METRICS = (
-    "SELECT run_uuid, key, value, is_nan, timestamp, step FROM latest_metrics "  # noqa: S608
+    "SELECT run_uuid, key, value, is_nan FROM latest_metrics "  # noqa: S608
     f"WHERE run_uuid IN ({_QBENCHS})"
 )
 _RUNS = (
-    "SELECT run_uuid, experiment_id, user_id, status, start_time, end_time, "  # noqa: S608
-    f"lifecycle_stage, artifact_uri, name FROM runs WHERE run_uuid IN ({_QBENCHS}) "
-    "ORDER BY start_time, run_uuid"
+    "SELECT run_uuid, name, experiment_id, status, start_time, end_time, "  # noqa: S608
+    f"artifact_uri FROM runs WHERE run_uuid IN ({_QBENCHS}) ORDER BY start_time, run_uuid"
 )
 
 
@@ -96,17 +96,13 @@ def move_artifacts(database: Path, experiment: str, old: str, new: str) -> None:
 
 
 def _read(connection: sqlite3.Connection, marked: str) -> list[Run]:
-    tags: defaultdict[str, list[RunTag]] = defaultdict(list)
-    metrics: defaultdict[str, list[Metric]] = defaultdict(list)
-    for name, key, value in connection.execute(_TAGS, (marked,)):
-        tags[name].append(RunTag(key, value))
-    for name, key, value, is_nan, at, step in connection.execute(_METRICS, (marked,)):
-        metrics[name].append(Metric(key, float("nan") if is_nan else value, at, step))
-    rows = connection.execute(_RUNS, (marked,))
+    tags: defaultdict[str, dict[str, str]] = defaultdict(dict)
+    metrics: defaultdict[str, dict[str, float]] = defaultdict(dict)
+    for run, key, value in connection.execute(_TAGS, (marked,)):
+        tags[run][key] = value
+    for run, key, value, is_nan in connection.execute(_METRICS, (marked,)):
+        metrics[run][key] = math.nan if is_nan else value
     return [
-        Run(
-            RunInfo(name, str(experiment), user, status, start, end, stage, uri, run_name=title),
-            RunData(metrics=metrics[name], tags=tags[name]),
-        )
-        for name, experiment, user, status, start, end, stage, uri, title in rows
+        Run(run, name, str(experiment), status, start, end, uri or "", tags[run], metrics[run])
+        for run, name, experiment, status, start, end, uri in connection.execute(_RUNS, (marked,))
     ]

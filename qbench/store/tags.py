@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from qbench.spec.result import CodeFingerprint, Shares
 
 if TYPE_CHECKING:
-    from mlflow.entities import Run
+    from qbench.store.run import Run
 
 AUDIT = "qbench.audit"
 CLIPPED = "qbench.clipped"
@@ -40,7 +40,7 @@ _MAX_FLOAT = sys.float_info.max  # MLflow stores it in place of infinity
 
 def was_imported(run: Run) -> bool:
     """Return whether a run was trained elsewhere, so that the store has no weights of it."""
-    return IMPORTED in run.data.tags
+    return IMPORTED in run.tags
 
 
 def was_changed(run: Run) -> bool:
@@ -48,8 +48,8 @@ def was_changed(run: Run) -> bool:
 
     Runs without a recorded digest count as unchanged.
     """
-    recorded = run.data.tags.get(DIGEST)
-    return recorded is not None and recorded != digest(run.data.tags, run.data.metrics)
+    recorded = run.tags.get(DIGEST)
+    return recorded is not None and recorded != digest(run.tags, run.metrics)
 
 
 def digest(tags: Mapping[str, str], metrics: Mapping[str, float]) -> str:
@@ -79,7 +79,7 @@ def code_of(run: Run) -> CodeFingerprint:
 
     Runs that were recorded before code had fingerprints count as revision 1.
     """
-    tags = run.data.tags
+    tags = run.tags
     return CodeFingerprint.model_validate(
         {name: tags[tag] for name, tag in CODE.items() if tag in tags}
     )

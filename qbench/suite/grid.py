@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +30,7 @@ from qbench.suite.suite import MethodRow, Suite
 from qbench.tasks import classification
 
 _ANY = BitWidths.parse("1/1")
+_SMALL = 1e9  # weights × pixels: about what a core multiplies in a tenth of a second
 # Recipe of networks whose weights are given: their trials' keys must not depend on any other.
 _UNTRAINED = Recipe(epochs=0, batch_size=1, optimizer="sgd", lr=1.0)
 
@@ -103,10 +106,11 @@ class _Grid:
             listed = any(row.method == FP32 for row in suite.methods)
             if listed or any(planned.trial.full_precision for planned in quantized):
                 title = registry.method_class(FP32).title
+                start = self._start(model, suite.seeds[0])
+                first = full_precision_trial(start, self._recipe_of(model))
                 for seed in suite.seeds:
-                    base = full_precision_trial(self._start(model, seed), self._recipe_of(model))
                     yield PlannedTrial(
-                        base,
+                        first.with_seed(seed),
                         MethodRow(method=FP32),
                         title,
                         suite.recipe.name,
@@ -158,7 +162,7 @@ class _Grid:
         layers = suite.layers
         if layers is None:
             layers = method.paper_layers if suite.recipe.name == "paper" else DEFAULT_LAYERS
-        starts = [dict(self._start(model, seed)) for seed in suite.seeds]
+        start = dict(self._start(model, suite.seeds[0]))
         problems = {model: problem}  # by network
         own: dict[str, Any] = {
             "method": row.method,
@@ -183,7 +187,7 @@ class _Grid:
             changed = network != model or preparation is not None
             if changed and initial:
                 reason = reason or (
-                    f"it changes {model}, and {starts[0]['weights']} is of the unchanged network"
+                    f"it changes {model}, and {start['weights']} is of the unchanged network"
                 )
             # Weights that are given are of the unchanged network: the changed one is trained.
             base = self._pretraining if changed else self._recipe_of(model)
@@ -198,10 +202,11 @@ class _Grid:
                     policy_widths(layers, bits),
                 ),
             }
-            for start in starts:
-                given = initial or (pretrained and not changed)
-                weights = start["weights"] if given else ""
-                trial = Trial.model_validate({**start, **own, "weights": weights})
+            given = initial or (pretrained and not changed)
+            weights = start["weights"] if given else ""
+            first = Trial.model_validate({**start, **own, "weights": weights})
+            for seed in suite.seeds:
+                trial = first.with_seed(seed)
                 yield PlannedTrial(trial, row, label, suite.recipe.name, self._name, reason)
 
     def _preparation(self, model: str, method: Method, bits: BitWidths) -> Preparation | None:
@@ -264,17 +269,18 @@ class _Grid:
 
     def _output_shape(self, model: str) -> tuple[int, ...]:
         """Return the shape of a classifier's scores of two images."""
+        return tuple(classification.scores(self._output(model)).shape)
+
+    def _output(self, model: str) -> Any:
+        """Return what a classifier returns of two images."""
         dataset = self._dataset
-        try:
-            network = without_storage(model, dataset)
-            output = network(torch.empty(2, *dataset.image_shape, device="meta"))
-        except QbenchError:
-            raise
-        except Exception:  # a network that looks at values cannot run without them
-            network = registry.build_model(model, dataset.num_classes, dataset.image_shape[0])
-            with torch.no_grad():
-                output = network.eval()(torch.zeros(2, *dataset.image_shape))
-        return tuple(classification.scores(output).shape)
+        network = without_storage(model, dataset)
+        if not is_small(network, dataset):
+            with suppress(Exception):  # a network that looks at values cannot run without them
+                return network(torch.empty(2, *dataset.image_shape, device="meta"))
+        network = registry.build_model(model, dataset.num_classes, dataset.image_shape[0])
+        with torch.no_grad():
+            return network.eval()(torch.zeros(2, *dataset.image_shape))
 
 
 def _method_of(row: MethodRow, recipe: str) -> tuple[Method, str]:
@@ -380,3 +386,14 @@ def without_storage(model: str, dataset: Dataset) -> nn.Module:
     """
     with torch.device("meta"):
         return registry.build_model(model, dataset.num_classes, dataset.image_shape[0]).eval()
+
+
+def is_small(network: nn.Module, dataset: Dataset) -> bool:
+    """Return whether a network runs sooner than torch imports what runs it without storage.
+
+    Args:
+        network: The network, which may be on the meta device.
+        dataset: Dataset whose images it takes.
+    """
+    weights = sum(parameter.numel() for parameter in network.parameters())
+    return weights * math.prod(dataset.image_shape[1:]) <= _SMALL

@@ -8,8 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
-from torchmetrics import MeanMetric, Metric
-from torchmetrics.classification import MulticlassAccuracy
 
 from qbench import distributed
 from qbench.data import Dataset
@@ -118,35 +116,30 @@ def evaluate(
         ``top1`` and ``top5`` in percent, and ``test_loss``, the mean cross-entropy in nats.
         ``top5`` only if there are more than five classes. Empty if there is no batch.
     """
-    metrics: dict[str, Metric] = {}
+    hits: dict[str, Tensor] = {}
+    items, loss = 0, torch.zeros(())
     mine: list[int] = []
     for images, target in batches:
         logits = scores(model(images)).float()
-        if not metrics:
-            metrics = _metrics(logits.shape[1], logits.device)
+        best = logits.argmax(dim=1)
         if predicted is not None:
-            mine += logits.argmax(dim=1).tolist()
-        for metric in metrics.values():
-            if isinstance(metric, MeanMetric):
-                metric.update(F.cross_entropy(logits, target), len(target))
-            else:
-                metric.update(logits, target)
+            mine += best.tolist()
+        found = {"top1": best == target}
+        if logits.shape[1] > 5:
+            found["top5"] = logits.topk(5, dim=1).indices == target[:, None]
+        hits = {name: hits.get(name, 0) + each.sum() for name, each in found.items()}
+        items += len(target)
+        loss = loss.to(logits.device) + F.cross_entropy(logits, target) * len(target)
     if predicted is not None:
         predicted += distributed.interleave(mine)
-    values = {name: float(metric.compute()) for name, metric in metrics.items()}
-    return {name: 100 * v if name.startswith("top") else v for name, v in values.items()}
+    if not hits:
+        return {}
+    count = distributed.total(torch.tensor(items, device=loss.device))
+    # The shares are of single precision, as those that are recorded.
+    values = {name: 100 * float(distributed.total(each) / count) for name, each in hits.items()}
+    return {**values, "test_loss": float(distributed.total(loss) / count)}
 
 
 def examples(model: nn.Module, dataset: Dataset) -> list[ImageDetections]:
     """Return nothing: no figure shows labels."""
     return []
-
-
-def _metrics(classes: int, device: torch.device) -> dict[str, Metric]:
-    metrics: dict[str, Metric] = {
-        f"top{k}": MulticlassAccuracy(classes, top_k=k, average="micro")
-        for k in (1, 5)
-        if k == 1 or classes > k
-    }
-    metrics["test_loss"] = MeanMetric()
-    return {name: metric.to(device) for name, metric in metrics.items()}

@@ -10,7 +10,6 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
-from torchmetrics.detection import MeanAveragePrecision
 
 from qbench import distributed
 from qbench.data import Dataset
@@ -138,6 +137,8 @@ def _on_cpu(image: Image) -> Image:
 
 
 def _coco(detections: list[Image], truths: list[Image]) -> float:
+    from torchmetrics.detection import MeanAveragePrecision  # takes seconds to import
+
     metric = MeanAveragePrecision(backend="pycocotools", sync_on_compute=False)
     metric.warn_on_many_detections = False
     crowds = [{**each, "iscrowd": each["difficult"].long()} for each in truths]

@@ -110,7 +110,7 @@ def changing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Benchmark:
 def test_a_result_that_started_from_the_changed_network_is_current(changing: Benchmark) -> None:
     assert stale(changing) == {}
     for planned in changing.planned:
-        source = changing.runs[planned.trial.key].data.tags.get("qbench.source")
+        source = changing.runs[planned.trial.key].tags.get("qbench.source")
         assert source == planned.trial.source
 
 
@@ -120,7 +120,7 @@ def test_a_result_without_a_recorded_start_is_stale_if_its_method_changes_the_ne
     """Version 0.1.0 recorded no start: it was the unchanged network."""
     for run in changing.runs.values():
         for tag in ("qbench.source", "qbench.digest"):
-            run.data.tags.pop(tag, None)
+            run.tags.pop(tag, None)
     assert stale(changing) == {"xnor": CHANGED}
     assert list(changing.stale.values()) == [CHANGED] * 2
 
@@ -152,7 +152,7 @@ def test_an_edited_start_is_an_edited_result(changing: Benchmark) -> None:
         for p in changing.planned
         if p.trial.name.startswith("xnor 1/1") and not p.trial.seed
     )
-    changing.runs[key].data.tags["qbench.source"] = "0123456789abcdef"
+    changing.runs[key].tags["qbench.source"] = "0123456789abcdef"
     assert changing.stale == {key: "what is stored of it was changed by hand"}
 
 

@@ -125,7 +125,7 @@ def test_a_trial_of_a_file_is_trained_again_with_its_base(
     found = verified(store, elsewhere, result.trial.key)
     assert (found.how, found.expected, found.agrees) == ("trained", "exact", True), found.text
     assert not (elsewhere / "mlflow.db-journal").exists()
-    assert not store.finished()[0].info.experiment_id  # nothing was recorded
+    assert not store.finished()[0].experiment_id  # nothing was recorded
 
 
 def test_an_epoch_that_training_does_not_give_is_found(

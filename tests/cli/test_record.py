@@ -56,9 +56,9 @@ def test_show_links_to_a_run_that_is_recorded(
     small_suite: Path, small_results: Path, qbench_here: QbenchHere
 ) -> None:
     run = next(iter(Benchmark.open(small_suite, small_results).runs.values()))
-    key = run.data.tags["qbench.key"]
+    key = run.tags["qbench.key"]
     record = json.loads(qbench_here("show", key, "--results", small_results, "--json"))
-    assert record["mlflow_link"].endswith(f"/runs/{run.info.run_id}")
+    assert record["mlflow_link"].endswith(f"/runs/{run.run_id}")
     assert "mlflow ui --backend-store-uri" in record["mlflow_link"]
 
 

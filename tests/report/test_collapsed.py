@@ -17,6 +17,9 @@ GUESS, FAR = "no better than guessing", "far below the other seeds"
         ([82.0, 83.0, 78.0], {}),  # less than six standard deviations of the others
         ([82.0, 82.1, 76.9], {2: FAR}),
         ([82.0, 82.1, 77.2], {}),  # less than five points
+        ([82.0, 83.0, 77.0, 76.9, 82.5, 83.5, 82.2], {}),  # two apart spread the others
+        ([82.0, 82.2, 82.1, 76.0, 82.3], {3: FAR}),
+        ([82.0, 60.0, float("nan")], {2: GUESS}),
         ([82.0, 60.0], {}),  # which of two is usual is not known
         ([10.0, 10.0, 10.0], {0: GUESS, 1: GUESS, 2: GUESS}),
         ([], {}),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from typing import Any
 
 import pytest
@@ -51,6 +53,29 @@ def test_a_trial_starts_from_the_full_precision_trial_of_the_same_network_and_da
     assert (quantized.base.data, quantized.base.seed) == ({"classes": 3}, 7)
     assert quantized.source == quantized.base.key
     assert trial().source is None
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"full_precision": RECIPE, "layers": ("b", "a")},
+        {"method": "fp32", "prepared": Preparation(method="bireal", bits="1/1")},
+        {"weights": "torchvision:X", "options": {"seed": 3}},
+    ],
+)
+def test_a_trial_with_another_seed_is_the_one_that_would_be_made(changes: dict[str, Any]) -> None:
+    first = trial(**changes)
+    assert first.key
+    assert first.source or first.base is None  # what is cached is not taken over
+    other, expected = first.with_seed(7), trial(**changes, seed=7)
+    assert other == expected
+    assert (other.key, other.source, other.base) == (expected.key, expected.source, expected.base)
+
+
+def test_a_key_is_the_hash_of_the_fields_in_json() -> None:
+    content = trial(seed=12).model_dump(mode="json")
+    text = json.dumps(content, sort_keys=True)
+    assert trial(seed=12).key == hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 @pytest.mark.parametrize("weights", ["backbone:torchvision:X", "finetune:sha256:1"])

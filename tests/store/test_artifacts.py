@@ -6,12 +6,12 @@ import shutil
 from pathlib import Path
 
 import pytest
-from mlflow.entities import Run
 
 from qbench.errors import QbenchError
 from qbench.spec.result import ImageDetections
 from qbench.store.evidence import evidence_of
 from qbench.store.mlflow import Store
+from qbench.store.run import Run
 from tests.helpers.results import result
 
 FOUND = ImageDetections(boxes=[[0.0, 1.0, 2.0, 3.0]], scores=[0.5], labels=[1])
@@ -50,9 +50,9 @@ def test_what_is_recorded_in_a_moved_folder_is_written_there(filled: Path, tmp_p
     store.record(result(seed=1), tmp_path)
     assert not filled.exists()
     for run in store.finished():  # MLflow finds the old artifacts too
-        assert Path(run.info.artifact_uri.removeprefix("file://")).is_relative_to(moved)
+        assert Path(run.artifact_uri.removeprefix("file://")).is_relative_to(moved)
         client = store._connection.client
-        assert any(item.path == "history.json" for item in client.list_artifacts(run.info.run_id))
+        assert any(item.path == "history.json" for item in client.list_artifacts(run.run_id))
 
 
 def test_a_copy_and_its_original_are_apart(filled: Path, tmp_path: Path) -> None:

@@ -97,7 +97,7 @@ def test_a_folder_that_has_no_address_is_refused(
 
         database = "/elsewhere"
 
-    monkeypatch.setattr("qbench.store.connection.make_url", lambda _: Unquoted)
+    monkeypatch.setattr("sqlalchemy.make_url", lambda _: Unquoted)
     with pytest.raises(QbenchError, match=r"r\?v=1: a results folder cannot have %, \? or #"):
         Connection(tmp_path / "r?v=1", local=True)
 

@@ -37,21 +37,21 @@ def test_a_finished_run_counts_over_failed_ones(store: Store, tmp_path: Path) ->
     for each in (result("failed"), result(top1=80.0), result("failed")):
         store.record(each, tmp_path)
     run = store.runs([result().trial.key])[result().trial.key]
-    assert run.info.status == "FINISHED"
+    assert run.status == "FINISHED"
 
 
 def test_the_first_finished_run_counts(store: Store, tmp_path: Path) -> None:
     for top1 in (80.0, 70.0):
         store.record(result(top1=top1), tmp_path)
     (run,) = store.runs([result().trial.key]).values()
-    assert run.data.metrics["final_top1"] == 80.0
+    assert run.metrics["final_top1"] == 80.0
 
 
 def test_the_last_failed_run_counts_if_none_finished(store: Store, tmp_path: Path) -> None:
     for reason in ("first", "second"):
         store.record(result("failed").model_copy(update={"reason": reason}), tmp_path)
     (run,) = store.runs([result().trial.key]).values()
-    assert run.data.tags["qbench.reason"] == "second"
+    assert run.tags["qbench.reason"] == "second"
 
 
 def test_a_run_set_aside_no_longer_counts_and_stays(store: Store, tmp_path: Path) -> None:
@@ -60,7 +60,7 @@ def test_a_run_set_aside_no_longer_counts_and_stays(store: Store, tmp_path: Path
     store.set_aside(store.runs([key]).values())
     assert store.runs([key]) == {}
     store.record(result(top1=70.0), tmp_path)
-    assert store.runs([key])[key].data.metrics["final_top1"] == 70.0
+    assert store.runs([key])[key].metrics["final_top1"] == 70.0
     with sqlite3.connect(store.address) as database:
         ended = database.execute("SELECT * FROM runs WHERE status = 'FINISHED'").fetchall()
     assert len(ended) == 2
@@ -122,7 +122,7 @@ def test_levels_are_read_from_the_audit_where_there_is_no_tag(store: Store, tmp_
     store.record(done, tmp_path)
     (run,) = store.finished()
     assert store.levels(run) == (3, 4)
-    del run.data.tags[LEVELS]
+    del run.tags[LEVELS]
     assert store.levels(run) == (3, 4)
     for path in (tmp_path / "results" / "artifacts").rglob("audit.json"):
         path.unlink()

@@ -33,11 +33,11 @@ def test_a_run_holds_the_metrics_parameters_and_tags_of_a_result(
     done = result()
     store.record(done, tmp_path)
     (run,) = store.finished()
-    assert run.info.run_name == "quantization_networks 2/2 seed 0 convnet_tiny digits"
-    assert run.data.metrics["final_top1"] == 90.0
-    assert run.data.metrics["seconds"] == 2.0
-    assert run.data.tags["environment.torch"] == "2"
-    params = store._connection.client.get_run(run.info.run_id).data.params
+    assert run.name == "quantization_networks 2/2 seed 0 convnet_tiny digits"
+    assert run.metrics["final_top1"] == 90.0
+    assert run.metrics["seconds"] == 2.0
+    assert run.tags["environment.torch"] == "2"
+    params = store._connection.client.get_run(run.run_id).data.params
     assert params["recipe.lr"] == "0.05"
     assert params["method"] == "quantization_networks"
 
@@ -48,7 +48,7 @@ def test_predictions_are_recorded_and_sealed(store: Store, tmp_path: Path) -> No
     (run,) = store.finished()
     assert store.result(run).predictions == predictions
     assert not was_changed(run)
-    run.data.tags["qbench.predictions"] = "0"
+    run.tags["qbench.predictions"] = "0"
     assert was_changed(run)
     store.record(result(seed=1), tmp_path)
     assert {store.result(run).predictions is None for run in store.finished()} == {True, False}
@@ -59,7 +59,7 @@ def test_a_long_history_is_recorded_whole(store: Store, tmp_path: Path) -> None:
     done.history = [{"epoch": epoch, "train_loss": 1 / epoch} for epoch in range(1, 1203)]
     store.record(done, tmp_path)
     (run,) = store.finished()
-    points = store._connection.client.get_metric_history(run.info.run_id, "train_loss")
+    points = store._connection.client.get_metric_history(run.run_id, "train_loss")
     assert sorted(point.step for point in points) == list(range(1, 1203))
 
 
@@ -117,7 +117,7 @@ def test_a_trial_that_is_too_long_for_a_tag_is_an_artifact(store: Store, tmp_pat
     assert not was_changed(run)
     assert store.trial(run) == done.trial
     assert store.result(run).trial.key == done.trial.key
-    params = store._connection.client.get_run(run.info.run_id).data.params
+    params = store._connection.client.get_run(run.run_id).data.params
     assert params["layers"].endswith(" …")
 
 
@@ -158,9 +158,9 @@ def test_a_check_leaves_nothing_that_counts(store: Store, tmp_path: Path) -> Non
     assert store.finished() == []
     store.record(result(), tmp_path)
     (run,) = store.finished()
-    assert run.info.run_name.startswith("quantization_networks")
+    assert run.name.startswith("quantization_networks")
     client = store._connection.client
-    assert len(client.search_runs([run.info.experiment_id])) == 1
+    assert len(client.search_runs([run.experiment_id])) == 1
 
 
 def test_a_check_may_follow_one_of_other_trials(store: Store) -> None:
@@ -227,5 +227,5 @@ def test_a_result_without_a_folder_is_marked_as_imported(store: Store, tmp_path:
     store.record(result(seed=0), None)
     store.record(result(seed=1), tmp_path)
     imported, trained = store.finished()
-    assert imported.data.tags["qbench.imported"] == "true"
-    assert "qbench.imported" not in trained.data.tags
+    assert imported.tags["qbench.imported"] == "true"
+    assert "qbench.imported" not in trained.tags

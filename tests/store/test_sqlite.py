@@ -22,9 +22,8 @@ def test_the_database_is_read_as_mlflow_reads_it(
     through_mlflow = store._ended()
     assert len(directly) == 2
     for mine, its in zip(directly, through_mlflow, strict=True):
-        assert dict(mine.info) == dict(its.info)
-        assert mine.data.tags == its.data.tags
-        assert repr(mine.data.metrics) == repr(its.data.metrics)
+        assert mine._replace(metrics={}) == its._replace(metrics={})
+        assert repr(mine.metrics) == repr(its.metrics)
 
 
 def test_a_file_that_cannot_be_read_is_left_to_mlflow(tmp_path: Path) -> None:

@@ -2,23 +2,22 @@ from __future__ import annotations
 
 import sqlite3
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
 from qbench.spec.result import CodeFingerprint, LevelCount
 from qbench.store import tags
 from qbench.store.mlflow import Store
+from qbench.store.run import Run
 from tests.helpers.results import result
 
 RECORDED = {tags.TRIAL: "{}", tags.STATUS: "done", tags.AUDIT: "", "qbench.revision": "1"}
 MEASURED = {"final_top1": 90.0, "seconds": 2.0, "train_seconds": 1.0, "top1": 89.0}
 
 
-def run(run_tags: dict[str, str], metrics: dict[str, float] | None = None) -> Any:
-    """Return what the functions read of a run of MLflow."""
-    return SimpleNamespace(data=SimpleNamespace(tags=run_tags, metrics=metrics or {}))
+def run(run_tags: dict[str, str], metrics: dict[str, float] | None = None) -> Run:
+    """Return a run that has these tags and metrics."""
+    return Run("0", "", "1", "FINISHED", 0, 0, "", run_tags, metrics or {})
 
 
 @pytest.mark.parametrize("name", [tags.TRIAL, tags.STATUS, tags.AUDIT, "qbench.revision"])

@@ -8,6 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
+from torchmetrics import MeanMetric
+from torchmetrics.classification import MulticlassAccuracy
 
 from qbench.errors import QbenchError
 from qbench.tasks import classification, detection
@@ -69,6 +71,39 @@ def test_smoothed_targets_give_every_class_an_equal_share(smoothing: float) -> N
     expected = -(q * log_p).sum(1).mean()
     found = classification.loss(nn.Identity(), (SCORES, LABELS), smoothing)
     assert found.item() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("classes", [3, 5, 6, 100])
+@pytest.mark.parametrize("ties", [False, True])
+def test_metrics_are_those_of_torchmetrics_to_the_last_bit(classes: int, ties: bool) -> None:
+    draw = torch.Generator().manual_seed(classes)
+    measures = {
+        f"top{k}": MulticlassAccuracy(classes, top_k=k, average="micro")
+        for k in (1, 5)
+        if classes > k
+    }
+    loss, batches = MeanMetric(), []
+    for size in (17, 64, 5):
+        logits = 3 * torch.randn(size, classes, generator=draw)
+        logits = logits.round() if ties else logits
+        labels = torch.randint(classes, (size,), generator=draw)
+        batches.append((logits, labels))
+        loss.update(F.cross_entropy(logits, labels), size)
+        for measure in measures.values():
+            measure.update(logits, labels)
+    expected = {name: 100 * float(measure.compute()) for name, measure in measures.items()}
+    expected["test_loss"] = float(loss.compute())
+    assert classification.evaluate(nn.Identity(), batches) == expected
+
+
+def test_a_test_loss_with_a_batch_that_has_none_is_not_a_number() -> None:
+    broken = (torch.full((2, 3), torch.nan), LABELS)
+    measured = classification.evaluate(nn.Identity(), [(SCORES, LABELS), broken])
+    assert math.isnan(measured["test_loss"])
+
+
+def test_nothing_is_measured_without_a_batch() -> None:
+    assert classification.evaluate(nn.Identity(), []) == {}
 
 
 def test_the_measured_loss_is_not_smoothed() -> None:

@@ -14,7 +14,6 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from scipy import stats
 
 from qbench.report.figures.style import STYLE, looks_of, save
 from qbench.report.significance import LEVEL
@@ -96,6 +95,8 @@ def rank(summary: pd.DataFrame) -> Ranks | None:
     ]
     if not fitting:
         return None
+    from scipy import stats  # takes as long to import as to draw a figure
+
     chosen = max(fitting, key=lambda choice: choice.size)
     methods, settings = chosen.shape
     ranks = chosen.round(2).rank(ascending=False)
