@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -139,7 +140,9 @@ def test_bad_plugins_fail_their_own_trials_only(tmp_path: Path, qbench_in: MakeQ
     assert "no such luck" in table
 
 
-def test_a_plugin_that_cannot_be_loaded_names_its_line(tiny_run: TinyRun, tmp_path: Path) -> None:
+def test_a_plugin_that_cannot_be_loaded_names_its_line(
+    small_suite: Path, small_results: Path, tmp_path: Path, qbench_here: QbenchHere
+) -> None:
     broken = tmp_path / "broken.py"
     for text, message in [
         ("x = 1\ny = 1 / 0\n", "broken.py:2: ZeroDivisionError"),
@@ -148,8 +151,8 @@ def test_a_plugin_that_cannot_be_loaded_names_its_line(tiny_run: TinyRun, tmp_pa
         ("from qbench.method import Method\nclass STE(Method): ...\n", "'ste' is the name of an"),
     ]:
         broken.write_text(text)
-        output = tiny_run.qbench("plan", tiny_run.suite, "--methods", broken, code=2)
-        assert message in output
+        words = ("plan", small_suite, "--results", small_results, "--methods", broken)
+        assert message in " ".join(qbench_here(*words, code=2).split())
 
 
 def test_stale_results_are_told_and_trained_again(
@@ -189,19 +192,41 @@ def test_stale_results_are_told_and_trained_again(
     assert tables(results / "tiny") == tables(tiny_run.folder)
 
 
-def test_a_killed_run_loses_no_finished_trial(
-    tiny_run: TinyRun, tmp_path: Path, qbench_in: MakeQbench
-) -> None:
-    qbench = qbench_in(tmp_path)
-    process = start(qbench, "run", tiny_run.suite)
-    read_until(process, "[ 4/16]")
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+@dataclass
+class KilledRun:
+    """A run of the tiny suite that was killed after some trials."""
+
+    qbench: Qbench
+    heard: list[str]  # addresses that its processes listened on
+
+
+@pytest.fixture(scope="module")
+def killed_run(
+    tiny_suite: Path, tmp_path_factory: pytest.TempPathFactory, qbench_in: MakeQbench
+) -> KilledRun:
+    qbench = qbench_in(tmp_path_factory.mktemp("killed"))
+    process = start(qbench, "run", tiny_suite)
+    try:
+        read_until(process, "[ 4/16]")
+        heard = listening(str(qbench.results))
+    finally:
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    return KilledRun(qbench, heard)
+
+
+def test_what_a_run_starts_listens_on_loopback_alone(killed_run: KilledRun) -> None:
+    assert len(killed_run.heard) > 3
+    assert all(map(is_loopback, killed_run.heard)), killed_run.heard
+
+
+def test_a_killed_run_loses_no_finished_trial(tiny_run: TinyRun, killed_run: KilledRun) -> None:
+    qbench = killed_run.qbench
     done = [t for t in qbench.plan(tiny_run.suite) if t["status"] == "done"]
     assert len(done) >= 4
     output = qbench("run", tiny_run.suite)
     assert f"{16 - len(done)} trials to train, {len(done)} of 16 done already" in output
-    assert tables(tmp_path / "tiny") == tables(tiny_run.folder)
+    assert tables(qbench.results / "tiny") == tables(tiny_run.folder)
 
 
 def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(
@@ -218,21 +243,6 @@ def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(
     assert "Traceback" not in output
     qbench("run", tiny_run.suite)
     assert tables(tmp_path / "tiny") == tables(tiny_run.folder)
-
-
-def test_what_a_run_starts_listens_on_loopback_alone(
-    tiny_run: TinyRun, tmp_path: Path, qbench_in: MakeQbench
-) -> None:
-    qbench = qbench_in(tmp_path)
-    process = start(qbench, "run", tiny_run.suite)
-    try:
-        read_until(process, "[ 1/16]")
-        heard = listening(str(tmp_path))
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    assert len(heard) > 3
-    assert all(map(is_loopback, heard)), heard
 
 
 def is_loopback(address: str) -> bool:

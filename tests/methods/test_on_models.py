@@ -37,6 +37,7 @@ METHODS = sorted(set(registry.names("methods")) - {"fp32", "torchao", "parq", "b
 OPTIONS: dict[str, dict[str, Any]] = {"adaround": {"iterations": 2}}
 FEW = [("quantization_networks", "2/2"), ("dorefa", "1/2"), ("xnor", "1/1")]
 HEAVY = {("quantization_networks", model) for model in ("alexnet_bn", "resnet18", "resnet50")}
+HEAVY |= {("xnor", model) for model in ("alexnet_bn", "resnet50")}
 
 
 def supported_widths(name: str) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -62,8 +63,10 @@ def test_few_values_are_clustered_with_the_least_inertia(
     assert found == pytest.approx(least, rel=1e-6, abs=1e-9)
 
 
-@pytest.mark.parametrize("clusters", [2, 3, 7, 31, 256])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("kind", "clusters"),
+    [*itertools.product(KINDS, [2, 3, 7, 31]), ("normal", 256), ("heavy_tailed", 256)],
+)
 def test_many_values_are_clustered_within_a_percent_of_the_least_inertia(
     kind: str, clusters: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
