@@ -26,7 +26,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from qbench.functional import clip, sign, straight_through
+from qbench.functional import cell_sums, scale_gradient, sign_sum, to_levels
 from qbench.method import BinaryBases, BitWidths, Layer, Method, Recipe
 from qbench.quant.surgery import RELU, pool_before_norm, replace_modules
 
@@ -79,11 +79,13 @@ class BasesWeight(nn.Module):
     def forward(self, w: Tensor) -> Tensor:
         """Quantize ``w``, any shape."""
         fixed = w.detach()
-        mean, std = fixed.mean(), fixed.std(correction=0)
-        bases = [sign(fixed - mean + u * std) for u in self.shifts]
-        alpha = least_squares(bases, fixed)
-        quantized = sum((a * b for a, b in zip(alpha, bases, strict=True)), torch.zeros_like(w))
-        return straight_through(w * alpha.sum(), quantized)
+        centred, std = w - fixed.mean(), fixed.std(correction=0)
+        thresholds = torch.stack([-(u * std) for u in reversed(self.shifts)])
+        signs = nested_signs(len(self.shifts)).flip(0)  # of B_i by cell: the last is +1 first
+        alpha = least_squares(signs, *cell_sums(centred, thresholds, fixed, right=True)).to(w.dtype)
+        levels = sum((a * b for a, b in zip(alpha, signs.to(w), strict=True)), w.new_zeros(()))
+        quantized = to_levels(centred, thresholds, levels, right=True)
+        return scale_gradient(quantized, float(alpha.sum()))
 
 
 class BinaryActivations(nn.Module):
@@ -99,31 +101,37 @@ class BinaryActivations(nn.Module):
         ordered = sample.flatten().sort().values
         quantiles = [len(ordered) * (n + 1) // (bases + 1) for n in range(bases)]
         thresholds = ordered[quantiles]
+        signs = nested_signs(bases)
+        scale = least_squares(signs, *cell_sums(sample, thresholds, right=True))
         self.shift = nn.Parameter(0.5 - thresholds)  # v
-        self.scale = nn.Parameter(
-            least_squares([sign(sample - t) for t in thresholds], sample)
-        )  # β
+        self.scale = nn.Parameter(scale.to(sample.dtype))  # β
 
     def forward(self, x: Tensor) -> Tensor:
         """Quantize ``x``, any shape."""
-        quantized = torch.zeros_like(x)
-        for v, beta in zip(self.shift.to(x.dtype), self.scale.to(x.dtype), strict=True):
-            base = straight_through(clip(x + v, 0, 1), sign(x + v - 0.5))
-            quantized = quantized + beta * base
-        return quantized
+        return sign_sum(x, self.shift.to(x.dtype), self.scale.to(x.dtype))
 
 
-def least_squares(bases: list[Tensor], target: Tensor) -> Tensor:
+def nested_signs(bases: int) -> Tensor:
+    """Return the sign of each basis in each cell, (bases, bases + 1), in float64.
+
+    Args:
+        bases: Number of bases. The sign of basis i is +1 above the threshold i, in ascending order.
+    """
+    return 1 - 2 * torch.ones(bases, bases + 1, dtype=torch.float64).tril()
+
+
+def least_squares(signs: Tensor, counts: Tensor, sums: Tensor) -> Tensor:
     """Return the α that minimise ‖target − Σ α_i B_i‖², the shortest if there are many.
 
     Args:
-        bases: Tensors of −1 and +1, shape of ``target``.
-        target: Tensor of any shape.
+        signs: Values of the bases in each cell, −1 or +1, (bases, cells), in float64.
+        counts: Number of elements of each cell, (cells,), likewise.
+        sums: Sum of the target in each cell, (cells,), likewise.
 
     Returns:
-        α, (bases,), dtype of ``target``. It is computed in float64.
+        α, (bases,), in float64.
     """
-    b = torch.stack([base.flatten() for base in bases]).double()
-    gram = torch.stack([(row * b).sum(-1) for row in b])
-    moment = (b * target.flatten().double()).sum(-1)
-    return (torch.linalg.pinv(gram, hermitian=True) * moment).sum(-1).to(target.dtype)
+    signs = signs.to(counts.device)
+    gram = (signs.unsqueeze(1) * signs * counts).sum(-1)
+    moment = (signs * sums).sum(-1)
+    return (torch.linalg.pinv(gram, hermitian=True) * moment).sum(-1)

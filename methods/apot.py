@@ -34,7 +34,7 @@ from typing import Annotated
 import torch
 from torch import Tensor, nn
 
-from qbench.functional import add_gradient, clip, nearest_level, straight_through
+from qbench.functional import add_gradient, clip, scaled_levels, straight_through
 from qbench.method import BitWidths, Field, Integers, Layer, Method, Recipe, SumsOfPowersOfTwo
 
 # Exponents of the powers of two in each base set, by bits of the magnitude.
@@ -120,9 +120,7 @@ class PowersOfTwoActivation(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Quantize ``x``, any shape."""
-        alpha = self.alpha.to(x.dtype)
-        unit = clip(x / alpha, 0, 1)
-        return alpha * straight_through(unit, nearest_level(unit, self.levels))
+        return scaled_levels(x, self.alpha.to(x.dtype), self.levels)
 
 
 class EightBitWeight(nn.Module):
@@ -154,7 +152,7 @@ class NormalisedWeight(PowersOfTwoActivation):
         if w.numel() > 1:  # one weight has no deviation
             normal = normal / clip(source.std(), torch.finfo(w.dtype).tiny)
         alpha = self.alpha.to(w.dtype)
-        unit = clip((normal if self.clip_gradient else normal.detach()) / alpha, -1, 1)
-        sizes = nearest_level(unit.abs(), self.levels)
-        quantized = alpha * straight_through(unit, torch.where(unit < 0, -sizes, sizes))
-        return quantized if self.clip_gradient else add_gradient(quantized, normal)
+        if self.clip_gradient:
+            return scaled_levels(normal, alpha, self.levels, signed=True)
+        fixed = scaled_levels(normal.detach(), alpha, self.levels, signed=True)
+        return add_gradient(fixed, normal)

@@ -32,7 +32,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from qbench.functional import clip, straight_through
+from qbench.functional import cell_sums, to_levels
 from qbench.method import Field, Layer, Learned, Method, PerChannel, Quantizer, Recipe
 
 RIDGE = 1e-4
@@ -100,21 +100,19 @@ class LearnedLevels(Quantizer):
     def forward(self, x: Tensor) -> Tensor:
         """Quantize ``x``: (groups, …), or any shape if there is one basis."""
         levels, _ = self._levels()
-        quantized = levels.gather(1, self._nearest(x, levels)).view_as(x).to(x.dtype)
-        if self.clips:
-            x = clip(x, high=levels.amax().to(x.dtype))
-        return straight_through(x, quantized)
+        if len(levels) == 1:
+            levels = levels[0]
+        top = levels.amax() if self.clips else None
+        values = x.to(levels.dtype)
+        return to_levels(values, midpoints(levels), levels, high=top).to(x.dtype)
 
     def observe(self, x: Tensor) -> None:
         """Move the basis by one QEM iteration on ``x``."""
         levels, order = self._levels()
-        nearest = order.gather(1, self._nearest(x, levels))  # code of each value
-        values = x.reshape(len(self.basis), -1).double()
-        # B Bᵀ and B x follow from the number and the sum of the values of each code: in float64,
-        # because a float32 cannot count beyond 2²⁴. Autocast would round a matmul.
-        codes, zero = self.codes.double(), torch.zeros_like(levels, dtype=torch.float64)
-        count = zero.scatter_add(1, nearest, torch.ones_like(values))
-        total = zero.scatter_add(1, nearest, values)
+        # B Bᵀ and B x follow from the number and the sum of the values of each code. Autocast would
+        # round a matmul.
+        codes, found = self.codes.double(), cell_sums(x.to(levels.dtype), midpoints(levels))
+        count, total = (torch.zeros_like(each).scatter(1, order, each) for each in found)
         products = codes.unsqueeze(2) * codes.unsqueeze(1)  # (2ᴷ, K, K)
         gram = (count[..., None, None] * products).sum(1)  # (groups, K, K)
         moment = (total.unsqueeze(-1) * codes).sum(1)  # (groups, K)
@@ -128,8 +126,7 @@ class LearnedLevels(Quantizer):
         """Return the levels in ascending order, (groups, 2ᴷ), and the index of each one's code."""
         return torch.sort((self.basis.unsqueeze(1) * self.codes).sum(-1), dim=1)
 
-    def _nearest(self, x: Tensor, levels: Tensor) -> Tensor:
-        """Return the index of the nearest level for each value, (groups, values)."""
-        midpoints = (levels[:, 1:] + levels[:, :-1]) / 2
-        values = x.detach().reshape(len(levels), -1).to(levels.dtype)
-        return torch.searchsorted(midpoints, values)
+
+def midpoints(levels: Tensor) -> Tensor:
+    """Return the midpoints of neighbouring levels, (…, levels)."""
+    return (levels[..., 1:] + levels[..., :-1]) / 2

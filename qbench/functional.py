@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from qbench.quant.kmeans import kmeans_1d
+from qbench.quant.primitives.cells import cell_sums, scaled_levels, sign_sum
 from qbench.quant.primitives.clip import Closed, clip
 from qbench.quant.primitives.curves import interval_quantize, soft_uniform, tanh_weight
 from qbench.quant.primitives.levels import learned_ternary, nearest_level, ternarize, to_levels
@@ -139,6 +140,7 @@ __all__ = [
     "Closed",
     "add_gradient",
     "binarize",
+    "cell_sums",
     "clip",
     "clip_quantize",
     "clip_round",
@@ -155,8 +157,10 @@ __all__ = [
     "quantize_unit",
     "round_ste",
     "scale_gradient",
+    "scaled_levels",
     "scaled_sign",
     "sign",
+    "sign_sum",
     "soft_uniform",
     "staircase",
     "straight_through",

@@ -14,6 +14,7 @@ MODULES = [
     "qbench.method",
     "qbench.quant.attach",
     "qbench.quant.hooks",
+    "qbench.quant.primitives.cells",
     "qbench.quant.primitives.clip",
     "qbench.quant.primitives.curves",
     "qbench.quant.primitives.levels",

@@ -20,6 +20,8 @@ from qbench.functional import (
     interval_quantize,
     learned_ternary,
     polynomial_sign,
+    scaled_levels,
+    sign_sum,
     soft_uniform,
     tanh_weight,
     ternarize,
@@ -105,6 +107,23 @@ CASES: Mapping[str, Case] = {
         (0.125, 1.125),
         1 / 3,
         curved=True,
+    ),
+    "scaled_levels": Case(
+        lambda x, a: scaled_levels(x, a, x.new_tensor([0, 0.125, 0.5, 1])),
+        (2.0,),
+        (0.0, 0.125, 2.0),
+    ),
+    "scaled_levels, signed": Case(
+        lambda x, a: scaled_levels(x, a, x.new_tensor([0, 0.25, 0.5, 0.75, 1]), signed=True),
+        (1.0,),
+        (-1.0, -0.375, 0.375, 1.0),
+        0.125,
+    ),
+    "sign_sum": Case(
+        lambda x, *p: sign_sum(x, torch.stack(p[:3]), torch.stack(p[3:])),
+        (0.5, 0.125, -0.5, 0.7, 0.3, 0.2),
+        (-0.5, 0.0, 0.5, 1.0, 1.5),
+        0.125,
     ),
     "soft_uniform": Case(
         lambda x, low, high, alpha: soft_uniform(x, low, high, (high - low) / 3, alpha, 3),

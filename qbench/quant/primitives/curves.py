@@ -12,7 +12,7 @@ from torch import Tensor
 
 from qbench.quant.kernels.loops import BLOCK, Loops, block_sums
 from qbench.quant.primitives.clip import clip
-from qbench.quant.primitives.primitive import Primitive, by_formula
+from qbench.quant.primitives.primitive import Primitive, by_formula, given
 from qbench.quant.primitives.straight_through import round_ste, straight_through
 
 LOOPS = Loops(Path(__file__).with_name("curves.c"))
@@ -147,9 +147,7 @@ class _Interval(Primitive):
     signed: bool
 
     def formula(self, x: Tensor, *parameters: Tensor | None) -> Tensor:
-        c, d, gamma = parameters
-        assert c is not None  # noqa: S101
-        assert d is not None  # noqa: S101
+        (c, d), gamma = given(parameters[:2]), parameters[2]
         u = clip(0.5 / d * (x.abs() if self.signed else x) - 0.5 * c / d + 0.5, 0, 1)
         if gamma is not None:
             inside = u > 0  # 0^γ is 0, but its derivative by γ would be 0 · ln 0
@@ -175,9 +173,7 @@ class _Interval(Primitive):
     def backward(
         self, needed: Sequence[bool], g: Tensor, x: Tensor, *parameters: Tensor | None
     ) -> tuple[Tensor | None, ...]:
-        c, d, gamma = parameters
-        assert c is not None  # noqa: S101
-        assert d is not None  # noqa: S101
+        (c, d), gamma = given(parameters[:2]), parameters[2]
         gx, sums = torch.empty_like(x), block_sums(1, x.numel(), 3)
         slope, shift = self._line(parameters)
         numbers = slope, shift, float(c), _number_or_one(gamma), self.steps
@@ -191,9 +187,7 @@ class _Interval(Primitive):
     @staticmethod
     def _line(parameters: Sequence[Tensor | None]) -> tuple[float, float]:
         """Return slope and shift of the line that the interval is clipped from."""
-        c, d, _ = (None if p is None else p.detach() for p in parameters)
-        assert c is not None  # noqa: S101
-        assert d is not None  # noqa: S101
+        c, d = (p.detach() for p in given(parameters[:2]))
         return float(0.5 / d), float(0.5 * c / d)
 
 
@@ -236,11 +230,7 @@ class _SoftUniform(Primitive):
     cells: float
 
     def formula(self, x: Tensor, *parameters: Tensor | None) -> Tensor:
-        low, high, delta, alpha = parameters
-        assert low is not None  # noqa: S101
-        assert high is not None  # noqa: S101
-        assert delta is not None  # noqa: S101
-        assert alpha is not None  # noqa: S101
+        low, high, delta, alpha = given(parameters)
         i = ((x - low) / delta).detach().floor().clamp(0, self.cells - 1)
         middle = low + (i + 0.5) * delta
         kappa = (2 / alpha - 1).log() / delta
@@ -250,7 +240,7 @@ class _SoftUniform(Primitive):
         return straight_through(soft, low + delta * (i + (x >= middle)))
 
     def forward(self, x: Tensor, *parameters: Tensor | None) -> Tensor:
-        low, _, delta, _ = (_number(p) for p in parameters)
+        low, _, delta, _ = map(float, given(parameters))
         y = torch.empty_like(x)
         if LOOPS.run("soft_uniform", (x, y), (x.numel(),), (low, delta, self.cells)):
             return y
@@ -259,7 +249,7 @@ class _SoftUniform(Primitive):
     def backward(
         self, needed: Sequence[bool], g: Tensor, x: Tensor, *parameters: Tensor | None
     ) -> tuple[Tensor | None, ...]:
-        low, high, delta, alpha = (_number(p) for p in parameters)
+        low, high, delta, alpha = map(float, given(parameters))
         odds = 2 / alpha - 1
         numbers = (low, high, delta, self.cells, math.log(odds), 1 / (1 - alpha))
         by_alpha = (1 / (1 - alpha) ** 2, -2 / (alpha**2 * odds))
@@ -272,11 +262,6 @@ class _SoftUniform(Primitive):
 
 def _number_or_one(parameter: Tensor | None) -> float:
     return 1.0 if parameter is None else float(parameter)
-
-
-def _number(parameter: Tensor | None) -> float:
-    assert parameter is not None  # noqa: S101
-    return float(parameter)
 
 
 def _as_gradients(
