@@ -57,6 +57,8 @@ class Merged:
 def export(benchmark: Benchmark, folder: Path | None = None) -> tuple[Path, int, list[str]]:
     """Write the finished trials of a suite to a file ``trials.jsonl.gz``, also of further seeds.
 
+    Those of further seeds, which `qbench.benchmark.further_seeds` trains, are among them.
+
     Args:
         benchmark: The benchmark of the suite.
         folder: Folder to write to; it is made if needed. Default: that of the suite's tables. A

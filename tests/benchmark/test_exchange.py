@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -12,6 +13,7 @@ from qbench.errors import QbenchError
 from qbench.report.columns import TRIAL_COLUMNS
 from qbench.store.mlflow import Store
 from qbench.store.tags import was_imported
+from tests.helpers.exchanged import BEFORE, filled
 from tests.helpers.results import classified, result
 
 
@@ -68,6 +70,18 @@ def test_a_grid_is_completed_from_several_files(
     benchmark.refresh()
     assert exchange.export(benchmark)[1] == 6
     assert file.read_bytes() == (small_exported / "trials.jsonl.gz").read_bytes()
+
+
+def test_further_seeds_are_exported_too(
+    small_suite: Path, small_results: Path, elsewhere: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(small_results, elsewhere, dirs_exist_ok=True)
+    wider = tmp_path / "wider.yaml"
+    wider.write_text(small_suite.read_text().replace("[0, 1]", "[2]"))
+    filled(wider, elsewhere, BEFORE)
+    benchmark = Benchmark.open(small_suite, elsewhere)
+    assert exchange.export(benchmark)[1] == 9
+    assert len(benchmark.runs) == 6
 
 
 def test_an_export_loses_no_trial_that_only_the_file_has(
