@@ -8,6 +8,7 @@ mistakes. Somebody who invents a whole trial is found by training it again (`qbe
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import math
 import re
@@ -23,7 +24,11 @@ from qbench.spec.metrics import MEASURED
 from qbench.spec.predictions import Predictions
 from qbench.spec.result import Result
 from qbench.spec.trial import Trial
+from qbench.spec.words import counted
 from qbench.train import fingerprint
+
+MOST_NAMED = 5
+"""Number of missing trials that are named; the others are counted."""
 
 _TABLE = "trials.csv"
 _SYNTAX = re.compile(r"[0-9a-f]{16}|")
@@ -146,15 +151,21 @@ def beside(
             rows = {row["key"]: row for row in csv.DictReader(text) if row["status"] == "done"}
     except (OSError, KeyError, csv.Error):
         return []
-    lacking = [
-        Refusal(
-            str(file),
-            f"{row.get('method')} {row.get('bits')} seed {row.get('seed')} ({key})",
-            f"{table} has it, and this file does not",
-        )
+    lost = {
+        key: f"{row.get('method')} {row.get('bits')} seed {row.get('seed')} ({key})"
         for key, row in rows.items()
         if key not in listed
+    }
+    lacking = [
+        Refusal(str(file), name, f"{table} has it, and this file does not")
+        for name in itertools.islice(lost.values(), MOST_NAMED)
     ]
+    if (more := len(lost) - MOST_NAMED) > 0:
+        reason = (
+            f"{counted(more, 'more trial')} of {table} are missing; if the suite has changed, "
+            "`qbench leaderboard` writes its tables again"
+        )
+        lacking.append(Refusal(str(file), "", reason))
     differing = []
     for place, result in results:
         row = rows.get(result.trial.key, {})

@@ -38,7 +38,6 @@ _SINGLE_FORMAT = "qbench-result-1"  # one trial, in a file of its own
 _LEFT_OUT = {*WeightObservations.model_fields, "examples", "traceback"}
 _HASH_LENGTH = 16
 _CHUNK = 2**16
-_MOST_MISSING = 5
 
 
 class Exported(NamedTuple):
@@ -80,9 +79,12 @@ class _Listed:
 class _Header:
     """First line of a file."""
 
-    suite: str
     trials: dict[str, _Listed]
     labels: dict[Split, Predictions]
+
+    def who(self, key: str) -> str:
+        """Return name and key of a trial, as far as they are known."""
+        return f"{self.trials[key].name} ({key})" if key in self.trials else key
 
 
 def write(path: Path, suite: str, results: Sequence[Result]) -> None:
@@ -195,7 +197,7 @@ def _read_single(file: Path, data: bytes, found: Content) -> None:
     """Read a file of one trial."""
     try:
         content = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         found.refused.append(Refusal(str(file), "", f"is not JSON: {error}"))
         return
     form = content.pop("format", None) if isinstance(content, dict) else None
@@ -209,7 +211,7 @@ def _read_single(file: Path, data: bytes, found: Content) -> None:
 def _read_suite(file: Path, data: bytes, found: Content) -> None:
     """Read a file of the trials of a suite."""
     text, damage = _decompressed(data)
-    first, *lines = text.splitlines() or [""]
+    first, *lines = text.removesuffix("\n").split("\n")
     try:
         header = _parsed_header(first)
     except ValueError as error:
@@ -228,42 +230,49 @@ def _read_suite(file: Path, data: bytes, found: Content) -> None:
     taken = Content(labels=found.labels)
     seen: dict[str, int] = {}
     for number, line in enumerate(lines, 2):
-        place = f"{file}, line {number}"
-        try:
-            content = json.loads(line)
-        except ValueError as error:
-            taken.refused.append(Refusal(place, "", f"is not JSON: {error}"))
-            continue
-        key = str(content.get("key")) if isinstance(content, dict) else ""
-        listed = header.trials.get(key)
-        wrong = ""
-        if listed is None:
-            wrong = "the first line does not list it"
-        elif key in seen:
-            wrong = f"line {seen[key]} is of the same trial"
-        elif _hash(line) != listed.hash:
-            wrong = "was changed after it was exported: the first line has another hash of it"
-        if key in header.trials:
-            seen.setdefault(key, number)
-        if wrong:
-            name = listed.name if listed else ""
-            taken.refused.append(Refusal(place, f"{name} ({key})".strip(), wrong, key))
-        else:
-            _take(place, content, taken)
+        _read_line(f"{file}, line {number}", number, line, header, seen, taken)
     lost = [key for key in header.trials if key not in seen]
-    for key in lost[:_MOST_MISSING]:
-        name = header.trials[key].name
-        taken.refused.append(
-            Refusal(
-                str(file), f"{name} ({key})", "the first line lists it, and no line has it", key
-            )
-        )
-    if more := lost[_MOST_MISSING:]:
+    for key in lost[: consistency.MOST_NAMED]:
+        who, reason = header.who(key), "the first line lists it, and no line has it"
+        taken.refused.append(Refusal(str(file), who, reason, key))
+    if more := lost[consistency.MOST_NAMED :]:
         taken.refused.append(Refusal(str(file), "", f"{len(more)} more trials are missing"))
     beside = consistency.beside(file, taken.good, header.trials.keys())
     wrong_keys = {refusal.key for refusal in beside}
     found.good += [each for each in taken.good if each.result.trial.key not in wrong_keys]
     found.refused += [*taken.refused, *beside]
+
+
+def _read_line(
+    place: str, number: int, line: str, header: _Header, seen: dict[str, int], taken: Content
+) -> None:
+    """Read the line of a trial.
+
+    Args:
+        place: The file and the number of the line, for messages.
+        number: Number of the line.
+        line: The line.
+        header: First line of the file.
+        seen: Numbers of the lines that were read, by key.
+        taken: Receives what is found.
+    """
+    try:
+        content = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        taken.refused.append(Refusal(place, "", f"is not JSON: {error}"))
+        return
+    key = str(content.get("key")) if isinstance(content, dict) else ""
+    wrong = ""
+    if key not in header.trials:
+        wrong = "the first line does not list it"
+    elif seen.setdefault(key, number) != number:
+        wrong = f"line {seen[key]} is of the same trial"
+    elif _hash(line) != header.trials[key].hash:
+        wrong = "was changed after it was exported: the first line has another hash of it"
+    if wrong:
+        taken.refused.append(Refusal(place, header.who(key), wrong, key))
+    else:
+        _take(place, content, taken)
 
 
 def _take(place: str, content: Any, found: Content) -> None:
@@ -321,11 +330,12 @@ def _parsed_header(line: str) -> _Header:
         labels = {}
         for entry in content["labels"]:
             split = Split(*(entry.pop(name) for name in Split._fields))
+            json.loads(split.data)
             labels[split] = Predictions.model_validate(entry)
         trials = {
             str(key): _Listed(str(listed["name"]), str(listed["hash"]))
             for key, listed in content["trials"].items()
         }
-        return _Header(str(content["suite"]), trials, labels)
+        return _Header(trials, labels)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"it lacks {error}") from error

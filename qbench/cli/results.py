@@ -162,9 +162,6 @@ def import_(
             help="Exported files (trials.jsonl.gz, or .json of one trial), or folders of them.",
         ),
     ],
-    methods: MethodFiles = None,
-    models: ModelFiles = None,
-    datasets: DatasetFiles = None,
     results: Results = Path("results"),
 ) -> None:
     """Add exported trials to the store.
@@ -176,12 +173,9 @@ def import_(
     """
     from qbench.benchmark import exchange, exported
     from qbench.errors import QbenchError
-    from qbench.plugins import load_plugin
     from qbench.store.mlflow import Store
     from qbench.store.spool import Spool
 
-    for plugin in plugin_files(methods, models, datasets):
-        load_plugin(plugin)
     content, results = exported.read(paths), resolved(results)
     with Spool(results / ".state").lock(wait=False) as alone:
         if not alone:

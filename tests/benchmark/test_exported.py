@@ -156,6 +156,16 @@ def test_a_seed_that_is_dropped_from_the_first_line_too_is_found_by_the_table(fi
     assert "trials.csv has it, and this file does not" in told
 
 
+def test_of_many_trials_that_only_the_table_has_a_few_are_named(file: Path) -> None:
+    rows = [f"{number:016x},ste,2/2,{number},done,90" for number in range(8)]
+    header = "key,method,bits,seed,status,top1"
+    (file.parent / "trials.csv").write_text("\n".join([header, *rows]))
+    told = read(file, good=SEEDS)
+    assert told.count("and this file does not") == 5
+    assert "3 more trials of" in told
+    assert "qbench leaderboard" in told
+
+
 def test_numbers_that_differ_from_the_table_are_refused(file: Path) -> None:
     key = lines_of(file)[1]["key"]
     (file.parent / "trials.csv").write_text(f"key,status,top1\n{key},done,91.5\n")
@@ -176,6 +186,12 @@ def test_a_bad_line_costs_no_other(file: Path) -> None:
     told = read(file, good=SEEDS - 1)
     assert "line 3: is not JSON" in told
     assert "the first line lists it, and no line has it" in told
+
+
+def test_a_text_may_have_any_character(file: Path) -> None:
+    odd = classified().model_copy(update={"clipped": "a\u2028b\x85c\x0b"})
+    exported.write(file, "small", [odd])
+    assert read(file, good=1) == ""
 
 
 def test_of_a_file_that_is_cut_off_the_beginning_is_read(file: Path, whole: Path) -> None:

@@ -11,7 +11,7 @@ from mlflow.exceptions import MlflowException
 from qbench.errors import QbenchError
 from qbench.spec.result import ImageDetections, LevelCount
 from qbench.store.mlflow import Store
-from qbench.store.tags import LEVELS
+from qbench.store.tags import LEVELS, was_changed, was_imported
 from tests.helpers.results import result
 
 
@@ -158,3 +158,31 @@ def test_a_store_that_cannot_be_read_is_an_error_of_the_user(
     }
     with pytest.raises(QbenchError, match=r"mlflow\.db: the server is away"):
         readers[read]()
+
+
+def test_results_of_files_are_lent_and_not_recorded(tmp_path: Path) -> None:
+    store, lent = Store(tmp_path, local=True), result(seed=1)
+    store.lend([("file, line 2", lent)])
+    (run,) = store.finished()
+    key = lent.trial.key
+    assert store.find(key[:4]) == store.runs([key]) == {key: run}
+    assert store.result(run) is lent
+    assert store.trial(run) == lent.trial
+    assert store.metrics(run) == lent.metrics
+    assert not was_changed(run)
+    assert was_imported(run)
+    assert store.histories({key: run}, ["top1"])["top1"].tolist() == [89.0, 90.0]
+    assert (store.place(run), store.link_of(run)) == ("file, line 2", "")
+    assert store.examples(run) == []
+    with pytest.raises(QbenchError, match=r"file, line 2: has no traceback.txt"):
+        store.text(run, "traceback.txt")
+    assert not (tmp_path / "mlflow.db").exists()
+
+
+def test_what_is_recorded_comes_before_what_is_lent(store: Store) -> None:
+    ours = result(top1=90.0)
+    store.record(ours, None)
+    store.lend([("file", result(top1=80.0)), ("file", result(seed=1))])
+    assert [store.metrics(run)["top1"] for run in store.finished()] == [90.0, 90.0]
+    store.set_aside(store.runs([ours.trial.key]).values())
+    assert not store.runs([ours.trial.key])  # and is trained again

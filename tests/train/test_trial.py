@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from qbench import registry
+from qbench.errors import QbenchError
 from qbench.plugins import Plugin, load_plugin
 from qbench.quant.options import build_method, method_options
 from qbench.spec.result import Result
 from qbench.train.checkpoint import load_weights
-from qbench.train.trial import ExecutionEnvironment, Training
+from qbench.train.trial import ExecutionEnvironment, Training, remeasure
 from tests.helpers import plugins
 from tests.helpers.checkpoints import Kept, poison
 from tests.helpers.foreign_models import Branched
@@ -205,3 +206,23 @@ def test_a_network_with_an_auxiliary_classifier_is_trained(method: str, bits: st
     torch.manual_seed(0)
     start = Branched().side.weight
     assert not torch.equal(load_weights(weights)["side.weight"], start)
+
+
+@pytest.mark.parametrize("placement", ["layer_inputs", "after_activation"])
+def test_stored_weights_are_measured_again_to_the_last_digit(placement: str) -> None:
+    what = trial("lsq", placement=placement, recipe=RECIPE.model_copy(update={"epochs": 1}))
+    result, weights = train(what)
+    assert weights is not None
+    again = remeasure(what, weights, ExecutionEnvironment())
+    assert again.metrics == result.metrics
+    assert again.predictions == result.predictions
+    assert again.audit == result.audit
+
+
+def test_weights_of_another_network_are_not_measured() -> None:
+    _, weights = train(trial("fp32", bits="32/32", recipe=RECIPE, model="resnet_tiny"))
+    assert weights is not None
+    with pytest.raises(QbenchError, match="the hardened weights do not fit"):
+        remeasure(trial(), weights, ExecutionEnvironment())
+    with pytest.raises(QbenchError, match="the hardened weights are refused"):
+        remeasure(trial(), b"none", ExecutionEnvironment())
