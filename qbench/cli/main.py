@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qbench import __version__
-from qbench.cli import data, lookup, methods, results, verify
+from qbench.cli import data, deployment, lookup, methods, results, verify
 from qbench.cli.command import HELP_NAMES, PlainCommand
 from qbench.cli.options import (
     Address,
@@ -293,6 +293,7 @@ def power(
 verb()(lookup.show)
 verb()(verify.verify)
 verb()(results.compare)
+verb()(deployment.deploy)
 verb()(results.export)
 verb("import")(results.import_)
 verb("new-method")(methods.new_method)

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+from torch.utils.hooks import RemovableHandle
 
 from qbench.errors import QbenchError, nearest
 from qbench.method import Layer, Method, Place, Quantizer
@@ -266,11 +267,8 @@ class _Attaching:
     def _attach_input(self, layer: Layer, sample: Tensor) -> None:
         quantizer = self._build_activation_quantizer(layer, sample)
         if quantizer is not None:
-            layer.module.input_quantizer = quantizer
             self.attached.seats[layer] = [(layer.module, "input_quantizer")]
-            self.attached.layer_hooks.append(
-                layer.module.register_forward_pre_hook(_quantize_input)
-            )
+            self.attached.layer_hooks.append(insert_input_quantizer(layer.module, quantizer))
 
     def _attach_places(self, found: FoundPlaces, samples: Mapping[str, Tensor]) -> None:
         quantizers: dict[Point, nn.Module] = {}
@@ -312,8 +310,36 @@ class _Attaching:
         module = self.method.output_module(layer)
         if module is not None:
             setattr(module, ATTACHED, True)
-            layer.module.output_module = module.to(next(layer.module.parameters()).device)
-            self.attached.layer_hooks.append(layer.module.register_forward_hook(_pass_output))
+            module.to(next(layer.module.parameters()).device)
+            self.attached.layer_hooks.append(insert_output_module(layer.module, module))
+
+
+def insert_input_quantizer(module: nn.Module, quantizer: nn.Module) -> RemovableHandle:
+    """Insert a quantizer at the input of a module.
+
+    Args:
+        module: The module.
+        quantizer: The quantizer, which becomes its submodule ``input_quantizer``.
+
+    Returns:
+        The hook that runs it.
+    """
+    module.input_quantizer = quantizer
+    return module.register_forward_pre_hook(_quantize_input)
+
+
+def insert_output_module(module: nn.Module, after: nn.Module) -> RemovableHandle:
+    """Insert a module that the output of another passes through.
+
+    Args:
+        module: The module.
+        after: What its output passes through, which becomes its submodule ``output_module``.
+
+    Returns:
+        The hook that runs it.
+    """
+    module.output_module = after
+    return module.register_forward_hook(_pass_output)
 
 
 def _first_of(batches: Iterable[Any], name: str) -> tuple[Any, Iterable[Any]]:

@@ -200,6 +200,21 @@ class Handle:
                 yield place.activation_quantizer, place
 
     @property
+    def insertion(self) -> Insertion | None:
+        """Quantizers between layers; None if there are none."""
+        return self._attached.insertion
+
+    @property
+    def hardened_layers(self) -> list[Layer]:
+        """Layers whose weights hold quantized values, once the model is hardened."""
+        return list(self._hardened)
+
+    @property
+    def activation_seats(self) -> dict[Layer, list[tuple[nn.Module, str]]]:
+        """Where each activation quantizer is: the submodules that contain it, with its name."""
+        return {place: list(self._attached.seats[place]) for place in self.places}
+
+    @property
     def _between(self) -> list[Place]:
         return [place for place in self.places if isinstance(place, Place)]
 
@@ -239,8 +254,8 @@ class Handle:
     def harden(self) -> nn.Module:
         """Make quantization final, in place.
 
-        Every ``layer.weight`` becomes a plain parameter that holds only quantized values, and every
-        input quantizer stays in its hard form whatever ``train()`` says.
+        Every ``layer.weight`` becomes a plain parameter that holds only quantized values, of which
+        none is −0, and every input quantizer stays in its hard form whatever ``train()`` says.
 
         Returns:
             The model.
@@ -255,7 +270,7 @@ class Handle:
         self._release_weights(keep_own=False)
         with torch.no_grad():
             for module, value in hardened:
-                originals(module)[0].copy_(value)
+                originals(module)[0].copy_(value + 0.0)  # −0 becomes 0
         for place in self.places:
             if not isinstance(place.activation_quantizer, Hardened | None):
                 place.activation_quantizer = Hardened(place.activation_quantizer)

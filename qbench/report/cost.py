@@ -2,11 +2,12 @@
 
 Both are counted from the network itself, by the conventions of the papers that print such columns:
 
-- **Weights** are packed. Each weight is a code of k bits. Each group of weights with levels of its
-  own (a layer, a filter, or fewer weights) adds the 32-bit numbers from which its levels are
-  computed: as many as the method declares. A weight that layers share counts once. All other
-  parameters,
-  including biases and normalisation, have 32 bits. Running statistics are folded into these.
+- **Weights** are packed, as `qbench deploy --to packed` writes them. Each weight is a code of k
+  bits; the codes of a layer fill whole bytes. Each group of weights with levels of its own (a
+  layer, a filter, or fewer weights) adds the 32-bit numbers from which its levels are computed: as
+  many as the method declares. A weight that layers share counts once. All other parameters,
+  including biases and normalisation, have 32 bits. Running statistics and quantizers of activations
+  are left out.
 - **Bit-operations** (BOPs) of a layer are its multiply-adds for one image × the bits of its weight
   × the bits of its input. Full precision counts as 32 bits. Products of two activations count as
   32 × 32, but for those of attention with quantized inputs, whose factors have the bits of these
@@ -30,6 +31,7 @@ from torch import nn
 
 from qbench import registry
 from qbench.data import Dataset
+from qbench.deployment.weights import packed_bytes
 from qbench.method import Layer, Method
 from qbench.quant.attach import prepare
 from qbench.quant.exchange.modules import exchanged, is_attention
@@ -223,9 +225,9 @@ def packed_bits(parameter: nn.Parameter, layer: Layer | None) -> int:
     """
     if layer is None or layer.weight_levels is None:
         return FLOAT_BITS * parameter.numel()
-    levels, width, weight = layer.weight_levels, layer.weight_bits, layer.latent_weight
-    numbers = levels.granularity.groups(weight.shape) * levels.numbers(width)
-    return weight.numel() * width.bits + numbers * FLOAT_BITS
+    weight, levels = layer.latent_weight, layer.weight_levels
+    groups = levels.granularity.groups(weight.shape)
+    return 8 * packed_bytes(weight.numel(), groups, layer.weight_bits, levels)
 
 
 def multiply_adds(model: nn.Module, dataset: Dataset) -> MultiplyAdds:

@@ -259,6 +259,10 @@ class SumsOfPowersOfTwo(Levels):
         """Return the number of sums."""
         return 2**width.bits - self.signed
 
+    def numbers(self, width: BitWidth) -> int:
+        """Return the number of levels, which a scale gives only up to rounding."""
+        return self.count(width)
+
     def accepts_named(self, width: BitWidth) -> bool:
         """Accept ``2(±1)``, which are the sums of 2 bits."""
         return width.top is None or (width.bits, width.top) == (2, 1)
@@ -277,8 +281,8 @@ class Learned(Levels):
     about = "learned levels"
 
     def numbers(self, width: BitWidth) -> int:
-        """Return k for a basis, else 2^k."""
-        return width.bits if self.basis else 2**width.bits
+        """Return 2^k: the levels themselves, which sums of a basis give only up to rounding."""
+        return 2**width.bits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -292,8 +296,8 @@ class BinaryBases(Levels):
         return width.bits + 1
 
     def numbers(self, width: BitWidth) -> int:
-        """Return k, one scale for each base."""
-        return width.bits
+        """Return k + 1: the levels themselves, which sums of scales give only up to rounding."""
+        return self.count(width)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -231,22 +231,45 @@ def remeasure(trial: Trial, hardened: bytes, execution: ExecutionEnvironment) ->
     start = time.perf_counter()
     result = Result(trial=trial, status="done", started=time.time(), environment=environment())
     result.code = fingerprint.code_of(trial)
+    loop = rebuild(trial, hardened, execution)
+    try:
+        _measure(loop, loop.handle.layers, hardened, result)
+    except TrainingError as error:
+        raise QbenchError(str(error)) from error
+    result.seconds = time.perf_counter() - start
+    return result
+
+
+def rebuild(trial: Trial, hardened: bytes, execution: ExecutionEnvironment) -> TrainingLoop:
+    """Build the hardened network of a trial again.
+
+    The quantizers are built on random weights, and the hardened ones are loaded into them.
+
+    Args:
+        trial: The trial.
+        hardened: Its serialized hardened weights.
+        execution: Where and with which resources the network runs.
+
+    Returns:
+        The trial with its hardened model, in evaluation mode, and its data.
+
+    Raises:
+        QbenchError: The data are missing, or the weights are damaged or do not fit.
+    """
     torch.set_num_threads(trial.threads)
     seed_everything(trial.seed)
     try:
         state = load_weights(hardened)
         loop = _prepare(trial, execution, None, trains=False)
-        layers = list(loop.handle.layers)
         loop.handle.harden().load_state_dict(state)
-        _measure(loop, layers, hardened, result)
     except RefusedError as error:
         raise QbenchError(f"the hardened weights are refused: the file {error}") from error
     except RuntimeError as error:  # of load_state_dict
         raise QbenchError(f"the hardened weights do not fit: {_reason(error)}") from error
     except TrainingError as error:
         raise QbenchError(str(error)) from error
-    result.seconds = time.perf_counter() - start
-    return result
+    loop.handle.model.eval()
+    return loop
 
 
 def _measure(loop: TrainingLoop, layers: list[Layer], state: bytes, result: Result) -> None:

@@ -115,8 +115,9 @@ def test_an_option_changes_the_granularity_of_every_family() -> None:
         (Binary(), 1),
         (Uniform(), 2),
         (Learned(), 16),
-        (Learned(basis=True), 4),
-        (BinaryBases(), 4),
+        (Learned(basis=True), 16),
+        (BinaryBases(), 5),
+        (SumsOfPowersOfTwo(), 15),
     ],
 )
 def test_a_group_stores_the_numbers_that_its_levels_are_computed_from(

@@ -57,6 +57,7 @@ class Insertion:
         quantizers: Quantizer of each point that gets one. Points may share a quantizer.
 
     Attributes:
+        sites: As given.
         holders: By point, the module that the quantizer belongs to.
         seats: By point, the submodule that contains the quantizer, and its name there.
     """
@@ -64,6 +65,7 @@ class Insertion:
     def __init__(
         self, model: nn.Module, sites: Iterable[Site], quantizers: Mapping[Point, nn.Module]
     ) -> None:
+        self.sites = tuple(dict.fromkeys(sites))
         self.holders: dict[Point, nn.Module] = {}
         self.seats: dict[Point, tuple[nn.Module, str]] = {}
         self._hooks: list[RemovableHandle] = []
@@ -71,7 +73,7 @@ class Insertion:
         self._exchanged: list[nn.Module] = []
         self._in_place: list[nn.Module] = []  # that worked in place before
         modules = dict(model.named_modules())
-        holders = _holders(list(dict.fromkeys(sites)), quantizers)
+        holders = _holders(self.sites, quantizers)
         for point, quantizer in quantizers.items():
             name = holders.of(point.site)
             slot = self._slot(modules[name])

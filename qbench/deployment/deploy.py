@@ -1,0 +1,64 @@
+"""Deploy a network of one's own: `qbench.deploy`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from qbench.deployment.network import Architecture, describe
+from qbench.deployment.packed import PackedSizes, write_packed
+from qbench.errors import QbenchError, nearest
+from qbench.files import expanded
+from qbench.quant.handle import Handle
+
+FORMATS = ("packed",)
+
+
+def deploy(
+    handle: Handle,
+    path: str | Path,
+    images: Any,
+    *,
+    to: str = "packed",
+    architecture: Architecture | None = None,
+) -> PackedSizes:
+    """Write a quantized network to a file that needs neither its method nor full precision.
+
+    Args:
+        handle: The handle that `qbench.attach` returned, after training, on the CPU. Its model is
+            hardened.
+        path: The file to write. Its folder must exist.
+        images: Batch of inputs, (N, …). Two images are enough.
+        to: ``packed``: codes of k bits and the numbers of their levels, for `qbench.load_packed`.
+        architecture: How to build the network again. None: `qbench.load_packed` is to be given a
+            network of the same architecture.
+
+    Returns:
+        The sizes of the file.
+
+    Raises:
+        QbenchError: The format is unknown, or cannot express the network. The message says why.
+
+    Example:
+        >>> import tempfile, torch
+        >>> from torch import nn
+        >>> import qbench
+        >>> def network():
+        ...     return nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8), nn.Linear(8, 2))
+        >>> images = torch.randn(4, 8)
+        >>> handle = qbench.attach(network(), "lsq", bits="4/4", calibration=[images])
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     sizes = qbench.deploy(handle, f"{folder}/net.safetensors", images)
+        ...     loaded = qbench.load_packed(f"{folder}/net.safetensors", network())
+        >>> sizes.payload
+        428
+        >>> torch.equal(loaded(images), handle.model(images))
+        True
+    """
+    if to not in FORMATS:
+        raise QbenchError(f"--to {to}: no such format{nearest(to, FORMATS)}")
+    network = describe(handle, images)
+    return write_packed(network, expanded(path), architecture)
+
+
+__all__ = ["FORMATS", "Architecture", "deploy"]
