@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -20,22 +21,7 @@ from qbench.files import write_atomic
 from qbench.spec.trial import FP32
 
 STYLE: Any = {
-    "figure.facecolor": "white",
-    "axes.facecolor": "white",
-    "axes.edgecolor": "0.8",
-    "axes.labelcolor": "0.15",
-    "axes.axisbelow": True,
-    "axes.grid": True,
-    "grid.color": "0.8",
-    "text.color": "0.15",
-    "xtick.color": "0.15",
-    "ytick.color": "0.15",
-    "xtick.bottom": False,
-    "ytick.left": False,
-    "lines.solid_capstyle": "round",
-    "patch.edgecolor": "white",
-    "patch.force_edgecolor": True,
-    "font.family": ["sans-serif"],
+    **sns.axes_style("whitegrid"),
     "font.sans-serif": ["DejaVu Sans"],  # ships with matplotlib, so figures are the same everywhere
     "font.size": 10,
     "axes.titlesize": 10,
@@ -47,9 +33,7 @@ STYLE: Any = {
     "text.parse_math": False,  # a dollar sign in a label is plain text
     "svg.hashsalt": "qbench",
 }
-# Seaborn's "colorblind", with the lightest last.
-COLORS = ["#0173b2", "#de8f05", "#029e73", "#d55e00", "#cc78bc", "#ca9161", "#56b4e9"]
-COLORS += ["#949494", "#fbafe4", "#ece133"]
+COLORS = [sns.color_palette("colorblind")[i] for i in (0, 1, 2, 3, 4, 5, 9, 7, 6, 8)]
 MARKERS = "osD^vPX*<>hp"
 OUTLINE: dict[str, Any] = {"markeredgecolor": "0.2", "markeredgewidth": 0.6}
 POINTS: dict[str, Any] = {"linestyle": "none"}

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 import numpy as np
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -60,7 +61,7 @@ def quantization_function(
     Raises:
         OSError: The folder cannot be written.
     """
-    shades = [tuple(c) for c in mpl.colormaps["YlGnBu"](np.linspace(0.4, 1, len(curve.soft)))]
+    shades = sns.color_palette("crest", len(curve.soft))
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(6.5, 4.0), layout="constrained")
         axes = figure.subplots()
