@@ -27,12 +27,12 @@ times its learning rate.
 from __future__ import annotations
 
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
-from qbench.functional import clip
+from qbench.functional import clip_round
 from qbench.method import Field, Integers, Layer, Method, Recipe, Uniform
 from qbench.quant.hooks import batch_statistics, bypassed
 
@@ -129,7 +129,7 @@ class UnitInterval(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Quantize ``x``, any shape."""
         low, high = self.low.to(x.dtype), self.high.to(x.dtype)
-        return _ScaledRound.apply(clip((x - low) / (high - low), 0, 1), self.n, self.delta)
+        return clip_round((x - low) / (high - low), 0, 1, self.n, error_slope=self.delta)
 
 
 class SymmetricInterval(UnitInterval):
@@ -150,17 +150,3 @@ class OutputScale(nn.Module):
     def forward(self, y: Tensor) -> Tensor:
         """Scale ``y``, any shape."""
         return y * self.scale.abs().to(y.dtype)
-
-
-class _ScaledRound(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, normal: Tensor, n: int, delta: float) -> Tensor:
-        quantized = (n * normal).round() / n
-        ctx.save_for_backward(normal - quantized)
-        ctx.delta = delta
-        return quantized
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None]:
-        (error,) = ctx.saved_tensors
-        return g * (1 + ctx.delta * g.sign() * error), None, None

@@ -58,6 +58,6 @@ class TernaryWeight(nn.Module):
         """Ternarise ``w``, (out, in, …)."""
         size, reduce = w.detach().abs(), self.granularity.reduce
         delta = self.threshold * reduce(size, torch.mean)
-        kept = (size > delta).to(w.dtype)
+        kept = ternarize(size, delta)
         alpha = reduce(size * kept, torch.sum) / reduce(kept, torch.sum).clamp(min=1)
         return ternarize(w, delta, alpha)

@@ -76,6 +76,9 @@ CASES: Mapping[str, Case] = {
     "clip, to a tensor": Case(lambda x: clip(x, x.new_tensor(-1.0), x.new_tensor(0.1))),
     "clip_round": Case(lambda x: clip_round(x, -1, 1, 7), points=(-1.0, 1.0), step=1 / 7),
     "clip_round, open": Case(lambda x: clip_round(x, 0, 1, 3, closed="neither"), step=1 / 3),
+    "clip_round, scaled by the error": Case(
+        lambda x: clip_round(x, 0, 1, 3, error_slope=0.3), step=1 / 3
+    ),
     "fake_quantize": Case(
         lambda x, s: fake_quantize(x, s, -4, 3), (0.37,), (-4 * 0.37, 3 * 0.37), 0.37
     ),

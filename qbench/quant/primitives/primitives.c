@@ -247,15 +247,25 @@ void NAME(clip_round)(const REAL *restrict x, REAL *restrict y, int64_t columns,
     }
 }
 
-/* gx = g / steps * steps inside the interval, otherwise 0 */
+/* gx = g / steps * steps inside the interval, otherwise 0; with a delta, g (1 + delta sign(g)
+ * error), the error being that of rounding */
 void NAME(clip_round_backward)(const REAL *restrict g, const REAL *restrict x, REAL *restrict gx,
                                int64_t columns, REAL low, REAL high, REAL open_low, REAL open_high,
-                               REAL steps, int threads) {
+                               REAL steps, REAL delta, int threads) {
     const int64_t rows = 1;
     FOR_BLOCKS {
         BLOCK_HERE
-        SIMD for (int64_t i = start; i < start + count; i++)
-            gx[i] = INSIDE(x[i], NAME(clamp)(x[i], low, high)) ? g[i] / steps * steps : 0;
+        if (delta != 0) {
+            SIMD for (int64_t i = start; i < start + count; i++) {
+                const REAL gi = g[i], v = NAME(clamp)(x[i], low, high);
+                const REAL error = v - ROUND(v * steps) / steps;
+                const REAL slope = 1 + (gi > 0 ? delta : gi < 0 ? -delta : 0) * error;
+                gx[i] = INSIDE(x[i], v) ? gi * slope : 0;
+            }
+        } else {
+            SIMD for (int64_t i = start; i < start + count; i++)
+                gx[i] = INSIDE(x[i], NAME(clamp)(x[i], low, high)) ? g[i] / steps * steps : 0;
+        }
     }
 }
 

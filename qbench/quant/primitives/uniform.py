@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -111,7 +112,13 @@ class _FakeQuantize(Primitive):
 
 
 def clip_round(
-    x: Tensor, low: float, high: float, steps: int, *, closed: Closed = "both"
+    x: Tensor,
+    low: float,
+    high: float,
+    steps: int,
+    *,
+    closed: Closed = "both",
+    error_slope: float = 0.0,
 ) -> Tensor:
     """Clip to an interval and round to multiples of 1/n: [n · clip(x, low, high)] / n.
 
@@ -123,6 +130,8 @@ def clip_round(
         high: Upper end.
         steps: n, the number of steps of a unit.
         closed: Ends at which the gradient is 1; at the others it is 0. Default: ``'both'``.
+        error_slope: δ of Lee et al. (CVPR 2021, arXiv:2104.00903, Eq. 5), by which the gradient
+            inside is 1 + δ sign(g) e, e the clipped value less the rounded one. Default: 0.
 
     Returns:
         The quantized values, shape and dtype of ``x``.
@@ -135,15 +144,18 @@ def clip_round(
         >>> y.tolist(), x.grad.tolist()
         ([0.0, 0.0, 1.0, 1.0], [0.0, 1.0, 1.0, 0.0])
     """
-    return _ClipRound(Interval.of(low, high, closed), float(steps))(x)
+    return _ClipRound(Interval.of(low, high, closed), float(steps), error_slope)(x)
 
 
 @dataclass(frozen=True)
 class _ClipRound(Primitive):
     interval: Interval
     steps: float
+    delta: float
 
     def formula(self, x: Tensor, *parameters: Tensor | None) -> Tensor:
+        if self.delta:
+            return _ScaledRound.apply(self.interval.clip(x), self.steps, self.delta)
         return round_ste(self.interval.clip(x) * self.steps) / self.steps
 
     def forward(self, x: Tensor, *parameters: Tensor | None) -> Tensor:
@@ -155,10 +167,29 @@ class _ClipRound(Primitive):
     def backward(
         self, needed: Sequence[bool], g: Tensor, x: Tensor, *parameters: Tensor | None
     ) -> tuple[Tensor | None, ...]:
-        gx, numbers = torch.empty_like(x), (*self.interval.numbers, self.steps)
-        if not LOOPS.run("clip_round_backward", (g, x, gx), (x.numel(),), numbers):
-            gx = self.interval.pass_gradient(g.div(self.steps).mul_(self.steps), x)
-        return (gx,)
+        gx, numbers = torch.empty_like(x), (*self.interval.numbers, self.steps, self.delta)
+        if LOOPS.run("clip_round_backward", (g, x, gx), (x.numel(),), numbers):
+            return (gx,)
+        if self.delta:
+            error = x.clamp(self.interval.low, self.interval.high).sub_(self.forward(x))
+            passed = error.mul_(g.sign().mul_(self.delta)).add_(1).mul_(g)
+        else:
+            passed = g.div(self.steps).mul_(self.steps)
+        return (self.interval.pass_gradient(passed, x),)
+
+
+class _ScaledRound(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, steps: float, delta: float) -> Tensor:
+        rounded = (x * steps).round() / steps
+        ctx.save_for_backward(x - rounded)
+        ctx.delta = delta
+        return rounded
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None]:
+        (error,) = ctx.saved_tensors
+        return g * (1 + ctx.delta * g.sign() * error), None, None
 
 
 def clip_quantize(
