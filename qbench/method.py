@@ -70,6 +70,7 @@ from qbench.spec.levels import (
 from qbench.spec.names import snake_case
 from qbench.spec.placement import LAYER_INPUTS, PLACEMENTS, Placement
 from qbench.spec.recipe import Recipe
+from qbench.spec.tunable import Tunable
 
 _OPTIONS = ConfigDict(
     extra="forbid", validate_default=True, allow_inf_nan=False, arbitrary_types_allowed=True
@@ -588,5 +589,6 @@ __all__ = [
     "ScopeOption",
     "SumsOfPowersOfTwo",
     "Ternary",
+    "Tunable",
     "Uniform",
 ]

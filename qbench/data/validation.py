@@ -17,10 +17,27 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset, Subset, TensorDataset
 from torch.utils.data import Dataset as TorchDataset
 
-from qbench.data import UnreadableError
+from qbench.data import Dataset, UnreadableError
 from qbench.errors import QbenchError
 
 Indices = NDArray[np.int64]
+
+
+def without_test(dataset: Dataset) -> Dataset:
+    """Return a copy of a dataset whose test split raises, for trials that select something.
+
+    Args:
+        dataset: The dataset.
+    """
+    closed = copy.copy(dataset)
+    closed.test = _closed  # type: ignore[method-assign]
+    # Neither tells what a test item is, and a dataset may open its splits for them.
+    closed.sizes, closed.identity = dataset.sizes, dataset.identity  # type: ignore[method-assign]
+    return closed
+
+
+def _closed() -> TorchDataset[Any]:
+    raise QbenchError("a trial that is measured on validation images must not open the test split")
 
 
 def hold_out(

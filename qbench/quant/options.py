@@ -21,6 +21,7 @@ from qbench.errors import QbenchError, nearest
 from qbench.registry import method_class
 from qbench.spec.booleans import check_no_boolean
 from qbench.spec.findings import plain
+from qbench.spec.tunable import Tunable
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -157,6 +158,23 @@ def option_fields(name: str) -> dict[str, FieldInfo]:
     """
     fields = _options_of(method_class(name))
     return {field.serialization_alias or name: field for name, field in fields.items()}
+
+
+def tunables(name: str) -> dict[str, Tunable]:
+    """Return the ranges that a method declares for its options, by option.
+
+    Args:
+        name: Name of the method.
+
+    Raises:
+        QbenchError: The method is unknown.
+    """
+    return {
+        option: each
+        for option, field in option_fields(name).items()
+        for each in field.metadata
+        if isinstance(each, Tunable)
+    }
 
 
 def boolean_problems(name: str, options: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -132,6 +132,17 @@ class Trial(KeyContent):
             return None
         return full_precision_trial(self, self.full_precision)
 
+    def changed(self, **fields: Any) -> Trial:
+        """Return the trial with other values of some fields.
+
+        `model_copy` would keep the key of the trial that it copies.
+
+        Args:
+            **fields: Values by the names of the fields.
+        """
+        own = {name: getattr(self, name) for name in type(self).model_fields}
+        return Trial(**{**own, **fields})
+
     def with_seed(self, seed: int) -> Trial:
         """Return the trial that differs in its seed only.
 

@@ -14,6 +14,7 @@ from qbench.local_modules import LocalModule
 from qbench.registry import Kind
 from qbench.spec.result import CodeFingerprint
 from qbench.spec.trial import Trial
+from qbench.spec.tunable import Tunable
 
 NUMERICS = 1
 """Revision of the arithmetic that all methods share: the primitives, the attachment, the training
@@ -91,10 +92,10 @@ def _outline(node: Any) -> Any:
     """Turn a syntax tree into nested tuples: without docstrings, positions and empty fields.
 
     Comments and formatting are in no syntax tree. Empty fields are left out because Python's
-    versions differ in them.
+    versions differ in them. Ranges to search, `qbench.method.Tunable`, change no result.
     """
     if isinstance(node, list):
-        return tuple(_outline(item) for item in node)
+        return tuple(_outline(item) for item in node if not _is_range(item))
     if not isinstance(node, ast.AST):
         return repr(node)
     fields = {name: value for name, value in ast.iter_fields(node) if value not in (None, [])}
@@ -102,6 +103,13 @@ def _outline(node: Any) -> Any:
         fields["body"] = fields["body"][1:]
     fields.pop("ctx", None)
     return (type(node).__name__, *((name, _outline(value)) for name, value in fields.items()))
+
+
+def _is_range(node: Any) -> bool:
+    """Return whether a node is a `Tunable` in an annotation, or the import of that name."""
+    if isinstance(node, ast.Call):
+        return isinstance(node.func, ast.Name) and node.func.id == Tunable.__name__
+    return isinstance(node, ast.alias) and node.name == Tunable.__name__
 
 
 def _has_docstring(node: ast.AST) -> bool:

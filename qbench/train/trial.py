@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from qbench import distributed, registry, tasks
 from qbench.data import Dataset
+from qbench.data.validation import without_test
 from qbench.errors import QbenchError
 from qbench.method import Layer
 from qbench.quant.attach import attach
@@ -458,10 +459,15 @@ def seed_everything(seed: int) -> None:
 
 def _dataset_of(trial: Trial, execution: ExecutionEnvironment) -> Dataset:
     """Return the dataset of a trial, with the options of its environment."""
-    return _dataset(trial.dataset, json.dumps(dict(execution.data), sort_keys=True))
+    options = json.dumps(dict(execution.data), sort_keys=True)
+    return _dataset(trial.dataset, options, trial.validation > 0)
 
 
 @functools.lru_cache(maxsize=4)
-def _dataset(name: str, options: str) -> Dataset:
-    """Build a dataset from its name and options (JSON); cached, so that a worker reads it once."""
-    return registry.build_dataset(name, json.loads(options))
+def _dataset(name: str, options: str, closed: bool) -> Dataset:
+    """Build a dataset from its name and options (JSON); cached, so that a worker reads it once.
+
+    If closed, its test split raises.
+    """
+    dataset = registry.build_dataset(name, json.loads(options))
+    return without_test(dataset) if closed else dataset

@@ -49,7 +49,7 @@ def main() -> None:
     ]
     planned.sort(key=lambda each: each[1].trial.seed)  # every recipe has a seed before the next
     for recipe, each, data in planned:
-        trial = each.trial.model_copy(update={"validation": given.validation})
+        trial = each.trial.changed(validation=given.validation)
         if trial.method == FP32:
             continue
         if trial.key not in known:

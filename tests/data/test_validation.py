@@ -16,7 +16,7 @@ from torch.utils.data import Dataset as TorchDataset
 from qbench import registry
 from qbench.data import Dataset, UnreadableError
 from qbench.data.digits import Digits
-from qbench.data.validation import classes_of, hold_out, select, stratified
+from qbench.data.validation import classes_of, hold_out, select, stratified, without_test
 from qbench.errors import QbenchError
 from tests.helpers.training import train, trial
 
@@ -195,3 +195,15 @@ def test_a_trial_with_validation_images_has_a_key_of_its_own() -> None:
     assert selecting.key != trial("ste", full_precision=plain.recipe).key
     assert selecting.base is not None
     assert selecting.base.validation == 100
+
+
+def test_a_closed_dataset_has_all_but_its_test_split() -> None:
+    dataset = registry.build_dataset("digits", {})
+    closed = without_test(dataset)
+    train, validation = closed.splits(30)
+    assert size(train) + size(validation) == size(dataset.train())
+    for read in (closed.test, closed.splits, lambda: closed.first(1)):
+        with pytest.raises(QbenchError, match="must not open the test split"):
+            read()
+    assert closed.sizes() == dataset.sizes()
+    assert size(dataset.test())  # the dataset itself stays as it is

@@ -45,6 +45,15 @@ def test_what_may_change_a_number_changes_the_key(changes: dict[str, Any]) -> No
     assert trial(**changes).key != trial().key
 
 
+def test_a_changed_trial_has_a_key_and_a_base_of_its_own() -> None:
+    first = trial(full_precision=RECIPE)
+    assert first.base is not None  # now both are computed
+    other = first.changed(validation=5, seed=3)
+    assert other.key == trial(full_precision=RECIPE, validation=5, seed=3).key != first.key
+    assert other.base is not None
+    assert (other.base.validation, other.base.seed) == (5, 3)
+
+
 def test_a_trial_starts_from_the_full_precision_trial_of_the_same_network_and_data() -> None:
     quantized = trial(full_precision=RECIPE, data={"classes": 3}, seed=7)
     assert quantized.base == full_precision_trial(quantized, RECIPE)

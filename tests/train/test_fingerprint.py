@@ -58,6 +58,16 @@ def test_comments_docstrings_and_formatting_are_not_code(
     assert syntax(tmp_path, METHOD) == syntax(tmp_path, METHOD.replace(old, new))
 
 
+def test_a_range_to_search_is_not_code(tmp_path: Path) -> None:
+    bounded = METHOD.replace("size: float", "size: Annotated[float, Field(gt=0)]")
+    bounded = bounded.replace("import Method", "import Field, Method")
+    bounded = bounded.replace("from qbench", "from typing import Annotated\n\nfrom qbench")
+    ranged = bounded.replace("Field(gt=0)", "Field(gt=0), Tunable(0.1, 1)")
+    ranged = ranged.replace("import Field, Method", "import Field, Method, Tunable")
+    assert ranged != bounded
+    assert syntax(tmp_path, ranged) == syntax(tmp_path, bounded) != syntax(tmp_path, METHOD)
+
+
 @pytest.mark.parametrize(
     ("old", "new"),
     [
