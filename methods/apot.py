@@ -34,7 +34,7 @@ from typing import Annotated
 import torch
 from torch import Tensor, nn
 
-from qbench.functional import add_gradient, clip, scaled_levels, straight_through
+from qbench.functional import add_gradient, scaled_levels, standardize, straight_through
 from qbench.method import BitWidths, Field, Integers, Layer, Method, Recipe, SumsOfPowersOfTwo
 
 # Exponents of the powers of two in each base set, by bits of the magnitude.
@@ -147,10 +147,7 @@ class NormalisedWeight(PowersOfTwoActivation):
 
     def forward(self, w: Tensor) -> Tensor:
         """Quantize ``w``, any shape."""
-        source = w if self.normalization_gradient else w.detach()
-        normal = w - source.mean()
-        if w.numel() > 1:  # one weight has no deviation
-            normal = normal / clip(source.std(), torch.finfo(w.dtype).tiny)
+        normal = standardize(w, fixed=not self.normalization_gradient)
         alpha = self.alpha.to(w.dtype)
         if self.clip_gradient:
             return scaled_levels(normal, alpha, self.levels, signed=True)

@@ -17,6 +17,7 @@ from qbench.quant.primitives.clip import Closed, clip
 from qbench.quant.primitives.curves import interval_quantize, soft_uniform, tanh_weight
 from qbench.quant.primitives.levels import learned_ternary, nearest_level, ternarize, to_levels
 from qbench.quant.primitives.signs import binarize, polynomial_sign, sign
+from qbench.quant.primitives.standardize import standardize
 from qbench.quant.primitives.straight_through import add_gradient, round_ste, straight_through
 from qbench.quant.primitives.uniform import clip_quantize, clip_round, fake_quantize
 from qbench.quant.staircase.staircase import hard_staircase, staircase
@@ -163,6 +164,7 @@ __all__ = [
     "sign_sum",
     "soft_uniform",
     "staircase",
+    "standardize",
     "straight_through",
     "tanh_weight",
     "ternarize",

@@ -19,6 +19,7 @@ MODULES = [
     "qbench.quant.primitives.curves",
     "qbench.quant.primitives.levels",
     "qbench.quant.primitives.signs",
+    "qbench.quant.primitives.standardize",
     "qbench.quant.primitives.straight_through",
     "qbench.quant.primitives.uniform",
     "qbench.quant.surgery",

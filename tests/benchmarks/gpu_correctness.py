@@ -79,6 +79,21 @@ def primitives() -> dict[str, Callable[[Tensor], Found]]:
             x, torch.linspace(-1, 1, 6).to(x), torch.linspace(-1.2, 1.2, 7).to(x), high=1
         ),
         "ternarize": lambda x: functional.ternarize(x, x.new_tensor(0.4), window=1),
+        "tanh_weight": lambda x: functional.tanh_weight(x, 7),
+        "interval_quantize": lambda x: functional.interval_quantize(
+            x, x.new_tensor(0.6), x.new_tensor(0.5), 3, gamma=x.new_tensor(1.2)
+        ),
+        "soft_uniform": lambda x: functional.soft_uniform(
+            x, x.new_tensor(-1), x.new_tensor(2), x.new_tensor(1), x.new_tensor(0.2), 3
+        ),
+        "standardize": functional.standardize,
+        "scaled_levels": lambda x: functional.scaled_levels(
+            x, x.new_tensor(2.0), x.new_tensor([0, 0.25, 0.5, 1]), signed=True
+        ),
+        "sign_sum": lambda x: functional.sign_sum(
+            x, x.new_tensor([0.5, -0.2]), x.new_tensor([0.7, 0.3])
+        ),
+        "cell_sums": lambda x: torch.stack(functional.cell_sums(x, x.new_tensor([-0.5, 0, 0.5]))),
         "quantize_unit": lambda x: functional.quantize_unit(x.clamp(0, 1), 3),
         "kmeans_1d": lambda x: functional.kmeans_1d(x, 5, 30),
     }

@@ -131,8 +131,8 @@ void NAME(tanh_weight_backward)(const REAL *restrict g, const REAL *restrict w, 
     const REAL positive = u > 0 ? u : 1;                                                           \
     const REAL power = !has_gamma ? u : u > 0 ? NAME(power)(positive, gamma) : 0;
 INLINE double NAME(interval_block)(const REAL *restrict x, REAL *restrict y, int count,
-                                          int is_signed, int has_gamma, REAL slope, REAL shift,
-                                          REAL gamma, REAL steps, REAL margin) {
+                                   int is_signed, int has_gamma, REAL slope, REAL shift, REAL gamma,
+                                   REAL steps, REAL margin) {
     REAL near = 0;
     SIMD_SUM(near) for (int i = 0; i < count; i++) {
         INTERVAL_HERE
@@ -160,10 +160,9 @@ void NAME(interval)(const REAL *restrict x, REAL *restrict y, double *restrict c
 /* With u, v as above and gs = g sign(x): gx = gv slope sign(x) where gv = gs d(u^gamma)/du inside.
  * sums: gv, gv (|x| - centre), gs u^gamma ln u. */
 INLINE void NAME(interval_block_backward)(const REAL *restrict g, const REAL *restrict x,
-                                                 REAL *restrict gx, double *restrict sums,
-                                                 int count, int is_signed, int has_gamma,
-                                                 REAL slope, REAL shift, REAL centre, REAL gamma,
-                                                 REAL steps) {
+                                          REAL *restrict gx, double *restrict sums, int count,
+                                          int is_signed, int has_gamma, REAL slope, REAL shift,
+                                          REAL centre, REAL gamma, REAL steps) {
     REAL to_shift = 0, to_slope = 0, to_gamma = 0;
     SIMD_SUM(to_shift, to_slope, to_gamma) for (int i = 0; i < count; i++) {
         INTERVAL_HERE

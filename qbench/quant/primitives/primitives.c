@@ -269,4 +269,30 @@ void NAME(clip_round_backward)(const REAL *restrict g, const REAL *restrict x, R
     }
 }
 
+/* With z = (x - mean) / deviation: gx = (g - mean(g) - z sum(g z) / (columns - 1)) / deviation,
+ * without the second term unless to_mean, and without the third unless to_deviation too. */
+void NAME(standardize_backward)(const REAL *restrict g, const REAL *restrict x, REAL *restrict gx,
+                                double *restrict sums, int64_t columns, int64_t to_mean,
+                                int64_t to_deviation, REAL mean, REAL deviation, int threads) {
+    const int64_t rows = 1;
+    FOR_BLOCKS {
+        BLOCK_HERE
+        REAL sum = 0, product = 0;
+        SIMD_SUM(sum, product) for (int64_t i = start; i < start + count; i++) {
+            sum += g[i];
+            product += g[i] * ((x[i] - mean) / deviation);
+        }
+        sums[2 * block] = sum;
+        sums[2 * block + 1] = product;
+    }
+    add_blocks(sums, rows, columns, 2);
+    const REAL a = to_mean ? sums[0] / columns : 0;
+    const REAL b = to_mean && to_deviation ? sums[1] / (columns - 1) : 0;
+    FOR_BLOCKS {
+        BLOCK_HERE
+        SIMD for (int64_t i = start; i < start + count; i++)
+            gx[i] = (g[i] - a - (x[i] - mean) / deviation * b) / deviation;
+    }
+}
+
 #endif
