@@ -291,11 +291,11 @@ def power(
 
 
 verb()(lookup.show)
-verb()(verify.verify)
 verb()(results.compare)
 verb()(deployment.deploy)
 verb()(results.export)
 verb("import")(results.import_)
+verb()(verify.verify)
 verb("new-method")(methods.new_method)
 verb()(methods.check)
 verb()(methods.profile)

@@ -123,7 +123,7 @@ def export(
     folder: Annotated[
         Path | None,
         typer.Argument(
-            metavar="[DIR]",
+            metavar="DIR",
             parser=expanded,
             help="Folder to write to; it is made if needed. Default: that of the suite's tables.",
         ),

@@ -38,7 +38,7 @@ def verify(
     what: Annotated[
         Path,
         typer.Argument(
-            metavar="KEY|SUITE",
+            metavar="WHAT",
             parser=expanded,
             help="Key of a trial, or its first digits; or a suite, file or name.",
         ),
@@ -60,7 +60,7 @@ def verify(
     results: Results = Path("results"),
     as_json: AsJson = False,
 ) -> None:
-    """Verify recorded results: measure the stored weights again, or train again.
+    """Measure or train recorded trials again, and compare.
 
     Where the store has the trained weights of a trial, they are measured and audited again.
     Otherwise, and with --retrain, the trial is trained again, and so is the full-precision network

@@ -10,7 +10,7 @@ from tests.conftest import QbenchHere
 
 VERBS = (
     *("list", "plan", "rehearse", "run", "leaderboard", "power", "show", "compare", "export"),
-    *("import", "new-method", "check", "profile", "schema", "data"),
+    *("import", "verify", "new-method", "check", "profile", "schema", "data"),
 )
 
 
