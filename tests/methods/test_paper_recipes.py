@@ -139,6 +139,15 @@ RECIPES: list[tuple[str, str, dict[str, Any]]] = [
             **{"epochs": 128, "batch_size": 512, "weight_decay": 0},
         },
     ),
+    # Xilinx/graffitist, scripts/train_imagenet_tf.py: a factor of 0.94 every 3,000 of 266,910 steps
+    (
+        "tqt",
+        "4/8",
+        {
+            **{"optimizer": "adam", "lr": 1e-6, "schedule": "exponential", "final_lr": 4.1e-9},
+            **{"epochs": 5, "batch_size": 24, "weight_decay": 0, "initialization": "pretrained"},
+        },
+    ),
     # Jacob et al., Appendix D.1
     (
         "jacob",
