@@ -130,20 +130,20 @@ def test_torch_and_qbench_are_no_part_of_a_methods_code() -> None:
 
 
 def test_what_was_recorded_before_there_were_fingerprints_is_current() -> None:
-    assert fingerprint.change(trial("lsq"), CodeFingerprint()) == ""
-    assert fingerprint.change(trial("lsq"), CodeFingerprint.model_validate({})) == ""
+    assert fingerprint.change(trial("ste"), CodeFingerprint()) == ""
+    assert fingerprint.change(trial("ste"), CodeFingerprint.model_validate({})) == ""
 
 
 def test_a_change_says_what_changed() -> None:
-    now = fingerprint.code_of(trial("lsq"))
-    assert fingerprint.change(trial("lsq"), now) == ""
+    now = fingerprint.code_of(trial("ste"))
+    assert fingerprint.change(trial("ste"), now) == ""
     changes: list[tuple[dict[str, Any], str]] = [
-        ({"syntax": "0"}, "lsq's code has changed since it was trained"),
-        ({"revision": 7}, "lsq is at revision 1, and was at 7 in training"),
+        ({"syntax": "0"}, "ste's code has changed since it was trained"),
+        ({"revision": 7}, "ste is at revision 1, and was at 7 in training"),
         ({"numerics": 7}, "is at revision 1, and was at 7 in training"),
     ]
     for changed, words in changes:
-        assert words in fingerprint.change(trial("lsq"), now.model_copy(update=changed))
+        assert words in fingerprint.change(trial("ste"), now.model_copy(update=changed))
 
 
 def test_a_model_and_a_dataset_of_a_file_are_code_too(tmp_path: Path) -> None:
