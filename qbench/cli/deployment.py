@@ -24,13 +24,12 @@ from qbench.files import expanded, resolved
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mlflow.entities import Run
-
     from qbench.deployment.trials import Deployment
     from qbench.plugins import Plugin
     from qbench.store.mlflow import Store
+    from qbench.store.run import Run
 
-_FORMATS = ("packed",)
+_FORMATS = ("packed", "onnx")
 _STYLES = {"green": "green", "red": "red", "refused": "yellow"}
 
 
@@ -48,7 +47,8 @@ def deploy(
         typer.Option(
             metavar="FORMAT",
             help="packed: codes of k bits and the numbers of their levels, in one safetensors file "
-            "that qbench.load_packed reads.",
+            "that qbench.load_packed reads. onnx: an ONNX model with integer weights, which is run "
+            "in onnxruntime.",
         ),
     ] = "packed",
     out: Annotated[

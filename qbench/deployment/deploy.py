@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from qbench.deployment.graph import Written, write_onnx
 from qbench.deployment.network import Architecture, describe
 from qbench.deployment.packed import PackedSizes, write_packed
 from qbench.errors import QbenchError, nearest
 from qbench.files import expanded
 from qbench.quant.handle import Handle
 
-FORMATS = ("packed",)
+FORMATS = ("packed", "onnx")
 
 
 def deploy(
@@ -21,7 +22,7 @@ def deploy(
     *,
     to: str = "packed",
     architecture: Architecture | None = None,
-) -> PackedSizes:
+) -> PackedSizes | Written:
     """Write a quantized network to a file that needs neither its method nor full precision.
 
     Args:
@@ -30,11 +31,12 @@ def deploy(
         path: The file to write. Its folder must exist.
         images: Batch of inputs, (N, …). Two images are enough.
         to: ``packed``: codes of k bits and the numbers of their levels, for `qbench.load_packed`.
+            ``onnx``: an ONNX model of opset 25 with integer weights.
         architecture: How to build the network again. None: `qbench.load_packed` is to be given a
             network of the same architecture.
 
     Returns:
-        The sizes of the file.
+        The sizes of a packed file, or how the parts of an ONNX model were written.
 
     Raises:
         QbenchError: The format is unknown, or cannot express the network. The message says why.
@@ -58,6 +60,8 @@ def deploy(
     if to not in FORMATS:
         raise QbenchError(f"--to {to}: no such format{nearest(to, FORMATS)}")
     network = describe(handle, images)
+    if to == "onnx":
+        return write_onnx(network, expanded(path), images)
     return write_packed(network, expanded(path), architecture)
 
 

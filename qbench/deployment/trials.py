@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from mlflow.entities import Run
 from torch import Tensor, nn
 
 from qbench import registry
 from qbench.deployment.deploy import FORMATS
+from qbench.deployment.graph import write_onnx
 from qbench.deployment.network import Architecture, HardNetwork, describe
 from qbench.deployment.packed import load_packed, write_packed
+from qbench.deployment.proof import environment, prove
 from qbench.errors import QbenchError, nearest
 from qbench.files import write_atomic
 from qbench.method import Method
@@ -27,6 +28,7 @@ from qbench.spec.result import PlainData
 from qbench.spec.trial import FP32, Preparation, Trial
 from qbench.store.mlflow import Store
 from qbench.store.recording import PREDICTIONS_FILE, WEIGHTS_FILE
+from qbench.store.run import Run
 from qbench.store.tags import PREDICTIONS
 from qbench.train.trial import ExecutionEnvironment, rebuild
 
@@ -51,6 +53,8 @@ class Deployment(PlainData):
             Empty if none are recorded.
         difference: Largest difference of a logit to that of the hardened network in torch, by what
             computed it.
+        parts: How each weight and each activation quantizer was written to ONNX, by name.
+        environment: Versions, and what executed the model.
         notes: Further findings, a sentence each.
     """
 
@@ -65,6 +69,8 @@ class Deployment(PlainData):
     top1: dict[str, float] = {}
     flips: dict[str, int] = {}
     difference: dict[str, float] = {}
+    parts: dict[str, str] = {}
+    environment: dict[str, str] = {}
     notes: list[str] = []
 
 
@@ -107,7 +113,7 @@ def load_finished(store: Store, run: Run, data: Mapping[str, Any]) -> Finished:
             data are missing.
     """
     trial = store.trial(run)
-    if run.info.status != "FINISHED":
+    if run.status != "FINISHED":
         raise QbenchError(f"{trial.name} ({trial.key}) failed: it has no network")
     if trial.task != "classification":
         raise QbenchError(f"{trial.name} ({trial.key}): only classifiers can be deployed")
@@ -117,7 +123,7 @@ def load_finished(store: Store, run: Run, data: Mapping[str, Any]) -> Finished:
     loop.handle.model.cpu()
     images, labels = zip(*((x.cpu(), y.cpu()) for x, y in loop.evaluation), strict=True)
     recorded = None
-    if PREDICTIONS in run.data.tags:
+    if PREDICTIONS in run.tags:
         recorded = Predictions.model_validate(store.read(run, PREDICTIONS_FILE)).values
     architecture = Architecture(
         model=trial.architecture,
@@ -180,7 +186,7 @@ def deploy_finished(finished: Finished, to: str, folder: Path) -> Deployment:
             "the weights are stored as they were, so the code or this machine computes otherwise"
         )
     try:
-        _packed(found, finished, folder, expected)
+        (_onnx if to == "onnx" else _packed)(found, finished, folder, expected)
     except QbenchError as error:
         found.status, found.reason = "refused", str(error)
     record = folder / f"{trial.key}.{to}.json"
@@ -206,6 +212,24 @@ def _packed(found: Deployment, finished: Finished, folder: Path, expected: Tenso
     compare(found, "packed", logits(load_packed(file), finished), expected, finished)
     if found.difference["packed"]:
         found.status, found.reason = "red", "the reloaded network computes other logits"
+
+
+def _onnx(found: Deployment, finished: Finished, folder: Path, expected: Tensor) -> None:
+    file = folder / f"{finished.trial.key}.onnx"
+    written = write_onnx(finished.network, file, finished.images)
+    found.file, found.bytes = str(file), {"file": written.bytes}
+    found.parts = {**written.weights, **written.activations}
+    found.environment = environment()
+    proof = prove(finished.network, file, written, finished.images, expected)
+    for how, got in proof.logits.items():
+        compare(found, f"onnxruntime, optimizations: {how}", got, expected, finished)
+    if proof.first is not None:
+        found.notes.append(
+            f"{proof.first.count} of {proof.first.values} levels at '{proof.first.place}' differ, "
+            f"{proof.first.unexplained} by more than rounding"
+        )
+    if proof.reason:
+        found.status, found.reason = "red", proof.reason
 
 
 @torch.inference_mode()

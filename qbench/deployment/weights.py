@@ -227,7 +227,7 @@ def _forms(
         if len(every) <= 2**width.bits:
             yield "constants", tuple(every.tolist()), none
     if codes is not None:
-        if (scale := _scale(distinct, codes)) is not None:
+        if (scale := scale_of(distinct, codes)) is not None:
             yield "scale", codes, scale[:, None]
         if (found := _zero_points(distinct, width, codes)) is not None:
             yield "zero_point", codes, found
@@ -239,7 +239,7 @@ def _forms(
     yield "table", (), torch.cat([distinct, distinct[:, -1:].expand(-1, more)], 1)
 
 
-def _scale(distinct: Tensor, codes: Iterable[float]) -> Tensor | None:
+def scale_of(distinct: Tensor, codes: Iterable[float]) -> Tensor | None:
     """Return the scale with which the values of each group are codes × scale, (groups,), or None.
 
     The largest value of a group over one of the codes estimates its scale.
@@ -290,7 +290,7 @@ def _zero_points(distinct: Tensor, width: BitWidth, codes: tuple[float, ...]) ->
     count = 2**width.bits
     if any(b - a != 1 for a, b in itertools.pairwise(codes)):
         return None
-    scale = _scale(distinct, map(float, range(-count, count + 1)))
+    scale = scale_of(distinct, map(float, range(-count, count + 1)))
     if scale is None:
         return None
     steps = (distinct / scale[:, None]).round()
@@ -300,11 +300,11 @@ def _zero_points(distinct: Tensor, width: BitWidth, codes: tuple[float, ...]) ->
 
 def _offsets(distinct: Tensor, count: int) -> Tensor | None:
     """Return s and b of each group, (groups, 2), or None. The smallest levels may be unused."""
-    found = [_offset(row.unique(), count) for row in distinct]
+    found = [offset_of(row.unique(), count) for row in distinct]
     return torch.stack(found) if all(each is not None for each in found) else None  # type: ignore[arg-type]
 
 
-def _offset(values: Tensor, count: int) -> Tensor | None:
+def offset_of(values: Tensor, count: int) -> Tensor | None:
     """Return s and b with which values, ascending, are i × s + b for i below a count, or None."""
     span, grid = values[-1:] - values[:1], torch.arange(float(count))
     if span == 0:

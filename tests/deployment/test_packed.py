@@ -14,7 +14,14 @@ import qbench
 from qbench import registry
 from qbench.data.digits import Digits
 from qbench.deployment.network import Architecture, describe
-from qbench.deployment.packed import load_packed, pack_codes, read_index, unpack_codes, write_packed
+from qbench.deployment.packed import (
+    PackedSizes,
+    load_packed,
+    pack_codes,
+    read_index,
+    unpack_codes,
+    write_packed,
+)
 from qbench.errors import QbenchError
 from qbench.method import Integers, Layer, Method
 from qbench.quant.options import build_method
@@ -130,6 +137,7 @@ def test_quantizers_between_layers_are_reloaded(placement: Any, tmp_path: Path) 
 def test_a_method_of_a_plugin_is_not_needed_to_load(tmp_path: Path) -> None:
     handle = trained(OwnMethod(), "2/2")
     sizes = qbench.deploy(handle, tmp_path / "net", images())
+    assert isinstance(sizes, PackedSizes)
     assert sizes.payload == (36 + 36 + 48) // 4 + 3 * 4 + 4 * (8 + 8 + 4 + 3)
     loaded = load_packed(tmp_path / "net", convnet())
     with torch.no_grad():

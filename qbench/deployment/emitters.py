@@ -1,0 +1,181 @@
+"""Step functions as nodes of ONNX.
+
+The emitters of a table are tried in order, the fastest first. One is accepted only if onnxruntime
+computes with it what the table says at every probe: at the numbers around each threshold, and at
+random ones. So nothing here needs to know what a method does.
+
+1. ``QDQ``: QuantizeLinear and DequantizeLinear, which round x / s half to even.
+2. ``QDQ between Mul and Div``: levels i/n.
+3. ``QDQ between Sub and Add``: levels with an offset.
+4. ``comparisons``: a chain of Where, up to 7 steps.
+5. ``counts``: the number of thresholds that are reached, and a Gather of the level, up to 15 steps.
+6. ``search``: a binary search for the threshold by Gather.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from qbench.deployment.nodes import Nodes, channels_of, run_alone
+from qbench.deployment.steps import NoStepFunctionError, StepTable, probes
+from qbench.deployment.weights import offset_of, scale_of
+
+_CHAIN, _COUNTS = 7, 15  # steps
+Build = Callable[[Nodes, Any], Any]
+
+
+@dataclass(frozen=True)
+class Emitter:
+    """A way to say a step function in ONNX.
+
+    Attributes:
+        name: Its name, as in this module's description.
+        build: Adds its nodes, from the input to the output.
+    """
+
+    name: str
+    build: Build
+
+
+def emitter_of(table: StepTable, rank: int) -> Emitter:
+    """Return the first emitter that computes what a table says.
+
+    Args:
+        table: The table.
+        rank: Number of dimensions of a batch.
+
+    Raises:
+        NoStepFunctionError: None does.
+    """
+    values = probes(table)
+    channels = len(table.thresholds)
+    x = values[:, None].expand(-1, channels).contiguous()
+    if table.axis != -1:
+        x = x.reshape(len(values), channels, *[1] * (rank - 2))
+    else:
+        x = x.reshape(len(values), *[1] * (rank - 2), channels)
+    expected = table(x).numpy()
+    for emitter in _emitters(table, rank):
+        if np.array_equal(run_alone(emitter.build, x.numpy()), expected):
+            return emitter
+    raise NoStepFunctionError(
+        f"channels have up to {table.thresholds.shape[1]} steps of their own, and up to "
+        f"{_COUNTS} can be written to ONNX"
+    )
+
+
+def _emitters(table: StepTable, rank: int) -> Iterator[Emitter]:
+    levels = table.levels[0]
+    steps = table.thresholds.shape[1]
+    if table.axis is None and steps and bool((levels.diff() > 0).all()):
+        yield from _uniform(levels, steps)
+    if steps <= _CHAIN or (table.axis is not None and steps <= _COUNTS):
+        yield Emitter("comparisons", partial(_chain, table, rank))
+    if table.axis is None:
+        if steps <= _COUNTS:
+            yield Emitter("counts", partial(_counts, table))
+        else:
+            yield Emitter("search", partial(_search, table))
+
+
+def _uniform(levels: torch.Tensor, steps: int) -> Iterator[Emitter]:
+    scale = scale_of(levels[None], map(float, range(-255, 256)))
+    if scale is not None and float(scale[0]) > 0:
+        codes = (levels / scale[0]).round()
+        low, high = int(codes[0]), int(codes[-1])
+        if high - low == steps <= 255:
+            yield Emitter("QDQ", partial(_qdq, float(scale[0]), low, high))
+    if torch.equal(levels, torch.arange(steps + 1.0) / steps) and steps <= 255:
+        yield Emitter("QDQ between Mul and Div", partial(_between_mul_and_div, steps))
+    if steps <= 255 and (found := offset_of(levels, steps + 1)) is not None:
+        yield Emitter(
+            "QDQ between Sub and Add",
+            partial(_between_sub_and_add, float(found[0]), float(found[1]), steps),
+        )
+
+
+def _qdq(scale: float, low: int, high: int, nodes: Nodes, x: Any) -> Any:
+    """Clip to the range of the codes, quantize and dequantize."""
+    signed = -128 <= low < 0 and high <= 127
+    zero, kind = (0, np.int8) if signed else (-min(low, 0), np.uint8)
+    if low > 0:
+        zero, kind = 0, np.uint8
+    s = np.float32(scale)
+    full = (-128, 127) if signed else (0, 255)
+    if (low + zero, high + zero) != full:
+        ends = [
+            nodes.constant(name, np.float32(code) * s)
+            for name, code in (("low", low), ("high", high))
+        ]
+        x = nodes.add("Clip", x, *ends)
+    scale_value, zero_value = nodes.constant("scale", s), nodes.constant("zero", kind(zero))
+    codes = nodes.add("QuantizeLinear", x, scale_value, zero_value)
+    return nodes.add("DequantizeLinear", codes, scale_value, zero_value)
+
+
+def _between_mul_and_div(steps: int, nodes: Nodes, x: Any) -> Any:
+    n = nodes.constant("n", np.float32(steps))
+    return nodes.add("Div", _qdq(1.0, 0, steps, nodes, nodes.add("Mul", x, n)), n)
+
+
+def _between_sub_and_add(scale: float, base: float, steps: int, nodes: Nodes, x: Any) -> Any:
+    offset = nodes.constant("offset", np.float32(base))
+    return nodes.add("Add", _qdq(scale, 0, steps, nodes, nodes.add("Sub", x, offset)), offset)
+
+
+def _chain(table: StepTable, rank: int, nodes: Nodes, x: Any) -> Any:
+    shape = channels_of(table.axis, rank)
+
+    def constant(name: str, column: torch.Tensor) -> Any:
+        return nodes.constant(name, column.numpy().reshape(shape))
+
+    y = constant("level.0", table.levels[:, 0])
+    for step in range(table.thresholds.shape[1]):
+        threshold = constant(f"threshold.{step}", table.thresholds[:, step])
+        reached = nodes.add("GreaterOrEqual", x, threshold)
+        y = nodes.add("Where", reached, constant(f"level.{step + 1}", table.levels[:, step + 1]), y)
+    if not table.thresholds.shape[1]:  # one level, of the shape of the input
+        return nodes.add("Expand", y, nodes.add("Shape", x))
+    return y
+
+
+def _counts(table: StepTable, nodes: Nodes, x: Any) -> Any:
+    count = None
+    for step, threshold in enumerate(table.thresholds[0].numpy()):
+        reached = nodes.add("GreaterOrEqual", x, nodes.constant(f"threshold.{step}", threshold))
+        one = nodes.add("Cast", reached, to=_int32())
+        count = one if count is None else nodes.add("Add", count, one)
+    return nodes.add("Gather", nodes.constant("levels", table.levels[0].numpy()), count)
+
+
+def _search(table: StepTable, nodes: Nodes, x: Any) -> Any:
+    size = 2 ** math.ceil(math.log2(table.levels.shape[1]))
+    thresholds = np.full(size, np.inf, np.float32)
+    thresholds[: table.thresholds.shape[1]] = table.thresholds[0].numpy()
+    levels = np.full(size, table.levels[0, -1], np.float32)
+    levels[: table.levels.shape[1]] = table.levels[0].numpy()
+    found, half = None, size // 2
+    while half:
+        at = np.minimum(np.arange(size) + half - 1, size - 1)
+        if found is None:
+            threshold = nodes.constant(f"threshold.{half}", thresholds[half - 1])
+        else:
+            threshold = nodes.add(
+                "Gather", nodes.constant(f"threshold.{half}", thresholds[at]), found
+            )
+        reached = nodes.add("Cast", nodes.add("GreaterOrEqual", x, threshold), to=_int32())
+        step = nodes.add("Mul", reached, nodes.constant(f"half.{half}", np.int32(half)))
+        found = step if found is None else nodes.add("Add", found, step)
+        half //= 2
+    return nodes.add("Gather", nodes.constant("levels", levels), found)
+
+
+def _int32() -> int:
+    return 6  # onnx.TensorProto.INT32

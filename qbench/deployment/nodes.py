@@ -1,0 +1,135 @@
+"""Build parts of an ONNX graph, and run them alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from qbench.deployment.extra import library
+
+OPSET = 25  # the first with 2-bit integers
+IR_VERSION = 13
+
+
+class Nodes:
+    """Nodes and constants with names of one prefix.
+
+    Args:
+        prefix: Start of the names of all values.
+    """
+
+    def __init__(self, prefix: str) -> None:
+        self._ir, self._prefix = library("onnx_ir"), prefix
+        self.nodes: list[Any] = []
+        self.constants: list[Any] = []
+
+    def constant(self, name: str, value: Any, kind: str = "") -> Any:
+        """Add a constant.
+
+        Args:
+            name: Name after the prefix.
+            value: The value, anything that numpy takes.
+            kind: Name of its type in ONNX, such as ``INT4``. Default: that of the array.
+
+        Raises:
+            OverflowError: An integer does not fit the type.
+        """
+        array = np.array(value)
+        if kind:
+            stored = array.astype(self._ir.DataType[kind].numpy())
+            if not (stored.astype(array.dtype) == array).all():  # ml_dtypes wraps silently
+                raise OverflowError(f"{self._prefix}{name} does not fit {kind}")
+            array = stored
+        dtype = self._ir.DataType[kind] if kind else self._ir.DataType.from_numpy(array.dtype)
+        made = self._ir.Value(
+            name=self._prefix + name,
+            const_value=self._ir.Tensor(array, dtype=dtype, name=self._prefix + name),
+            type=self._ir.TensorType(dtype),
+            shape=self._ir.Shape(array.shape),
+        )
+        self.constants.append(made)
+        return made
+
+    def add(self, kind: str, *inputs: Any, **attributes: Any) -> Any:
+        """Add a node with one output, and return the output."""
+        node = self._ir.node(kind, list(inputs), attributes=attributes or None)
+        node.outputs[0].name = f"{self._prefix}{kind}.{len(self.nodes)}"
+        self.nodes.append(node)
+        return node.outputs[0]
+
+
+def run_alone(build: Callable[[Nodes, Any], Any], x: np.ndarray | None) -> np.ndarray:
+    """Run a part of a graph in onnxruntime, without optimizations.
+
+    Args:
+        build: Adds the part to nodes, from its input to its output. The input is None if there is
+            none.
+        x: The input, float32; None if there is none.
+
+    Returns:
+        The output.
+    """
+    ir = library("onnx_ir")
+    nodes = Nodes("part.")
+    value = None
+    if x is not None:
+        shape = ir.Shape(["n", *x.shape[1:]])
+        value = ir.Value(name="x", type=ir.TensorType(ir.DataType.FLOAT), shape=shape)
+    output = build(nodes, value)
+    output.type = ir.TensorType(ir.DataType.FLOAT)
+    graph = ir.Graph(
+        [] if value is None else [value],
+        [output],
+        nodes=nodes.nodes,
+        initializers=nodes.constants,
+        opset_imports={"": OPSET},
+        name="part",
+    )
+    model = ir.Model(graph, ir_version=IR_VERSION)
+    session = open_session(ir.to_proto(model).SerializeToString(), "none")
+    found: list[np.ndarray] = session.run(None, {} if x is None else {"x": x})
+    return found[0]
+
+
+OPTIMIZATIONS = {
+    "none": ("ORT_DISABLE_ALL", ()),
+    "all": ("ORT_ENABLE_ALL", ()),
+    "all without WeightBiasQuantization": ("ORT_ENABLE_ALL", ("WeightBiasQuantization",)),
+}
+"""Ways to run a model: the level of optimizations, and optimizers that are switched off."""
+
+
+def open_session(model: str | bytes, optimizations: str, threads: int = 1) -> Any:
+    """Open a session of onnxruntime on the CPU.
+
+    Args:
+        model: Path of a file, or its content.
+        optimizations: One of `OPTIMIZATIONS`.
+        threads: Number of threads of an operator.
+    """
+    runtime = library("onnxruntime")
+    level, disabled = OPTIMIZATIONS[optimizations]
+    options = runtime.SessionOptions()
+    options.graph_optimization_level = getattr(runtime.GraphOptimizationLevel, level)
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    return runtime.InferenceSession(
+        model,
+        options,
+        providers=["CPUExecutionProvider"],
+        disabled_optimizers=list(disabled),
+    )
+
+
+def channels_of(axis: int | None, rank: int) -> tuple[int, ...]:
+    """Return the shape, but for its −1, of a constant for each channel of a tensor.
+
+    Args:
+        axis: Dimension of the channels: 1 or −1. None for one constant.
+        rank: Number of dimensions of the tensor.
+    """
+    if axis is None:
+        return ()
+    return (-1,) if axis == -1 or rank == 2 else (-1, *[1] * (rank - 2))

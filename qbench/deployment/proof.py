@@ -1,0 +1,315 @@
+"""Prove that an ONNX model computes what a network in torch does.
+
+Sums in another order change the last bits of what a quantizer receives, and a value next to a
+threshold then gets the next level. Such a difference is no fault. So the first activation whose
+level differs is computed again in float64: with the same quantized values before it, both float32
+numbers must be within the rounding bound of the exact one. Otherwise the model is another network.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib.metadata
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from qbench.deployment.extra import library
+from qbench.deployment.graph import Written
+from qbench.deployment.network import HardNetwork
+from qbench.deployment.nodes import OPTIMIZATIONS, open_session
+from qbench.quant.layers import quantizable_layers
+
+_UNIT = 2.0**-24  # of rounding in float32
+_SAFETY = 4.0
+_BATCH = 64
+_TOGETHER = 256  # images whose levels are compared at once
+_TOLERANCE = 1e-4  # of logits after the last quantizer, relative to the largest
+
+
+@dataclass(frozen=True)
+class FirstDifference:
+    """The first activation quantizer whose levels differ.
+
+    Attributes:
+        place: Name of its place.
+        count: Number of values whose level differs there.
+        values: Number of values there.
+        unexplained: How many of them are not within the rounding bound of a threshold.
+        example: One of them in words.
+    """
+
+    place: str
+    count: int
+    values: int
+    unexplained: int
+    example: str
+
+
+@dataclass(frozen=True)
+class Proof:
+    """How an ONNX model compares with its network in torch.
+
+    Attributes:
+        logits: Logits by optimizations of onnxruntime, (N, classes).
+        first: The first activation quantizer whose levels differ; None if all are the same.
+        reason: Why the model is another network, or an empty string.
+    """
+
+    logits: Mapping[str, Tensor]
+    first: FirstDifference | None
+    reason: str
+
+
+def prove(
+    network: HardNetwork, path: Path, written: Written, images: Tensor, expected: Tensor
+) -> Proof:
+    """Run a model on images, and compare it with its network.
+
+    Args:
+        network: The network in torch.
+        path: Its ONNX model.
+        written: How it was written.
+        images: Images, (N, C, H, W).
+        expected: Logits of the network, (N, classes).
+
+    Returns:
+        The comparison. The model is another network if a level differs by more than rounding
+        explains; if all levels are the same and logits differ by more than rounding; or if more
+        predictions differ than 2 of 10,000, but one where levels differ by rounding.
+    """
+    logits = {how: run_onnx(path, images, how) for how in OPTIMIZATIONS}
+    first = None
+    for part in images.split(_TOGETHER):
+        first = first or first_difference(network, path, written, part)
+    return Proof(logits, first, _reason(logits, first, expected))
+
+
+def _reason(logits: Mapping[str, Tensor], first: FirstDifference | None, expected: Tensor) -> str:
+    if first is not None and first.unexplained:
+        return (
+            f"the levels at '{first.place}' are others than rounding explains, for "
+            f"{first.unexplained} of {first.values} values: {first.example}"
+        )
+    allowed = max(2 * len(expected) // 10_000, int(first is not None))
+    for how, got in logits.items():
+        flips = int((got.argmax(1) != expected.argmax(1)).sum())
+        if flips > allowed:
+            return f"with optimizations '{how}', {flips} of {len(expected)} predictions differ"
+    difference = float((logits["none"] - expected).abs().max())
+    if first is None and difference > _TOLERANCE * float(expected.abs().max()):
+        return f"logits differ by {difference:.2g} though all levels are the same"
+    return ""
+
+
+def run_onnx(path: Path, images: Tensor, optimizations: str, threads: int = 1) -> Tensor:
+    """Return the logits of a model on images, (N, classes).
+
+    Args:
+        path: The model.
+        images: Images, (N, C, H, W).
+        optimizations: One of `qbench.deployment.nodes.OPTIMIZATIONS`.
+        threads: Number of threads.
+    """
+    session = open_session(str(path), optimizations, threads)
+    name = session.get_inputs()[0].name
+    parts = [session.run(None, {name: x.numpy()})[0] for x in images.split(_BATCH)]
+    return torch.from_numpy(np.concatenate(parts))
+
+
+def environment() -> dict[str, str]:
+    """Return the versions that a proof depends on, and what executes the model."""
+    names = ("onnx", "onnxruntime", "torch")
+    versions = {name: importlib.metadata.version(name) for name in names}
+    return {**versions, "provider": "CPUExecutionProvider", "threads": "1"}
+
+
+@torch.no_grad()
+def first_difference(
+    network: HardNetwork, path: Path, written: Written, images: Tensor
+) -> FirstDifference | None:
+    """Find and explain the first activation quantizer whose levels differ.
+
+    Args:
+        network: The network in torch.
+        path: Its ONNX model, which is run without optimizations.
+        written: How it was written.
+        images: Images, (N, C, H, W). A few hundred suffice.
+
+    Returns:
+        The difference, or None if all levels are the same.
+    """
+    inputs, levels, order = _of_torch(network, images)
+    theirs = _of_onnx(path, order, images, written.inputs)
+    for place in order:
+        differs = levels[place] != theirs[f"{place}.levels"]
+        if differs.any():
+            return _explained(network, images, place, order, levels, inputs[place], theirs, differs)
+    return None
+
+
+def _seats(network: HardNetwork) -> dict[str, list[str]]:
+    """Return the names of the modules that quantize at each place."""
+    names = {module: name for name, module in network.model.named_modules()}
+    return {
+        each.name: [names[getattr(m, name)] for m, name in each.seats[:1]]
+        for each in network.activations
+    }
+
+
+def _of_torch(
+    network: HardNetwork, images: Tensor
+) -> tuple[dict[str, Tensor], dict[str, Tensor], list[str]]:
+    """Return what quantizers receive and return, and the order of the places."""
+    inputs: dict[str, Tensor] = {}
+    levels: dict[str, Tensor] = {}
+    order: list[str] = []
+
+    def noted(place: str) -> Any:
+        def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+            if place not in inputs:
+                order.append(place)
+                inputs[place], levels[place] = args[0].clone(), output.clone()
+
+        return hook
+
+    hooks = [
+        network.model.get_submodule(name).register_forward_hook(noted(place))
+        for place, names in _seats(network).items()
+        for name in names
+    ]
+    try:
+        network.model(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return inputs, levels, order
+
+
+def _of_onnx(
+    path: Path, order: list[str], images: Tensor, sources: Mapping[str, str]
+) -> dict[str, Tensor]:
+    """Return the levels at each place, and what the quantizers receive, by name of the value."""
+    ir = library("onnx_ir")
+    model = ir.load(path)
+    values = {v.name: v for node in model.graph for v in node.outputs}
+    values |= {v.name: v for v in model.graph.inputs}
+    wanted = [f"{place}.levels" for place in order]
+    wanted += [sources[place] for place in order]
+    found = [values[name] for name in dict.fromkeys(wanted)]
+    own = list(model.graph.outputs)
+    model.graph.outputs.extend(v for v in found if v not in own and v not in model.graph.inputs)
+    session = open_session(ir.to_proto(model).SerializeToString(), "none")
+    names = [output.name for output in session.get_outputs()]
+    got = session.run(names, {session.get_inputs()[0].name: images.numpy()})
+    every = {name: torch.from_numpy(value) for name, value in zip(names, got, strict=True)}
+    every |= {v.name: images for v in model.graph.inputs}
+    return {
+        **{f"{place}.levels": every[f"{place}.levels"] for place in order},
+        **{f"{place}.input": every[sources[place]] for place in order},
+    }
+
+
+def _explained(
+    network: HardNetwork,
+    images: Tensor,
+    place: str,
+    order: list[str],
+    levels: Mapping[str, Tensor],
+    mine: Tensor,
+    theirs: Mapping[str, Tensor],
+    differs: Tensor,
+) -> FirstDifference:
+    """Compare the values that differ with exact ones, computed from the same levels before them."""
+    exact, bound = _exact(network, images, place, order, levels)
+    table = next(each.table for each in network.activations if each.name == place)
+    assert table is not None  # noqa: S101
+    other = theirs[f"{place}.input"]
+    good = (mine.double() - exact).abs() <= bound
+    good &= (other.double() - exact).abs() <= bound
+    # The quantizer of ONNX itself must be the table: it is exact, so no bound applies.
+    good &= table(other) == theirs[f"{place}.levels"]
+    wrong = differs & ~good
+    at = tuple((wrong if wrong.any() else differs).nonzero()[0].tolist())
+    example = (
+        f"at {list(at)} torch quantizes {float(mine[at]):.9g} to {float(levels[place][at]):.9g}, "
+        f"onnxruntime {float(other[at]):.9g} to {float(theirs[f'{place}.levels'][at]):.9g}; "
+        f"exactly it is {float(exact[at]):.12g}, and rounding changes it by {float(bound[at]):.2g}"
+    )
+    return FirstDifference(place, int(differs.sum()), differs.numel(), int(wrong.sum()), example)
+
+
+class _Forced(nn.Module):
+    """Returns given levels, and keeps what it receives.
+
+    Args:
+        levels: The levels.
+    """
+
+    def __init__(self, levels: Tensor) -> None:
+        super().__init__()
+        self.levels = levels.double()
+        self.seen: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the levels, whatever ``x`` is."""
+        self.seen = x
+        return self.levels
+
+
+def _exact(
+    network: HardNetwork,
+    images: Tensor,
+    place: str,
+    order: list[str],
+    levels: Mapping[str, Tensor],
+) -> tuple[Tensor, Tensor]:
+    """Return what a quantizer receives in float64, and how much rounding in float32 may change it.
+
+    The outputs of layers are exact up to n u Σ|w x|, where n is the number of products of a sum.
+    How far that moves what the quantizer receives is measured by adding it to the outputs.
+    """
+    model = copy.deepcopy(network.model).double()
+    seats = _seats(network)
+    forced = {name: _Forced(levels[name]) for name in order}
+    for name, modules in seats.items():
+        for module in modules:
+            if name in forced:
+                model.set_submodule(module, forced[name])
+    moved: list[Tensor] = []
+    for sign in (0.0, 1.0, -1.0):
+        hooks = [
+            layer.register_forward_hook(_moving(sign))
+            for layer in quantizable_layers(model).values()
+        ]
+        model(images.double())
+        for hook in hooks:
+            hook.remove()
+        seen = forced[place].seen
+        assert seen is not None  # noqa: S101
+        moved.append(seen)
+    exact, up, down = moved
+    bound = torch.maximum((up - exact).abs(), (down - exact).abs())
+    return exact, _SAFETY * (bound + _UNIT * exact.abs()) + 1e-30
+
+
+def _moving(sign: float) -> Any:
+    """Return a hook that adds the bound of rounding, times a sign, to the output of a layer."""
+
+    def hook(layer: Any, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        if sign == 0:
+            return output
+        weight, bias = layer.weight, layer.bias
+        layer.weight = nn.Parameter(weight.abs())
+        layer.bias = None if bias is None else nn.Parameter(bias.abs())
+        size = layer.forward(args[0].abs())
+        layer.weight, layer.bias = weight, bias
+        terms = weight[0].numel() + 1
+        return output + sign * terms * _UNIT * size
+
+    return hook
