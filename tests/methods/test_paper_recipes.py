@@ -148,6 +148,51 @@ RECIPES: list[tuple[str, str, dict[str, Any]]] = [
             **{"epochs": 5, "batch_size": 24, "weight_decay": 0, "initialization": "pretrained"},
         },
     ),
+    # htqin/IR-Net, ImageNet/ResNet18, config.yaml: 62,500 steps of 32 · 64 images
+    *(
+        (
+            "ir_net",
+            bits,
+            {
+                **{"optimizer": "sgd", "nesterov": True, "lr": 0.8, **STEP, "epochs": 100},
+                **{"milestones": (30, 60, 90), "batch_size": 2048, "warmup_epochs": 4},
+                **{"weight_decay": decay, "initialization": "scratch"},
+            },
+        )
+        for bits, decay in (("1/1", 1e-5), ("1/32", 1e-4))
+    ),
+    # z-hXu/ReCU, imagenet/run.sh
+    (
+        "recu",
+        "1/1",
+        {
+            **{"optimizer": "sgd", "lr": 0.1, "schedule": "cosine", "final_lr": 0, "epochs": 200},
+            **{"batch_size": 512, "warmup_epochs": 5, "weight_decay": 1e-4},
+            **{"weight_decay_on": "weights", "initialization": "scratch"},
+        },
+    ),
+    # huawei-noah/Efficient-Computing, BinaryNetworks/AdaBin/imagenet/main.py
+    (
+        "adabin",
+        "1/1",
+        {
+            **{"optimizer": "sgd", "lr": 0.1, "schedule": "cosine", "final_lr": 0, "epochs": 120},
+            **{"batch_size": 256, "weight_decay": 1e-5, "weight_decay_on": "all"},
+            **{"initialization": "scratch"},
+        },
+    ),
+    # Qualcomm-AI-research/oscillations-qat, README.md and utils/click_options.py
+    *(
+        (
+            "oscillation",
+            bits,
+            {
+                **{"optimizer": "sgd", "lr": lr, "schedule": "cosine", "final_lr": 0, "epochs": 90},
+                **{"batch_size": 128, "weight_decay": decay, "initialization": "pretrained"},
+            },
+        )
+        for bits, lr, decay in (("4/4", 0.0033, 5e-5), ("3/3", 0.01, 2.5e-5))
+    ),
     # Jacob et al., Appendix D.1
     (
         "jacob",
