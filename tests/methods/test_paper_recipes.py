@@ -181,6 +181,25 @@ RECIPES: list[tuple[str, str, dict[str, Any]]] = [
             **{"initialization": "scratch"},
         },
     ),
+    # liuzechun/Nonuniform-to-Uniform-Quantization, resnet/run.sh
+    (
+        "n2uq",
+        "2/2",
+        {
+            **{"optimizer": "adam", "lr": 1.25e-3, "schedule": "linear", "final_lr": 0},
+            **{"epochs": 128, "batch_size": 256, "weight_decay": 0, "initialization": "pretrained"},
+        },
+    ),
+    # nbasyl/OFQ, train_scripts/deit_t/w2a2_deit_t.sh: 4 GPUs with 140 images each
+    (
+        "stats_q",
+        "2/2",
+        {
+            **{"optimizer": "adamw", "lr": 5.47e-4, "schedule": "cosine", "epochs": 300},
+            **{"batch_size": 560, "warmup_epochs": 5, "weight_decay": 0.05},
+            **{"weight_decay_on": "weights", "initialization": "pretrained", "final_lr": 1e-5},
+        },
+    ),
     # Qualcomm-AI-research/oscillations-qat, README.md and utils/click_options.py
     *(
         (
