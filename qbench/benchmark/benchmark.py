@@ -9,14 +9,14 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import pandas as pd
 
 from qbench import registry
-from qbench.benchmark import exported, stale, starting_weights
+from qbench.benchmark import exported, stale, starting_weights, tuning
 from qbench.data import Dataset
 from qbench.errors import QbenchError
 from qbench.files import resolved
@@ -31,6 +31,7 @@ from qbench.store.tags import REASON
 from qbench.suite.grid import PlannedTrial, expand
 from qbench.suite.rehearsal import rehearsed
 from qbench.suite.suite import Suite, load_suite
+from qbench.suite.tuned import TunedGrid
 
 if TYPE_CHECKING:
     from qbench.schedule.progress import ProgressListener, Summary
@@ -57,6 +58,7 @@ class Benchmark:
         store: The store.
         rows: Makes the rows of `trials`.
         rehearsal: Whether its trials only try out what real ones would do.
+        tuned: Both stages of the trials of a suite with ``recipe: tuned``. Otherwise None.
         runs: The MLflow run that counts for each trial that has ended, by the trial's key.
         unrecorded: Why results that wait in the spool could not be recorded, or an empty string.
         notes: What to tell of the files of results that were read.
@@ -70,6 +72,7 @@ class Benchmark:
     store: Store
     rows: TrialRows
     rehearsal: bool = False
+    tuned: TunedGrid | None = None
     runs: dict[str, Run] = field(default_factory=dict)
     unrecorded: str = ""
     notes: list[str] = field(default_factory=list)
@@ -138,11 +141,12 @@ class Benchmark:
     ) -> Benchmark:
         results = resolved(results)
         store = Store(results, local=rehearsal)
-        planned = expand(suite, rehearsal)
+        tuned = TunedGrid(suite, rehearsal) if suite.is_tuned else None
+        planned = expand(suite, rehearsal) if tuned is None else tuned.first_stage()
         dataset = registry.build_dataset(suite.dataset, suite.data)
         # Mistakes in published numbers surface here, and not after days of training.
         rows = TrialRows(suite, dataset, results, store)
-        benchmark = cls(suite, planned, plugins, results, dataset, store, rows, rehearsal)
+        benchmark = cls(suite, planned, plugins, results, dataset, store, rows, rehearsal, tuned)
         benchmark._record_waiting()
         benchmark.refresh()
         return benchmark
@@ -209,13 +213,27 @@ class Benchmark:
         return sum(p.trial.key in listed and p.trial.key not in self.runs for p in self.planned)
 
     def refresh(self) -> None:
-        """Look the trials up in the store again.
+        """Look the trials up in the store again, and plan those that follow from results.
 
         Raises:
             QbenchError: The store cannot be read.
         """
         self.runs = self.store.runs(planned.trial.key for planned in self.planned)
+        if self.tuned is not None:
+            self.planned = tuning.planned(self.tuned, self.runs, self.dataset.shown[0])
+            self.runs = self.store.runs(planned.trial.key for planned in self.planned)
         self._stale = None
+
+    def part(self, planned: Sequence[PlannedTrial]) -> Benchmark:
+        """Return a benchmark of some of the trials, and of those that they start from.
+
+        Args:
+            planned: Trials of this benchmark.
+        """
+        keys = {each.trial.key for each in planned}
+        keys |= {each.trial.base.key for each in planned if each.trial.base}
+        chosen = [each for each in self.planned if each.trial.key in keys]
+        return replace(self, planned=chosen, tuned=None)
 
     def status(self, planned: PlannedTrial) -> Status:
         """Return whether a trial is done, failed, missing (not run yet) or unsupported.
@@ -278,6 +296,13 @@ class Benchmark:
         again = starting_weights.elsewhere(bases, self.runs, self.spool)
         wanted = {planned.trial.key for planned in waiting} | again
         return [planned for planned in self.planned if planned.trial.key in wanted]
+
+    def awaited(self) -> list[Trial]:
+        """Return trials like those of a tuned suite that will follow from results to come."""
+        if self.tuned is None:
+            return []
+        metric = self.dataset.shown[0]
+        return [each.trial for each in tuning.awaited(self.tuned, self.runs, metric)]
 
     def missing(self) -> list[str]:
         """Return which data and weights a run needs and does not have, a sentence for each.

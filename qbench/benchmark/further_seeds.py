@@ -20,8 +20,11 @@ def with_further_seeds(benchmark: Benchmark) -> Benchmark:
     """Return a benchmark whose rows all have the seeds of the last look.
 
     Args:
-        benchmark: The benchmark of a suite.
+        benchmark: The benchmark of a suite. One whose recipe is tuned has no further seeds, and is
+            returned as it is.
     """
+    if benchmark.tuned is not None:
+        return benchmark
     suite = benchmark.suite.model_copy(update={"seeds": seeds_of(benchmark.suite)})
     wide = replace(benchmark, suite=suite, planned=expand(suite, benchmark.rehearsal))
     wide.refresh()
@@ -73,9 +76,7 @@ def next_trials(wide: Benchmark, found: Sequence[Neighbours]) -> list[PlannedTri
         and _row(planned) not in failed
         and planned.trial.seed in seeds[: wanted.get(_row(planned), first)]
     ]
-    keys = {planned.trial.key for planned in trials}
-    keys |= {planned.trial.base.key for planned in trials if planned.trial.base}
-    return [planned for planned in wide.planned if planned.trial.key in keys]
+    return wide.part(trials).planned
 
 
 def resolve(wide: Benchmark, within: float, train: Callable[[Benchmark], bool]) -> list[Neighbours]:
@@ -91,7 +92,7 @@ def resolve(wide: Benchmark, within: float, train: Callable[[Benchmark], bool]) 
     """
     found = verdicts(wide, within)
     while trials := next_trials(wide, found):
-        ended = train(replace(wide, planned=trials))
+        ended = train(wide.part(trials))
         wide.refresh()
         found = verdicts(wide, within)
         if not ended:

@@ -19,6 +19,7 @@ from qbench.spec.bits import FULL_PRECISION, BitWidths
 
 if TYPE_CHECKING:
     from qbench.benchmark.benchmark import Benchmark
+    from qbench.report.tables.details import DetailsTable
     from qbench.report.write import Report
     from qbench.spec.result import ImageDetections
     from qbench.store.mlflow import Store
@@ -41,11 +42,22 @@ def write(benchmark: Benchmark, html: bool = False) -> Report:
         QbenchError: The store cannot be read, or nothing can be made of the trials.
         OSError: The folder cannot be written.
     """
+    from qbench.benchmark import tuned_frames
+    from qbench.report import studies
     from qbench.report import write as report
 
     runs, store = benchmark.runs, benchmark.store
     presentation = _presentation(benchmark)
     trials = benchmark.trials()
+    every: pd.DataFrame | None = None
+    configurations: pd.DataFrame | None = None
+    beneath: list[DetailsTable] = []
+    if benchmark.tuned is not None:
+        every = tuned_frames.tested(benchmark, trials)
+        trials = studies.means(tuned_frames.second_stage(benchmark, trials))
+        configurations = tuned_frames.configurations(benchmark)
+        aligned = tuned_frames.aligned(benchmark)
+        beneath = studies.tables(configurations, trials, aligned, presentation.shown[0])
     problems = list(benchmark.rows.problems)
     names = {planned.trial.key: planned.name for planned in benchmark.planned}
     finished = {key: run for key, run in runs.items() if run.status == "FINISHED"}
@@ -59,7 +71,7 @@ def write(benchmark: Benchmark, html: bool = False) -> Report:
         for key, run in runs.items():
             with noted(problems, f"the details of {names[key]}"):
                 evidence[key] = evidence_of(store, run)
-    return report.write(
+    written = report.write(
         presentation,
         trials,
         histories,
@@ -67,7 +79,12 @@ def write(benchmark: Benchmark, html: bool = False) -> Report:
         examples,
         evidence,
         problems,
+        beneath,
+        every,
     )
+    if configurations is not None:
+        written.files.append(tuned_frames.write(configurations, benchmark.folder))
+    return written
 
 
 def _presentation(benchmark: Benchmark) -> Presentation:

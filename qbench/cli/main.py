@@ -218,6 +218,8 @@ def run(
         benchmark = _open(suite, results, assignments, plugins)
     command = _resume_command("run", suite, assignments, plugins, results, address)
     command += f" --resolve {resolve:g}" if resolve else ""
+    if resolve and benchmark.tuned is not None:
+        raise QbenchError("--resolve: a suite with `recipe: tuned` has studies, not seeds, to add")
     code = _train(benchmark, console, address, command, again or (), limit)
     if resolve and code != 130 and not limit.spent:
         code = max(code, _resolve(benchmark, console, address, command, resolve, limit))
@@ -331,7 +333,8 @@ def _train(
     1. `Benchmark.open` has expanded the suite into trials and looked them up in the store.
     2. `Benchmark.alone` waits for other commands; `stale.set_aside` does what ``--again`` asks for.
     3. `Benchmark.run` brings the weights that trials start from, and passes the trials to
-       `qbench.schedule.tune`, whose workers train them and whose recorder fills the store.
+       `qbench.schedule.tune`, whose workers train them and whose recorder fills the store. The
+       results of a tuned suite decide which trials follow, so this is done once more.
     4. `leaderboard.write` reads frames from the store; `qbench.report` turns them into files.
 
     Args:
@@ -362,12 +365,23 @@ def _train(
         interrupted, stopped, unrecorded = False, "", benchmark.unrecorded
         if not to_do:
             console.print(f"{nothing_to_train(done)}; nothing to train.")
-        else:
+        tried: set[str] = set()
+        while to_do:
             to_train = counted(len(to_do), "trial")
             console.print(f"{to_train} to train, {done} of {runnable} done already.")
-            summary = _run(benchmark, to_do, console, address, budget)
+            summary = _run(benchmark.part(to_do), to_do, console, address, budget)
             interrupted, stopped = summary.interrupted, summary.stopped
             unrecorded = summary.unrecorded
+            try:
+                benchmark.refresh()
+            except QbenchError as error:
+                unrecorded = unrecorded or str(error)
+            tried |= {planned.trial.key for planned in to_do}
+            runnable = sum(not planned.unsupported for planned in benchmark.planned)
+            done = runnable - len(benchmark.to_do())
+            if interrupted or stopped or unrecorded:
+                break
+            to_do = [each for each in benchmark.to_do() if each.trial.key not in tried]
         try:
             _write_tables(benchmark, console)
         except QbenchError as error:

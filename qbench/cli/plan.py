@@ -34,14 +34,18 @@ def as_json(benchmark: Benchmark) -> dict[str, Any]:
 
     Returns:
         ``{"suite": …, "missing": […], "estimated_seconds": …, "estimated_bytes": …,
-        "trials": [{…}]}``.
+        "trials": [{…}]}``. Of a tuned suite also ``"awaited"``, the number of trials of the second
+        stage that follow from results to come, which the estimates include.
     """
-    estimator, to_do = Estimator(benchmark), _to_do(benchmark)
+    estimator = Estimator(benchmark)
+    awaited = benchmark.awaited()
+    every = [*_to_do(benchmark), *awaited]
     return {
         "suite": benchmark.suite.name,
         "missing": benchmark.missing(),
-        "estimated_seconds": round(estimator.run_seconds(to_do), 1),
-        "estimated_bytes": estimator.disk_bytes(to_do),
+        "estimated_seconds": round(estimator.run_seconds(every), 1),
+        "estimated_bytes": estimator.disk_bytes(every),
+        **({"awaited": len(awaited)} if benchmark.tuned is not None else {}),
         "trials": [_entry(benchmark, planned, estimator) for planned in benchmark.planned],
     }
 
@@ -55,8 +59,9 @@ def show(benchmark: Benchmark) -> None:
     Args:
         benchmark: The benchmark.
     """
-    estimator, to_do = Estimator(benchmark), _to_do(benchmark)
-    seconds = estimator.run_seconds(to_do)  # before anything is printed: it may take a while
+    estimator, to_do, awaited = Estimator(benchmark), _to_do(benchmark), benchmark.awaited()
+    every = [*to_do, *awaited]
+    seconds = estimator.run_seconds(every)  # before anything is printed: it may take a while
     console = Console(highlight=False)
     models = list(dict.fromkeys(planned.trial.model for planned in benchmark.planned))
     for model in models:
@@ -74,13 +79,15 @@ def show(benchmark: Benchmark) -> None:
     for reason, count in Counter(benchmark.stale.values()).items():
         text = f"{count} stale: {reason}; `qbench run --again stale` trains them again"
         console.print(text, soft_wrap=True, markup=False)
-    if len(benchmark.suite.seeds) == 1:
+    if len(benchmark.suite.seeds) == 1 and benchmark.tuned is None:
         told = "One seed: no difference is tested, and no published number gets a verdict."
         console.print(f"{told} `--set seeds=[0,1,2]` trains three.", soft_wrap=True, markup=False)
     for text in _trained_besides_given(benchmark, estimator, models):
         console.print(text, soft_wrap=True, markup=False)
     for text in benchmark.missing():
         console.print(f"Missing: {text}", soft_wrap=True, markup=False)
+    if benchmark.tuned is not None:
+        console.print(_stages(benchmark, len(awaited)), soft_wrap=True, markup=False)
     if not to_do:
         done = sum(not planned.unsupported for planned in benchmark.planned)
         console.print(f"{nothing_to_train(done)}; a run would train nothing.")
@@ -88,14 +95,28 @@ def show(benchmark: Benchmark) -> None:
     if len(models) > 1:
         console.print(_model_table(to_do, estimator, models))
     free = shutil.disk_usage(benchmark.results).free
-    disk = estimator.disk_bytes(to_do)
+    disk = estimator.disk_bytes(every)
     for problem in estimator.problems:
         console.print(f"Not estimated: {problem}", soft_wrap=True, markup=False)
     console.print(
-        f"{counted(len(to_do), 'trial')} to train, about {duration(seconds)} on this machine "
+        f"{counted(len(every), 'trial')} to train, about {duration(seconds)} on this machine "
         f"({estimator.at_once} at once), and {size(disk)} of disk, of which {size(free)} are free.",
         soft_wrap=True,
     )
+
+
+def _stages(benchmark: Benchmark, awaited: int) -> str:
+    """Return what both stages of a tuned suite are, and how much of the second is not known yet."""
+    tuning = benchmark.suite.tuning
+    text = (
+        f"Studies of each row: {tuning.studies}. Each tries "
+        f"{counted(tuning.trials, 'configuration')} on {tuning.validation:,} validation images, "
+        f"then trains the best one on {counted(tuning.seeds, 'seed')} and measures it on the test "
+        "split."
+    )
+    if awaited:
+        text += f" {counted(awaited, 'trial')} of the second stage follow from the first."
+    return text
 
 
 def nothing_to_train(done: int) -> str:

@@ -58,6 +58,8 @@ def write(
     further: Sequence[Path] = (),
     evidence: Mapping[str, Evidence] | None = None,
     problems: Sequence[str] = (),
+    beneath: Sequence[DetailsTable] = (),
+    every: pd.DataFrame | None = None,
 ) -> Report:
     """Write the tables, the figures and the page of a suite. Each file is replaced as a whole.
 
@@ -76,6 +78,8 @@ def write(
         evidence: Environment, audit and log of each trial that has ended, by key. If None, the page
             is not written.
         problems: What could not be made of these frames; the files say so too.
+        beneath: Further tables, beneath those of the results.
+        every: Rows of ``trials.csv``, if those of `trials` are means of several trials.
 
     Returns:
         The files: ``leaderboard.md`` and ``details.md``; ``leaderboard.tex``, a document of
@@ -98,7 +102,8 @@ def write(
     )
     if summary.empty:
         raise QbenchError(f"no table can be made: {'; '.join(found) or 'there are no trials'}")
-    every, trials = trials, trials[_results_in(trials, summary)]
+    every = trials if every is None else every
+    trials = trials[_results_in(trials, summary)]
     figures: list[Path] = []
     if not presentation.rehearsal:  # a figure cannot mark each of its points as a rehearsal
         figures += _draw(metric, trials, histories, summary, folder, found)
@@ -111,7 +116,7 @@ def write(
         list[ResultsTable](),
     )
     texts: dict[str, str] = {}
-    beside = _details(presentation, claims, summary, found)
+    beside = [*beneath, *_details(presentation, claims, summary, found)]
     single = _details(presentation, protocol_and_cost, summary, found)
     title = presentation.heading
     pictures = [path.name for path in figures if path.suffix == ".png"]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -43,9 +43,11 @@ class PlannedTrial:
         trial: The trial.
         row: Row of the suite that it belongs to.
         label: Name of that row in the table.
-        recipe: ``aligned`` or ``paper``.
+        recipe: ``aligned``, ``paper`` or ``tuned``.
         dataset: Name of the dataset in the table.
         unsupported: Reason why it cannot be trained, or an empty string if it can.
+        study: Number of the study that it belongs to, from 1. 0: it belongs to none.
+        values: Value on each axis of the search, by name, in a study.
     """
 
     trial: Trial
@@ -54,6 +56,8 @@ class PlannedTrial:
     recipe: str
     dataset: str
     unsupported: str = ""
+    study: int = 0
+    values: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:

@@ -19,6 +19,8 @@ SHORT_RECIPE = {
     "lr": 1e-3,  # the rate of a long training may make a network diverge at the start
     "compile": False,
 }
+# Two of each, so that there is something to select and to test.
+SHORT_TUNING = {"studies": 2, "trials": 2, "seeds": 1, "validation": 4}
 SHORT_RECIPE_OF_DETECTION = SHORT_RECIPE | {"batch_size": 2, "calibration_images": 4}
 
 
@@ -50,6 +52,7 @@ def rehearsed(suite: Suite, folder: Path) -> Suite:
             "recipe": recipe,
             "resources": Resources(),
             "seeds": suite.seeds[:1],
+            "tuning": suite.tuning.model_copy(update=SHORT_TUNING),
             "weights": {},
         }
     )

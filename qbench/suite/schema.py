@@ -21,6 +21,7 @@ from qbench.spec.placement import PLACEMENTS
 from qbench.spec.policies import POLICIES
 from qbench.spec.recipe import Recipe
 from qbench.suite.suite import MethodRow, Published, Resources, Suite
+from qbench.suite.tuning import Tuning
 
 Schema = dict[str, Any]
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -28,7 +29,7 @@ _WIDTH_PATTERN = r"\d+(\((±|\+-|\+/-)\d+\))?"
 _TIME = {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)? ?(s|min|h|d)$"}
 # Editors cannot know all names: there are plugins, and the models of torchvision.
 _ANY_TEXT = {"type": "string"}
-_RECIPES = {"enum": ["aligned", "paper"]}
+_RECIPES = {"enum": ["aligned", "paper", "tuned"]}
 
 
 def suite_schema() -> Schema:
@@ -49,6 +50,7 @@ def suite_schema() -> Schema:
         "methods": _one_or_more(_reference("row")),
         "seeds": _one_or_more(properties["seeds"]["items"]),
         "recipe": {"anyOf": [_RECIPES, _reference("recipe")]},
+        "tuning": _any_of(Tuning),
         "full_precision": _any_of(Recipe),
         "layers": {"anyOf": [{"enum": list(POLICIES)}, *layers]},
         "placement": {"enum": list(PLACEMENTS)},

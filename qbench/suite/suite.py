@@ -25,6 +25,7 @@ from qbench.spec.layout import TableLayout
 from qbench.spec.placement import Placement
 from qbench.suite.bundled import suite_file
 from qbench.suite.short_forms import row_fields, spelled_out
+from qbench.suite.tuning import Tuning
 from qbench.suite.validate import (
     describe,
     problems_of_content,
@@ -54,13 +55,15 @@ class RecipeChoice(BaseModel):
 
     Attributes:
         name: ``aligned`` (default): the same recipe for every method, that of the dataset;
-            ``paper``: the recipe that each method's paper publishes.
+            ``paper``: the recipe that each method's paper publishes; ``tuned``: the recipe and the
+            options that are best for each method on validation images, with equal effort
+            (`Tuning`).
         changes: Values that replace those of the recipe, for every method.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: Literal["aligned", "paper"] = "aligned"
+    name: Literal["aligned", "paper", "tuned"] = "aligned"
     changes: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -188,8 +191,11 @@ class Suite(BaseModel):
         bits: Bit-widths of weights and activations as ``W/A``, such as ``3(±4)/32`` or ``2/2``.
             They are the columns of the table.
         methods: Methods, which are the rows of the table.
-        seeds: Random seeds. There is one trial for each.
-        recipe: ``aligned`` (default) or ``paper``, with changes.
+        seeds: Random seeds. There is one trial for each. With ``recipe: tuned``, which has seeds of
+            its own, those of the results with the aligned recipe that are shown beside it.
+        recipe: ``aligned`` (default), ``paper`` or ``tuned``, with changes.
+        tuning: Effort of ``recipe: tuned``. By default, three studies of seven trials and three
+            seeds.
         full_precision: Changes to the recipe of the full-precision networks.
         layers: Which layers are quantized: a policy, names of layers, or widths by layer. By
             default, all but the first and the last layer; where recipes are the papers', what the
@@ -219,6 +225,7 @@ class Suite(BaseModel):
     methods: list[MethodRow] = Field(min_length=1)
     seeds: list[Annotated[int, Field(ge=0, lt=2**31, strict=True)]] = Field(min_length=1)
     recipe: RecipeChoice = RecipeChoice()
+    tuning: Tuning = Tuning()
     full_precision: dict[str, Any] = Field(default_factory=dict)
     layers: str | list[str] | dict[str, str] | None = None
     placement: Placement | None = None
@@ -243,13 +250,21 @@ class Suite(BaseModel):
         named = [each for each in self.published if each.model == model]
         return next(iter(named or (self.published if len(self.published) == 1 else [])), None)
 
+    @property
+    def is_tuned(self) -> bool:
+        """Whether its recipe is ``tuned``."""
+        return self.recipe.name == "tuned"
+
     def max_trials(self) -> int:
         """Return an upper bound of the number of trials.
 
         It counts full-precision trials, and trials that their method does not support.
         """
         quantized = sum(len(row.widths(m, self.bits)) for row in self.methods for m in self.models)
-        return len(self.seeds) * (quantized + len(self.models))
+        each = len(self.seeds)
+        if self.is_tuned:
+            each = self.tuning.studies * (self.tuning.trials + self.tuning.seeds)
+        return each * (quantized + len(self.models))
 
     def labels(self) -> list[str]:
         """Return the name of each of `methods`: its label, or its title and what sets it apart."""
@@ -320,6 +335,7 @@ def _nested_keys() -> dict[str, list[str]]:
     """Return the valid keys inside those keys of a suite whose own keys are fixed."""
     parts: dict[str, type[BaseModel]] = {
         "resources": Resources,
+        "tuning": Tuning,
         "published": Published,
         "tables": TableLayout,
     }

@@ -24,6 +24,7 @@ from qbench.spec.recipe import Recipe
 from qbench.spec.weights import identify
 from qbench.spec.words import counted
 from qbench.suite.short_forms import row_fields
+from qbench.suite.tuning import Tuning
 from qbench.suite.yaml import Document, Location
 
 if TYPE_CHECKING:
@@ -61,8 +62,36 @@ def problems_of_content(data: dict[str, Any]) -> Iterator[Problem]:
     recipe = data.get("recipe")
     if isinstance(recipe, dict) and isinstance(recipe.get("changes"), dict):
         yield from _recipe_problems(recipe["changes"], ("recipe",))
+    yield from _tuning_problems(data)
     if isinstance(data.get("full_precision"), dict):
         yield from _recipe_problems(data["full_precision"], ("full_precision",))
+
+
+def _tuning_problems(data: dict[str, Any]) -> Iterator[Problem]:
+    """Find a key ``tuning`` without a recipe, and validation images that leave too few to train.
+
+    With another recipe that is written, as by ``--set recipe=aligned``, the key has no effect.
+    """
+    recipe, tuning, options = data.get("recipe"), data.get("tuning"), data.get("data", {})
+    tuned = isinstance(recipe, dict) and recipe.get("name") == "tuned"
+    if "tuning" in data and recipe is None:
+        yield ("tuning",), "is for `recipe: tuned`, which is missing"
+    if not tuned or data.get("dataset") not in registry.names("datasets"):
+        return
+    wanted = Tuning().validation
+    if isinstance(tuning, dict):
+        wanted = tuning.get("validation", wanted)
+    with contextlib.suppress(QbenchError):  # `_data_problems` finds it
+        dataset = registry.build_dataset(
+            data["dataset"], options if isinstance(options, dict) else {}
+        )
+        # Images that are not trained on anyway may be enough, which only the data tell.
+        if dataset.missing() or not isinstance(wanted, int) or 2 * wanted <= dataset.sizes()[0]:
+            return
+        try:
+            dataset.splits(wanted)
+        except QbenchError as error:
+            yield ("tuning", "validation"), str(error)
 
 
 def problems_of_schema(

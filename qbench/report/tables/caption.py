@@ -16,6 +16,7 @@ from qbench.spec.words import counted
 RECIPES = {
     "aligned": "recipe aligned: every method trained by the same recipe",
     "paper": "recipe paper: each method's published recipe",
+    "tuned": "recipe tuned: every method tuned with the same effort on validation images",
 }
 BOLD = (
     "Bold: the best of its bit-widths, where a moderated paired t-test over seeds tells it apart "
@@ -57,7 +58,7 @@ def caption(
     lengths = list(map(int, trained["epochs"].unique()))
     name = quantized["recipe"].iloc[0]
     recipe = RECIPES[name]
-    if lengths and name == "aligned":
+    if lengths and name != "paper":
         *others, last = lengths
         recipe += f", {''.join(f'{each:,} or ' for each in others)}{counted(last, 'epoch')}"
     if untrained := list(able.loc[able["epochs"] == 0, "label"].unique()):
@@ -69,6 +70,8 @@ def caption(
         f"{what}: {metrics} in % on the test split, of the hard-quantized "
         f"network after the last epoch, {over}; {recipe}."
     )
+    if name == "tuned":
+        text += " A seed of this table is a study: the mean over the fresh seeds of its winner."
     if full:
         text += f" Full precision: {full}."
     if seeds == 1:

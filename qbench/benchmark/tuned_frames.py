@@ -1,0 +1,134 @@
+"""Frames of a suite with ``recipe: tuned``, from which `qbench.report.studies` makes its tables."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from qbench.benchmark.benchmark import Benchmark
+from qbench.benchmark.tuning import study_of
+from qbench.files import write_atomic
+from qbench.suite.grid import PlannedTrial, expand
+
+FILE = "tuning.csv"
+CONFIGURATION = ["label", "model", "bits", "study", "place", "score", "key", "values"]
+
+
+def tested(benchmark: Benchmark, trials: pd.DataFrame) -> pd.DataFrame:
+    """Return the trials that are measured on the test split.
+
+    Args:
+        benchmark: The benchmark.
+        trials: Frame as `Benchmark.trials` returns it.
+    """
+    return trials[[not planned.trial.validation for planned in benchmark.planned]]
+
+
+def second_stage(benchmark: Benchmark, trials: pd.DataFrame) -> pd.DataFrame:
+    """Return the trials of the second stage, those that are not known yet as missing ones.
+
+    Args:
+        benchmark: The benchmark.
+        trials: Frame as `Benchmark.trials` returns it.
+
+    Returns:
+        The trials in the order of the rows, with the columns ``study`` and ``values``.
+    """
+    grid = benchmark.tuned
+    if grid is None:
+        return trials
+    places = [
+        place for place, p in enumerate(benchmark.planned) if p.study > 0 and not p.trial.validation
+    ]
+    planned = [benchmark.planned[place] for place in places]
+    present = {(p.label, p.trial.model, p.trial.bits, p.study) for p in planned}
+    unknown = [
+        each
+        for first, *_ in grid.studies
+        if (first.label, first.trial.model, first.trial.bits, first.study) not in present
+        for each in grid.second_stage(first)
+    ]
+    frames = [trials.iloc[places]]
+    for each in unknown:
+        row = benchmark.rows.row(each, status="missing", reason="", stale="", run=None)
+        frames.append(pd.DataFrame([row]))
+    every = [*planned, *unknown]
+    found = pd.concat([frame for frame in frames if len(frame)], ignore_index=True)
+    values: Any = [dict(each.values) for each in every]
+    found = found.assign(study=[each.study for each in every], values=values)
+    order = sorted(range(len(every)), key=lambda i: _place(benchmark, every[i]))
+    return found.iloc[order].reset_index(drop=True)
+
+
+def _place(benchmark: Benchmark, planned: PlannedTrial) -> tuple[int, int, int]:
+    """Return the place of a row in the suite: full precision first, then its methods."""
+    labels = benchmark.suite.labels()
+    row = labels.index(planned.label) if planned.label in labels else -1
+    return benchmark.suite.models.index(planned.trial.model), row, planned.study
+
+
+def configurations(benchmark: Benchmark) -> pd.DataFrame:
+    """Return the configurations of the studies that have ended.
+
+    Args:
+        benchmark: The benchmark.
+
+    Returns:
+        A frame with the columns `CONFIGURATION`: ``place`` is 1 for the winner of a study, and
+        ``score`` the metric on validation images, in %.
+    """
+    rows = []
+    for candidates in benchmark.tuned.studies if benchmark.tuned is not None else []:
+        found = study_of(candidates, benchmark.runs, benchmark.dataset.shown[0])
+        ranked = zip(found.ranking, found.scores, strict=True) if found is not None else []
+        for place, (each, score) in enumerate(ranked, 1):
+            trial, values = each.trial, dict(each.values)
+            rows.append(
+                [each.label, trial.model, trial.bits, each.study, place, score, trial.key, values]
+            )
+    return pd.DataFrame(rows, columns=CONFIGURATION)
+
+
+def aligned(benchmark: Benchmark) -> Mapping[tuple[str, str, str], float]:
+    """Return the means of the rows with the aligned recipe, over the suite's seeds.
+
+    Args:
+        benchmark: The benchmark of a tuned suite.
+
+    Returns:
+        The mean, in %, by model, label and bit-widths, of rows whose seeds the store all has.
+    """
+    suite = benchmark.suite
+    recipe = suite.recipe.model_copy(update={"name": "aligned"})
+    suite = suite.model_copy(update={"recipe": recipe})
+    other = replace(benchmark, suite=suite, planned=expand(suite, benchmark.rehearsal), tuned=None)
+    other.refresh()
+    trials, metric = other.trials(), benchmark.dataset.shown[0]
+    means = {}
+    for names, group in trials.groupby(["model", "label", "bits"], sort=False):
+        if (group["status"] == "done").all():
+            model, label, bits = map(str, names)
+            means[model, label, bits] = float(group[metric].mean())
+    return means
+
+
+def write(found: pd.DataFrame, folder: Path) -> Path:
+    """Write configurations as a CSV file, one row for each.
+
+    Args:
+        found: Frame as `configurations` returns it.
+        folder: Folder of the suite's tables.
+
+    Returns:
+        The file, `FILE`.
+    """
+    values = [json.dumps(each) for each in found["values"]]
+    text = found.assign(values=values).to_csv(index=False, float_format="%.6g", lineterminator="\n")
+    with write_atomic(folder / FILE) as scratch:
+        scratch.write_text(text, encoding="utf-8")
+    return folder / FILE

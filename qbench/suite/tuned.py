@@ -1,0 +1,119 @@
+"""Expand a suite with ``recipe: tuned`` into the trials of its two stages.
+
+A study of a row, a model and a bit-width has two stages. First, every configuration is trained once
+and measured on validation images. Then the best one is trained on fresh seeds, on all training
+images, and measured on the test split. The first stage is known; the second depends on results.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from qbench.spec.trial import FP32
+from qbench.suite import space
+from qbench.suite.grid import PlannedTrial, expand
+from qbench.suite.suite import Suite
+
+_STRIDE = 1000  # seeds of a study, so that those of studies never overlap
+
+
+def search_seed(study: int) -> int:
+    """Return the seed of all trials of the first stage of a study.
+
+    One seed for all configurations lets them start from the same full-precision network.
+
+    Args:
+        study: Number of the study, from 1.
+    """
+    return _STRIDE * study
+
+
+def fresh_seeds(study: int, count: int) -> list[int]:
+    """Return the seeds of the second stage of a study; its `search_seed` is none of them.
+
+    Args:
+        study: Number of the study, from 1.
+        count: Number of seeds.
+    """
+    return [search_seed(study) + 1 + i for i in range(count)]
+
+
+class TunedGrid:
+    """Trials of a suite with ``recipe: tuned``.
+
+    Args:
+        suite: The suite.
+        rehearsal: Whether the trials are marked as a rehearsal.
+
+    Attributes:
+        studies: The configurations of each study, of those that can be trained, in the order of
+            studies, models, methods and widths. Configurations that are equal, as without any axis,
+            are there once.
+        unsupported: Trials of the second stage that cannot be trained.
+
+    Raises:
+        QbenchError: Changes contradict their recipe, or given weights do not exist.
+    """
+
+    def __init__(self, suite: Suite, rehearsal: bool = False) -> None:
+        self._tuning = suite.tuning
+        grid = expand(suite.model_copy(update={"seeds": [search_seed(1)]}), rehearsal)
+        self._labels = {planned.trial.key: planned.label for planned in grid}
+        listed = any(row.method == FP32 for row in suite.methods)
+        cells = [
+            each
+            for each in grid
+            if each.trial.method != FP32 or (listed and not each.trial.has_changed_network)
+        ]
+        self.studies: list[list[PlannedTrial]] = []
+        self.unsupported: list[PlannedTrial] = []
+        for study in range(1, self._tuning.studies + 1):
+            for cell in cells:
+                if cell.unsupported:
+                    self.unsupported += self.second_stage(replace(cell, study=study))
+                else:
+                    self.studies.append(self._candidates(cell, study))
+
+    def first_stage(self) -> list[PlannedTrial]:
+        """Return the trials of all studies' first stage, those that they start from first."""
+        return self.with_bases([each for candidates in self.studies for each in candidates])
+
+    def second_stage(self, winner: PlannedTrial) -> list[PlannedTrial]:
+        """Return the trials of a configuration on the fresh seeds of its study.
+
+        Args:
+            winner: A trial of the first stage.
+        """
+        first = winner.trial.changed(validation=0)
+        seeds = fresh_seeds(winner.study, self._tuning.seeds)
+        return [replace(winner, trial=first.with_seed(seed)) for seed in seeds]
+
+    def with_bases(self, trials: Sequence[PlannedTrial]) -> list[PlannedTrial]:
+        """Return trials after the full-precision trials that they start from, each once.
+
+        Args:
+            trials: Trials of a stage.
+        """
+        found = {base.trial.key: base for base in self._bases(trials)}
+        found |= {each.trial.key: each for each in trials}
+        return list(found.values())
+
+    def _bases(self, trials: Iterable[PlannedTrial]) -> Iterable[PlannedTrial]:
+        for each in trials:
+            base = each.trial.base
+            if base is not None and not each.unsupported:
+                plain = base.changed(seed=search_seed(1), validation=0)
+                label = self._labels.get(plain.key, "Full precision")
+                yield replace(each, trial=base, label=f"{label}, start", study=0, values={})
+
+    def _candidates(self, cell: PlannedTrial, study: int) -> list[PlannedTrial]:
+        """Return the configurations of a study that differ."""
+        tuning, options = self._tuning, cell.row.options
+        ranges = space.axes(cell.trial, options)
+        start = cell.trial.changed(seed=search_seed(study), validation=tuning.validation)
+        found: dict[str, PlannedTrial] = {}
+        for point in space.points(tuning.search, study, tuning.trials, space.dimensions(ranges)):
+            trial, values = space.tuned(start, options, ranges, point.tolist())
+            found.setdefault(trial.key, replace(cell, trial=trial, study=study, values=values))
+        return list(found.values())

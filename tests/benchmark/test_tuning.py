@@ -1,0 +1,150 @@
+"""Suites with ``recipe: tuned``: winners, what follows from them, and that no test decides."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from qbench.benchmark.benchmark import Benchmark
+from qbench.benchmark.tuning import awaited, planned, study_of
+from qbench.data.fashion_mnist import write_idx
+from qbench.spec.result import Result
+from qbench.store.run import Run
+from qbench.store.tags import FINAL, REASON
+from qbench.suite.grid import PlannedTrial
+from qbench.suite.tuned import TunedGrid, fresh_seeds
+from qbench.train import fingerprint
+from qbench.train.trial import ExecutionEnvironment, Training
+from tests.helpers import fashion
+from tests.helpers.results import course, result
+from tests.helpers.suites import load
+from tests.helpers.tuned import SUITE
+
+
+def run(top1: float | None) -> Run:
+    """Return the run of a trial that nobody trained; None: it failed."""
+    if top1 is None:
+        return Run("id", "name", "0", "FAILED", 0, 1, "", {REASON: "it broke"}, {})
+    return Run("id", "name", "0", "FINISHED", 0, 1, "", {}, {f"{FINAL}top1": top1})
+
+
+def grid(tmp_path: Path, *assignments: str) -> TunedGrid:
+    return TunedGrid(load(tmp_path, SUITE, *assignments))
+
+
+def finals(trials: list[PlannedTrial]) -> list[PlannedTrial]:
+    return [p for p in trials if p.study and not p.trial.validation]
+
+
+def test_the_second_stage_follows_once_a_study_has_ended(tmp_path: Path) -> None:
+    found = grid(tmp_path, "methods=[dorefa]")
+    first, second = found.studies
+    assert len(awaited(found, {}, "top1")) == 8  # four trials, and their starts
+    tops = zip([*first, *second[:2]], (80, 90, 85, 70, 70), strict=True)
+    runs = {each.trial.key: run(top1) for each, top1 in tops}
+    known = finals(planned(found, runs, "top1"))
+    assert [(p.study, p.trial.seed) for p in known] == [(1, seed) for seed in fresh_seeds(1, 2)]
+    assert all(p.values == first[1].values for p in known)
+    assert len(awaited(found, runs, "top1")) == 4
+
+    runs[second[2].trial.key] = run(60)
+    known = finals(planned(found, runs, "top1"))
+    assert len(known) == 4
+    assert known[-1].values == second[0].values  # the first of equal ones
+    assert not awaited(found, runs, "top1")
+
+
+def test_a_configuration_that_failed_does_not_win(tmp_path: Path) -> None:
+    ((first, *others),) = grid(tmp_path, "methods=[dorefa]", "tuning.studies=1").studies
+    runs = {first.trial.key: run(None)} | {each.trial.key: run(10) for each in others}
+    found = study_of([first, *others], runs, "top1")
+    assert found is not None
+    assert (found.ranking, found.scores) == (others, [10, 10])
+
+
+def test_if_all_configurations_failed_the_second_stage_says_why(tmp_path: Path) -> None:
+    found = grid(tmp_path, "methods=[dorefa]", "tuning.studies=1")
+    runs = {each.trial.key: run(None) for each in found.studies[0]}
+    second = finals(planned(found, runs, "top1"))
+    assert [p.unsupported for p in second] == ["every configuration failed: it broke"] * 2
+
+
+def test_a_benchmark_plans_what_follows_from_its_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    path = tmp_path / "tuned.yaml"
+    path.write_text(SUITE, encoding="utf-8")
+    small = ("methods=[dorefa]", "tuning.studies=1", "tuning.trials=2")
+    benchmark = Benchmark.open(path, tmp_path / "results", small)
+    assert benchmark.tuned is not None
+    (study,) = benchmark.tuned.studies
+    part = benchmark.part(study[:1])
+    assert [p.trial.method for p in part.planned] == ["fp32", "dorefa"]
+    assert len(benchmark.awaited()) == 4
+    for each, top1 in zip(study, (80.0, 90.0), strict=True):
+        own = {"trial": each.trial, "suite": "tuned", "code": fingerprint.code_of(each.trial)}
+        history = course(top1, each.trial.recipe.epochs)
+        made = result(top1=top1).model_copy(update={**own, "history": history})
+        benchmark.store.record(made, None)
+    benchmark.refresh()
+    second = finals(benchmark.planned)
+    assert [p.values for p in second] == [study[1].values] * 2
+    assert {p.trial.key for p in benchmark.to_do()} >= {p.trial.key for p in second}
+    assert not benchmark.awaited()
+    assert Benchmark.open(path, tmp_path / "results", small).planned == benchmark.planned
+
+
+def test_test_labels_do_not_change_a_winner(tmp_path: Path) -> None:
+    def tuned(name: str, *, permuted: bool) -> tuple[TunedGrid, dict[str, Result]]:
+        root = fashion.write(tmp_path / name, train=60)
+        if permuted:
+            labels = np.random.RandomState(7).permutation(np.arange(20) % 10)
+            write_idx(root / "t10k-labels-idx1-ubyte", labels.astype(np.uint8))
+        options = f"data={{root: {root}, image_size: 14, train_images: 40}}"
+        found = grid(tmp_path, "dataset=fashion_mnist", options, "tuning.validation=20")
+        return found, trained(found, {"root": str(root), "image_size": 14, "train_images": 40})
+
+    plain, results = tuned("plain", permuted=False)
+    permuted, others = tuned("permuted", permuted=True)
+    assert not results.keys() & others.keys()  # the keys tell the labels apart
+    for one, other in zip(plain.studies, permuted.studies, strict=True):
+        first, second = (winner(each, found) for each, found in ((one, results), (other, others)))
+        assert first == second
+        assert first[1]  # it has a score
+    tests = [[r.metrics["test_loss"] for r in found.values() if not r.trial.validation]
+             for found in (results, others)]  # fmt: skip
+    assert len(tests[0]) == 12  # four winners on two seeds, and what they start from
+    assert tests[0] != tests[1]
+
+
+def winner(
+    candidates: list[PlannedTrial], results: dict[str, Result]
+) -> tuple[object, list[float]]:
+    found = study_of(candidates, runs_of(results), "top1")
+    assert found is not None
+    return found.ranking[0].values, found.scores
+
+
+def runs_of(results: dict[str, Result]) -> dict[str, Run]:
+    return {key: run(each.metrics["top1"]) for key, each in results.items()}
+
+
+def trained(found: TunedGrid, data: dict[str, object]) -> dict[str, Result]:
+    """Train both stages in this process, each trial once."""
+    results: dict[str, Result] = {}
+    weights: dict[str, bytes | None] = {}
+    while True:
+        todo = [p for p in planned(found, runs_of(results), "top1") if p.trial.key not in results]
+        if not todo:
+            return results
+        for each in todo:
+            start = weights[each.trial.source] if each.trial.source else None
+            training = Training(each.trial, start, ExecutionEnvironment(data))
+            for _ in training.epochs():
+                pass
+            assert training.result.status == "done", training.result.traceback
+            results[each.trial.key] = training.result
+            weights[each.trial.key] = training.weights
