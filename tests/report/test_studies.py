@@ -47,7 +47,8 @@ def test_tests_and_intervals_count_studies() -> None:
 
 def test_a_study_is_done_once_all_of_its_seeds_are() -> None:
     trials = finals("lsq", [90, 92], [80, 82])
-    for name, value in {"status": "failed", "reason": "it broke", "top1": float("nan")}.items():
+    failed: dict[str, Any] = {"status": "failed", "reason": "it broke", "top1": float("nan")}
+    for name, value in failed.items():
         trials.at[3, name] = value
     found = means(trials)
     assert found["status"].tolist() == ["done", "failed"]
