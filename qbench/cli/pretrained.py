@@ -37,7 +37,7 @@ def look_up(model: str, choice: str, figures: Path | None = None) -> dict[str, A
     """
     network = weights.pretrained(model, choice)
     parameters = sum(parameter.numel() for parameter in network.parameters())
-    handle = attach(network, _METHOD, bits=_BITS)
+    handle = attach(network, _METHOD, bits=_BITS, alpha="reciprocal")  # as in the paper
     chosen = {originals(layer.module)[0] for layer in handle.layers}  # layers may share one
     path = weights_file(choice)
     record: dict[str, Any] = {

@@ -9,8 +9,8 @@ import pytest
 from tests.conftest import QbenchHere
 
 VERBS = (
-    *("list", "plan", "rehearse", "run", "leaderboard", "power", "show", "compare", "export"),
-    *("import", "verify", "new-method", "check", "profile", "schema", "data"),
+    *("list", "plan", "rehearse", "run", "leaderboard", "power", "show", "compare"),
+    *("deploy", "export", "import", "verify", "new-method", "check", "profile", "schema", "data"),
 )
 
 
