@@ -37,7 +37,7 @@ def deploy(
     what: Annotated[
         str,
         typer.Argument(
-            metavar="KEY|SUITE",
+            metavar="WHAT",
             help="Key of a finished trial as `plan --json` prints it, or its first digits. Or a "
             "suite: all of its finished trials.",
         ),
