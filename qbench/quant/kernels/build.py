@@ -19,7 +19,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-_HEADER = Path(__file__).parent / "blocks.h"
+_HEADERS = sorted(Path(__file__).parent.glob("*.h"))
 _FLAGS = ("-O3", "-shared", "-fPIC", "-fno-math-errno", "-fno-trapping-math")
 _BEST_FLAGS = (
     # What the fastest loops need, which not every compiler knows.
@@ -36,17 +36,17 @@ def load(source: Path, *flags: str) -> ctypes.CDLL | None:
     """Return the compiled loops of a C source, or None if no compiler can build them.
 
     The library is kept in the user's cache folder. Its name has a hash of all that it depends on:
-    the source and ``blocks.h``, the flags, the compiler and the processor.
+    the source and the headers of this folder, the flags, the compiler and the processor.
 
     Args:
-        source: File in C. It may include ``blocks.h``.
+        source: File in C. It may include the headers of this folder.
         flags: Further flags of the compiler.
     """
     compiler = shlex.split(os.environ.get("CC", "cc"))  # it may be `ccache gcc`
     if not compiler or shutil.which(compiler[0]) is None:
         return None
     try:
-        command = [*compiler, *_FLAGS, *flags, f"-I{_HEADER.parent}"]
+        command = [*compiler, *_FLAGS, *flags, f"-I{Path(__file__).parent}"]
         library = _cache_folder() / f"{source.stem}-{_fingerprint(compiler, source, flags)}.so"
         if not library.exists():
             _compile(command, source, library)
@@ -66,7 +66,7 @@ def _fingerprint(compiler: Sequence[str], source: Path, flags: Sequence[str]) ->
         processor += next((line for line in lines if line.startswith("flags")), "")
     except OSError:
         pass
-    files = source.read_bytes(), _HEADER.read_bytes()
+    files = (file.read_bytes() for file in (source, *_HEADERS))
     content = (*files, repr((_FLAGS, flags, _BEST_FLAGS)).encode(), version)
     return hashlib.sha256(b"\0".join((*content, processor.encode()))).hexdigest()[:16]
 

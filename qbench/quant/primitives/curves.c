@@ -7,25 +7,9 @@
 #ifndef REAL
 
 #include "blocks.h"
+#include "exp2.h"
 
 #define INLINE static inline __attribute__((always_inline))
-
-/* 2^v for |v| <= 100 */
-static inline float exp2_float32(float v) {
-    const float whole = (v + 12582912.0f) - 12582912.0f, f = v - whole;
-    float p = 1.5403530e-4f;
-    p = p * f + 1.3333558e-3f;
-    p = p * f + 9.6181291e-3f;
-    p = p * f + 5.5504109e-2f;
-    p = p * f + 2.4022651e-1f;
-    p = p * f + 6.9314718e-1f;
-    p = p * f + 1.0f;
-    const union {
-        int32_t bits;
-        float value;
-    } power = {((int32_t)whole + 127) * (1 << 23)};
-    return p * power.value;
-}
 
 /* log2(v) for normal v > 0 */
 static inline float log2_float32(float v) {

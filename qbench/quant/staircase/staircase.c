@@ -12,6 +12,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "exp2.h"
+
 #define BLOCK 256
 #define LOG2_E 1.44269504f
 #define FOR_BLOCKS                                                                                 \
@@ -30,24 +32,11 @@ static inline float clamp(float v, float low, float high) {
     return v > high ? high : v;
 }
 
-/* 1 / (1 + 2^z), within 2e-7, and 0 above z = 60; 2^z is 2^n 2^f with |f| <= 1/2. */
+/* 1 / (1 + 2^z), within 2e-7, and 0 above z = 60. */
 static inline float falling_sigmoid(float z) {
     z = z < -60.0f ? -60.0f : z;
     z = z > 60.0f ? 128.0f : z; /* 2^z is infinite then */
-    const float n = (z + 12582912.0f) - 12582912.0f; /* nearest integer */
-    const float f = z - n;
-    float p = 1.5403530e-4f; /* Taylor's coefficients of 2^f */
-    p = p * f + 1.3333558e-3f;
-    p = p * f + 9.6181291e-3f;
-    p = p * f + 5.5504109e-2f;
-    p = p * f + 2.4022651e-1f;
-    p = p * f + 6.9314718e-1f;
-    p = p * f + 1.0f;
-    const union {
-        int32_t bits;
-        float value;
-    } power = {((int32_t)n + 127) * (1 << 23)};
-    return 1.0f / (1.0f + p * power.value);
+    return 1.0f / (1.0f + exp2_float32(z));
 }
 
 /* Where each x falls: the offset of its row, and its position within the cell. */
