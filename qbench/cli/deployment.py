@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,26 +17,21 @@ from qbench.cli.options import (
     Results,
     plugin_files,
 )
-from qbench.errors import QbenchError, nearest
+from qbench.errors import QbenchError
 from qbench.files import expanded, resolved
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from qbench.deployment.trials import Deployment
-    from qbench.plugins import Plugin
-    from qbench.store.mlflow import Store
-    from qbench.store.run import Run
 
-_FORMATS = ("packed", "onnx")
 _STYLES = {"green": "green", "red": "red", "refused": "yellow"}
 
 
 def deploy(
     what: Annotated[
-        str,
+        Path,
         typer.Argument(
             metavar="WHAT",
+            parser=expanded,
             help="Key of a finished trial as `plan --json` prints it, or its first digits. Or a "
             "suite: all of its finished trials.",
         ),
@@ -73,45 +67,27 @@ def deploy(
     recorded. Exit code 0: every file is the network that was measured, or the format cannot express
     it and the reason is printed. 1: a file is another network. 2: a trial or an option is unknown.
     """
+    from qbench.cli import record
+    from qbench.deployment.deploy import check_format
     from qbench.deployment.trials import deploy_finished, load_finished
 
-    if to not in _FORMATS:
-        raise QbenchError(f"--to {to}: no such format{nearest(to, _FORMATS)}")
+    check_format(to)
     folder = resolved(results) / "deployed" if out is None else out
     plugins = plugin_files(methods, models, datasets)
+    if assignments and record.is_key(what):
+        raise QbenchError("--set changes a suite, and a key names one trial")
+    trials = record.choose(what, results, assignments, plugins, from_file=False)
+    if not trials.runs:
+        raise QbenchError(f"{what} has no finished trial: run it first")
     found = []
-    for store, run, data in _runs(what, results, assignments or (), plugins):
-        each = deploy_finished(load_finished(store, run, data), to, folder)
+    for run in trials.runs:
+        each = deploy_finished(load_finished(trials.store, run, trials.data or {}), to, folder)
         found.append(each)
         if not as_json:
             _show(each)
     if as_json:
         print(json.dumps([each.model_dump() for each in found], indent=2, ensure_ascii=False))
     raise typer.Exit(int(any(each.status == "red" for each in found)))
-
-
-def _runs(
-    what: str, results: Path, assignments: Sequence[str], plugins: Sequence[Plugin]
-) -> Iterator[tuple[Store, Run, Mapping[str, Any]]]:
-    """Yield the finished runs of a key or a suite, with the options of their data."""
-    from qbench.benchmark.benchmark import Benchmark
-    from qbench.cli import record
-    from qbench.plugins import load_plugin
-
-    if record.is_key(what):
-        if assignments:
-            raise QbenchError("--set changes a suite, and a key names one trial")
-        for plugin in plugins:
-            load_plugin(plugin)
-        found = record.find(what, results)
-        yield found.store, found.run, {}
-        return
-    benchmark = Benchmark.open(expanded(what), results, assignments, plugins)
-    done = [each for each in benchmark.planned if benchmark.status(each) == "done"]
-    if not done:
-        raise QbenchError(f"{benchmark.suite.name} has no finished trial: run it first")
-    for each in done:
-        yield benchmark.store, benchmark.runs[each.trial.key], benchmark.suite.data
 
 
 def _show(found: Deployment) -> None:

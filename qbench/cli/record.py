@@ -6,11 +6,11 @@ import functools
 import os
 import re
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rich.console import Console
 from rich.markup import escape
@@ -25,6 +25,7 @@ from qbench.report.problems import noted
 from qbench.spec.metrics import MEASURED
 
 if TYPE_CHECKING:
+    from qbench.plugins import Plugin
     from qbench.spec.predictions import Predictions
     from qbench.spec.trial import Trial
     from qbench.store.mlflow import Store
@@ -249,6 +250,60 @@ def find(prefix: str, results: Path) -> Found:
         keys = ", ".join(sorted(found)[:5]) + (" …" if len(found) > 5 else "")
         raise QbenchError(f"'{prefix}' fits {len(found)} trials: {keys}")
     return Found(store, *next(iter(found.items())), content)
+
+
+class Chosen(NamedTuple):
+    """Trials that a command names by a key or a suite.
+
+    Attributes:
+        store: Store that has them, or that they are lent to.
+        runs: Their runs; empty if nothing of a suite is finished. A trial that is named by its
+            key may have failed.
+        data: Options of the dataset; None for a trial that is named by its key.
+    """
+
+    store: Store
+    runs: list[Run]
+    data: Mapping[str, Any] | None
+
+
+def choose(
+    what: Path,
+    results: Path,
+    assignments: Sequence[str] | None,
+    plugins: Sequence[Plugin],
+    *,
+    from_file: bool,
+) -> Chosen:
+    """Look up the finished trials of a suite, or the trial of a key.
+
+    Args:
+        what: Key of a trial, or its first digits; or a suite.
+        results: The results folder.
+        assignments: Overrides of the suite's values. A key has none.
+        plugins: Python files of methods, models and datasets.
+        from_file: Whether trials of a suite that the store lacks are read from its file of results.
+
+    Raises:
+        QbenchError: No trial has the key or several have, or the suite has mistakes.
+    """
+    from qbench.benchmark.benchmark import Benchmark
+    from qbench.plugins import load_plugin
+
+    if is_key(what):
+        for plugin in plugins:
+            load_plugin(plugin)
+        found = find(str(what), results)
+        return Chosen(found.store, [found.run], None)
+    benchmark = Benchmark.open(what, results, assignments or (), plugins)
+    if from_file:
+        benchmark.read_file()
+    done = [
+        benchmark.runs[planned.trial.key]
+        for planned in benchmark.planned
+        if benchmark.status(planned) == "done"
+    ]
+    return Chosen(benchmark.store, done, benchmark.suite.data)
 
 
 def show_trial(record: dict[str, Any]) -> None:

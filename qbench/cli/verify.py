@@ -101,33 +101,22 @@ def _chosen(
     results: Path,
 ) -> tuple[Verifier, list[Run]]:
     """Return what verifies, and the runs of the trials to verify."""
-    from qbench.benchmark.benchmark import Benchmark
     from qbench.benchmark.verify import Verifier
     from qbench.cli import record
-    from qbench.plugins import load_plugin
     from qbench.store.spool import Spool
 
-    if record.is_key(what):
-        if sample is not None or assignments:
-            raise QbenchError(f"{what} is a key of one trial; --sample and --set are for suites")
-        for plugin in plugins:
-            load_plugin(plugin)
-        trial = record.find(str(what), results)
-        if trial.run.status != "FINISHED":
-            raise QbenchError(f"{trial.trial.name} ({trial.key}) failed, so there is no result")
-        return Verifier(trial.store, Spool(resolved(results) / ".state")), [trial.run]
-    benchmark = Benchmark.open(what, results, assignments or (), plugins)
-    benchmark.read_file()
-    done = [
-        benchmark.runs[planned.trial.key]
-        for planned in benchmark.planned
-        if benchmark.status(planned) == "done"
-    ]
-    if not done:
+    if record.is_key(what) and (sample is not None or assignments):
+        raise QbenchError(f"{what} is a key of one trial; --sample and --set are for suites")
+    trials = record.choose(what, results, assignments, plugins, from_file=True)
+    if not trials.runs:
         raise QbenchError(f"{what}: nothing in it is finished")
+    runs = trials.runs
+    if runs[0].status != "FINISHED":  # the one of a key
+        trial = trials.store.trial(runs[0])
+        raise QbenchError(f"{trial.name} ({trial.key}) failed, so there is no result")
     if sample is not None:
-        done = random.sample(done, min(sample, len(done)))
-    return Verifier(benchmark.store, benchmark.spool, benchmark.suite.data), done
+        runs = random.sample(runs, min(sample, len(runs)))
+    return Verifier(trials.store, Spool(resolved(results) / ".state"), trials.data), runs
 
 
 def _word(verdict: Verdict) -> str:

@@ -15,6 +15,16 @@ from qbench.quant.handle import Handle
 FORMATS = ("packed", "onnx")
 
 
+def check_format(to: str) -> None:
+    """Raise QbenchError if networks cannot be deployed to a format.
+
+    Args:
+        to: Name of the format.
+    """
+    if to not in FORMATS:
+        raise QbenchError(f"--to {to}: no such format{nearest(to, FORMATS)}")
+
+
 def deploy(
     handle: Handle,
     path: str | Path,
@@ -57,12 +67,11 @@ def deploy(
         >>> torch.equal(loaded(images), handle.model(images))
         True
     """
-    if to not in FORMATS:
-        raise QbenchError(f"--to {to}: no such format{nearest(to, FORMATS)}")
+    check_format(to)
     network = describe(handle, images)
     if to == "onnx":
         return write_onnx(network, expanded(path), images)
     return write_packed(network, expanded(path), architecture)
 
 
-__all__ = ["FORMATS", "Architecture", "deploy"]
+__all__ = ["FORMATS", "Architecture", "check_format", "deploy"]

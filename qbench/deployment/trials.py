@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from qbench import registry
-from qbench.deployment.deploy import FORMATS
+from qbench.deployment.deploy import check_format
 from qbench.deployment.graph import write_onnx
 from qbench.deployment.network import Architecture, HardNetwork, describe
 from qbench.deployment.packed import load_packed, write_packed
 from qbench.deployment.proof import environment, prove
-from qbench.errors import QbenchError, nearest
+from qbench.errors import QbenchError
 from qbench.files import write_atomic
 from qbench.method import Method
 from qbench.quant.options import build_method, determining_options
@@ -172,8 +172,7 @@ def deploy_finished(finished: Finished, to: str, folder: Path) -> Deployment:
         QbenchError: There is no such format.
         OSError: The folder cannot be written.
     """
-    if to not in FORMATS:
-        raise QbenchError(f"--to {to}: no such format{nearest(to, FORMATS)}")
+    check_format(to)
     folder.mkdir(parents=True, exist_ok=True)
     trial = finished.trial
     found = Deployment(key=trial.key, name=trial.name, to=to, images=len(finished.images))
