@@ -20,12 +20,10 @@ from typing import Literal
 import pandas as pd
 
 from qbench.report.significance import PairedTests
-from qbench.report.summary import RESULT, by_seed, grouped, records, summarise
+from qbench.report.summary import COLUMN, RESULT, by_seed, grouped, records, summarise
 
 LOOKS = {5: 0.010, 10: 0.015, 15: 0.025}
 """Level of the test by the number of common seeds. The levels add up to 5 %."""
-
-_COLUMN = ("dataset", "model", "bits")
 
 
 @dataclass(frozen=True)
@@ -74,7 +72,7 @@ def neighbours(
         comparable have none; rows that are the same function count once.
     """
     found: list[Neighbours] = []
-    for column in grouped(records(trials), *_COLUMN):
+    for column in grouped(records(trials), *COLUMN):
         tested: dict[frozenset[str], Neighbours] = {}
         means: dict[str, float] = {}
         for count, level in LOOKS.items():

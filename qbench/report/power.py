@@ -14,13 +14,12 @@ import numpy as np
 from scipy.special import chdtri, ndtr, stdtrit
 
 from qbench.report.significance import FEWEST_ROWS, LEVEL, PRIOR
-from qbench.report.summary import Row, grouped
+from qbench.report.summary import COLUMN, Row, grouped
 
 POWER = 0.8
 MOST_SEEDS = 1000
 _QUANTILES = (np.arange(400) + 0.5) / 400
 _CONFIDENCE = 0.9  # of the range of a number of seeds
-_COLUMN = ("dataset", "model", "bits")
 
 
 @dataclass(frozen=True)
@@ -156,12 +155,12 @@ def resolutions(results: Sequence[Row]) -> list[Resolution]:
         more. Columns without any variance have none.
     """
     found = []
-    for column in grouped(list(results), *_COLUMN):
+    for column in grouped(list(results), *COLUMN):
         compared = [row for row in column if row["deviation"] > 0 and not row["same_as"]]
         if compared:
             first = compared[0]
             seeds = min(int(row["n"]) for row in compared)
-            dataset, model, bits = (str(first[name]) for name in _COLUMN)
+            dataset, model, bits = (str(first[name]) for name in COLUMN)
             deviation = float(first["deviation"])
             found.append(Resolution(dataset, model, bits, len(compared), seeds, deviation))
     return found

@@ -17,10 +17,9 @@ from qbench.report.columns import BY_NAME, Column
 from qbench.report.summary import RESULT, Row, grouped, records
 from qbench.report.tables.details import DetailsTable
 from qbench.report.tables.text import mean_and_deviation, one_line, setting_text
+from qbench.spec.recipe import DECAYS, RATES
 
 BEST = 3  # configurations that are listed: the first is the true best in a third of cases
-_RATES = ("lr", "other_lr", "final_lr", "milestone_lrs")
-_DECAYS = ("weight_decay", "milestone_weight_decays")
 _FIRST_OF = ("reason", "stale", "audit", "unreadable", "clipped", "placed")
 _MEANS = ("top1", "top5", "test_loss", "map50", "map", "soft_gap", "train_seconds", "seconds")
 _OPTIMISTIC = (
@@ -75,7 +74,7 @@ def _mean(group: list[Row]) -> Row:
             if name in first:
                 row[name] = float(np.mean([trial[name] for trial in group]))
     row["options"] = _without(first["options"], searched)
-    row["training"] = _without(first["training"], {*_RATES, *_DECAYS} if searched else set())
+    row["training"] = _without(first["training"], {*RATES, *DECAYS} if searched else set())
     return row
 
 

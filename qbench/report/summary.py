@@ -19,6 +19,7 @@ from qbench.report.tables.text import setting_text
 from qbench.spec.trial import FP32
 
 RESULT = ["dataset", "model", "label", "bits"]
+COLUMN = ["dataset", "model", "bits"]  # what the results of a column of a table share
 # Columns that older or hand-made frames of trials may lack, with their defaults.
 _DEFAULTS: dict[str, Any] = {
     "options": "{}",

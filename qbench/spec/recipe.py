@@ -18,6 +18,12 @@ from pydantic import (
 from qbench.spec.booleans import no_boolean
 from qbench.spec.words import counted
 
+RATES = ("lr", "other_lr", "final_lr", "milestone_lrs")
+"""Fields of a recipe that are learning rates."""
+
+DECAYS = ("weight_decay", "milestone_weight_decays")
+"""Fields of a recipe that are weight decays."""
+
 
 class KeyContent(BaseModel):
     """Base class of what a trial's key is computed from.

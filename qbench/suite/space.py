@@ -15,12 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qbench.quant.options import build_method, determining_options, option_fields, tunables
-from qbench.spec.recipe import Recipe
+from qbench.spec.recipe import DECAYS, RATES, Recipe
 from qbench.spec.trial import Trial
 from qbench.spec.tunable import Tunable
 
-RATES = ("lr", "other_lr", "final_lr", "milestone_lrs")
-DECAYS = ("weight_decay", "milestone_weight_decays")
 LR_FACTOR = "lr_factor"
 
 FACTOR = Tunable(0.1, 10, log=True)
