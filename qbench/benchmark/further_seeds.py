@@ -62,21 +62,19 @@ def next_trials(wide: Benchmark, found: Sequence[Neighbours]) -> list[PlannedTri
         found: What `verdicts` returns.
 
     Returns:
-        Trials that are missing and those that they start from, in the order of the grid; none if
-        none is missing. Every row gets the seeds of the first look. A row of which a trial has
-        failed gets no further ones.
+        Trials that are missing, in the order of the grid. Every row gets the seeds of the first
+        look. A row of which a trial has failed gets no further ones.
     """
     seeds, first = wide.suite.seeds, min(LOOKS)
     wanted = wanted_seeds(found)
     failed = {_row(each) for each in wide.planned if wide.status(each) == "failed"}
-    trials = [
+    return [
         planned
         for planned in wide.planned
         if wide.status(planned) == "missing"
         and _row(planned) not in failed
         and planned.trial.seed in seeds[: wanted.get(_row(planned), first)]
     ]
-    return wide.part(trials).planned
 
 
 def resolve(wide: Benchmark, within: float, train: Callable[[Benchmark], bool]) -> list[Neighbours]:
