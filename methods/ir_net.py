@@ -111,6 +111,22 @@ def norm_before_classifier(model: nn.Module) -> nn.Module:
     return model
 
 
+def standardize_filters(w: Tensor, epsilon: float, deviation: float = 1.0) -> Tensor:
+    """Return ŵ, with the mean 0 and a given deviation in each filter.
+
+    Args:
+        w: Weight, (out, in, …). A filter of one weight stays as it is.
+        epsilon: What is added to the variance of w.
+        deviation: Standard deviation of ŵ.
+    """
+    dims, count = filter_dims(w), w[0].numel()
+    if count == 1:
+        return w
+    balanced = w - w.mean(dims, keepdim=True)
+    variance = balanced.square().sum(dims, keepdim=True) / (count - 1)
+    return balanced / (variance + epsilon).sqrt() * deviation
+
+
 class DecayingSign(Quantizer):
     """sign(v), with the derivative k t (1 − tanh²(t v)).
 
@@ -142,10 +158,6 @@ class LibraWeight(DecayingSign):
 
     def forward(self, w: Tensor) -> Tensor:
         """Binarize ``w``, (out, in, …)."""
-        dims, standardized = filter_dims(w), w
-        if w[0].numel() > 1:
-            balanced = w - w.mean(dims, keepdim=True)
-            variance = balanced.square().sum(dims, keepdim=True) / (w[0].numel() - 1)
-            standardized = balanced / (variance + torch.finfo(w.dtype).tiny).sqrt()
-        size = standardized.detach().abs().mean(dims, keepdim=True)
+        standardized = standardize_filters(w, torch.finfo(w.dtype).tiny)
+        size = standardized.detach().abs().mean(filter_dims(w), keepdim=True)
         return torch.exp2(size.log2().round()) * super().forward(standardized)

@@ -38,7 +38,7 @@ from torch import Tensor, nn
 from qbench.functional import binarize, clip, filter_dims, polynomial_sign, sign
 from qbench.method import Binary, BitWidths, Field, Layer, Method, PerChannel, Quantizer, Recipe
 
-from .ir_net import hard_tanh_shortcuts
+from .ir_net import hard_tanh_shortcuts, standardize_filters
 
 Quantile = Annotated[float, Field(gt=0.5, lt=1)]
 _EPSILON = 1e-5
@@ -101,12 +101,7 @@ class RectifiedSign(Quantizer):
 
     def forward(self, w: Tensor) -> Tensor:
         """Binarize ``w``, (out, in, …)."""
-        standardized = w
-        if w[0].numel() > 1:
-            dims = filter_dims(w)
-            balanced = w - w.mean(dims, keepdim=True)
-            variance = balanced.square().sum(dims, keepdim=True) / (w[0].numel() - 1)
-            standardized = balanced / (variance + _EPSILON).sqrt() * (2 * 2**0.5)
+        standardized = standardize_filters(w, _EPSILON, 2 * 2**0.5)
         end = -standardized.detach().abs().mean() * torch.log(2 - 2 * self.tau.to(w.dtype))  # Q
         return self.alpha.to(w.dtype) * binarize(clip(standardized, -end, end))
 
