@@ -11,9 +11,7 @@ import json
 import os
 import shlex
 import sys
-from collections import Counter
 from collections.abc import Sequence
-from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -37,13 +35,8 @@ from qbench.errors import QbenchError
 from qbench.files import resolved
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from qbench.benchmark.benchmark import Benchmark
-    from qbench.cli.budget import Budget
     from qbench.plugins import Plugin
-    from qbench.schedule.progress import Summary
-    from qbench.suite.grid import PlannedTrial
 
 app = typer.Typer(
     name="qbench",
@@ -130,7 +123,7 @@ def plan(
         else:
             plans.show(benchmark)
             if waiting := benchmark.waiting_in_file():
-                print(_import_hint(benchmark.file, waiting))
+                print(plans.import_hint(benchmark.file, waiting))
     raise typer.Exit(2 if benchmark.dataset.missing() else 0)
 
 
@@ -155,14 +148,15 @@ def rehearse(
     from rich.console import Console
 
     from qbench.benchmark.benchmark import Benchmark
-    from qbench.cli import messages
+    from qbench.cli import messages, training
+    from qbench.cli.budget import Budget
 
     console = Console(highlight=False)
     with messages.status(console, "Reading the suite …"):
         plugins = plugin_files(methods, models, datasets)
         benchmark = Benchmark.rehearse(suite, results, assignments or (), plugins)
     command = _resume_command("rehearse", suite, assignments, plugins, results, address)
-    raise typer.Exit(_train(benchmark, console, address, command))
+    raise typer.Exit(training.train(benchmark, console, address, command, Budget(None)))
 
 
 @verb()
@@ -209,6 +203,7 @@ def run(
     """
     from rich.console import Console
 
+    from qbench.cli import training
     from qbench.cli.budget import Budget
 
     limit = Budget(budget)
@@ -220,9 +215,9 @@ def run(
     command += f" --resolve {resolve:g}" if resolve else ""
     if resolve and benchmark.tuned is not None:
         raise QbenchError("--resolve: a suite with `recipe: tuned` has studies, not seeds, to add")
-    code = _train(benchmark, console, address, command, again or (), limit)
+    code = training.train(benchmark, console, address, command, limit, again or ())
     if resolve and code != 130 and not limit.spent:
-        code = max(code, _resolve(benchmark, console, address, command, resolve, limit))
+        code = max(code, training.resolve(benchmark, console, address, command, resolve, limit))
     raise typer.Exit(code)
 
 
@@ -249,10 +244,12 @@ def leaderboard(
     """
     from rich.console import Console
 
+    from qbench.cli import tables
+
     plugins = plugin_files(methods, models, datasets)
     benchmark = _open(suite, results, assignments, plugins)
     _read_file(benchmark)
-    _write_tables(benchmark, Console(highlight=False), html)
+    tables.write(benchmark, Console(highlight=False), html)
 
 
 @verb()
@@ -318,205 +315,6 @@ def _read_file(benchmark: Benchmark) -> None:
     benchmark.read_file()
     for note in benchmark.notes:
         print(note, file=sys.stderr)
-
-
-def _train(
-    benchmark: Benchmark,
-    console: Console,
-    address: str | None,
-    command: str,
-    again: Sequence[str] = (),
-    budget: Budget | None = None,
-) -> int:
-    """Train what is to do and write the tables: everything that `run` does after `_open`.
-
-    1. `Benchmark.open` has expanded the suite into trials and looked them up in the store.
-    2. `Benchmark.alone` waits for other commands; `stale.set_aside` does what ``--again`` asks for.
-    3. `Benchmark.run` brings the weights that trials start from, and passes the trials to
-       `qbench.schedule.tune`, whose workers train them and whose recorder fills the store. The
-       results of a tuned suite decide which trials follow, so this is done once more.
-    4. `leaderboard.write` reads frames from the store; `qbench.report` turns them into files.
-
-    Args:
-        benchmark: The benchmark.
-        console: Where messages are printed.
-        address: Address of a Ray cluster, if it is not this machine alone.
-        command: Command line that continues this one if it is interrupted.
-        again: What to train again: names of methods, or ``stale``.
-        budget: Time that it may train. None: no limit.
-
-    Returns:
-        The exit code.
-    """
-    from qbench.benchmark import stale
-    from qbench.cli import messages
-    from qbench.cli.plan import nothing_to_train
-    from qbench.spec.words import counted
-
-    with messages.lines(console), benchmark.alone():
-        if again:
-            count = stale.set_aside(benchmark, again)
-            console.print(f"{counted(count, 'finished trial')} to train again.")
-        if waiting := benchmark.waiting_in_file():
-            console.print(_import_hint(benchmark.file, waiting), soft_wrap=True, markup=False)
-        to_do = benchmark.to_do()
-        runnable = sum(not planned.unsupported for planned in benchmark.planned)
-        done = runnable - len(to_do)
-        interrupted, stopped, unrecorded = False, "", benchmark.unrecorded
-        if not to_do:
-            console.print(f"{nothing_to_train(done)}; nothing to train.")
-        tried: set[str] = set()
-        while to_do:
-            to_train = counted(len(to_do), "trial")
-            console.print(f"{to_train} to train, {done} of {runnable} done already.")
-            summary = _run(benchmark.part(to_do), to_do, console, address, budget)
-            interrupted, stopped = summary.interrupted, summary.stopped
-            unrecorded = summary.unrecorded
-            try:
-                benchmark.refresh()
-            except QbenchError as error:
-                unrecorded = unrecorded or str(error)
-            tried |= {planned.trial.key for planned in to_do}
-            runnable = sum(not planned.unsupported for planned in benchmark.planned)
-            done = runnable - len(benchmark.to_do())
-            if interrupted or stopped or unrecorded:
-                break
-            to_do = [each for each in benchmark.to_do() if each.trial.key not in tried]
-        try:
-            _write_tables(benchmark, console)
-        except QbenchError as error:
-            if not unrecorded:
-                raise
-            console.print(f"No tables: {error}", soft_wrap=True, markup=False)
-        with suppress(QbenchError):  # a store that is away is reported below
-            link = benchmark.store.link(benchmark.suite.name)
-            console.print(f"To browse the runs: {link}", soft_wrap=True, markup=False)
-        failed = _print_failures(benchmark, console)
-        if unrecorded:
-            console.print(f"Not recorded yet: {unrecorded}", soft_wrap=True, markup=False)
-            console.print("What was trained is kept on disk; the next run records it.")
-        if interrupted or stopped:
-            left = len(benchmark.to_do())
-            why = f"Stopped: {stopped}" if stopped else "Interrupted"
-            console.print(f"{why}: {runnable - left} of {counted(runnable, 'trial')} done.")
-            console.print(f"Go on with: {command}", soft_wrap=True, markup=False)
-            return 130 if interrupted else 1
-        return 1 if failed or unrecorded else 0
-
-
-def _run(
-    benchmark: Benchmark,
-    to_do: Sequence[PlannedTrial],
-    console: Console,
-    address: str | None,
-    budget: Budget | None,
-) -> Summary:
-    """Train what a benchmark has to do within a budget, and show the progress."""
-    from qbench.cli.progress import Display
-    from qbench.cli.words import duration
-    from qbench.spec.words import counted
-
-    names = {planned.trial.key: planned.name for planned in to_do}
-    with Display(console, names) as display, budget.limit() if budget else nullcontext():
-        summary = benchmark.run(display, address)
-    if budget and budget.spent and summary.interrupted:
-        summary.interrupted, summary.stopped = False, f"the budget of {budget.text} is spent"
-    console.print(
-        f"{counted(summary.ended, 'trial')} ended; {duration(summary.seconds)} of training."
-    )
-    return summary
-
-
-def _resolve(
-    benchmark: Benchmark,
-    console: Console,
-    address: str | None,
-    command: str,
-    within: float,
-    budget: Budget,
-) -> int:
-    """Train further seeds of neighbouring rows, and print and write the verdicts.
-
-    Args:
-        benchmark: The benchmark, whose own seeds are done.
-        console: Where messages are printed.
-        address: Address of a Ray cluster, if it is not this machine alone.
-        command: Command line that continues this one if it is interrupted.
-        within: Rows are tied if their difference is less than this, in points.
-        budget: Time that it may train.
-
-    Returns:
-        The exit code.
-    """
-    from qbench.benchmark import further_seeds
-    from qbench.cli import messages, resolve
-    from qbench.spec.words import counted
-
-    code, why = 0, ""
-
-    def train(part: Benchmark) -> bool:
-        nonlocal code, why
-        to_do = part.to_do()
-        console.print(f"{counted(len(to_do), 'trial')} of further seeds to train.")
-        summary = _run(part, to_do, console, address, budget)
-        why = summary.unrecorded or summary.stopped or ("Ctrl-C" if summary.interrupted else "")
-        code = 130 if summary.interrupted else 1 if why else code
-        return not why
-
-    with messages.lines(console), benchmark.alone():
-        wide = further_seeds.with_further_seeds(benchmark)
-        found = further_seeds.resolve(wide, within, train)
-        resolve.show(console, found, within)
-        console.print(f"Wrote {resolve.write(found, benchmark.folder)}", soft_wrap=True)
-        failed = _print_failures(wide, console)
-        if why:
-            console.print(f"Stopped: {why}. These are the last complete looks.", soft_wrap=True)
-            console.print(f"Go on with: {command}", soft_wrap=True, markup=False)
-    return code or int(failed)
-
-
-def _import_hint(file: Path, count: int) -> str:
-    from qbench.spec.words import counted
-
-    return f"{file} has {counted(count, 'trial')} that the store lacks; `qbench import` adds them."
-
-
-def _print_failures(benchmark: Benchmark, console: Console) -> bool:
-    """Print why trials failed, each reason once; return whether any did."""
-    from rich.markup import escape
-
-    failed = [each for each in benchmark.planned if benchmark.status(each) == "failed"]
-    reasons = Counter(f"{each.trial.method}: {benchmark.reason(each)}" for each in failed)
-    for reason, count in reasons.items():
-        console.print(f"[red]{count} failed:[/] {escape(reason)}", soft_wrap=True)
-    return bool(failed)
-
-
-def _write_tables(benchmark: Benchmark, console: Console, html: bool = False) -> None:
-    """Write the leaderboard of a benchmark; print its tables, where it is, and what is stale."""
-    from rich.markup import escape
-
-    from qbench.benchmark import leaderboard
-    from qbench.cli import tables
-    from qbench.spec.words import counted
-
-    for reason, count in Counter(benchmark.stale.values()).items():
-        console.print(
-            f"[yellow]{count} stale:[/] {escape(reason)}; `qbench run --again stale` trains them "
-            "again",
-            soft_wrap=True,
-        )
-    with console.status("Writing tables and figures …"):
-        report = leaderboard.write(benchmark, html)
-    tables.show(console, report.tables)
-    console.print()
-    for problem in report.problems:
-        console.print(f"[yellow]Not made:[/] {escape(problem)}", soft_wrap=True)
-    if not benchmark.folder.is_relative_to(benchmark.results):
-        console.print(f"{benchmark.results} may only be read.", soft_wrap=True, markup=False)
-    table = benchmark.folder / ("leaderboard.html" if html else "leaderboard.md")
-    written = counted(len(report.files), "file")
-    console.print(f"Wrote {written}; the table is {table}", soft_wrap=True, markup=False)
 
 
 def _resume_command(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -117,6 +118,16 @@ def _stages(benchmark: Benchmark, awaited: int) -> str:
     if awaited:
         text += f" {counted(awaited, 'trial')} of the second stage follow from the first."
     return text
+
+
+def import_hint(file: Path, count: int) -> str:
+    """Return how to add results that are in a file and not in the store.
+
+    Args:
+        file: The file.
+        count: Number of trials that it has and the store lacks.
+    """
+    return f"{file} has {counted(count, 'trial')} that the store lacks; `qbench import` adds them."
 
 
 def nothing_to_train(done: int) -> str:

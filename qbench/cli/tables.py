@@ -1,17 +1,49 @@
-"""Print tables of results, fitted to the width of the console."""
+"""Write the tables of a suite, and print them, fitted to the width of the console."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from qbench.benchmark import leaderboard
+from qbench.benchmark.benchmark import Benchmark
 from qbench.report.tables.table import ResultsTable, TableCell
+from qbench.spec.words import counted
 
 _LONGEST_LABEL = 28
 _GAP = 2  # letters between columns
+
+
+def write(benchmark: Benchmark, console: Console, html: bool = False) -> None:
+    """Write the leaderboard of a benchmark; print its tables, where it is, and what is stale.
+
+    Args:
+        benchmark: The benchmark.
+        console: The console.
+        html: Whether to write the page too.
+    """
+    for reason, count in Counter(benchmark.stale.values()).items():
+        console.print(
+            f"[yellow]{count} stale:[/] {escape(reason)}; `qbench run --again stale` trains them "
+            "again",
+            soft_wrap=True,
+        )
+    with console.status("Writing tables and figures …"):
+        report = leaderboard.write(benchmark, html)
+    show(console, report.tables)
+    console.print()
+    for problem in report.problems:
+        console.print(f"[yellow]Not made:[/] {escape(problem)}", soft_wrap=True)
+    if not benchmark.folder.is_relative_to(benchmark.results):
+        console.print(f"{benchmark.results} may only be read.", soft_wrap=True, markup=False)
+    table = benchmark.folder / ("leaderboard.html" if html else "leaderboard.md")
+    written = counted(len(report.files), "file")
+    console.print(f"Wrote {written}; the table is {table}", soft_wrap=True, markup=False)
 
 
 def show(console: Console, tables: Sequence[ResultsTable]) -> None:

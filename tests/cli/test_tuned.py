@@ -19,7 +19,7 @@ def test_a_run_trains_both_stages_and_goes_on_after_an_interruption(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.setattr("qbench.cli.main._write_tables", lambda *_: None)
+    monkeypatch.setattr("qbench.cli.tables.write", lambda *_: None)
     trained: list[str] = []
     stop_after = [2, 100, 100]
 
