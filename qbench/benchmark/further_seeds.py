@@ -78,7 +78,7 @@ def next_trials(wide: Benchmark, found: Sequence[Neighbours]) -> list[PlannedTri
 
 
 def resolve(wide: Benchmark, within: float, train: Callable[[Benchmark], bool]) -> list[Neighbours]:
-    """Train further seeds until neighbouring rows are told apart or tied, at most to the last look.
+    """Train further seeds until neighbouring rows are told apart or tied, or have had all looks.
 
     Args:
         wide: What `with_further_seeds` returns.

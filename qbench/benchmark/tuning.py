@@ -15,7 +15,7 @@ from qbench.suite.tuned import TunedGrid
 
 @dataclass(frozen=True)
 class Study:
-    """What a study has found.
+    """Ranking of the configurations of a study.
 
     Attributes:
         ranking: Configurations whose trials are done, the best on validation images first. Equal

@@ -43,7 +43,7 @@ _LOGGER = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a recorded result was found again.
+    """Outcome of verifying a recorded result.
 
     Attributes:
         key: Key of the trial.

@@ -41,7 +41,7 @@ INPUT, OUTPUT = "images", "logits"
 
 @dataclass
 class Written:
-    """How the parts of a network were written to ONNX.
+    """Record of writing a network to ONNX.
 
     Attributes:
         weights: Type of the codes of each weight, and what makes them values, by its name.

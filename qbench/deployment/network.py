@@ -26,7 +26,7 @@ from qbench.spec.trial import Preparation
 
 
 class Architecture(PlainData):
-    """How to build a network again, with weights of its own.
+    """What builds a network again, with initial weights.
 
     Attributes:
         model: Registered name of the model, or that of a model of torchvision.

@@ -53,7 +53,7 @@ class FirstDifference:
 
 @dataclass(frozen=True)
 class Proof:
-    """How an ONNX model compares with its network in torch.
+    """Comparison of an ONNX model with its network in torch.
 
     Attributes:
         logits: Logits by optimizations of onnxruntime, (N, classes).

@@ -36,7 +36,7 @@ Status = Literal["green", "red", "refused"]
 
 
 class Deployment(PlainData):
-    """What became of a trial that was deployed.
+    """Result of deploying a trial.
 
     Attributes:
         key: Key of the trial.

@@ -34,7 +34,7 @@ from qbench.spec.levels import Levels
 
 Form = Literal["constants", "scale", "zero_point", "offset", "signs", "table"]
 NUMBERS: dict[Form, int] = {"constants": 0, "scale": 1, "zero_point": 2, "offset": 2, "signs": 2}
-"""How many numbers a group has in each form but ``table``, which has one for each level."""
+"""Numbers of a group in each form. A ``table`` has one for each level instead."""
 
 _ULPS = 4  # how far from its estimate a number is searched
 _NEAR = 1e-3  # deviation from a grid, in codes, that may be rounding of an estimate

@@ -28,7 +28,7 @@ from qbench.quant.state import ATTACHED
 
 @dataclass
 class Attached:
-    """What is attached to a model, besides what the layers of a method hold.
+    """What `attach` adds to a model, apart from what the layers of the method hold.
 
     Attributes:
         promise: What the layer policy promises to quantize.
@@ -211,7 +211,7 @@ class Handle:
 
     @property
     def activation_seats(self) -> dict[Layer, list[tuple[nn.Module, str]]]:
-        """Where each activation quantizer is: the submodules that contain it, with its name."""
+        """Submodules that contain each activation quantizer, with its name there."""
         return {place: list(self._attached.seats[place]) for place in self.places}
 
     @property

@@ -13,7 +13,7 @@ from qbench.spec.predictions import Predictions
 
 @dataclass(frozen=True)
 class Agreement:
-    """How two networks agree on the same images. It says nothing about their methods.
+    """Agreement of two networks on the same images. It says nothing about their methods.
 
     Attributes:
         images: Number of images.
