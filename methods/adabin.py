@@ -26,17 +26,18 @@ Departures. 1e-12 is added to α², so that a filter of equal weights has a grad
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor, nn
 
 from qbench.functional import filter_dims, polynomial_sign
 from qbench.method import Binary, BitWidths, Layer, Method, PerChannel, Recipe
-from qbench.quant.surgery import RELU, add_shortcuts, pool_before_norm
+from qbench.quant.surgery import add_shortcuts, pool_before_norm, relu_channels
 
 from .ir_net import DecayingSign, norm_before_classifier
 
 _TEMPERATURES = 1e-3, 10.0
-_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
 
 class AdaBin(Method):
@@ -72,14 +73,9 @@ def maxout_after_stem(model: nn.Module) -> nn.Module:
     Args:
         model: Model to change, in place.
     """
-    channels = None
-    for parent in model.modules():
-        for name, child in parent.named_children():
-            if isinstance(child, _NORMS):
-                channels = child.num_features
-            elif isinstance(child, RELU) and channels is not None:
-                setattr(parent, name, Maxout(channels))
-                return model
+    for name, channels in itertools.islice(relu_channels(model).items(), 1):
+        parent, _, own = name.rpartition(".")
+        setattr(model.get_submodule(parent), own, Maxout(channels))
     return model
 
 

@@ -106,9 +106,17 @@ def norm_before_classifier(model: nn.Module) -> nn.Module:
         if type(child) is nn.Linear
     ]
     for parent, name, child in found[-1:]:
-        norm = nn.BatchNorm1d(child.in_features).to(child.weight)
+        norm = FeatureNorm(child.in_features).to(child.weight)
         setattr(parent, name, nn.Sequential(norm, child))
     return model
+
+
+class FeatureNorm(nn.BatchNorm1d):
+    """Batch normalization of the last dimension, as a linear layer reads it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalize ``x``, (N, …, C)."""
+        return super().forward(x.flatten(0, -2)).view_as(x)
 
 
 def standardize_filters(w: Tensor, epsilon: float, deviation: float = 1.0) -> Tensor:

@@ -46,12 +46,11 @@ from qbench.method import (
     Recipe,
     Uniform,
 )
-from qbench.quant.surgery import RELU
+from qbench.quant.surgery import relu_channels
 
 from .react_net import RPReLU
 
 _RANGE, _LEAST_WIDTH = 2.0, 1e-3
-_WITH_CHANNELS = (nn.Conv2d, nn.BatchNorm2d, nn.BatchNorm1d)
 
 
 class N2UQ(Method):
@@ -102,15 +101,10 @@ def put_rprelus(model: nn.Module) -> nn.Module:
         setattr(parent, name, Block(child))
     if blocks:
         return model
-    channels = None
-    for parent in list(model.modules()):
-        for name, child in list(parent.named_children()):
-            if isinstance(child, _WITH_CHANNELS):
-                channels = child.weight.shape[0]
-            elif isinstance(child, nn.Linear):
-                channels = None
-            elif isinstance(child, RELU) and channels is not None:
-                setattr(parent, name, RPReLU(channels).to(next(model.parameters())))
+    for path, channels in relu_channels(model).items():
+        place, _, own = path.rpartition(".")
+        relu = RPReLU(channels).to(next(model.parameters()))
+        setattr(model.get_submodule(place), own, relu)
     return model
 
 

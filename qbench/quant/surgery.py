@@ -1,6 +1,6 @@
 """Change the layers of a network before it is quantized, for `Method.prepare`.
 
-Every function changes the model in place and returns it.
+The functions change the model in place and return it. `relu_channels` only looks at it.
 """
 
 from __future__ import annotations
@@ -49,6 +49,33 @@ def replace_modules(
             if isinstance(child, kind):
                 setattr(parent, name, new(**options))
     return model
+
+
+def relu_channels(model: nn.Module) -> dict[str, int]:
+    """Return the number of channels of each ReLU, by name, where it can be told.
+
+    It is that of the last convolution or batch normalization before, in the order of the modules.
+    Behind a linear layer without normalization it cannot be told.
+
+    Args:
+        model: The model.
+
+    Example:
+        >>> relu_channels(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Linear(8, 4), nn.ReLU()))
+        {'1': 8}
+    """
+    found: dict[str, int] = {}
+    channels = None
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d):
+            channels = module.out_channels
+        elif isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            channels = module.num_features
+        elif isinstance(module, nn.Linear):
+            channels = None
+        elif isinstance(module, RELU) and channels is not None:
+            found[name] = channels
+    return found
 
 
 def pass_signs(model: nn.Module) -> nn.Module:

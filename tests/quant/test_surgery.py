@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from qbench.quant.surgery import pass_signs, pool_before_norm
+from qbench import registry
+from qbench.quant.surgery import pass_signs, pool_before_norm, relu_channels
 from tests.helpers.pooled_network import images, kinds, network
 
 
@@ -59,3 +60,19 @@ def test_a_hard_tanh_passes_signs_to_the_layers_that_quantize_them() -> None:
     assert kinds(model)[1] == "ReLU6", "what follows is normalised"
     assert kinds(model[4]) == ["Hardtanh", "Conv2d", "Hardtanh"]
     assert kinds(model)[-2] == "ReLU", "what follows is the classifier"
+
+
+def test_a_relu_has_the_channels_of_the_values_that_it_receives() -> None:
+    model = registry.build_model("resnet_tiny", 10, 3)
+    received: dict[str, int] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, nn.ReLU):
+            module.register_forward_pre_hook(
+                lambda _, args, name=name: received.__setitem__(name, args[0].shape[1])
+            )
+    model(torch.randn(2, 3, 16, 16))
+    assert relu_channels(model) == received
+
+
+def test_the_channels_behind_a_linear_layer_cannot_be_told() -> None:
+    assert relu_channels(nn.Sequential(nn.Conv2d(3, 8, 1), nn.Linear(8, 4), nn.ReLU())) == {}
