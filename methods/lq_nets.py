@@ -22,6 +22,9 @@ Departures. 1e-4 is added to the diagonal of B Bᵀ and 1e-4 v to the right-hand
 released code for weights; here also for activations, where a code bit that no value uses would make
 the matrix singular. ``debias: true`` corrects the moving average for its start, as TensorFlow's
 average does by default in the released code: v ← v* after the first step.
+
+The released code quantizes the activations of a pre-activation ResNet-18 (``--mode preact``), and
+weights alone in the usual one (``--mode resnet``).
 """
 
 from __future__ import annotations
@@ -33,7 +36,7 @@ import torch
 from torch import Tensor
 
 from qbench.functional import cell_sums, to_levels
-from qbench.method import Field, Layer, Learned, Method, PerChannel, Quantizer, Recipe
+from qbench.method import BitWidths, Field, Layer, Learned, Method, PerChannel, Quantizer, Recipe
 
 RIDGE = 1e-4
 
@@ -58,6 +61,11 @@ class LQNets(Method):
     )  # fmt: skip
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     debias: bool = False
+
+    def network_for(self, model: str, bits: BitWidths) -> str:
+        """Return the pre-activation ResNet-18 for the usual one, if activations are quantized."""
+        preact = model == "resnet18" and not bits.activations.is_float
+        return "preact_resnet18" if preact else model
 
     def weight_quantizer(self, layer: Layer, weight: Tensor) -> LearnedLevels:
         """Build levels of codes {−1, +1}ᴷ with a basis for each filter."""

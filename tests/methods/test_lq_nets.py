@@ -13,7 +13,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from qbench.method import Quantizer
+from qbench.method import BitWidths, Quantizer
+from qbench.quant.options import build_method
 from tests.helpers.gradients import gradient
 from tests.helpers.quantizers import (
     activation_quantizer,
@@ -52,6 +53,16 @@ def best_basis(x: Array, v: Array, digits: tuple[int, int]) -> Array:
     ridge = 1e-4 * np.eye(len(v))
     solution: Array = np.linalg.solve(b @ b.T + ridge, b @ x + 1e-4 * v)
     return solution
+
+
+@pytest.mark.parametrize(
+    ("bits", "network"),
+    [("2/32", "resnet18"), ("1/2", "preact_resnet18"), ("2/2", "preact_resnet18")],
+)
+def test_lq_nets_quantizes_the_inputs_of_the_released_codes_network(
+    bits: str, network: str
+) -> None:
+    assert build_method("lq_nets", {}).network_for("resnet18", BitWidths.parse(bits)) == network
 
 
 @pytest.mark.parametrize("bits", [1, 2, 3])

@@ -105,6 +105,12 @@ def test_the_network_that_a_method_declares_is_compared() -> None:
     assert found.network == "published for resnet18, not hwgq_resnet18"
 
 
+def test_the_declared_network_may_depend_on_the_bit_widths() -> None:
+    rows = [{"method": "lq_nets"}]
+    assert of(methods=rows, bits=["1/2"], network="preact_resnet18").network == ""
+    assert of(methods=rows, bits=["2/32"], network="resnet18").network == ""
+
+
 def test_a_network_may_be_named_by_the_suite_in_place_of_the_tables_model() -> None:
     rows = [{"method": "lq_nets"}]
     changes: dict[str, Any] = {"models": ["preact_resnet18"], "methods": rows, "bits": ["1/2"]}
@@ -113,7 +119,7 @@ def test_a_network_may_be_named_by_the_suite_in_place_of_the_tables_model() -> N
 
 
 def test_a_network_departs_by_the_places_of_its_quantizers_too() -> None:
-    rows = [{"method": "lq_nets", "placement": "after_activation"}]
+    rows = [{"method": "pact", "placement": "after_activation"}]
     found = of(methods=rows, bits=["1/2"], network="resnet18")
     assert found.network == "activations quantized at after_activation, not layer_inputs"
 
