@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from qbench.deployment.nodes import Nodes, channels_of, run_alone
-from qbench.deployment.steps import NoStepFunctionError, StepTable, probes
+from qbench.deployment.steps import NoStepFunctionError, StepTable, probed
 from qbench.deployment.weights import offset_of, scale_of
 
 _CHAIN, _COUNTS = 7, 15  # steps
@@ -54,16 +54,9 @@ def emitter_of(table: StepTable, rank: int) -> Emitter:
     Raises:
         NoStepFunctionError: None does.
     """
-    values = probes(table)
-    channels = len(table.thresholds)
-    x = values[:, None].expand(-1, channels).contiguous()
-    if table.axis != -1:
-        x = x.reshape(len(values), channels, *[1] * (rank - 2))
-    else:
-        x = x.reshape(len(values), *[1] * (rank - 2), channels)
-    expected = table(x).numpy()
+    x, expected = probed(table, rank)
     for emitter in _emitters(table, rank):
-        if np.array_equal(run_alone(emitter.build, x.numpy()), expected):
+        if np.array_equal(run_alone(emitter.build, x.numpy()), expected.numpy()):
             return emitter
     raise NoStepFunctionError(
         f"channels have up to {table.thresholds.shape[1]} steps of their own, and up to "
@@ -87,11 +80,12 @@ def _emitters(table: StepTable, rank: int) -> Iterator[Emitter]:
 
 def _uniform(levels: torch.Tensor, steps: int) -> Iterator[Emitter]:
     scale = scale_of(levels[None], map(float, range(-255, 256)))
-    if scale is not None and float(scale[0]) > 0:
-        codes = (levels / scale[0]).round()
+    if scale is not None:
+        positive = scale[0].abs()  # the range of codes is symmetric
+        codes = (levels / positive).round()
         low, high = int(codes[0]), int(codes[-1])
         if high - low == steps <= 255:
-            yield Emitter("QDQ", partial(_qdq, float(scale[0]), low, high))
+            yield Emitter("QDQ", partial(_qdq, float(positive), low, high))
     if torch.equal(levels, torch.arange(steps + 1.0) / steps) and steps <= 255:
         yield Emitter("QDQ between Mul and Div", partial(_between_mul_and_div, steps))
     if steps <= 255 and (found := offset_of(levels, steps + 1)) is not None:
@@ -152,7 +146,7 @@ def _counts(table: StepTable, nodes: Nodes, x: Any) -> Any:
         reached = nodes.add("GreaterOrEqual", x, nodes.constant(f"threshold.{step}", threshold))
         one = nodes.add("Cast", reached, to=_int32())
         count = one if count is None else nodes.add("Add", count, one)
-    return nodes.add("Gather", nodes.constant("levels", table.levels[0].numpy()), count)
+    return nodes.add("Gather", nodes.constant("table", table.levels[0].numpy()), count)
 
 
 def _search(table: StepTable, nodes: Nodes, x: Any) -> Any:
@@ -174,7 +168,7 @@ def _search(table: StepTable, nodes: Nodes, x: Any) -> Any:
         step = nodes.add("Mul", reached, nodes.constant(f"half.{half}", np.int32(half)))
         found = step if found is None else nodes.add("Add", found, step)
         half //= 2
-    return nodes.add("Gather", nodes.constant("levels", levels), found)
+    return nodes.add("Gather", nodes.constant("table", levels), found)
 
 
 def _int32() -> int:

@@ -7,6 +7,7 @@ nodes of their emitter replace; weights are replaced by their codes and what mak
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,13 +47,16 @@ class Written:
     Attributes:
         weights: Type of the codes of each weight, and what makes them values, by its name.
         activations: Name of the emitter of each activation quantizer, by its place.
-        inputs: Name of the value that each activation quantizer receives, by its place.
+        inputs: Name of the value that each activation quantizer receives, by its place and the
+            name of the value that it returns. A place that is passed twice has two.
+        outputs: Name of the values of each weight, by its name.
         bytes: Size of the file.
     """
 
     weights: dict[str, str] = field(default_factory=dict)
     activations: dict[str, str] = field(default_factory=dict)
-    inputs: dict[str, str] = field(default_factory=dict)
+    inputs: dict[tuple[str, str], str] = field(default_factory=dict)
+    outputs: dict[str, str] = field(default_factory=dict)
     bytes: int = 0
 
 
@@ -133,6 +137,10 @@ def _marked(activations: tuple[Activation, ...]) -> Iterator[None]:
 
 def _exported(model: nn.Module, images: Tensor) -> Any:
     library("onnxscript")
+    dimensions: Any = {0: torch.export.Dim("batch", min=1)}
+    kinds = [each.kind for each in inspect.signature(model.forward).parameters.values()]
+    if inspect.Parameter.VAR_POSITIONAL in kinds:  # quantizers sit at its own additions
+        dimensions = (dimensions,)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -143,12 +151,12 @@ def _exported(model: nn.Module, images: Tensor) -> Any:
                 opset_version=_EXPORTED,
                 optimize=False,
                 verbose=False,
-                dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+                dynamic_shapes=(dimensions,),
                 input_names=[INPUT],
                 output_names=[OUTPUT],
             )
     except Exception as error:  # of any kind: it traces the model's own code
-        first = str(error).strip().splitlines()[0]
+        first = str(error.__cause__ or error).strip().splitlines()[0]
         raise QbenchError(f"torch cannot export the network: {first}") from error
     assert program is not None  # noqa: S101
     return program.model
@@ -163,11 +171,12 @@ def _write_activation(graph: Any, node: Any, network: HardNetwork, written: Writ
         emitter = emitter_of(table, len(x.shape))
     except NoStepFunctionError as error:
         raise QbenchError(f"the activation quantizer at '{place}': {error}") from error
-    again = f".{len(graph)}" if place in written.activations else ""  # a module called twice
+    calls = sum(name == place for name, _ in written.inputs)
+    again = f".{calls}" if calls else ""  # a module called twice
     nodes = Nodes(f"{place}{again}.")
     out = emitter.build(nodes, x)
     out.name = f"{place}{again}.levels"
-    written.inputs.setdefault(place, x.name)
+    written.inputs[place, out.name] = x.name
     _put(graph, nodes, out, y, node)
     graph.remove(node, safe=True)
     written.activations[place] = emitter.name
@@ -205,7 +214,7 @@ def _write_weight(graph: Any, name: str, network: HardNetwork, written: Written)
     value = graph.initializers[found]
     _put(graph, nodes, out, value, value.uses()[0][0] if value.uses() else graph[0])
     graph.initializers.pop(found)
-    written.weights[name] = how
+    written.weights[name], written.outputs[name] = how, out.name
 
 
 def _weight_nodes(packed: PackedWeight, module: nn.Module) -> tuple[Any, str]:

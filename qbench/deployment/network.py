@@ -60,6 +60,7 @@ class Activation:
         modules: Names of the modules whose input it quantizes.
         points: Points between layers that it quantizes.
         seats: The submodules that contain it, with its name there.
+        shape: Shape of what it receives, without the batch. Empty if no value passes through it.
         table: The step table; None if it has none.
         reason: Why it has none, or an empty string.
     """
@@ -68,6 +69,7 @@ class Activation:
     modules: tuple[str, ...]
     points: tuple[Point, ...]
     seats: tuple[tuple[nn.Module, str], ...]
+    shape: tuple[int, ...]
     table: StepTable | None
     reason: str = ""
 
@@ -180,14 +182,15 @@ def _activations(handle: Handle, images: Any) -> tuple[Activation, ...]:
         assert quantizer is not None  # noqa: S101
         at = tuple(points.get(number, ()))
         inputs = () if at else tuple(modules[module] for module, _ in seats)
+        shape = tuple(shapes.get(place.name, ()))
         table, reason = None, ""
         try:
-            if place.name not in shapes:
+            if not shape:
                 raise NoStepFunctionError("no value passes through it")
-            table = step_table(quantizer, shapes[place.name])
+            table = step_table(quantizer, shape)
         except NoStepFunctionError as error:
             reason = str(error)
-        found.append(Activation(place.name, inputs, at, seats, table, reason))
+        found.append(Activation(place.name, inputs, at, seats, shape, table, reason))
     return tuple(found)
 
 

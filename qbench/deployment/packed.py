@@ -315,6 +315,37 @@ def load_packed(path: str | Path, model: nn.Module | None = None) -> nn.Module:
         raise QbenchError(f"{path}: it is damaged, or of another network: {error}") from error
 
 
+def wrong_part(network: HardNetwork, path: str | Path) -> str:
+    """Return which part of a packed file is not that of a network, or an empty string.
+
+    Args:
+        network: The network.
+        path: The file.
+
+    Raises:
+        QbenchError: It is no packed file, or is damaged.
+    """
+    index, blob = _read(Path(path))
+    for entry in index.weights:
+        expected = network.weights[entry.name].weight()
+        if not torch.equal(_weight(index, entry, blob).weight(), expected):
+            return f"the values of '{entry.name}' in the file are not the hardened weight"
+    floats = {**network.parameters, **network.buffers}
+    for tensor in (*index.parameters, *index.buffers):
+        if not torch.equal(_get(blob, tensor), floats[tensor.name]):
+            return f"'{tensor.name}' in the file has other values"
+    for each, activation in zip(network.activations, index.activations, strict=True):
+        table, wanted = _table(activation, blob), each.table
+        assert wanted is not None  # noqa: S101
+        if not (
+            torch.equal(table.thresholds, wanted.thresholds)
+            and torch.equal(table.levels, wanted.levels)
+            and table.axis == wanted.axis
+        ):
+            return f"the steps at '{each.name}' in the file are not those of its quantizer"
+    return ""
+
+
 def read_index(path: str | Path) -> Index:
     """Return the index of a packed file.
 

@@ -23,6 +23,7 @@ from qbench.deployment.extra import library
 from qbench.deployment.graph import Written
 from qbench.deployment.network import HardNetwork
 from qbench.deployment.nodes import OPTIMIZATIONS, open_session
+from qbench.deployment.parts import wrong_part
 from qbench.quant.layers import quantizable_layers
 
 _UNIT = 2.0**-24  # of rounding in float32
@@ -79,7 +80,8 @@ def prove(
         expected: Logits of the network, (N, classes).
 
     Returns:
-        The comparison. The model is another network if a level differs by more than rounding
+        The comparison. The model is another network if a weight has other values or a quantizer
+        has other steps (`qbench.deployment.parts`); if a level differs by more than rounding
         explains; if all levels are the same and logits differ by more than rounding; or if more
         predictions differ than 2 of 10,000, but one where levels differ by rounding.
     """
@@ -87,7 +89,8 @@ def prove(
     first = None
     for part in images.split(_TOGETHER):
         first = first or first_difference(network, path, written, part)
-    return Proof(logits, first, _reason(logits, first, expected))
+    wrong = wrong_part(network, path, written)
+    return Proof(logits, first, wrong or _reason(logits, first, expected))
 
 
 def _reason(logits: Mapping[str, Tensor], first: FirstDifference | None, expected: Tensor) -> str:
@@ -145,7 +148,8 @@ def first_difference(
         The difference, or None if all levels are the same.
     """
     inputs, levels, order = _of_torch(network, images)
-    theirs = _of_onnx(path, order, images, written.inputs)
+    sources = {place: written.inputs[place, f"{place}.levels"] for place in order}
+    theirs = _of_onnx(path, order, images, sources)
     for place in order:
         differs = levels[place] != theirs[f"{place}.levels"]
         if differs.any():

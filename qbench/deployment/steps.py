@@ -182,6 +182,25 @@ def probes(table: StepTable, seed: int = 1) -> Tensor:
     return torch.cat([some, every, zeros, ordered_neighbours(table.thresholds, _ULPS)])
 
 
+def probed(table: StepTable, rank: int) -> tuple[Tensor, Tensor]:
+    """Return the probes of a table as a batch, and their levels.
+
+    Args:
+        table: The table.
+        rank: Number of dimensions of the batch.
+
+    Returns:
+        The batch, with one value for each channel of each image, and the levels, of its shape.
+    """
+    values = probes(table)
+    channels = len(table.thresholds)
+    x = values[:, None].expand(-1, channels).contiguous()
+    ones = [1] * (rank - 2)
+    shape = [channels, *ones] if table.axis != -1 else [*ones, channels]
+    x = x.reshape(len(values), *shape)
+    return x, table(x)
+
+
 class _Function:
     """A quantizer as a function of numbers, or as one for each channel.
 
@@ -372,6 +391,7 @@ __all__ = [
     "StepTable",
     "Steps",
     "ordered_neighbours",
+    "probed",
     "probes",
     "step_table",
 ]

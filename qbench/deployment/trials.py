@@ -15,7 +15,7 @@ from qbench import registry
 from qbench.deployment.deploy import check_format
 from qbench.deployment.graph import write_onnx
 from qbench.deployment.network import Architecture, HardNetwork, describe
-from qbench.deployment.packed import load_packed, write_packed
+from qbench.deployment.packed import load_packed, write_packed, wrong_part
 from qbench.deployment.proof import environment, prove
 from qbench.errors import QbenchError
 from qbench.files import write_atomic
@@ -211,6 +211,8 @@ def _packed(found: Deployment, finished: Finished, folder: Path, expected: Tenso
     compare(found, "packed", logits(load_packed(file), finished), expected, finished)
     if found.difference["packed"]:
         found.status, found.reason = "red", "the reloaded network computes other logits"
+    if reason := wrong_part(finished.network, file):
+        found.status, found.reason = "red", reason
 
 
 def _onnx(found: Deployment, finished: Finished, folder: Path, expected: Tensor) -> None:

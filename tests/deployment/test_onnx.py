@@ -45,6 +45,7 @@ def rounded(x: Tensor) -> Tensor:
     ("function", "name"),
     [
         (rounded, "QDQ"),
+        (lambda x: (x / 0.3).round().clamp(-8, 7) * 0.3, "QDQ"),
         (lambda x: (x / 0.01).round().clamp(-100, 120) * 0.01, "QDQ"),
         (lambda x: (x.clamp(0, 1) * 31).round() / 31, "QDQ between Mul and Div"),
         (lambda x: ((x + 0.7) / 0.3).round().clamp(0, 7) * 0.3 - 0.7, "QDQ between Sub and Add"),
@@ -67,9 +68,11 @@ def network() -> HardNetwork:
     return describe(trained("ste", "4/4"), X)
 
 
-@pytest.fixture
-def deployed(network: HardNetwork, tmp_path: Path) -> tuple[Path, Written, Tensor]:
-    path = tmp_path / "net.onnx"
+@pytest.fixture(scope="module")
+def deployed(
+    network: HardNetwork, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Written, Tensor]:
+    path = tmp_path_factory.mktemp("deployed") / "net.onnx"
     written = write_onnx(network, path, X)
     with torch.no_grad():
         return path, written, network.model(X)
@@ -88,12 +91,41 @@ def test_a_model_is_the_network_that_was_hardened(
     assert not any(node.metadata_props for node in model.graph)
 
 
-@pytest.mark.parametrize(("method", "bits"), [("lq_nets", "2/2"), ("react_net", "1/1")])
-def test_levels_that_are_not_even_are_looked_up(method: str, bits: str, tmp_path: Path) -> None:
-    handle = trained(method, bits)
-    qbench.deploy(handle, tmp_path / "net.onnx", X, to="onnx")
+class Residual(nn.Module):
+    """A block whose shortcut halves the image, with one ReLU that is called twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem = nn.Conv2d(1, 4, 3, padding=1)
+        self.depthwise = nn.Conv2d(4, 4, 3, stride=2, padding=1, groups=4, bias=False)
+        self.norm = nn.BatchNorm2d(4)
+        self.down = nn.Conv2d(4, 4, 1, stride=2)
+        self.relu = nn.ReLU(inplace=True)
+        self.linear = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.relu(self.stem(x))
+        x = self.relu(self.norm(self.depthwise(x)) + self.down(x))
+        return self.linear(x.mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("method", "bits", "placement", "emitters"),
+    [
+        ("lsq", "4/4", "after_activation_and_add", {"QDQ"}),
+        ("lq_nets", "2/3", "after_activation", {"comparisons"}),
+        ("react_net", "1/1", None, {"comparisons"}),
+        ("apot", "4/4", None, {"counts"}),
+    ],
+)
+def test_residual_networks_and_levels_that_are_not_even_are_exported(
+    method: str, bits: str, placement: Any, emitters: set[str], tmp_path: Path
+) -> None:
+    handle = trained(method, bits, Residual(), placement=placement)
     network = describe(handle, X)
     written = write_onnx(network, tmp_path / "net.onnx", X)
+    assert set(written.activations.values()) == emitters
     with torch.no_grad():
         assert prove(network, tmp_path / "net.onnx", written, X, handle.model(X)).reason == ""
 
@@ -102,8 +134,19 @@ def zero_point(model: Any) -> None:
     nodes = Nodes("fault.")
     zero = nodes.constant("zero", np.uint8(1))
     model.graph.register_initializer(zero)
-    node = next(n for n in model.graph if n.outputs[0].name == "3.levels")
-    node.replace_input_with(2, zero)
+    next(n for n in model.graph if n.outputs[0].name == "3.levels").replace_input_with(2, zero)
+
+
+def weight_zero_point(model: Any) -> None:
+    change(model, "8.weight.codes", lambda codes: np.clip(codes.astype(int) + 1, -8, 7))
+
+
+def next_scale(model: Any) -> None:
+    change(model, "3.weight.scale", lambda scale: np.nextafter(scale, np.float32(9)))
+
+
+def next_step(model: Any) -> None:
+    change(model, "3.scale", lambda scale: np.nextafter(scale, np.float32(9)))
 
 
 def next_channel(model: Any) -> None:
@@ -118,17 +161,17 @@ def other_axis(model: Any) -> None:
     node.attributes["axis"] = ir.AttrInt64("axis", 1)
 
 
-def rounding(model: Any) -> None:
-    """Round down, as a runtime that truncates does: half a step lower."""
-    node = next(
-        n for n in model.graph if n.op_type == "QuantizeLinear" and "3." in n.outputs[0].name
-    )
-    half = model.graph.initializers["3.scale"].const_value.numpy() / 2
+def half_up(model: Any) -> None:
+    """Round half up instead of to even, which only ties tell apart."""
+    node = next(n for n in model.graph if n.outputs[0].name == "3.levels").inputs[0].producer()
     nodes = Nodes("fault.")
-    lower = nodes.add("Sub", node.inputs[0], nodes.constant("half", half))
+    scale = model.graph.initializers["3.scale"]
+    steps = nodes.add("Div", node.inputs[0], scale)
+    half = nodes.add("Add", steps, nodes.constant("half", np.float32(0.5)))
+    codes = nodes.add("Mul", nodes.add("Floor", half), scale)
     model.graph.register_initializer(nodes.constants[0])
     model.graph.insert_before(node, nodes.nodes)
-    node.replace_input_with(0, lower)
+    node.replace_input_with(0, codes)
 
 
 def change(model: Any, name: str, function: Callable[[Any], Any]) -> None:
@@ -138,17 +181,27 @@ def change(model: Any, name: str, function: Callable[[Any], Any]) -> None:
     value.shape = ir.Shape(new.shape)
 
 
-@pytest.mark.parametrize("fault", [zero_point, next_channel, other_axis, rounding])
-def test_a_planted_fault_is_red(
+@pytest.mark.parametrize(
+    ("fault", "part"),
+    [
+        (zero_point, "quantizer at '3'"), (next_step, "quantizer at '3'"),
+        (half_up, "quantizer at '3'"), (weight_zero_point, "'8.weight'"),
+        (next_scale, "'3.weight'"), (next_channel, "'3.weight'"), (other_axis, "'8.weight'"),
+    ],
+)  # fmt: skip
+def test_a_planted_fault_is_red_whatever_the_images_are(
     fault: Callable[[Any], None],
+    part: str,
     network: HardNetwork,
     deployed: tuple[Path, Written, Tensor],
+    tmp_path: Path,
 ) -> None:
     path, written, expected = deployed
     model = ir.load(path)
     fault(model)
-    ir.save(model, path)
-    assert prove(network, path, written, X, expected).reason
+    faulty = tmp_path / "faulty.onnx"
+    ir.save(model, faulty)
+    assert part in prove(network, faulty, written, X[:4], expected[:4]).reason
 
 
 def test_what_is_no_step_function_is_refused(tmp_path: Path) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import struct
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -13,14 +16,16 @@ from torch import Tensor, nn
 import qbench
 from qbench import registry
 from qbench.data.digits import Digits
-from qbench.deployment.network import Architecture, describe
+from qbench.deployment.network import Architecture, HardNetwork, describe
 from qbench.deployment.packed import (
+    Index,
     PackedSizes,
     load_packed,
     pack_codes,
     read_index,
     unpack_codes,
     write_packed,
+    wrong_part,
 )
 from qbench.errors import QbenchError
 from qbench.method import Integers, Layer, Method
@@ -187,6 +192,48 @@ def test_a_finished_trial_is_rebuilt_from_its_weights() -> None:
     assert found.tolist() == result.predictions.values
 
 
+def other_zero_point(index: Index, blob: bytearray) -> None:
+    at = index.weights[0].numbers + 4  # s, z
+    blob[at : at + 4] = struct.pack("<f", struct.unpack("<f", blob[at : at + 4])[0] + 1)
+
+
+def next_scale(index: Index, blob: bytearray) -> None:
+    blob[index.weights[0].numbers] ^= 1  # the last bit
+
+
+def other_axis(index: Index, blob: bytearray) -> None:
+    index.weights[1].granularity = "per_channel(1)"
+
+
+def half_up(index: Index, blob: bytearray) -> None:
+    """Let the level of a tie be the upper one where rounding half to even takes the lower."""
+    at = index.activations[0].thresholds
+    ties = np.frombuffer(blob, np.float32, index.activations[0].steps, at)
+    blob[at : at + 4] = np.nextafter(ties[0], np.float32(-np.inf)).tobytes()
+
+
+@pytest.mark.parametrize("fault", [other_zero_point, next_scale, other_axis, half_up])
+def test_a_planted_fault_is_named(fault: Any, tmp_path: Path) -> None:
+    file = tmp_path / "net"
+    network = planted()
+    write_packed(network, file)
+    assert wrong_part(network, file) == ""
+    index = read_index(file)
+    blob = bytearray(stored(file))
+    fault(index, blob)
+    rewrite(file, index.model_dump_json(), blob)
+    place = f"'{network.activations[0].name}'" if fault is half_up else ".weight'"
+    assert place in wrong_part(network, file)
+
+
+@cache
+def planted() -> HardNetwork:
+    """A network whose weights have zero points, and scales for each channel."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.Flatten(1))
+    return describe(trained("jacob", "8/8", model, granularity="per_channel"), images())
+
+
 def test_a_network_that_the_file_does_not_name_must_be_given(tmp_path: Path) -> None:
     file = tmp_path / "net"
     qbench.deploy(trained("twn", "2/32"), file, images())
@@ -221,13 +268,19 @@ def test_a_file_that_is_damaged_is_refused_by_name(tmp_path: Path) -> None:
         load_packed(file, convnet())
 
 
-def rewrite(file: Path, index: str) -> None:
+def stored(file: Path) -> bytes:
     from safetensors import safe_open
-    from safetensors.torch import save_file
 
     with safe_open(file, "pt") as opened:
-        blob = opened.get_tensor("blob")
-    save_file({"blob": blob}, str(file), {"qbench": index})
+        blob: bytes = opened.get_tensor("blob").numpy().tobytes()
+        return blob
+
+
+def rewrite(file: Path, index: str, blob: bytearray | None = None) -> None:
+    from safetensors.torch import save_file
+
+    blob = bytearray(stored(file)) if blob is None else blob
+    save_file({"blob": torch.frombuffer(blob, dtype=torch.uint8)}, str(file), {"qbench": index})
 
 
 def test_importing_qbench_imports_neither_onnx_nor_safetensors() -> None:
