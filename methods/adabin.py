@@ -31,7 +31,7 @@ import itertools
 import torch
 from torch import Tensor, nn
 
-from qbench.functional import filter_dims, polynomial_sign
+from qbench.functional import moments, two_levels
 from qbench.method import Binary, BitWidths, Layer, Method, PerChannel, Recipe
 from qbench.quant.surgery import add_shortcuts, pool_before_norm, relu_channels
 
@@ -84,10 +84,10 @@ class CentredSign(DecayingSign):
 
     def forward(self, w: Tensor) -> Tensor:
         """Binarize ``w``, (out, in, …)."""
-        dims = filter_dims(w)
-        beta = w.mean(dims, keepdim=True)
-        alpha = ((w - beta).square().mean(dims, keepdim=True) + 1e-12).sqrt()
-        return alpha * super().forward((w - beta) / alpha) + beta
+        beta, alpha = moments(w, 1e-12, correction=0)
+        return two_levels(
+            w, alpha, beta, centre=beta, deviation=alpha, slope="tanh", reach=self.temperature
+        )
 
 
 class LearnedSet(nn.Module):
@@ -101,7 +101,7 @@ class LearnedSet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Binarize ``x``, any shape."""
         alpha, beta = self.distance.to(x.dtype), self.centre.to(x.dtype)
-        return alpha * (polynomial_sign((x - beta) / alpha) + beta)
+        return two_levels(x, alpha, alpha * beta, centre=beta, deviation=alpha, slope="triangle")
 
 
 class Maxout(nn.Module):

@@ -32,7 +32,7 @@ from typing import Annotated
 import torch
 from torch import Tensor, nn
 
-from qbench.functional import clip_round
+from qbench.functional import interval_round
 from qbench.method import Field, Integers, Layer, Method, Recipe, Uniform
 from qbench.quant.hooks import batch_statistics, bypassed
 
@@ -120,6 +120,8 @@ class UnitInterval(nn.Module):
         delta: Strength δ of the gradient scaling.
     """
 
+    signed = False
+
     def __init__(self, bits: int, low: float, high: float, delta: float) -> None:
         super().__init__()
         self.n, self.delta = 2**bits - 1, delta
@@ -128,16 +130,14 @@ class UnitInterval(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Quantize ``x``, any shape."""
-        low, high = self.low.to(x.dtype), self.high.to(x.dtype)
-        return clip_round((x - low) / (high - low), 0, 1, self.n, error_slope=self.delta)
+        ends = self.low.to(x.dtype), self.high.to(x.dtype)
+        return interval_round(x, *ends, self.n, signed=self.signed, error_slope=self.delta)
 
 
 class SymmetricInterval(UnitInterval):
     """2 (x_q − ½) ∈ [−1, 1]; arguments as of `UnitInterval`."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Quantize ``x``, any shape."""
-        return 2 * (super().forward(x) - 0.5)
+    signed = True
 
 
 class OutputScale(nn.Module):

@@ -34,7 +34,7 @@ from typing import Annotated
 import torch
 from torch import Tensor, nn
 
-from qbench.functional import filter_dims, sign, straight_through
+from qbench.functional import filter_dims, moments, two_levels
 from qbench.method import Binary, BitWidths, Field, Layer, Method, PerChannel, Quantizer, Recipe
 from qbench.quant.surgery import RELU, add_shortcuts, pool_before_norm, replace_modules
 
@@ -119,20 +119,29 @@ class FeatureNorm(nn.BatchNorm1d):
         return super().forward(x.flatten(0, -2)).view_as(x)
 
 
-def standardize_filters(w: Tensor, epsilon: float, deviation: float = 1.0) -> Tensor:
-    """Return ŵ, with the mean 0 and a given deviation in each filter.
+def filter_moments(w: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
+    """Return the mean and the standard deviation of each filter.
 
     Args:
-        w: Weight, (out, in, …). A filter of one weight stays as it is.
+        w: Weight, (out, in, …). A filter of one weight is not standardized: its mean counts as 0,
+            and its deviation as 1.
         epsilon: What is added to the variance of w.
-        deviation: Standard deviation of ŵ.
     """
-    dims, count = filter_dims(w), w[0].numel()
-    if count == 1:
-        return w
-    balanced = w - w.mean(dims, keepdim=True)
-    variance = balanced.square().sum(dims, keepdim=True) / (count - 1)
-    return balanced / (variance + epsilon).sqrt() * deviation
+    if w[0].numel() == 1:
+        return torch.zeros_like(w), torch.ones_like(w)
+    return moments(w, epsilon)
+
+
+def mean_size(w: Tensor, centre: Tensor, deviation: Tensor) -> Tensor:
+    """Return mean|ŵ| of each filter, with ŵ = (w − centre) / deviation. No gradient.
+
+    Args:
+        w: Weight, (out, in, …).
+        centre: Centre of each filter.
+        deviation: Deviation of each filter.
+    """
+    distance = (w.detach() - centre.detach()).abs_()
+    return distance.mean(filter_dims(w), keepdim=True) / deviation.detach()
 
 
 class DecayingSign(Quantizer):
@@ -157,8 +166,7 @@ class DecayingSign(Quantizer):
 
     def forward(self, v: Tensor) -> Tensor:
         """Binarize ``v``, any shape."""
-        t = self.temperature.to(v.dtype)
-        return straight_through((1 / t).clamp(min=1) * torch.tanh(t * v), sign(v))
+        return two_levels(v, slope="tanh", reach=self.temperature)
 
 
 class LibraWeight(DecayingSign):
@@ -166,6 +174,8 @@ class LibraWeight(DecayingSign):
 
     def forward(self, w: Tensor) -> Tensor:
         """Binarize ``w``, (out, in, …)."""
-        standardized = standardize_filters(w, torch.finfo(w.dtype).tiny)
-        size = standardized.detach().abs().mean(filter_dims(w), keepdim=True)
-        return torch.exp2(size.log2().round()) * super().forward(standardized)
+        mean, deviation = filter_moments(w, torch.finfo(w.dtype).tiny)
+        scale = mean_size(w, mean, deviation).log2().round().exp2()
+        return two_levels(
+            w, scale, centre=mean, deviation=deviation, slope="tanh", reach=self.temperature
+        )

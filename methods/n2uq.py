@@ -30,12 +30,13 @@ with RPReLU in place of each ReLU.
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
-from qbench.functional import clip, filter_dims, straight_through
+from qbench.functional import cell_sums, clip, fake_quantize, filter_dims, to_levels
 from qbench.method import (
     BitWidths,
     Field,
@@ -152,8 +153,7 @@ class EntropyPreserved(nn.Module):
         v = w.detach()
         s = self.gamma * v.abs().mean(filter_dims(v), keepdim=True)
         s = s.clamp(min=torch.finfo(v.dtype).tiny)
-        codes = (((v / s).clamp(-1, 1) + 1) * (self.n / 2)).round()
-        return straight_through(w, s * (codes * (2 / self.n) - 1))
+        return fake_quantize(w, 2 * s / self.n, 0, self.n, offset=-s, inside="all")
 
 
 class LearnedThresholds(nn.Module):
@@ -174,11 +174,41 @@ class LearnedThresholds(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Quantize ``x``, any shape."""
-        x = x * self.input_scale.to(x.dtype)
         widths = clip(self.widths, _LEAST_WIDTH, closed="neither").to(x.dtype)
         starts = self.start.to(x.dtype) + widths.cumsum(0) - widths  # T
-        v = x.detach().contiguous()
-        i = torch.bucketize(v, starts.detach()[1:].contiguous())
-        soft = self.step * (i + clip((x - starts[i]) / widths[i], 0, 1, closed="right"))
-        code = torch.bucketize(v, (starts + widths / 2).detach().contiguous()).to(x.dtype)
-        return self.output_scale.to(x.dtype) * straight_through(soft, self.step * code)
+        scales = self.input_scale.to(x.dtype), self.output_scale.to(x.dtype)
+        return _CountThresholds.apply(x, *scales, starts, widths)
+
+
+class _CountThresholds(torch.autograd.Function):
+    """x_q, and its gradients from sums over the halves of the intervals [T_i, T_i + a_i]."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, s1: Tensor, s2: Tensor, starts: Tensor, widths: Tensor
+    ) -> Tensor:
+        ctx.save_for_backward(x, s1, s2, starts, widths)
+        codes = torch.arange(len(widths) + 1, dtype=x.dtype, device=x.device)
+        return to_levels(s1 * x, starts + widths / 2, s2 * (_RANGE / len(widths) * codes))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, ...]:
+        x, s1, s2, starts, widths = ctx.saved_tensors
+        v, step = s1 * x, _RANGE / len(widths)
+        rise = s2 * step / widths  # of x_q in interval i
+        ends = torch.cat([starts, starts[-1:] + widths[-1:]])
+        slopes = nn.functional.pad(s1 * rise, (1, 1))  # 0 before the first and after the last
+        # Thresholds and middles in turn: interval i consists of cells 2i − 1 and 2i, of code i.
+        halves = torch.stack([starts, starts + widths / 2], 1).flatten()
+        halves = torch.cat([halves, ends[-1:]])
+        of_g, of_gx = (cell_sums(v, halves, each)[1].to(x.dtype) for each in (g, g * x))
+        codes = torch.arange(len(of_g), device=x.device) // 2
+        to_g, to_gx = (each[1:-1].reshape(-1, 2).sum(1) for each in (of_g, of_gx))
+        return (
+            g * to_levels(v, ends, slopes),
+            (rise * to_gx).sum(),
+            step * (codes * of_g).sum(),
+            -rise * to_g,
+            -rise * (s1 * to_gx - starts * to_g) / widths,
+        )

@@ -27,10 +27,9 @@ models.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from qbench.functional import clip, filter_dims, straight_through
+from qbench.functional import fake_quantize, filter_dims
 from qbench.method import Layer, Method, PerChannel, Quantizer, Uniform
 
 CLIPS = (
@@ -77,11 +76,10 @@ class GaussianWeight(Quantizer):
 
     def forward(self, w: Tensor) -> Tensor:
         """Quantize ``w``, (out, in, …)."""
-        v, end = w.detach(), self.clip * self.deviation(w).to(w.dtype) + _EPSILON
-        s = 2 * end / self.steps
-        codes = (torch.minimum(torch.maximum(v, -end), end) / s + 0.5).round()
-        trusted = end + s / 2
-        return straight_through(clip(w, -trusted, trusted), codes * s - s / 2)
+        s = 2 * (self.clip * self.deviation(w).to(w.dtype) + _EPSILON) / self.steps
+        last = (self.steps + 1) // 2  # of the codes, whose levels are half a step lower
+        ends = last - self.steps, last
+        return fake_quantize(w, s, *ends, offset=-s / 2, closed="both", inside="codes")
 
 
 class GaussianActivation(GaussianWeight):

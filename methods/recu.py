@@ -35,10 +35,10 @@ from typing import Annotated
 import torch
 from torch import Tensor, nn
 
-from qbench.functional import binarize, clip, filter_dims, polynomial_sign, sign
+from qbench.functional import filter_dims, moments, sign, two_levels
 from qbench.method import Binary, BitWidths, Field, Layer, Method, PerChannel, Quantizer, Recipe
 
-from .ir_net import hard_tanh_shortcuts, standardize_filters
+from .ir_net import filter_moments, hard_tanh_shortcuts, mean_size
 
 Quantile = Annotated[float, Field(gt=0.5, lt=1)]
 _EPSILON = 1e-5
@@ -101,9 +101,11 @@ class RectifiedSign(Quantizer):
 
     def forward(self, w: Tensor) -> Tensor:
         """Binarize ``w``, (out, in, …)."""
-        standardized = standardize_filters(w, _EPSILON, 2 * 2**0.5)
-        end = -standardized.detach().abs().mean() * torch.log(2 - 2 * self.tau.to(w.dtype))  # Q
-        return self.alpha.to(w.dtype) * binarize(clip(standardized, -end, end))
+        mean, deviation = filter_moments(w, _EPSILON)
+        if w[0].numel() > 1:
+            deviation = deviation / (2 * 2**0.5)
+        end = -mean_size(w, mean, deviation).mean() * torch.log(2 - 2 * self.tau.to(w.dtype))  # Q
+        return two_levels(w, self.alpha.to(w.dtype), centre=mean, deviation=deviation, reach=end)
 
 
 class StandardizedSign(nn.Module):
@@ -113,5 +115,5 @@ class StandardizedSign(nn.Module):
         """Binarize ``x``, (N, C, …)."""
         if not self.training:
             return sign(x)
-        variance = x.var(filter_dims(x), correction=min(1, x[0].numel() - 1), keepdim=True)
-        return polynomial_sign(x / (variance + _EPSILON).sqrt())
+        _, deviation = moments(x, _EPSILON, correction=min(1, x[0].numel() - 1))
+        return two_levels(x, deviation=deviation, slope="triangle")

@@ -3,8 +3,8 @@
 Weights, k bits, for each output channel. The scale is a statistic of the weights, because a learned
 one oscillates with them::
 
-    s = 2 mean|w|,   c = clip(w/s, −1, 1 − 10⁻⁶),   n = 2^(k−1)
-    w_q = s · ([n c − ½] + ½)/n,   ∂w_q/∂w = 1
+    s = 2 mean|w|,   n = 2^(k−1),   c = clip([n w/s − ½], −n, n − 1)
+    w_q = s · (c + ½)/n,   ∂w_q/∂w = 1
 
 There are 2^k levels without a zero: ±½/n … ±(n − ½)/n, times s. At 1 bit the rounding of −1½ would
 give a third one, so k is 2 or more.
@@ -25,12 +25,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from qbench.functional import filter_dims, straight_through
+from qbench.functional import fake_quantize, filter_dims
 from qbench.method import Integers, Layer, Method, PerChannel, Recipe, Uniform
 
 from .lsq import LSQ
-
-_BELOW_ONE = 1e-6
 
 
 class StatsQ(Method):
@@ -57,7 +55,7 @@ class StatsQ(Method):
 
 
 class StatisticalScale(nn.Module):
-    """w_q = s · ([n c − ½] + ½)/n, for each output channel.
+    """w_q = s · (c + ½)/n, for each output channel.
 
     Args:
         bits: Bit-width k.
@@ -71,8 +69,8 @@ class StatisticalScale(nn.Module):
         """Quantize ``w``, (out, in, …)."""
         v = w.detach()
         s = 2 * v.abs().mean(filter_dims(v), keepdim=True).clamp(min=torch.finfo(v.dtype).tiny)
-        c = (v / s).clamp(-1, 1 - _BELOW_ONE)
-        return straight_through(w, s * (((self.n * c - 0.5).round() + 0.5) / self.n))
+        step = s / self.n
+        return fake_quantize(w, step, -self.n, self.n - 1, offset=step / 2, inside="all")
 
 
 class ShiftedStep(nn.Module):

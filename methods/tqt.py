@@ -45,10 +45,9 @@ import torch
 from torch import Tensor, nn
 
 from qbench.functional import (
-    clip,
+    fake_quantize,
     integer_range,
     is_signed,
-    round_ste,
     scale_gradient,
     straight_through,
 )
@@ -138,5 +137,5 @@ class LogThreshold(nn.Module):
         """Quantize ``x``, any shape."""
         log = scale_gradient(self.log_threshold, self.factor)
         s = torch.exp2(straight_through(log, log.ceil())) / (self.quant_max + 1)
-        s = s.to(x.dtype)
-        return clip(round_ste(x / s), self.quant_min, self.quant_max) * s
+        ends = self.quant_min, self.quant_max
+        return fake_quantize(x, s.to(x.dtype), *ends, closed="both", inside="codes")

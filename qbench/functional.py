@@ -17,9 +17,15 @@ from qbench.quant.primitives.clip import Closed, clip
 from qbench.quant.primitives.curves import interval_quantize, soft_uniform, tanh_weight
 from qbench.quant.primitives.levels import learned_ternary, nearest_level, ternarize, to_levels
 from qbench.quant.primitives.signs import binarize, polynomial_sign, sign
-from qbench.quant.primitives.standardize import standardize
+from qbench.quant.primitives.standardize import moments, standardize
 from qbench.quant.primitives.straight_through import add_gradient, round_ste, straight_through
-from qbench.quant.primitives.uniform import clip_quantize, clip_round, fake_quantize
+from qbench.quant.primitives.two_levels import two_levels
+from qbench.quant.primitives.uniform import (
+    clip_quantize,
+    clip_round,
+    fake_quantize,
+    interval_round,
+)
 from qbench.quant.staircase.staircase import hard_staircase, staircase
 from qbench.spec.granularity import Granularity
 
@@ -150,9 +156,11 @@ __all__ = [
     "hard_staircase",
     "integer_range",
     "interval_quantize",
+    "interval_round",
     "is_signed",
     "kmeans_1d",
     "learned_ternary",
+    "moments",
     "nearest_level",
     "polynomial_sign",
     "quantize_unit",
@@ -169,4 +177,5 @@ __all__ = [
     "tanh_weight",
     "ternarize",
     "to_levels",
+    "two_levels",
 ]

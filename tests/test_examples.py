@@ -21,6 +21,7 @@ MODULES = [
     "qbench.quant.primitives.signs",
     "qbench.quant.primitives.standardize",
     "qbench.quant.primitives.straight_through",
+    "qbench.quant.primitives.two_levels",
     "qbench.quant.primitives.uniform",
     "qbench.quant.surgery",
     "qbench.spec.bits",

@@ -73,6 +73,13 @@ def primitives() -> dict[str, Callable[[Tensor], Found]]:
         "fake_quantize": lambda x: functional.fake_quantize(x, x.new_tensor(0.3), -4, 3),
         "clip_quantize": lambda x: functional.clip_quantize(x, 0, 0.9, x.new_tensor(0.3)),
         "clip_round": lambda x: functional.clip_round(x, -1, 1, 7),
+        "interval_round": lambda x: functional.interval_round(
+            x, x.new_tensor(-0.6), x.new_tensor(0.8), 7, signed=True, error_slope=0.01
+        ),
+        "two_levels": lambda x: functional.two_levels(
+            x, x.new_tensor(0.4), centre=x.new_tensor(0.1), slope="tanh", reach=2.0
+        ),
+        "moments": lambda x: torch.cat(functional.moments(x)),
         "binarize": lambda x: functional.binarize(x, x.new_tensor(0.3), window=1),
         "polynomial_sign": functional.polynomial_sign,
         "to_levels": lambda x: functional.to_levels(

@@ -18,6 +18,7 @@ from qbench.functional import (
     clip_round,
     fake_quantize,
     interval_quantize,
+    interval_round,
     learned_ternary,
     polynomial_sign,
     scaled_levels,
@@ -26,6 +27,7 @@ from qbench.functional import (
     tanh_weight,
     ternarize,
     to_levels,
+    two_levels,
 )
 from qbench.quant.kernels import build
 from qbench.quant.primitives import primitive
@@ -99,6 +101,26 @@ CASES: Mapping[str, Case] = {
         lambda x, s, b: fake_quantize(x, s, 0, 3, offset=b), (0.25, 0.1), (0.1, 0.85), rows=True
     ),
     "fake_quantize, fixed": Case(lambda x: fake_quantize(x, x.new_tensor(0.25), 0, 3)),
+    "fake_quantize, half a step beyond": Case(
+        lambda x, s, b: fake_quantize(x, s, -2, 1, offset=b, closed="both", inside="codes"),
+        (0.25, 0.125),
+        (-0.5, 0.5),
+    ),
+    "fake_quantize, straight through": Case(
+        lambda x: fake_quantize(x, of_rows(x, 0.25), -3, 3, offset=of_rows(x, 0.1), inside="all"),
+        passes_all=True,
+    ),
+    "interval_round": Case(
+        lambda x, low, high: interval_round(x, low, high, 3), (-0.25, 0.5), (-0.25, 0.5), 0.25
+    ),
+    "interval_round, signed": Case(
+        lambda x, low, high: interval_round(x, low, high, 3, signed=True, error_slope=0.3),
+        (-0.75, 0.75),
+        (-0.75, 0.75),
+    ),
+    "interval_round, rows": Case(
+        lambda x, low, high: interval_round(x, low, high, 7), (-0.25, 0.5), rows=True
+    ),
     "tanh_weight": Case(lambda x: tanh_weight(x, 3), points=(-1.0, 1.0), curved=True),
     "interval_quantize": Case(
         lambda x, c, d: interval_quantize(x, c, d, 3), (0.625, 0.5), (0.125, 1.125), 1 / 3
@@ -166,6 +188,26 @@ CASES: Mapping[str, Case] = {
             x, of_rows(x, 0.3), window=1, slopes=(of_rows(x, 0.4), x.new_tensor(0.1))
         ),
         points=(-1.0, 0.0, 1.0),
+    ),
+    "two_levels": Case(
+        lambda x, *p: two_levels(x, p[0], p[1], centre=p[2], deviation=p[3], reach=0.7),
+        (0.3, 0.1, 0.25, 0.5),
+        (-0.1, 0.25, 0.6),
+        curved=True,
+        rows=True,
+    ),
+    "two_levels, triangle": Case(
+        lambda x, *p: two_levels(x, *p, slope="triangle"),
+        (0.3, 0.1),
+        (-1.0, 0.0, 1.0),
+        curved=True,
+    ),
+    "two_levels, tanh": Case(
+        lambda x, m, d: two_levels(x, centre=m, deviation=d, slope="tanh", reach=x.new_tensor(3.0)),
+        (0.25, -0.5),
+        (0.25,),
+        curved=True,
+        rows=True,
     ),
     "polynomial_sign": Case(polynomial_sign, points=(-1.0, 0.0, 1.0)),
     **{

@@ -15,6 +15,7 @@ from qbench.quant.primitives.primitive import Primitive, by_formula, given
 from qbench.quant.primitives.straight_through import straight_through
 
 LOOPS = Loops(Path(__file__).with_name("cells.c"))
+_MOST_THRESHOLDS = 64  # the loop compares each value with all; beyond, a binary search is faster
 
 
 def cell_sums(
@@ -44,7 +45,7 @@ def cell_sums(
     x, thresholds = x.detach(), thresholds.detach()
     values = x if values is None else values.detach()
     rows, steps = thresholds.numel() // thresholds.shape[-1], thresholds.shape[-1]
-    if _has_loop(x):
+    if _has_loop(x) and steps <= _MOST_THRESHOLDS:
         a = dense(x) if rows == 1 else x.contiguous()
         b, tables = laid_out_as(values, a), thresholds.contiguous()
         found = block_sums(rows, x.numel() // rows, 2 * steps + 1)

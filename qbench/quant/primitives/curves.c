@@ -235,4 +235,72 @@ void NAME(soft_uniform_backward)(const REAL *restrict g, const REAL *restrict x,
     add_blocks(sums, rows, columns, 4);
 }
 
+/* y = scale sign(v) + offset, v = (x - centre) / deviation; 1, 0, 0 and 1 without a pointer */
+#define TWO_LEVELS_HERE                                                                            \
+    const REAL a = scale ? scale[row] : 1, b = offset ? offset[row] : 0;                           \
+    const REAL m = centre ? centre[row] : 0, d = deviation ? deviation[row] : 1;
+void NAME(two_levels)(const REAL *restrict x, REAL *restrict y, const REAL *restrict scale,
+                      const REAL *restrict offset, const REAL *restrict centre,
+                      const REAL *restrict deviation, int64_t rows, int64_t columns, int threads) {
+    FOR_BLOCKS {
+        BLOCK_HERE
+        TWO_LEVELS_HERE
+        const REAL upper = a + b, lower = -a + b;
+        SIMD for (int64_t i = start; i < start + count; i++)
+            y[i] = (x[i] - m) / d >= 0 ? upper : lower;
+    }
+}
+
+/* gx = g scale slope(v) / deviation. The slope is 1 up to |v| = reach and 0 beyond (0), 2 - 2|v| up
+ * to 1 and 0 beyond (1), or max(reach, 1) (1 - tanh(reach v)^2) (2). sums: gx v, gx, g sign(v), g. */
+INLINE void NAME(two_levels_block)(const REAL *restrict g, const REAL *restrict x,
+                                   REAL *restrict gx, double *restrict sums, int count, int slope,
+                                   REAL a, REAL m, REAL d, REAL reach) {
+    REAL to_deviation = 0, to_centre = 0, to_scale = 0, to_offset = 0;
+    const REAL steep = reach > 1 ? reach : 1;
+    SIMD_SUM(to_deviation, to_centre, to_scale, to_offset) for (int i = 0; i < count; i++) {
+        const REAL v = (x[i] - m) / d, size = SIZE(v);
+        REAL h;
+        if (slope == 2) {
+            const REAL t = NAME(tanh)(reach * v);
+            h = steep * (1 - t * t);
+        } else if (slope == 1)
+            h = size <= 1 ? 2 - 2 * size : 0;
+        else
+            h = size <= reach ? 1 : 0;
+        gx[i] = g[i] * a * h / d;
+        to_deviation += h != 0 ? gx[i] * v : 0;
+        to_centre += gx[i];
+        to_scale += v >= 0 ? g[i] : -g[i];
+        to_offset += g[i];
+    }
+    sums[0] = to_deviation;
+    sums[1] = to_centre;
+    sums[2] = to_scale;
+    sums[3] = to_offset;
+}
+void NAME(two_levels_backward)(const REAL *restrict g, const REAL *restrict x, REAL *restrict gx,
+                               const REAL *restrict scale, const REAL *restrict offset,
+                               const REAL *restrict centre, const REAL *restrict deviation,
+                               double *restrict sums, int64_t rows, int64_t columns, int64_t slope,
+                               REAL reach, int threads) {
+#define CALL(slope)                                                                                \
+    NAME(two_levels_block)(g + start, x + start, gx + start, sums + 4 * block, count, slope, a, m, \
+                           d, reach)
+    FOR_BLOCKS {
+        BLOCK_HERE
+        TWO_LEVELS_HERE
+        (void)b;
+        if (slope == 2)
+            CALL(2);
+        else if (slope == 1)
+            CALL(1);
+        else
+            CALL(0);
+    }
+#undef CALL
+    add_blocks(sums, rows, columns, 4);
+}
+#undef TWO_LEVELS_HERE
+
 #endif

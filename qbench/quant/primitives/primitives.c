@@ -58,20 +58,22 @@ void NAME(fake_quantize)(const REAL *restrict x, REAL *restrict y, const REAL *r
 }
 
 /* With v = (x - offset) / scale: gx = (g * scale inside, otherwise 0) / scale. sums, if wanted:
- * g * (round(clamp(v)) - v inside, otherwise 0), and g outside. */
+ * g * (round(clamp(v)) - v inside, otherwise 0), and g outside. Inside is where v lies in the
+ * interval, or v after rounding, if `rounded`. */
 void NAME(fake_quantize_backward)(const REAL *restrict g, const REAL *restrict x,
                                   REAL *restrict gx, const REAL *restrict scale,
                                   const REAL *restrict offset, double *restrict sums, int64_t rows,
-                                  int64_t columns, REAL low, REAL high, REAL open_low,
-                                  REAL open_high, int threads) {
+                                  int64_t columns, int64_t rounded, REAL low, REAL high,
+                                  REAL open_low, REAL open_high, int threads) {
     FOR_BLOCKS {
         BLOCK_HERE
         const REAL s = scale[row], b = offset ? offset[row] : 0; /* x - 0 is x */
         if (sums) {
             REAL to_scale = 0, to_offset = 0;
             SIMD_SUM(to_scale, to_offset) for (int64_t i = start; i < start + count; i++) {
-                const REAL v = (x[i] - b) / s, clipped = NAME(clamp)(v, low, high);
-                const int inside = INSIDE(v, clipped);
+                const REAL v = (x[i] - b) / s, at = rounded ? ROUND(v) : v;
+                const REAL clipped = NAME(clamp)(at, low, high);
+                const int inside = INSIDE(at, clipped);
                 gx[i] = (inside ? g[i] * s : 0) / s;
                 to_scale += g[i] * (ROUND(clipped) - (inside ? v : 0));
                 to_offset += inside ? 0 : g[i];
@@ -80,8 +82,8 @@ void NAME(fake_quantize_backward)(const REAL *restrict g, const REAL *restrict x
             sums[2 * block + 1] = to_offset;
         } else {
             SIMD for (int64_t i = start; i < start + count; i++) {
-                const REAL v = (x[i] - b) / s;
-                gx[i] = (INSIDE(v, NAME(clamp)(v, low, high)) ? g[i] * s : 0) / s;
+                const REAL v = (x[i] - b) / s, at = rounded ? ROUND(v) : v;
+                gx[i] = (INSIDE(at, NAME(clamp)(at, low, high)) ? g[i] * s : 0) / s;
             }
         }
     }
@@ -236,37 +238,56 @@ void NAME(ternarize_backward)(const REAL *restrict g, const REAL *restrict x, RE
     add_blocks(sums, rows, columns, 2);
 }
 
-/* y = round(clamp(x) * steps) / steps */
-void NAME(clip_round)(const REAL *restrict x, REAL *restrict y, int64_t columns, REAL low,
-                      REAL high, REAL steps, int threads) {
-    const int64_t rows = 1;
+/* y = gain (round(clamp((x - offset) / scale) * steps) / steps - shift). Without a pointer the scale
+ * is 1 and the offset 0. */
+void NAME(clip_round)(const REAL *restrict x, REAL *restrict y, const REAL *restrict scale,
+                      const REAL *restrict offset, int64_t rows, int64_t columns, REAL low,
+                      REAL high, REAL steps, REAL gain, REAL shift, int threads) {
     FOR_BLOCKS {
         BLOCK_HERE
-        SIMD for (int64_t i = start; i < start + count; i++)
-            y[i] = ROUND(NAME(clamp)(x[i], low, high) * steps) / steps;
+        const REAL s = scale ? scale[row] : 1, b = offset ? offset[row] : 0;
+        SIMD for (int64_t i = start; i < start + count; i++) {
+            const REAL v = NAME(clamp)((x[i] - b) / s, low, high);
+            y[i] = gain * (ROUND(v * steps) / steps - shift);
+        }
     }
 }
 
-/* gx = g / steps * steps inside the interval, otherwise 0; with a delta, g (1 + delta sign(g)
- * error), the error being that of rounding */
+/* With v = (x - offset) / scale and h = gain g: gx = h / steps * steps / scale inside the interval,
+ * otherwise 0; with a delta, h (1 + delta sign(h) error) / scale, the error being that of rounding.
+ * sums, if wanted: gx v, and gx. */
 void NAME(clip_round_backward)(const REAL *restrict g, const REAL *restrict x, REAL *restrict gx,
-                               int64_t columns, REAL low, REAL high, REAL open_low, REAL open_high,
-                               REAL steps, REAL delta, int threads) {
-    const int64_t rows = 1;
+                               const REAL *restrict scale, const REAL *restrict offset,
+                               double *restrict sums, int64_t rows, int64_t columns, REAL low,
+                               REAL high, REAL open_low, REAL open_high, REAL steps, REAL delta,
+                               REAL gain, int threads) {
     FOR_BLOCKS {
         BLOCK_HERE
+        const REAL s = scale ? scale[row] : 1, b = offset ? offset[row] : 0;
         if (delta != 0) {
             SIMD for (int64_t i = start; i < start + count; i++) {
-                const REAL gi = g[i], v = NAME(clamp)(x[i], low, high);
-                const REAL error = v - ROUND(v * steps) / steps;
-                const REAL slope = 1 + (gi > 0 ? delta : gi < 0 ? -delta : 0) * error;
-                gx[i] = INSIDE(x[i], v) ? gi * slope : 0;
+                const REAL h = g[i] * gain, v = (x[i] - b) / s, c = NAME(clamp)(v, low, high);
+                const REAL error = c - ROUND(c * steps) / steps;
+                const REAL slope = 1 + (h > 0 ? delta : h < 0 ? -delta : 0) * error;
+                gx[i] = (INSIDE(v, c) ? h * slope : 0) / s;
             }
         } else {
-            SIMD for (int64_t i = start; i < start + count; i++)
-                gx[i] = INSIDE(x[i], NAME(clamp)(x[i], low, high)) ? g[i] / steps * steps : 0;
+            SIMD for (int64_t i = start; i < start + count; i++) {
+                const REAL h = g[i] * gain, v = (x[i] - b) / s;
+                gx[i] = (INSIDE(v, NAME(clamp)(v, low, high)) ? h / steps * steps : 0) / s;
+            }
+        }
+        if (sums) {
+            REAL to_scale = 0, to_offset = 0;
+            SIMD_SUM(to_scale, to_offset) for (int64_t i = start; i < start + count; i++) {
+                to_scale += gx[i] * ((x[i] - b) / s);
+                to_offset += gx[i];
+            }
+            sums[2 * block] = to_scale;
+            sums[2 * block + 1] = to_offset;
         }
     }
+    if (sums) add_blocks(sums, rows, columns, 2);
 }
 
 /* With z = (x - mean) / deviation: gx = (g - mean(g) - z sum(g z) / (columns - 1)) / deviation,

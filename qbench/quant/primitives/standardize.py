@@ -1,9 +1,10 @@
-"""Standardization of a weight."""
+"""Mean and standard deviation, and what is standardized with them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -63,3 +64,43 @@ class _Standardize(Primitive):
 
 def _at_least_tiny(deviation: Tensor) -> Tensor:
     return clip(deviation, torch.finfo(deviation.dtype).tiny)
+
+
+def moments(x: Tensor, epsilon: float = 0.0, *, correction: int = 1) -> tuple[Tensor, Tensor]:
+    """Return the mean and the standard deviation of each row of x, with their gradients.
+
+    The deviation is √(Σ(x − μ)²/(n − correction) + ε), n the number of values of a row.
+
+    Args:
+        x: Floating-point tensor, (rows, …).
+        epsilon: ε, which keeps the gradient of a row of equal values finite.
+        correction: What is subtracted from n, less than n.
+
+    Returns:
+        Mean and deviation, (rows, 1, …), which broadcast against ``x``.
+
+    Example:
+        >>> import torch
+        >>> mean, deviation = moments(torch.tensor([[1.0, 3.0]]), correction=0)
+        >>> mean.tolist(), deviation.tolist()
+        ([[2.0]], [[1.0]])
+    """
+    return _Moments.apply(x, epsilon, correction)
+
+
+class _Moments(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, epsilon: float, correction: int) -> tuple[Tensor, Tensor]:
+        dims, ctx.count = tuple(range(1, x.dim())), x[0].numel()
+        ctx.degrees = ctx.count - correction
+        mean = x.mean(dims, keepdim=True)
+        variance = (x - mean).square_().sum(dims, keepdim=True) / ctx.degrees
+        deviation = (variance + epsilon).sqrt()
+        ctx.save_for_backward(x, mean, deviation)
+        return mean, deviation
+
+    @staticmethod
+    def backward(ctx: Any, to_mean: Tensor, to_deviation: Tensor) -> tuple[Tensor, None, None]:
+        x, mean, deviation = ctx.saved_tensors
+        slope = to_deviation / (ctx.degrees * deviation)
+        return torch.addcmul(to_mean / ctx.count - mean * slope, x, slope), None, None

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from qbench.quant.kernels.loops import block_sums
 from qbench.quant.primitives.clip import Closed, Interval, Limits, is_inside
-from qbench.quant.primitives.primitive import LOOPS, Primitive, for_rows, given, rows_of, summed
+from qbench.quant.primitives.primitive import (
+    LOOPS,
+    Primitive,
+    by_formula,
+    for_rows,
+    given,
+    rows_of,
+    summed,
+)
 from qbench.quant.primitives.straight_through import round_ste, straight_through
 
 
@@ -23,6 +31,7 @@ def fake_quantize(
     *,
     offset: Tensor | None = None,
     closed: Closed = "neither",
+    inside: Literal["values", "codes", "all"] = "values",
 ) -> Tensor:
     """Quantize to [clip((x − b)/s, quant_min, quant_max)] · s + b, straight through the rounding.
 
@@ -33,7 +42,10 @@ def fake_quantize(
         ∂y/∂s = [v] − v inside,      quant_min below, quant_max above
         ∂y/∂b = 0 inside,            1 outside
 
-    A scale or an offset that requires no gradient gets none.
+    A scale or an offset that requires no gradient gets none. Inside is where v lies between
+    ``quant_min`` and ``quant_max``, and with ``inside='codes'`` where [v] does, so up to half a
+    step beyond. With ``inside='all'`` the gradient of ``x`` is that of the result, and neither
+    scale nor offset has one.
 
     Args:
         x: Floating-point tensor of any shape.
@@ -42,6 +54,7 @@ def fake_quantize(
         quant_max: Largest code. None: codes are not clipped from above.
         offset: b, likewise. None: 0.
         closed: Ends of the codes that are inside. Default: neither, as Esser et al. have it.
+        inside: What lies between the ends inside: ``'values'``, ``'codes'``, or ``'all'``.
 
     Returns:
         The quantized values, shape and dtype of ``x``.
@@ -55,19 +68,18 @@ def fake_quantize(
         >>> y.tolist(), x.grad.tolist(), f"{s.grad:.1f}"
         ([0.0, 0.0, 1.0, 1.5], [0.0, 1.0, 1.0, 0.0], '2.8')
     """
-    return _FakeQuantize(Interval.of(quant_min, quant_max, closed))(x, scale, offset)
+    codes = Interval.of(quant_min, quant_max, closed)
+    if inside == "all":
+        offset = None if offset is None else offset.detach()
+        return _StraightThroughUniform(codes)(x, scale.detach(), offset)
+    return _FakeQuantize(codes, inside == "codes")(x, scale, offset)
 
 
 @dataclass(frozen=True)
-class _FakeQuantize(Primitive):
-    codes: Interval
+class _Uniform(Primitive):
+    """Base class: codes of an interval times a scale, whose gradient subclasses define."""
 
-    def formula(self, x: Tensor, *parameters: Tensor | None) -> Tensor:
-        scale, offset = parameters
-        assert scale is not None  # noqa: S101
-        if offset is None:
-            return round_ste(self.codes.clip(x / scale)) * scale
-        return round_ste(self.codes.clip((x - offset) / scale)) * scale + offset
+    codes: Interval
 
     def forward(self, x: Tensor, *parameters: Tensor | None) -> Tensor:
         y, (rows, columns) = torch.empty_like(x), rows_of(x, *parameters)
@@ -75,11 +87,34 @@ class _FakeQuantize(Primitive):
         low, high, *_ = self.codes.numbers
         if LOOPS.run("fake_quantize", (x, y, *row), (rows, columns), (low, high)):
             return y
-        scale, offset = parameters
+        return self.compute(x, *parameters)
+
+    def compute(self, x: Tensor, scale: Tensor | None, offset: Tensor | None) -> Tensor:
+        """Compute the values by torch, in place and without a gradient."""
         assert scale is not None  # noqa: S101
         y = torch.div(x, scale) if offset is None else torch.sub(x, offset).div_(scale)
-        y = y.clamp_(low, high).round_().mul_(scale)
+        y = y.clamp_(self.codes.low, self.codes.high).round_().mul_(scale)
         return y if offset is None else y.add_(offset)
+
+
+@dataclass(frozen=True)
+class _StraightThroughUniform(_Uniform):
+    is_straight_through = True
+
+    def formula(self, x: Tensor, *parameters: Tensor | None) -> Tensor:
+        return straight_through(x, self.compute(x.detach(), *parameters))
+
+
+@dataclass(frozen=True)
+class _FakeQuantize(_Uniform):
+    rounded: bool
+
+    def formula(self, x: Tensor, *parameters: Tensor | None) -> Tensor:
+        scale, offset = parameters
+        assert scale is not None  # noqa: S101
+        v = x / scale if offset is None else (x - offset) / scale
+        codes = self.codes.clip(round_ste(v)) if self.rounded else round_ste(self.codes.clip(v))
+        return codes * scale if offset is None else codes * scale + offset
 
     def backward(
         self, needed: Sequence[bool], g: Tensor, x: Tensor, *parameters: Tensor | None
@@ -89,17 +124,19 @@ class _FakeQuantize(Primitive):
         gx, (rows, columns) = torch.empty_like(x), rows_of(x, *parameters)
         sums = block_sums(rows, columns, 2) if any(needed[1:]) else None
         tensors = (g, x, gx, *(for_rows(p, rows) for p in parameters), sums)
-        if LOOPS.run("fake_quantize_backward", tensors, (rows, columns), self.codes.numbers):
+        sizes = rows, columns, int(self.rounded)
+        if LOOPS.run("fake_quantize_backward", tensors, sizes, self.codes.numbers):
             if sums is None:
                 return gx, None, None
             found = sums[:rows].to(x.dtype).unbind(1)
         else:
             v = torch.div(x, scale) if offset is None else torch.sub(x, offset).div_(scale)
-            gx = self.codes.pass_gradient(g * scale, v).div_(scale)
+            at = v.round() if self.rounded else v
+            gx = self.codes.pass_gradient(g * scale, at).div_(scale)
             if not any(needed[1:]):
                 return gx, None, None
-            inside = self.codes.pass_gradient(g, v)
-            codes = v.clamp_(self.codes.low, self.codes.high).round()
+            inside = self.codes.pass_gradient(g, at)
+            codes = v.clamp(self.codes.low, self.codes.high).round_()
             parts = codes.mul_(g).sub_(v.mul_(inside)), g - inside
             found = tuple(part.reshape(rows, columns).sum(1) for part in parts)
         return (
@@ -144,7 +181,43 @@ def clip_round(
         >>> y.tolist(), x.grad.tolist()
         ([0.0, 0.0, 1.0, 1.0], [0.0, 1.0, 1.0, 0.0])
     """
-    return _ClipRound(Interval.of(low, high, closed), float(steps), error_slope)(x)
+    return _ClipRound(Interval.of(low, high, closed), float(steps), error_slope)(x, None, None)
+
+
+def interval_round(
+    x: Tensor,
+    low: Tensor,
+    high: Tensor,
+    steps: int,
+    *,
+    signed: bool = False,
+    error_slope: float = 0.0,
+) -> Tensor:
+    """Map an interval to [0, 1], clip, and round to multiples of 1/n: [n clip(u, 0, 1)] / n.
+
+    u is (x − l)/(u − l), with learned ends. Only rounding is straight through.
+
+    Args:
+        x: Floating-point tensor of any shape.
+        low: Lower end l, dtype of ``x``, of a shape that broadcasts to that of ``x``.
+        high: Upper end, likewise.
+        steps: n, the number of steps from one end to the other.
+        signed: Whether the interval is mapped to [−1, 1]: twice the above less ½.
+        error_slope: As in `qbench.functional.clip_round`.
+
+    Returns:
+        The quantized values, shape and dtype of ``x``.
+
+    Example:
+        >>> import torch
+        >>> x, low = torch.tensor([0.0, 0.8, 5.0]), torch.tensor(0.0, requires_grad=True)
+        >>> y = interval_round(x, low, torch.tensor(2.0), steps=2, signed=True)
+        >>> y.sum().backward()
+        >>> y.tolist(), round(low.grad.item(), 3)
+        ([-1.0, 0.0, 1.0], -1.6)
+    """
+    interval, gain, shift = Interval.of(0, 1, "both"), *((2.0, 0.5) if signed else (1.0, 0.0))
+    return _ClipRound(interval, float(steps), error_slope, gain, shift)(x, high - low, low)
 
 
 @dataclass(frozen=True)
@@ -152,30 +225,67 @@ class _ClipRound(Primitive):
     interval: Interval
     steps: float
     delta: float
+    gain: float = 1.0
+    shift: float = 0.0
 
     def formula(self, x: Tensor, *parameters: Tensor | None) -> Tensor:
+        v = self.interval.clip(_normalized(x, *parameters))
         if self.delta:
-            return _ScaledRound.apply(self.interval.clip(x), self.steps, self.delta)
-        return round_ste(self.interval.clip(x) * self.steps) / self.steps
+            y = _ScaledRound.apply(v, self.steps, self.delta)
+        else:
+            y = round_ste(v * self.steps) / self.steps
+        return y if self.gain == 1 else self.gain * (y - self.shift)
 
     def forward(self, x: Tensor, *parameters: Tensor | None) -> Tensor:
         y, (low, high, *_) = torch.empty_like(x), self.interval.numbers
-        if LOOPS.run("clip_round", (x, y), (x.numel(),), (low, high, self.steps)):
+        rows, columns = rows_of(x, *parameters)
+        row = (for_rows(p, rows) for p in parameters)
+        numbers = low, high, self.steps, self.gain, self.shift
+        if LOOPS.run("clip_round", (x, y, *row), (rows, columns), numbers):
             return y
-        return x.clamp(low, high).mul_(self.steps).round_().div_(self.steps)
+        y = _normalized(x, *parameters).clamp(low, high)
+        y = y.mul_(self.steps).round_().div_(self.steps)
+        return y if self.gain == 1 else y.sub_(self.shift).mul_(self.gain)
 
     def backward(
         self, needed: Sequence[bool], g: Tensor, x: Tensor, *parameters: Tensor | None
     ) -> tuple[Tensor | None, ...]:
-        gx, numbers = torch.empty_like(x), (*self.interval.numbers, self.steps, self.delta)
-        if LOOPS.run("clip_round_backward", (g, x, gx), (x.numel(),), numbers):
-            return (gx,)
+        gx, (rows, columns) = torch.empty_like(x), rows_of(x, *parameters)
+        numbers = *self.interval.numbers, self.steps, self.delta, self.gain
+        sums = block_sums(rows, columns, 2) if any(needed[1:]) else None
+        tensors = (g, x, gx, *(for_rows(p, rows) for p in parameters), sums)
+        if not LOOPS.run("clip_round_backward", tensors, (rows, columns), numbers):
+            return self._backward_by_torch(needed, g, x, *parameters)
+        if sums is None:
+            return gx, None, None
+        to_scale, to_offset = sums[:rows].to(x.dtype).unbind(1)
+        scale, offset = given(parameters)
+        return (
+            gx,
+            summed(-to_scale, scale) if needed[1] else None,
+            summed(-to_offset, offset) if needed[2] else None,
+        )
+
+    def _backward_by_torch(
+        self, needed: Sequence[bool], g: Tensor, x: Tensor, *parameters: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        if any(needed[1:]):
+            return by_formula(self, needed, g, x, *parameters)
+        v, scale = _normalized(x, *parameters), parameters[0]
+        h = g if self.gain == 1 else g * self.gain
         if self.delta:
-            error = x.clamp(self.interval.low, self.interval.high).sub_(self.forward(x))
-            passed = error.mul_(g.sign().mul_(self.delta)).add_(1).mul_(g)
+            clipped = v.clamp(self.interval.low, self.interval.high)
+            error = clipped - (clipped * self.steps).round_().div_(self.steps)
+            passed = error.mul_(h.sign().mul_(self.delta)).add_(1).mul_(h)
         else:
-            passed = g.div(self.steps).mul_(self.steps)
-        return (self.interval.pass_gradient(passed, x),)
+            passed = h.div(self.steps).mul_(self.steps)
+        gx = self.interval.pass_gradient(passed, v)
+        return gx if scale is None else gx.div_(scale), None, None
+
+
+def _normalized(x: Tensor, scale: Tensor | None, offset: Tensor | None) -> Tensor:
+    """Return (x − offset)/scale; without a scale, x."""
+    return x if scale is None else (x - given([offset])[0]) / scale
 
 
 class _ScaledRound(torch.autograd.Function):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from qbench.functional import standardize
+from qbench.functional import moments, standardize
 from tests.helpers.primitives import ENGINES, force, same_bits
 
 WEIGHTS = {
@@ -64,3 +64,32 @@ def test_the_number_of_threads_makes_no_difference() -> None:
         torch.set_num_threads(threads)
     assert torch.equal(found[0], found[1])
     assert torch.equal(found[0], found[2])
+
+
+@pytest.mark.parametrize("correction", [0, 1])
+@pytest.mark.parametrize("shape", [(6, 40), (4, 5, 3, 3), (3, 2)])
+def test_moments_of_rows_have_the_gradients_of_their_formulas(
+    shape: tuple[int, ...], correction: int
+) -> None:
+    random = torch.Generator().manual_seed(0)
+    x = torch.randn(shape, generator=random, dtype=torch.float64).requires_grad_()
+    dims = tuple(range(1, x.dim()))
+    expected = (
+        x.mean(dims, keepdim=True),
+        (x.var(dims, correction=correction, keepdim=True) + 0.1).sqrt(),
+    )
+    found = moments(x, 0.1, correction=correction)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other)
+    g = [torch.randn(one.shape, generator=random, dtype=torch.float64) for one in expected]
+    (gx,), (expected_gx,) = (torch.autograd.grad(each, x, g) for each in (found, expected))
+    torch.testing.assert_close(gx, expected_gx)
+    assert torch.autograd.gradgradcheck(lambda x: moments(x, 0.1, correction=correction), x)
+
+
+def test_a_row_of_equal_values_has_a_deviation_with_a_finite_gradient() -> None:
+    x = torch.ones(2, 3, requires_grad=True)
+    _, deviation = moments(x, 1e-12)
+    deviation.sum().backward()
+    assert x.grad is not None
+    assert x.grad.isfinite().all()
