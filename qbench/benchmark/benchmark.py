@@ -225,13 +225,13 @@ class Benchmark:
         self._stale = None
 
     def part(self, planned: Sequence[PlannedTrial]) -> Benchmark:
-        """Return a benchmark of some of the trials, and of those that they start from.
+        """Return a benchmark of some of the trials, and of those that they need.
 
         Args:
             planned: Trials of this benchmark.
         """
         keys = {each.trial.key for each in planned}
-        keys |= {each.trial.base.key for each in planned if each.trial.base}
+        keys |= {key for each in planned for key in each.trial.sources}
         chosen = [each for each in self.planned if each.trial.key in keys]
         return replace(self, planned=chosen, tuned=None)
 
@@ -288,12 +288,12 @@ class Benchmark:
     def to_do(self) -> list[PlannedTrial]:
         """Return the trials that a run would train: those that are missing and those that failed.
 
-        A full-precision trial whose result was imported is among them if a trial starts from its
+        A full-precision trial whose result was imported is among them if a trial needs its
         weights, since weights are not imported.
         """
         waiting = [p for p in self.planned if self.status(p) in ("missing", "failed")]
-        bases = {planned.trial.base.key for planned in waiting if planned.trial.base}
-        again = starting_weights.elsewhere(bases, self.runs, self.spool)
+        needed = {key for planned in waiting for key in planned.trial.sources}
+        again = starting_weights.elsewhere(needed, self.runs, self.spool)
         wanted = {planned.trial.key for planned in waiting} | again
         return [planned for planned in self.planned if planned.trial.key in wanted]
 
@@ -350,8 +350,8 @@ class Benchmark:
         ray_environment.prepare(address)  # before Ray is imported
         from qbench.schedule import tune
 
-        bases = {trial.base.key for trial in trials if trial.base}
-        starting_weights.fetch_trained(bases, self.runs, self.store, self.spool)
+        needed = {key for trial in trials for key in trial.sources}
+        starting_weights.fetch_trained(needed, self.runs, self.store, self.spool)
         summary = tune.run(
             self.suite.name,
             trials,

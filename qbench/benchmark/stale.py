@@ -1,8 +1,8 @@
 """Find results that are stale, and set results aside so that they are trained again.
 
 A result is stale if it was edited by hand in the store, if the code that it was trained with has
-changed, if it started from other weights than it would now, or if the trial that it starts from has
-a stale result.
+changed, if it started from other weights than it would now, or if the trial that it starts from, or
+that of its teacher, has a stale result.
 """
 
 from __future__ import annotations
@@ -47,10 +47,16 @@ def reasons(planned: Sequence[PlannedTrial], runs: Mapping[str, Run]) -> dict[st
         if key not in found:
             trial, run = trials[key], runs[key]
             own = reason(trial, run, changes)
-            # A source that is no trial of the suite is weights that were given.
-            inherited = "" if own else reason_of(trial.source or "")
-            found[key] = f"so is what it starts from: {inherited}" if inherited else own
+            found[key] = own or inherited(trial)
         return found[key]
+
+    def inherited(trial: Trial) -> str:
+        # A source that is no trial of the suite is weights that were given.
+        for source in trial.sources:
+            if text := reason_of(source):
+                which = "what it starts from" if source == trial.source else "its teacher"
+                return f"so is {which}: {text}"
+        return ""
 
     return {key: text for key in trials if (text := reason_of(key))}
 
@@ -89,7 +95,7 @@ def _change_of_start(trial: Trial, run: Run) -> str:
 def set_aside(benchmark: Benchmark, what: Sequence[str]) -> int:
     """Set finished trials aside, so that a run trains them again. The store keeps their results.
 
-    Trials that start from one of them are set aside too.
+    Trials that start from one of them, or learn from it, are set aside too.
 
     Args:
         benchmark: The benchmark; its trials are looked up again afterwards.
@@ -116,7 +122,7 @@ def set_aside(benchmark: Benchmark, what: Sequence[str]) -> int:
         planned.trial.key
         for planned in benchmark.planned
         if benchmark.status(planned) == "done"
-        and not chosen.isdisjoint((planned.trial.key, planned.trial.source))
+        and not chosen.isdisjoint((planned.trial.key, *planned.trial.sources))
     ]
     benchmark.store.set_aside(benchmark.runs[key] for key in keys)
     benchmark.refresh()

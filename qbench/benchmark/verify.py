@@ -75,7 +75,7 @@ class Verdict:
 
 @dataclass
 class _Start:
-    """Weights that a trial starts from, and whether they have the bits of the recorded ones."""
+    """Weights that a trial needs, and whether they have the bits of the recorded ones."""
 
     weights: bytes | None
     why_not_exact: str = ""
@@ -155,11 +155,11 @@ class Verifier:
 
     def _train_again(self, recorded: Result) -> Verdict:
         trial = recorded.trial
-        start = self._start(trial, recorded)
-        found, _ = self._train(trial, start)
+        needed = self._start(trial, recorded), self._teacher(trial, recorded)
+        found, _ = self._train(trial, *needed)
         if found.status == "failed":
             raise QbenchError(f"the training failed: {found.reason}")
-        why = _not_exact(recorded) or start.why_not_exact
+        why = _not_exact(recorded) or next(filter(None, (n.why_not_exact for n in needed)), "")
         audit = _broken_audit(recorded, found)
         if not why:
             text = audit or _first_difference(recorded, found)
@@ -179,8 +179,8 @@ class Verifier:
             recorded, found, "trained", "spread", apart <= limit and not audit, text
         )
 
-    def _train(self, trial: Trial, start: _Start) -> tuple[Result, bytes | None]:
-        training = Training(trial, start.weights, self._execution(trial))
+    def _train(self, trial: Trial, start: _Start, teacher: _Start) -> tuple[Result, bytes | None]:
+        training = Training(trial, start.weights, self._execution(trial), teacher.weights)
         for record in training.epochs():
             _LOGGER.info(
                 "Training %s: epoch %d of %d", trial.name, record["epoch"], trial.recipe.epochs
@@ -194,30 +194,45 @@ class Verifier:
         if trial.source is None:
             return _Start(None)
         if trial.source not in self._starts:
-            self._starts[trial.source] = self._found_start(trial, recorded)
+            self._starts[trial.source] = self._found(trial.source) or (
+                _Start(self._given_weights(trial))
+                if trial.base is None
+                else self._trained(trial.base, recorded)
+            )
         return self._starts[trial.source]
 
-    def _found_start(self, trial: Trial, recorded: Result) -> _Start:
-        assert trial.source is not None  # noqa: S101
-        if self.spool.weights_path(trial.source).exists():
-            return _Start(self.spool.weights(trial.source))
-        run = self.store.runs([trial.source]).get(trial.source)
+    def _teacher(self, trial: Trial, recorded: Result) -> _Start:
+        """Return the weights of the teacher of a trial, and train them if they are not here."""
+        base = trial.taught_by
+        if base is None:
+            return _Start(None)
+        if base.key not in self._starts:
+            self._starts[base.key] = self._found(base.key) or self._trained(base, recorded)
+        return self._starts[base.key]
+
+    def _found(self, key: str) -> _Start | None:
+        """Return weights that the spool or the store has, or None."""
+        if self.spool.weights_path(key).exists():
+            return _Start(self.spool.weights(key))
+        run = self.store.runs([key]).get(key)
         if run is not None and run.status == "FINISHED" and not was_imported(run):
             with TemporaryDirectory() as scratch:
                 return _Start(self.store.fetch(run, WEIGHTS_FILE, Path(scratch)).read_bytes())
-        base = trial.base
-        if base is None:
-            return _Start(self._given_weights(trial))
+        return None
+
+    def _trained(self, base: Trial, recorded: Result) -> _Start:
+        """Train a full-precision network that a trial needs."""
+        starts = base.key == recorded.trial.source
+        which = "that it starts from" if starts else "that teaches it"
+        run = self.store.runs([base.key]).get(base.key)
         before = self.store.result(run) if run is not None else None
         start = self._start(base, recorded)
-        result, trained = self._train(base, start)
+        result, trained = self._train(base, start, _Start(None))
         if trained is None:
-            raise QbenchError(
-                f"the full-precision network that it starts from failed: {result.reason}"
-            )
+            raise QbenchError(f"the full-precision network {which} failed: {result.reason}")
         why = start.why_not_exact or _not_exact(before or recorded)
         if not why and before is not None and (text := _first_difference(before, result)):
-            why = f"the full-precision network that it starts from is not as recorded: {text}"
+            why = f"the full-precision network {which} is not as recorded: {text}"
         return _Start(trained, why)
 
     def _given_weights(self, trial: Trial) -> bytes:

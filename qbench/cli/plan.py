@@ -256,6 +256,7 @@ def _entry(benchmark: Benchmark, planned: PlannedTrial, estimator: Estimator) ->
         "reason": benchmark.reason(planned),
         "stale": benchmark.stale.get(trial.key, ""),
         "base": trial.base.key if trial.base else None,
+        "teacher": trial.taught_by.key if trial.taught_by else None,
         "estimated_seconds": _seconds(estimator, trial) if waits else 0.0,
     }
 

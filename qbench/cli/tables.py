@@ -100,8 +100,8 @@ def _part(table: ResultsTable, columns: Sequence[int]) -> Table:
     for number, (label, cells) in enumerate(table.rows):
         if number in table.blocks:
             shown.add_row(Text(table.blocks[number], style="italic"))
-        mark = " ‡" if label in table.apart else ""
-        shown.add_row(Text(label + mark), *(_cell(cells[index]) for index in columns))
+        marked = f"{label} {table.symbols(label)}".rstrip()
+        shown.add_row(Text(marked), *(_cell(cells[index]) for index in columns))
     return shown
 
 

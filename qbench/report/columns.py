@@ -288,6 +288,12 @@ COLUMNS: tuple[Column, ...] = (
         ),
         ("recipe", "Recipe", "aligned: one for all methods; paper: the published one of each."),
         ("epochs", "Epochs", "Epochs of training with quantizers; 0: calibrated only."),
+        (
+            "teacher",
+            "Teacher",
+            "Weight and temperature of the distillation from the full-precision network; empty if "
+            "there is none.",
+        ),
         ("augmentation", "Augmentation", "Random transformations of each training image."),
         ("checkpoint", "Measured", "The epoch whose network is measured."),
         (
@@ -371,6 +377,8 @@ TRIAL_COLUMNS = {
     "placement": "Where the quantizers of activations sit.",
     "threads": "Number of torch threads on a CPU.",
     "training": "Values of the recipe, as JSON.",
+    "teacher": "Weight and temperature of the distillation from the full-precision network; empty "
+    "if there is none.",
     "published": "The published number as tables show it.",
     "source": "Source of the published number.",
     "published_value": "The published value of the metric that decides which result is best, %.",

@@ -16,6 +16,7 @@ import pandas as pd
 from qbench.report.columns import BY_NAME, COLUMNS, Column
 from qbench.report.significance import LEVEL, PairedTests, Verdict, interval, judge
 from qbench.report.tables.text import setting_text
+from qbench.spec.recipe import Recipe
 from qbench.spec.trial import FP32
 
 RESULT = ["dataset", "model", "label", "bits"]
@@ -44,6 +45,7 @@ _DEFAULTS: dict[str, Any] = {
     "mac_coverage": np.nan,
     "partly": "",
     "start": "",
+    "teacher": "",
     "augmentation": "",
     "weight_mb": np.nan,
     "full_weight_mb": np.nan,
@@ -56,6 +58,8 @@ _DEFAULTS: dict[str, Any] = {
 Row = dict[str, Any]
 _PROTOCOL = ("network", "first_layer", "last_layer", "start", "augmentation")
 _TOLD_ELSEWHERE = ("initialization",)
+# Values of a recipe that JSON leaves out while they are the default.
+_LATER_VALUES = {name: Recipe.model_fields[name].default for name in sorted(Recipe.later)}
 _FEWEST_ROWS = 3  # of two rows, neither is like most
 
 
@@ -213,7 +217,7 @@ class _Result:
             "deviation": np.nan,
             "same_as": "",
             "bold": False,
-            **{name: first[name] for name in (*_PROTOCOL, "recipe", "epochs")},
+            **{name: first[name] for name in (*_PROTOCOL, "recipe", "epochs", "teacher")},
             "w_levels": _most([trial["w_levels"] for trial in self.done]),
             "a_levels": _most([trial["a_levels"] for trial in self.done]),
             "w_coverage": _most([trial["w_coverage"] for trial in self.done]),
@@ -347,7 +351,8 @@ def _protocol(result: _Result) -> dict[str, Any]:
     protocol = {name.replace("_", " "): value for name, value in known.items()}
     protocol["epochs"] = epochs
     if epochs:
-        protocol |= {k: v for k, v in result.training.items() if k not in _TOLD_ELSEWHERE}
+        training = {**_LATER_VALUES, **result.training}
+        protocol |= {k: v for k, v in training.items() if k not in _TOLD_ELSEWHERE}
     return protocol
 
 

@@ -148,6 +148,7 @@ class TrialRows:
             "placement": trial.placement,
             "threads": trial.threads,
             "training": _as_json(trial.recipe),
+            "teacher": trial.recipe.teacher.text if trial.recipe.teacher else "",
             **self._claim(planned, number),
             "unreadable": tags.get(UNREADABLE, ""),
             "clipped": tags.get(CLIPPED, ""),

@@ -24,7 +24,7 @@ TRIES = 3  # attempts at a trial whose worker dies, such as with its node
 
 
 class Backlog(Searcher):
-    """Searcher that gives Tune the trials in order, once the trials they start from have ended.
+    """Searcher that gives Tune the trials in order, once the trials that they need have ended.
 
     Args:
         suite: Name of the suite.
@@ -65,7 +65,7 @@ class Backlog(Searcher):
         self.errors: dict[str, BaseException | None] = {}
 
     def suggest(self, trial_id: str) -> Any:
-        """Return the next trial whose base has ended, None to wait, or ``FINISHED``."""
+        """Return the next trial whose sources have ended, None to wait, or ``FINISHED``."""
         pending = {trial.key for trial in (*self.waiting, *self.running.values())}
         for trial in list(self.waiting):
             ended = self._spool.get(trial.key)
@@ -74,7 +74,7 @@ class Backlog(Searcher):
                 self.waiting.remove(trial)
                 pending.discard(trial.key)
                 self._end(ended)
-            elif trial.base is None or trial.base.key not in pending:
+            elif pending.isdisjoint(trial.sources):
                 if ended is not None:  # a failure that was not recorded; this attempt replaces it
                     self._spool.discard(trial.key)
                 self.waiting.remove(trial)
@@ -140,9 +140,10 @@ class Backlog(Searcher):
         self._listener.ended(result)
         self._recorder.add(key)
         if result.status == "failed":
-            for trial in [t for t in self.waiting if t.base and t.base.key == key]:
+            for trial in [t for t in self.waiting if key in t.sources]:
                 self.waiting.remove(trial)
-                reason = f"the full-precision network it starts from failed: {result.reason}"
+                which = "it starts from" if key == trial.source else "that teaches it"
+                reason = f"the full-precision network {which} failed: {result.reason}"
                 self._end(self._failed(trial, reason))
 
     def _failed(self, trial: Trial, reason: str) -> Result:

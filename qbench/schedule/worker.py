@@ -66,8 +66,11 @@ class WorkerConfig:
         for name, value in self.environment.items():
             os.environ.setdefault(name, value)
         weights = self.driver.call(Spool.weights, trial.source) if trial.source else None
+        taught_by = trial.taught_by
+        teacher = self.driver.call(Spool.weights, taught_by.key) if taught_by else None
         checkpoints = SpoolCheckpoints(self.driver, trial.key)
-        return Training(trial, weights, ExecutionEnvironment(self.data, self.cpus, checkpoints))
+        execution = ExecutionEnvironment(self.data, self.cpus, checkpoints)
+        return Training(trial, weights, execution, teacher)
 
     def deliver(self, result: Result, weights: bytes | None) -> None:
         """Write a result to the driver's spool and block until it is on disk.

@@ -52,6 +52,29 @@ def _later_defaults(kind: type[KeyContent]) -> dict[str, Any]:
     return {name: fields[name].get_default(call_default_factory=True) for name in kind.later}
 
 
+class Teacher(KeyContent):
+    """Distillation from the full-precision network (Hinton et al., arXiv:1503.02531).
+
+    The loss is (1 − w) · cross-entropy + w · T² · KL(teacher ‖ network), with both distributions
+    softened by the temperature T. The teacher is the full-precision network of the same model,
+    dataset and seed, in evaluation mode.
+
+    Attributes:
+        weight: Weight w, in [0, 1]. Default: 1, which trains on the teacher's distribution alone.
+        temperature: Temperature T, above 0. Default: 1.
+    """
+
+    weight: float = Field(default=1.0, ge=0, le=1)
+    temperature: float = Field(default=1.0, gt=0)
+
+    _no_boolean = field_validator("*", mode="before")(no_boolean)
+
+    @property
+    def text(self) -> str:
+        """The weight and the temperature, for tables."""
+        return f"weight {self.weight:g}, temperature {self.temperature:g}"
+
+
 class Recipe(KeyContent):
     """Settings of training that are independent of the method. They are part of a trial's key.
 
@@ -102,13 +125,15 @@ class Recipe(KeyContent):
         label_smoothing: Share of the target that all classes have equally, in [0, 1). It is for
             classification. Default: 0.
         epsilon: Term that ``adam`` and ``adamw`` add to the denominator, above 0. Default: 1e-8.
+        teacher: Distillation from the full-precision network. None (default): there is none. A
+            weight of 0 is the same as None.
     """
 
     later = frozenset(
         {
             *("precision", "channels_last", "compile", "steps", "other_lr", "milestone_lrs"),
             *("milestone_weight_decays", "weight_decay_on", "warmup_epochs", "label_smoothing"),
-            "epsilon",
+            *("epsilon", "teacher"),
         }
     )
 
@@ -139,8 +164,14 @@ class Recipe(KeyContent):
     warmup_epochs: float = Field(default=0.0, ge=0)
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     epsilon: float = Field(default=1e-8, gt=0)
+    teacher: Teacher | None = None
 
     _no_boolean = field_validator("*", mode="before")(no_boolean)
+
+    @field_validator("teacher")
+    @classmethod
+    def _no_teacher_without_weight(cls, teacher: Teacher | None) -> Teacher | None:
+        return teacher if teacher is not None and teacher.weight > 0 else None
 
     @model_validator(mode="after")
     def _schedule_has_what_it_needs(self) -> Recipe:

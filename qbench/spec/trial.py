@@ -33,6 +33,18 @@ class Preparation(KeyContent):
     bits: str
 
 
+class TeacherNetwork(KeyContent):
+    """Full-precision network that teaches a trial.
+
+    Attributes:
+        recipe: Recipe of its training.
+        weights: Identity of its given weights, as `Trial.weights`. Empty if it is trained here.
+    """
+
+    recipe: Recipe
+    weights: str = ""
+
+
 class Trial(KeyContent):
     """One training run of one configuration.
 
@@ -70,12 +82,14 @@ class Trial(KeyContent):
             to select something by the result. 0 (default): it is measured on the test split.
         placement: Where the quantizers of activations sit. ``layer_inputs`` (default) where no
             activation is quantized.
+        teacher: Full-precision network of `model` that teaches it, if its recipe has a teacher.
+            Otherwise None.
     """
 
     later = frozenset(
         {
             *("data", "weights", "processes", "rehearsal", "network", "prepared", "validation"),
-            "placement",
+            *("placement", "teacher"),
         }
     )
 
@@ -98,6 +112,7 @@ class Trial(KeyContent):
     prepared: Preparation | None = None
     validation: int = Field(default=0, ge=0)
     placement: Placement = LAYER_INPUTS
+    teacher: TeacherNetwork | None = None
 
     @cached_property
     def key(self) -> str:
@@ -117,6 +132,8 @@ class Trial(KeyContent):
         if self.method != FP32:
             content.pop("prepared", None)
         recipes = [content["recipe"], content["full_precision"] or {}]
+        if self.teacher is not None:
+            recipes.append(content["teacher"]["recipe"])
         for holder, name in ((content, "layers"), *((r, "milestones") for r in recipes)):
             if isinstance(holder.get(name), list):
                 holder[name].sort()  # in whatever order they were written
@@ -131,6 +148,29 @@ class Trial(KeyContent):
         if self.full_precision is None:
             return None
         return full_precision_trial(self, self.full_precision)
+
+    @cached_property
+    def taught_by(self) -> Trial | None:
+        """Full-precision trial whose network is its teacher, or None.
+
+        It is of the model that the table names, which a method may change for the trial itself.
+        """
+        if self.teacher is None:
+            return None
+        plain = self.changed(weights=self.teacher.weights, network="", prepared=None)
+        return full_precision_trial(plain, self.teacher.recipe)
+
+    @property
+    def needs(self) -> tuple[Trial, ...]:
+        """Full-precision trials whose weights it needs: its base and its teacher, each once."""
+        found = (each for each in (self.base, self.taught_by) if each is not None)
+        return tuple({each.key: each for each in found}.values())
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Keys of the weights that it needs: those that it starts from, and its teacher's."""
+        keys = (self.source, self.taught_by and self.taught_by.key)
+        return tuple(dict.fromkeys(key for key in keys if key))
 
     def changed(self, **fields: Any) -> Trial:
         """Return the trial with other values of some fields.
@@ -155,8 +195,10 @@ class Trial(KeyContent):
         shared: dict[str, Any] = {"_around_seed": self._around_seed}
         if self.base is not None:
             shared["base"] = self.base.with_seed(seed)
+        if self.taught_by is not None:
+            shared["taught_by"] = self.taught_by.with_seed(seed)
         other = self.model_copy(update={"seed": seed})
-        for name in ("key", "source", "base"):
+        for name in ("key", "source", "base", "taught_by"):
             other.__dict__.pop(name, None)
         other.__dict__.update(shared)
         return other

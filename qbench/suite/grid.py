@@ -24,7 +24,7 @@ from qbench.spec.bits import FULL_PRECISION, BitWidths
 from qbench.spec.placement import resolve_placement
 from qbench.spec.policies import DEFAULT_LAYERS, policy_widths
 from qbench.spec.recipe import Recipe
-from qbench.spec.trial import FP32, Preparation, Trial, full_precision_trial
+from qbench.spec.trial import FP32, Preparation, TeacherNetwork, Trial, full_precision_trial
 from qbench.spec.weights import identify, is_initial
 from qbench.suite.suite import MethodRow, Suite
 from qbench.tasks import classification
@@ -91,7 +91,8 @@ class _Grid:
         self._rehearsal = rehearsal
         self._dataset = registry.build_dataset(suite.dataset, suite.data)
         self._name = self._dataset.label or suite.dataset
-        self._pretraining = _changed(self._dataset.full_precision_recipe, suite.full_precision)
+        own = {**suite.full_precision, "teacher": None}  # it is the teacher of others
+        self._pretraining = _changed(self._dataset.full_precision_recipe, own)
 
     def trials(self) -> Iterator[PlannedTrial]:
         suite = self._suite
@@ -108,7 +109,7 @@ class _Grid:
                 for planned in self._row(model, row, label, method, problem or mistake)
             ]
             listed = any(row.method == FP32 for row in suite.methods)
-            if listed or any(planned.trial.full_precision for planned in quantized):
+            if listed or any(planned.trial.needs for planned in quantized):
                 title = registry.method_class(FP32).title
                 start = self._start(model, suite.seeds[0])
                 first = full_precision_trial(start, self._recipe_of(model))
@@ -199,6 +200,7 @@ class _Grid:
                 "bits": str(bits),
                 "recipe": recipe,
                 "full_precision": base if pretrained else None,
+                "teacher": self._teacher(model, start["weights"], recipe),
                 "network": network if network != model else "",
                 "prepared": preparation,
                 "placement": resolve_placement(
@@ -212,6 +214,12 @@ class _Grid:
             for seed in suite.seeds:
                 trial = first.with_seed(seed)
                 yield PlannedTrial(trial, row, label, suite.recipe.name, self._name, reason)
+
+    def _teacher(self, model: str, weights: str, recipe: Recipe) -> TeacherNetwork | None:
+        """Return the network that teaches trials by a recipe, that of the unchanged model."""
+        if recipe.teacher is None:
+            return None
+        return TeacherNetwork(recipe=self._recipe_of(model), weights=weights)
 
     def _preparation(self, model: str, method: Method, bits: BitWidths) -> Preparation | None:
         """Return how a method changes a model before it is quantized, or None."""
@@ -235,9 +243,13 @@ class _Grid:
                 mistake = f"its paper_recipe_for() raised {type(error).__name__}: {error}"
         recipe = _changed(recipe, {**suite.recipe.changes, **row.recipe})
         if not method.trains:
-            recipe = _changed(recipe, {"epochs": 0, "initialization": "pretrained"})
-        if recipe.label_smoothing and self._dataset.task != "classification":
-            mistake = mistake or "its recipe smooths labels, which is for classification"
+            untrained = {"epochs": 0, "initialization": "pretrained", "teacher": None}
+            recipe = _changed(recipe, untrained)
+        if self._dataset.task != "classification":
+            if recipe.label_smoothing:
+                mistake = mistake or "its recipe smooths labels, which is for classification"
+            if recipe.teacher is not None:
+                mistake = mistake or "its recipe has a teacher, which is for classification"
         return recipe, mistake
 
     def _model_problem(self, model: str) -> str:

@@ -19,7 +19,7 @@ from qbench.quant.options import build_method, method_options, quantizes
 from qbench.spec.layout import TableLayout
 from qbench.spec.placement import PLACEMENTS
 from qbench.spec.policies import POLICIES
-from qbench.spec.recipe import Recipe
+from qbench.spec.recipe import Recipe, Teacher
 from qbench.suite.suite import MethodRow, Published, Resources, Suite
 from qbench.suite.tuning import Tuning
 
@@ -61,7 +61,7 @@ def suite_schema() -> Schema:
     }
     for name, form in forms.items():
         properties[name] = {"description": properties[name]["description"]} | form
-    values = _any_of(Recipe)["properties"]
+    values = _recipe()["properties"]
     return {
         "$schema": DIALECT,
         "title": "A qbench suite",
@@ -81,7 +81,7 @@ def _row() -> Schema:
     widths = _one_or_more(_reference("width"))
     of_models = {"type": "object", "additionalProperties": widths}
     forms = {
-        "recipe": _any_of(Recipe),
+        "recipe": _recipe(),
         "bits": {"anyOf": [*widths["anyOf"], of_models]},
         "placement": {"enum": list(PLACEMENTS)},
     }
@@ -94,6 +94,13 @@ def _row() -> Schema:
         "minProperties": 1,
     }
     return {"anyOf": [_name("methods"), mapping]}
+
+
+def _recipe() -> Schema:
+    """Return the schema of changes to a recipe."""
+    found = _any_of(Recipe)
+    found["properties"]["teacher"]["anyOf"] = [_any_of(Teacher), {"type": "null"}]
+    return found
 
 
 def _options(name: str) -> Schema:

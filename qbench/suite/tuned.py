@@ -76,7 +76,7 @@ class TunedGrid:
                     self.studies.append(self._candidates(cell, study))
 
     def first_stage(self) -> list[PlannedTrial]:
-        """Return the trials of all studies' first stage, those that they start from first."""
+        """Return the trials of all studies' first stage, those that they need first."""
         return self.with_bases([each for candidates in self.studies for each in candidates])
 
     def second_stage(self, winner: PlannedTrial) -> list[PlannedTrial]:
@@ -90,7 +90,7 @@ class TunedGrid:
         return [replace(winner, trial=first.with_seed(seed)) for seed in seeds]
 
     def with_bases(self, trials: Sequence[PlannedTrial]) -> list[PlannedTrial]:
-        """Return trials after the full-precision trials that they start from, each once.
+        """Return trials after the full-precision trials that they need, each once.
 
         Args:
             trials: Trials of a stage.
@@ -101,8 +101,7 @@ class TunedGrid:
 
     def _bases(self, trials: Iterable[PlannedTrial]) -> Iterable[PlannedTrial]:
         for each in trials:
-            base = each.trial.base
-            if base is not None and not each.unsupported:
+            for base in () if each.unsupported else each.trial.needs:
                 plain = base.changed(seed=search_seed(1), validation=0)
                 label = self._labels.get(plain.key, "Full precision")
                 yield replace(each, trial=base, label=f"{label}, start", study=0, values={})

@@ -65,6 +65,12 @@ def problems_of_content(data: dict[str, Any]) -> Iterator[Problem]:
     yield from _tuning_problems(data)
     if isinstance(data.get("full_precision"), dict):
         yield from _recipe_problems(data["full_precision"], ("full_precision",))
+        if "teacher" in data["full_precision"]:
+            yield (
+                ("full_precision", "teacher"),
+                "a full-precision network has no teacher: it is that of the quantized ones; "
+                "write it under `recipe`",
+            )
 
 
 def _tuning_problems(data: dict[str, Any]) -> Iterator[Problem]:

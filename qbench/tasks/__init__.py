@@ -17,6 +17,7 @@ from qbench.errors import QbenchError
 if TYPE_CHECKING:
     from qbench.data import Dataset
     from qbench.spec.result import ImageDetections
+    from qbench.tasks.distillation import Distillation
 
 
 class Task(Protocol):
@@ -28,6 +29,7 @@ class Task(Protocol):
         batch: Any,
         label_smoothing: float = 0.0,
         hits: list[Tensor] | None = None,
+        distillation: Distillation | None = None,
     ) -> Tensor:
         """Compute the training loss of one batch.
 
@@ -37,6 +39,7 @@ class Task(Protocol):
             label_smoothing: Share of the target that all classes have equally, in [0, 1).
             hits: List that the number of correctly classified items is appended to, a scalar, if
                 the task has classes.
+            distillation: Teacher, and its share of the loss, if the task has classes.
 
         Returns:
             Loss, a floating-point scalar with a gradient.

@@ -13,6 +13,7 @@ from qbench import distributed
 from qbench.data import Dataset
 from qbench.errors import QbenchError
 from qbench.spec.result import ImageDetections
+from qbench.tasks.distillation import Distillation
 
 AUXILIARY_WEIGHT = 0.3
 """Weight of the loss of an auxiliary classifier (GoogLeNet, arXiv:1409.4842, Section 5)."""
@@ -62,11 +63,12 @@ def loss(
     batch: LabelledBatch,
     label_smoothing: float = 0.0,
     hits: list[Tensor] | None = None,
+    distillation: Distillation | None = None,
 ) -> Tensor:
-    """Compute the mean cross-entropy of a batch.
+    """Compute the mean cross-entropy of a batch, or its mixture with the distance to a teacher.
 
-    The logits of auxiliary classifiers are trained too: their cross-entropies are added with the
-    weight `AUXILIARY_WEIGHT`.
+    The logits of auxiliary classifiers are trained too: their losses are added with the weight
+    `AUXILIARY_WEIGHT`.
 
     Args:
         model: Classifier. Maps (N, C, H, W) to logits, (N, classes), or to a tuple of them, those
@@ -75,6 +77,7 @@ def loss(
         label_smoothing: Share of the target that all classes have equally, in [0, 1).
         hits: List that the number of images whose label has the largest logit is appended to, a
             scalar, int64.
+        distillation: Teacher, and its share of the loss. Default: there is none.
 
     Returns:
         Loss in nats, a scalar of float32, or of float64 if the logits are.
@@ -87,14 +90,21 @@ def loss(
     if hits is not None:
         hits.append((every[0].detach().argmax(dim=1) == labels).sum())
     # Autocast gives bfloat16 logits, in which a small loss underflows to 0.
-    total, *auxiliary = (
+    losses = [
         F.cross_entropy(
             logits.to(torch.promote_types(logits.dtype, torch.float32)),
             labels,
             label_smoothing=label_smoothing,
         )
         for logits in every
-    )
+    ]
+    if distillation is not None:
+        targets = distillation.targets(images)
+        losses = [
+            distillation.loss(each, logits, targets)
+            for each, logits in zip(losses, every, strict=True)
+        ]
+    total, *auxiliary = losses
     for each in auxiliary:
         total = total + AUXILIARY_WEIGHT * each
     return total

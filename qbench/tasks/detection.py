@@ -15,6 +15,7 @@ from qbench import distributed
 from qbench.data import Dataset
 from qbench.errors import QbenchError
 from qbench.spec.result import ImageDetections
+from qbench.tasks.distillation import Distillation
 from qbench.tasks.voc_ap import mean_average_precision
 
 Image = dict[str, Tensor]
@@ -44,6 +45,7 @@ def loss(
     batch: DetectionBatch,
     label_smoothing: float = 0.0,
     hits: list[Tensor] | None = None,
+    distillation: Distillation | None = None,
 ) -> Tensor:
     """Sum the losses of a detector; for SSD the multibox loss (arXiv:1512.02325, Eq. 1).
 
@@ -53,15 +55,18 @@ def loss(
             pixels as x1 y1 x2 y2, and ``labels``, int64, (n,), from 1.
         label_smoothing: Must be 0, because torchvision's detectors have no label smoothing.
         hits: Stays as it is: a detection is no class.
+        distillation: Must be None: detectors return no logits in training.
 
     Returns:
         Loss, a scalar.
 
     Raises:
-        QbenchError: Label smoothing is asked for.
+        QbenchError: Label smoothing or distillation is asked for.
     """
     if label_smoothing:
         raise QbenchError(f"label_smoothing {label_smoothing} is for classification")
+    if distillation is not None:
+        raise QbenchError("a teacher is for classification")
     images, targets = batch
     losses: dict[str, Tensor] = model(images, targets)
     return torch.stack(list(losses.values())).sum()

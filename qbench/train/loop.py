@@ -15,6 +15,7 @@ from qbench import distributed, tasks
 from qbench.data import Dataset
 from qbench.quant.handle import Handle
 from qbench.spec.recipe import Recipe
+from qbench.tasks.distillation import Distillation
 from qbench.train.checkpoint import random_state, set_random_state
 from qbench.train.loading import Loader
 from qbench.train.optimizer import Schedule
@@ -67,6 +68,7 @@ class TrainingLoop:
         evaluation: Test batches; each process has its share of the test set.
         calibration: Training batches for calibration; each process has all of every batch.
         order: Generator that draws the order of the training items.
+        distillation: The teacher, and its share of the loss. None: there is none.
     """
 
     task: tasks.Task
@@ -80,6 +82,7 @@ class TrainingLoop:
     evaluation: Loader
     calibration: Loader
     order: torch.Generator
+    distillation: Distillation | None = None
 
     def run_epoch(self, recipe: Recipe) -> dict[str, float]:
         """Train for one pass over the training data.
@@ -107,7 +110,8 @@ class TrainingLoop:
 
             def loss(batch: Any = batch, share: float = share) -> Tensor:
                 with autocast:
-                    return self.task.loss(network, batch, recipe.label_smoothing, hits) * share
+                    smoothing, taught = recipe.label_smoothing, self.distillation
+                    return self.task.loss(network, batch, smoothing, hits, taught) * share
 
             total += training_step(self.handle, self.optimizer, loss, recipe.gradient_clip)
         self.schedule.step()

@@ -33,6 +33,7 @@ from qbench.spec.granularity import PerTensor
 from qbench.spec.predictions import Predictions
 from qbench.spec.result import CodeFingerprint, Result
 from qbench.spec.trial import FP32, Trial
+from qbench.tasks.distillation import Distillation
 from qbench.train import fingerprint, weights
 from qbench.train.checkpoint import (
     Checkpoints,
@@ -81,6 +82,7 @@ class Training:
         weights: Serialized weights that the trial starts from (`Trial.source`); None if it starts
             from random weights.
         execution: Where and with which resources the trial runs.
+        teacher: Serialized weights of its teacher (`Trial.taught_by`); None if it has none.
 
     Attributes:
         result: What the trial has produced so far; final when `epochs` is exhausted.
@@ -92,11 +94,13 @@ class Training:
         trial: Trial,
         weights: bytes | None = None,
         execution: ExecutionEnvironment = ExecutionEnvironment(),
+        teacher: bytes | None = None,
     ) -> None:
         self.result = Result(trial=trial, status="failed", started=time.time())
         self.weights: bytes | None = None
         self._start = time.perf_counter()
         self._pretrained = weights
+        self._teacher = teacher
         self._execution = execution
 
     def epochs(self) -> Iterator[dict[str, float]]:
@@ -130,6 +134,8 @@ class Training:
             _check_unchanged(trial, self._execution)
         seed_everything(trial.seed)
         loop = _prepare(trial, self._execution, self._pretrained)
+        if trial.recipe.teacher is not None:
+            loop.distillation = _distillation(trial, loop, self._teacher)
         recipe, handle, model = trial.recipe, loop.handle, loop.handle.model
         done = self._resume(loop)
         start = saved = time.perf_counter()
@@ -402,15 +408,34 @@ def _load_pretrained(model: nn.Module, trial: Trial, pretrained: bytes | None) -
 
 def _pretrained_state(trial: Trial, pretrained: bytes | None) -> dict[str, Tensor]:
     """Return the weights that a trial starts from."""
-    if pretrained is None:
-        raise TrainingError("the full-precision weights that it starts from are missing")
+    return _full_precision_state(pretrained, "that it starts from", trial.source)
+
+
+def _full_precision_state(data: bytes | None, which: str, key: str | None) -> dict[str, Tensor]:
+    """Read weights of a full-precision trial."""
+    if data is None:
+        raise TrainingError(f"the full-precision weights {which} are missing")
     try:
-        return load_weights(pretrained)
+        return load_weights(data)
     except RefusedError as error:
         raise TrainingError(
-            f"the weights that it starts from, weights/{trial.source}.pt, are refused: the "
-            f"file {error}"
+            f"the weights {which}, weights/{key}.pt, are refused: the file {error}"
         ) from error
+
+
+def _distillation(trial: Trial, loop: TrainingLoop, weights: bytes | None) -> Distillation:
+    """Build the teacher of a trial, without drawing from the global generators."""
+    base, recipe = trial.taught_by, trial.recipe.teacher
+    assert base is not None and recipe is not None  # noqa: S101, PT018
+    state = _full_precision_state(weights, "of its teacher", base.key)
+    with torch.random.fork_rng():
+        network = _build(base, loop.dataset)
+    network.load_state_dict(state)
+    network.to(loop.loader.device)
+    if trial.recipe.channels_last:
+        network.to(memory_format=torch.channels_last)
+    network.requires_grad_(False).eval()
+    return Distillation(network, recipe.weight, recipe.temperature)
 
 
 def _build(trial: Trial, dataset: Dataset) -> nn.Module:

@@ -26,8 +26,10 @@ def trial(method: str = "quantization_networks", **changes: object) -> Trial:
     return Trial.model_validate({**values, **changes})
 
 
-def train(what: Trial, weights: bytes | None = None) -> tuple[Result, bytes | None]:
-    training = Training(what, weights)
+def train(
+    what: Trial, weights: bytes | None = None, teacher: bytes | None = None
+) -> tuple[Result, bytes | None]:
+    training = Training(what, weights, teacher=teacher)
     for _ in training.epochs():
         pass
     return training.result, training.weights

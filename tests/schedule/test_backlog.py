@@ -9,7 +9,8 @@ import ray
 
 from qbench.schedule import recorder
 from qbench.schedule.backlog import reason_of
-from qbench.spec.trial import Trial
+from qbench.spec.recipe import Teacher
+from qbench.spec.trial import TeacherNetwork, Trial
 from qbench.store.spool import Spool
 from qbench.train.limits import Limits
 from tests.helpers.grids import Grid, done
@@ -170,3 +171,22 @@ def test_the_reason_of_a_worker_that_failed_is_its_last_line() -> None:
     error = RuntimeError("while starting:\n  no such device")
     assert reason_of(error) == "its worker failed:   no such device"
     assert reason_of(None) == "its worker died: out of memory, killed, or crashed"
+
+
+def test_a_trial_waits_for_its_teacher_and_fails_with_it(tmp_path: Path) -> None:
+    recipe = RECIPE.model_copy(update={"teacher": Teacher()})
+    taught = trial("ste", recipe=recipe, teacher=TeacherNetwork(recipe=RECIPE))
+    teacher = taught.taught_by
+    assert teacher is not None
+    grid = Grid(tmp_path, [taught, teacher])
+    name = grid.start()
+    assert grid.backlog.running[name] == teacher
+    assert grid.backlog.suggest("waiting") is None
+    failed = done(teacher).model_copy(update={"status": "failed", "reason": "it broke"})
+    grid.spool.put(failed, None)
+    grid.backlog.on_trial_complete(name, {"done": True})
+    grid.close()
+    assert [(r.trial.method, r.reason) for r in grid.heard.results] == [
+        ("fp32", "it broke"),
+        ("ste", "the full-precision network that teaches it failed: it broke"),
+    ]

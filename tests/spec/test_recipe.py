@@ -58,3 +58,28 @@ def test_fields_that_came_later_are_left_out_of_json_at_their_defaults() -> None
 def test_a_field_that_cannot_be_is_refused_in_words(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         recipe(**changes)
+
+
+def test_a_teacher_has_the_whole_weight_by_default() -> None:
+    found = recipe(teacher={})
+    assert found.model_dump()["teacher"] == {"weight": 1.0, "temperature": 1.0}
+    assert found.teacher is not None
+    assert found.teacher.text == "weight 1, temperature 1"
+
+
+def test_a_teacher_without_weight_is_none() -> None:
+    assert recipe(teacher={"weight": 0}) == recipe(teacher=None) == recipe()
+
+
+@pytest.mark.parametrize(
+    ("teacher", "message"),
+    [
+        ({"weight": 1.5}, "weight"),
+        ({"temperature": 0}, "temperature"),
+        ({"weight": True}, "is no truth value"),
+        ({"temprature": 2}, "temprature"),
+    ],
+)
+def test_a_teacher_is_checked(teacher: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        recipe(teacher=teacher)

@@ -8,8 +8,14 @@ from typing import Any
 
 import pytest
 
-from qbench.spec.recipe import Recipe
-from qbench.spec.trial import Preparation, Trial, full_precision_trial, given_weights_key
+from qbench.spec.recipe import Recipe, Teacher
+from qbench.spec.trial import (
+    Preparation,
+    TeacherNetwork,
+    Trial,
+    full_precision_trial,
+    given_weights_key,
+)
 
 RECIPE = Recipe(epochs=3, batch_size=8, optimizer="sgd", lr=0.1)
 
@@ -164,3 +170,48 @@ def test_the_code_of_a_changed_network_is_that_of_the_method_that_changed_it() -
     assert changed.base.method == "fp32"
     assert xnor().base.code_method == "fp32"  # type: ignore[union-attr]
     assert changed.base.name == "fp32 for xnor 32/32 convnet_tiny digits seed 0"
+
+
+TAUGHT = RECIPE.model_copy(update={"teacher": Teacher()})
+
+
+def test_a_teacher_is_the_full_precision_trial_of_the_model_data_and_seed() -> None:
+    quantized = trial(
+        recipe=TAUGHT,
+        seed=7,
+        data={"classes": 3},
+        validation=5,
+        network="preact_resnet18",
+        teacher=TeacherNetwork(recipe=RECIPE),
+    )
+    plain = trial(seed=7, data={"classes": 3}, validation=5)
+    assert quantized.taught_by == full_precision_trial(plain, RECIPE)
+    assert quantized.sources == (quantized.taught_by.key,)
+    assert quantized.needs == (quantized.taught_by,)
+
+
+def test_a_teacher_that_is_also_the_start_is_needed_once() -> None:
+    quantized = trial(recipe=TAUGHT, full_precision=RECIPE, teacher=TeacherNetwork(recipe=RECIPE))
+    assert quantized.needs == (quantized.base,) == (quantized.taught_by,)
+    assert quantized.sources == (quantized.source,)
+
+
+def test_a_teacher_may_have_weights_that_are_given() -> None:
+    given = TeacherNetwork(recipe=RECIPE, weights="torchvision:IMAGENET1K_V1")
+    taught_by = trial(recipe=TAUGHT, teacher=given).taught_by
+    assert taught_by is not None
+    assert taught_by.weights == "torchvision:IMAGENET1K_V1"
+
+
+def test_another_seed_has_another_teacher() -> None:
+    first = trial(recipe=TAUGHT, teacher=TeacherNetwork(recipe=RECIPE))
+    assert first.taught_by is not None  # now it is computed
+    other = first.with_seed(3)
+    assert other == first.changed(seed=3)
+    assert other.taught_by == first.changed(seed=3).taught_by != first.taught_by
+
+
+def test_a_trial_without_a_teacher_needs_what_it_starts_from() -> None:
+    assert trial().needs == ()
+    assert trial().sources == ()
+    assert trial(full_precision=RECIPE).needs == (trial(full_precision=RECIPE).base,)

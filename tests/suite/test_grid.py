@@ -455,3 +455,46 @@ def test_a_mistake_in_prepare_is_left_to_the_trial(
 ) -> None:
     monkeypatch.setattr(registry.method_class("ste"), "prepare", lambda *_: 1 / 0)
     assert not any(c.unsupported or c.trial.prepared for c in grid(tmp_path, "bits=[1/32]"))
+
+
+def test_a_teacher_is_trained_even_if_nothing_starts_from_it(tmp_path: Path) -> None:
+    found = grid(tmp_path, "recipe.teacher={weight: 0.5}", "recipe.initialization=scratch")
+    full = [each.trial for each in found if each.trial.method == "fp32"]
+    taught = [each.trial for each in found if each.trial.method != "fp32"]
+    assert {each.seed: each.key for each in full} == {
+        each.seed: each.taught_by.key for each in taught if each.taught_by
+    }
+    assert all(each.base is None for each in taught)
+    assert all(each.recipe.teacher is None for each in full)
+
+
+def test_a_teacher_without_weight_leaves_every_key(tmp_path: Path) -> None:
+    plain, without = grid(tmp_path), grid(tmp_path, "recipe.teacher.weight=0")
+    assert [each.trial.key for each in plain] == [each.trial.key for each in without]
+
+
+def test_the_teacher_of_a_changed_network_is_the_unchanged_one(tmp_path: Path) -> None:
+    found = grid(tmp_path, "methods=[react_net]", "bits=[1/1]", "recipe.teacher={}")
+    (first, *_) = [each.trial for each in found if each.trial.method == "react_net"]
+    assert first.base is not None
+    assert first.base.prepared is not None
+    assert first.taught_by is not None
+    assert first.taught_by.prepared is None
+    assert set(first.sources) < {each.trial.key for each in found}
+
+
+def test_what_is_not_trained_has_no_teacher(tmp_path: Path) -> None:
+    found = grid(tmp_path, "methods=[ptq_minmax]", "recipe.teacher={}")
+    assert all(each.trial.teacher is None for each in found)
+    assert all(each.trial.recipe.teacher is None for each in found)
+
+
+def test_a_teacher_is_for_classification(tmp_path: Path) -> None:
+    found = grid(tmp_path, "dataset=shapes", "models=[ssd_tiny]", "recipe.teacher={}")
+    reasons = {each.unsupported for each in found if each.trial.method == "ste"}
+    assert reasons == {"its recipe has a teacher, which is for classification"}
+
+
+def test_a_full_precision_network_has_no_teacher(tmp_path: Path) -> None:
+    with pytest.raises(QbenchError, match=r"full_precision.teacher: a full-precision network has"):
+        grid(tmp_path, "full_precision.teacher={}")

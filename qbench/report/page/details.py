@@ -114,6 +114,7 @@ def tip(row: Mapping[str, Any], trials: Sequence[Mapping[str, Any]], best: str) 
     stale = dict.fromkeys(trial["stale"] for trial in trials if trial.get("stale"))
     lines += [f"Stale: {text}" for text in stale]
     lines += [f"Another protocol than most: {row['differs']}"] if row["differs"] else []
+    lines += [f"Full-precision teacher: {row['teacher']}"] if row["teacher"] else []
     return "\n".join(map(one_line, lines))
 
 

@@ -147,7 +147,7 @@ def _result(
         "tip": said,
         "kind": kind(row),
         "worse": row["standing"] == "worse",
-        "apart": bool(row["differs"]),
+        "marks": "‡" * bool(row["differs"]) + "§" * bool(row["teacher"]),
         "sort": _sort(row["mean"]),
         "words": one_line(" ".join(str(row[name]) for name in _SEARCHED)),
         "published": published(row, details.trials_of(row)),
@@ -207,9 +207,9 @@ def _grids(presentation: Presentation, rows: Sequence[Mapping[str, Any]]) -> lis
             its.remove(full)
         bits = _ordered(dict.fromkeys(row["bits"] for row in its), presentation)
         cells = {(row["label"], row["bits"]): row for row in its}
-        labels = {row["label"]: False for row in its}
+        marks: dict[str, str] = {}
         for row in its:
-            labels[row["label"]] |= row["apart"]
+            marks[row["label"]] = marks.get(row["label"], "") + row["marks"]
         title = f"{model} on {dataset}: {TITLES[presentation.shown[0]]} in %"
         grids.append(
             {
@@ -218,8 +218,12 @@ def _grids(presentation: Presentation, rows: Sequence[Mapping[str, Any]]) -> lis
                 "full": full if full not in its else None,
                 "bits": bits,
                 "rows": [
-                    (label, apart, [(width, cells.get((label, width))) for width in bits])
-                    for label, apart in labels.items()
+                    (
+                        label,
+                        "".join(mark for mark in "‡§" if mark in found),
+                        [(width, cells.get((label, width))) for width in bits],
+                    )
+                    for label, found in marks.items()
                 ],
             }
         )

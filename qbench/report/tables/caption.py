@@ -27,6 +27,7 @@ WORSE = (
     "Holm's correction, p < 0.05)."
 )
 APART = "‡: its protocol differs from that of most rows."
+TAUGHT = "§: trained with the full-precision network as a teacher (distillation)."
 ELSEWHERE = "Published numbers in parentheses are for another setting than that of this table."
 REHEARSAL_NOTE = (
     "A rehearsal of a few steps on a stand-in for the data, to see that everything runs: "

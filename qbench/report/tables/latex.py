@@ -25,6 +25,7 @@ _WIDEST = 130  # letters of a line of a table, with the gaps between columns
 _NARROW, _SHORT = 95, 35  # letters of a line, and lines, that fit in a larger font
 _GAP = 2  # letters
 _TALLEST = 55  # lines of a table
+_MARKS = {"‡": r"\,$^\ddagger$", "§": r"\,\S"}  # of rows
 _FLOATS = 10  # between two ends of a page, since LaTeX keeps a limited number of them
 
 
@@ -144,7 +145,7 @@ def _parts(name: str, title: str, found: ResultsTable) -> Iterator[_Float]:
                 body += [r"\midrule"] * (index > 0)
                 block = _escaped(found.blocks[index])
                 body.append(rf"\multicolumn{{{len(columns) + 1}}}{{l}}{{\emph{{{block}}}}} \\")
-            mark = r"\,$^\ddagger$" * (row in found.apart)
+            mark = "".join(_MARKS[symbol] for symbol in found.symbols(row))
             body.append(
                 " & ".join([_escaped(row) + mark, *(_cell(cells[c]) for c in columns)]) + r" \\"
             )
@@ -253,6 +254,7 @@ _LATEX = {
         "−": "$-$",
         "†": r"$\dagger$",
         "‡": r"$\ddagger$",
+        "§": r"\S{}",
         "²": "$^2$",
         "³": "$^3$",
         "ß": r"\ss{}",

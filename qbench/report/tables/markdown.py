@@ -66,7 +66,8 @@ def _table(found: ResultsTable) -> list[str]:
     for index, (label, cells) in enumerate(found.rows):
         if index in found.blocks:
             body.append([f"*{_inline(found.blocks[index])}*", *[""] * len(cells)])
-        body.append([_inline(label) + " ‡" * (label in found.apart), *map(_cell, cells)])
+        marked = f"{_inline(label)} {found.symbols(label)}".rstrip()
+        body.append([marked, *map(_cell, cells)])
     blocks = [_escaped(found.caption), _grid(header, body)]
     notes = [f"{i}. {_escaped(note)}" for i, note in enumerate(found.notes, 1)]
     blocks += ["\n".join(notes)] if notes else []

@@ -60,6 +60,7 @@ class ResultsTable:
         notes: Footnotes, in reading order.
         settings: Lines of `qbench.report.tables.settings.settings`.
         apart: Names of the rows whose protocol differs from that of most rows.
+        taught: Names of the rows with a full-precision teacher.
         blocks: Title of each block, by the index of its first row.
         full_precision: Full-precision accuracy, if it is no cell. Otherwise an empty string.
         doubts: Sentences on full-precision networks that say nothing about the quantizers.
@@ -75,6 +76,7 @@ class ResultsTable:
     notes: list[str] = field(default_factory=list)
     settings: list[str] = field(default_factory=list)
     apart: set[str] = field(default_factory=set)
+    taught: set[str] = field(default_factory=set)
     blocks: dict[int, str] = field(default_factory=dict)
     full_precision: str = ""
     doubts: list[str] = field(default_factory=list)
@@ -84,6 +86,14 @@ class ResultsTable:
     def subject(self) -> str:
         """Subject of the table: its name and dataset."""
         return f"{self.name} on {self.dataset}" if self.name else self.dataset
+
+    def symbols(self, label: str) -> str:
+        """Return the marks of a row: ‡ if its protocol differs, § if it has a teacher.
+
+        Args:
+            label: Name of the row.
+        """
+        return "‡" * (label in self.apart) + "§" * (label in self.taught)
 
     def note(self, text: str) -> int:
         """Add a footnote, unless the table has it already.
@@ -237,6 +247,8 @@ class _Builder:
             self._rows.append(row)
             if any(self._standing(trial).get("differs") for trial in row):
                 result.apart.add(label)
+            if any(self._standing(trial).get("teacher") for trial in row):
+                result.taught.add(label)
 
     def _standing(self, trial: Row) -> Row:
         return self._standings[tuple(trial[name] for name in RESULT)]
@@ -308,6 +320,7 @@ class _Builder:
             captions.BOLD: any(cell.best for cell in cells),
             captions.WORSE: any(cell.worse for cell in cells),
             captions.APART: bool(table.apart),
+            captions.TAUGHT: bool(table.taught),
             captions.ELSEWHERE: any(cell.published and cell.text[0] == "(" for cell in cells),
         }
         return [sentence for sentence, has in present.items() if has]

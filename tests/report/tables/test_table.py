@@ -322,3 +322,21 @@ def test_a_table_says_what_the_data_are_and_doubts_a_baseline_at_chance() -> Non
     )
     assert found.doubts == [doubt]
     assert f"{data} {doubt}" in found.caption
+
+
+def test_a_row_with_a_teacher_is_marked() -> None:
+    taught = trials("A", 9.0, teacher="weight 1, temperature 1")
+    found = only(taught, trials("B", 9.0, teacher=""))
+    assert found.taught == {"A"}
+    assert "| A § " in markdown(found)
+    assert r"A\,\S &" in latex(found)
+    assert (
+        "§: trained with the full-precision network as a teacher (distillation)." in found.caption
+    )
+    assert "§" not in only(trials("B", 9.0, teacher="")).caption
+
+
+def test_what_only_one_recipe_sets_is_another_protocol() -> None:
+    rows = [trials(name, 9.0, training='{"lr": 0.1}', options="{}") for name in "AB"]
+    other = '{"lr": 0.1, "teacher": {"weight": 1.0, "temperature": 1.0}}'
+    assert only(*rows, trials("C", 9.0, training=other, options="{}")).apart == {"C"}
