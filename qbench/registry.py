@@ -195,10 +195,10 @@ def dataset_options(name: str) -> list[str]:
 
 
 def build_model(name: str, num_classes: int, in_channels: int) -> nn.Module:
-    """Build a randomly initialised model: a registered one, or else torchvision's of that name.
+    """Build a randomly initialised model: a registered one, timm's, or torchvision's of that name.
 
     Args:
-        name: Name of the model.
+        name: Name of the model; that of timm's begins with ``timm:``.
         num_classes: Number of classes.
         in_channels: Number of channels of the input images. torchvision's models take three; a
             grey image is repeated.
@@ -210,8 +210,10 @@ def build_model(name: str, num_classes: int, in_channels: int) -> nn.Module:
         model: nn.Module = _load("models", name)(num_classes=num_classes, in_channels=in_channels)
         return model
     check_model_name(name)
-    from qbench.models import torchvision_model
+    from qbench.models import is_timm, timm_model, torchvision_model
 
+    if is_timm(name):
+        return timm_model(name, num_classes, in_channels)
     return torchvision_model(name, num_classes, in_channels)
 
 
@@ -222,12 +224,15 @@ def check_model_name(name: str) -> None:
         name: Name to check.
 
     Raises:
-        QbenchError: The model is unknown. The message names the nearest.
+        QbenchError: The model is unknown, and the message names the nearest; or it is one of timm,
+            which is not installed.
     """
     if name not in names("models"):
-        from qbench.models import torchvision_names
+        from qbench.models import check_timm_name, is_timm, torchvision_names
 
-        if name not in torchvision_names():
+        if is_timm(name):
+            check_timm_name(name)
+        elif name not in torchvision_names():
             raise unknown("models", name, torchvision_names())
 
 

@@ -13,4 +13,4 @@ def needs(library: str) -> pytest.MarkDecorator:
     return pytest.mark.skipif(missing, reason=f"{library} is not installed")
 
 
-needs_torchao, needs_brevitas = needs("torchao"), needs("brevitas")
+needs_torchao, needs_brevitas, needs_timm = map(needs, ("torchao", "brevitas", "timm"))

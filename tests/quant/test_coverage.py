@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
+from qbench import registry
 from qbench.errors import QbenchError
 from qbench.quant.attach import attach
 from qbench.spec.policies import LayerPolicy
@@ -167,3 +169,44 @@ def test_what_a_method_leaves_out_is_named() -> None:
 def test_without_calibration_data_a_batch_is_needed() -> None:
     with pytest.raises(QbenchError, match="pass a batch"):
         attach(small(), "twn", bits="2/32").coverage()
+
+
+def shares_by_torch(model: nn.Module, x: Tensor, ends: tuple[str, str]) -> tuple[float, float]:
+    """Shares of the multiply-adds that are not of the ends, of all and of those with a weight.
+
+    They follow from what torch counts in each module of the network without quantizers.
+    """
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            model(x)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+    counts = counter.get_flop_counts()
+    total = sum(counts["Global"].values())
+    inside = sum(
+        n for op, n in counts["Global"].items() if "attention" in str(op) or "bmm" in str(op)
+    )
+    outside = sum(sum(counts[f"{type(model).__name__}.{name}"].values()) for name in ends)
+    assert inside > 0 < outside
+    return 1 - outside / total, 1 - outside / (total - inside)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "ends"),
+    [
+        ("vit_tiny", (1, 14, 14), ("embed", "head")),
+        pytest.param(
+            *("vit_b_32", (3, 224, 224), ("conv_proj", "heads.head")), marks=pytest.mark.slow
+        ),
+    ],
+)
+def test_the_share_of_a_transformer_is_that_of_torch(
+    name: str, shape: tuple[int, int, int], ends: tuple[str, str]
+) -> None:
+    model, x = registry.build_model(name, 10, shape[0]).eval(), torch.randn(2, *shape)
+    every, weighted = shares_by_torch(model, x, ends)
+    found = attach(model, "lsq", bits="2/2", calibration=[x]).coverage(x)
+    assert found.multiply_adds == pytest.approx(every, abs=1e-9)
+    assert found.weight_operands == pytest.approx(weighted, abs=1e-9)

@@ -13,6 +13,7 @@ from torch import nn
 from qbench.errors import QbenchError
 from qbench.quant.exchange import transposed
 from qbench.quant.exchange.attention import Attention
+from qbench.quant.exchange.fused import FusedAttention
 
 _SWIN = "torchvision.models.swin_transformer"
 
@@ -20,9 +21,9 @@ _SWIN = "torchvision.models.swin_transformer"
 def exchange(model: nn.Module) -> None:
     """Exchange attention and transposed convolutions, in place.
 
-    Exchanged are ``nn.MultiheadAttention``, torchvision's attention in shifted windows, and
-    transposed convolutions. Subclasses with a forward pass of their own stay as they are, and so do
-    transposed convolutions whose weight is shared with another module or is computed.
+    Exchanged are ``nn.MultiheadAttention``, torchvision's attention in shifted windows, timm's
+    attention, and transposed convolutions. Subclasses with a forward pass of their own stay as they
+    are, and so do transposed convolutions whose weight is shared or computed.
 
     Args:
         model: Any module. It computes the same afterwards, and has the same ``state_dict``.
@@ -90,7 +91,7 @@ def is_attention(module: nn.Module) -> bool:
 
 def _attention_classes() -> tuple[Any, ...]:
     if _SWIN not in sys.modules:  # slow to import, and then no module is of its classes
-        return (Attention,)
+        return Attention, FusedAttention
     from qbench.quant.exchange.windows import WindowAttention, WindowAttentionV2
 
-    return Attention, WindowAttention, WindowAttentionV2
+    return Attention, FusedAttention, WindowAttention, WindowAttentionV2

@@ -15,7 +15,6 @@ is used in place of the ReLU's.
 
 from __future__ import annotations
 
-import functools
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -27,6 +26,7 @@ from torch.utils.hooks import RemovableHandle
 
 from qbench import distributed
 from qbench.method import Quantizer
+from qbench.quant.exchange.classes import Exchanged, exchanged_class
 from qbench.quant.placement.sites import CONTAINERS, TRANSPARENT, Point, Site, kind_of
 from qbench.quant.state import PLACED
 
@@ -138,7 +138,7 @@ class Insertion:
                     child.register_forward_hook(_leave, always_call=True),
                 ]
         original: Any = type(owner)
-        owner.__class__ = _exchanged_class(original)
+        owner.__class__ = exchanged_class(_QuantizesItsCalls, original)
         self._exchanged.append(owner)
 
 
@@ -235,29 +235,13 @@ class _OwnCalls(TorchFunctionMode):
         return quantize(self._quantizers[key], x, self._training)
 
 
-class _QuantizesItsCalls:
+class _QuantizesItsCalls(Exchanged):
     """Mixin of the classes that modules with quantized calls of functions have."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the forward pass of the original class, and quantize at its sites."""
-        with _OwnCalls(self):  # type: ignore[arg-type]
-            return super().forward(*args, **kwargs)  # type: ignore[misc]
-
-    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        """Copy and pickle by the original class, since this one has no name to import."""
-        reduced: Any = super().__reduce_ex__(protocol)
-        return (_new, (type(self).__bases__[1],), *reduced[2:])
-
-
-@functools.cache
-def _exchanged_class(original: Any) -> Any:
-    return type(original.__name__, (_QuantizesItsCalls, original), {})
-
-
-def _new(original: Any) -> nn.Module:
-    exchanged = _exchanged_class(original)
-    made: nn.Module = exchanged.__new__(exchanged)
-    return made
+        with _OwnCalls(self):
+            return super().forward(*args, **kwargs)
 
 
 # Hooks are functions of this module, not closures, so that a model with them can be pickled.
