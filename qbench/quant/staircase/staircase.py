@@ -13,6 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from qbench.quant.primitives.levels import to_levels
 from qbench.quant.staircase.autograd import SoftStaircase
 from qbench.quant.staircase.formula import at_least_float32, sum_of_sigmoids
 
@@ -71,6 +72,5 @@ def hard_staircase(
     """
     thresholds, order = biases.sort()
     heights = torch.cat([scales.new_zeros(1), scales[order].cumsum(0)]) - offset
-    z = at_least_float32(x, alpha) * beta
-    steps = torch.bucketize(z.detach(), thresholds, right=True)  # A(0) = 1
-    return (heights[steps] * alpha).to(x.dtype)
+    u = (at_least_float32(x, alpha) * beta).detach()
+    return (to_levels(u, thresholds, heights, right=True) * alpha).to(x.dtype)  # A(0) = 1
