@@ -38,7 +38,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from qbench.functional import nearest_level
-from qbench.method import Binary, BitWidths, Field, Layer, Method, Named, Quantizer, Recipe, Ternary
+from qbench.method import (
+    Binary,
+    BitWidths,
+    Field,
+    Layer,
+    Method,
+    Named,
+    Quantizer,
+    Recipe,
+    Ternary,
+    Tunable,
+)
 
 
 class ADMM(Method):
@@ -60,7 +71,7 @@ class ADMM(Method):
     )  # fmt: skip
     keeps_weights = True
     revision = 2
-    rho: Annotated[float, Field(gt=0)] = 1.0
+    rho: Annotated[float, Field(gt=0), Tunable(0.01, 100, log=True)] = 1.0
     updates: Annotated[int, Field(ge=1)] = 1
     extragradient: bool = True
 

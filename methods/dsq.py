@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from qbench.functional import clip, soft_uniform
-from qbench.method import Field, Layer, Method, Quantizer, Recipe, Uniform
+from qbench.method import Field, Layer, Method, Quantizer, Recipe, Tunable, Uniform
 
 
 class DSQ(Method):
@@ -42,7 +42,7 @@ class DSQ(Method):
         optimizer="sgd", lr=0.01, epochs=90, batch_size=256, weight_decay=1e-4,
         initialization="pretrained",
     )  # fmt: skip
-    alpha: Annotated[float, Field(gt=0, le=0.5)] = 0.2
+    alpha: Annotated[float, Field(gt=0, le=0.5), Tunable(0.05, 0.4)] = 0.2
     learn_alpha: bool = True
 
     def weight_quantizer(self, layer: Layer, weight: Tensor) -> SoftStaircase:

@@ -68,6 +68,7 @@ from qbench.method import (
     Named,
     Quantizer,
     Recipe,
+    Tunable,
 )
 
 from ._quantization_networks_official import (
@@ -116,8 +117,8 @@ class QuantizationNetworks(Method):
         optimizer="sgd", lr=1e-3, schedule="step", milestones=(30, 45), epochs=55, batch_size=256,
         weight_decay=1e-4, gradient_clip=5.0, initialization="pretrained",
     )  # fmt: skip
-    final_temperature: Annotated[float, Field(gt=0)] = 275.0
-    final_activation_temperature: Annotated[float, Field(gt=0)] = 100.0
+    final_temperature: Annotated[float, Field(gt=0), Tunable(50, 1000, log=True)] = 275.0
+    final_activation_temperature: Annotated[float, Field(gt=0), Tunable(20, 500, log=True)] = 100.0
     temperature_rate: Annotated[float, Field(gt=0)] | None = None
     temperature_by: Literal["epoch", "step"] = "epoch"
     phases: tuple[Length, Length, Annotated[float, Field(gt=0)]] = (1, 1, 1)
