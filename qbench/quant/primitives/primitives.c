@@ -68,23 +68,32 @@ void NAME(fake_quantize_backward)(const REAL *restrict g, const REAL *restrict x
     FOR_BLOCKS {
         BLOCK_HERE
         const REAL s = scale[row], b = offset ? offset[row] : 0; /* x - 0 is x */
-        if (sums) {
-            REAL to_scale = 0, to_offset = 0;
+        REAL to_scale = 0, to_offset = 0;
+        if (rounded) {
             SIMD_SUM(to_scale, to_offset) for (int64_t i = start; i < start + count; i++) {
-                const REAL v = (x[i] - b) / s, at = rounded ? ROUND(v) : v;
-                const REAL clipped = NAME(clamp)(at, low, high);
-                const int inside = INSIDE(at, clipped);
+                const REAL v = (x[i] - b) / s, code = ROUND(v), clipped = NAME(clamp)(code, low, high);
+                const int inside = INSIDE(code, clipped);
+                gx[i] = (inside ? g[i] * s : 0) / s;
+                to_scale += g[i] * (clipped - (inside ? v : 0));
+                to_offset += inside ? 0 : g[i];
+            }
+        } else if (sums) {
+            SIMD_SUM(to_scale, to_offset) for (int64_t i = start; i < start + count; i++) {
+                const REAL v = (x[i] - b) / s, clipped = NAME(clamp)(v, low, high);
+                const int inside = INSIDE(v, clipped);
                 gx[i] = (inside ? g[i] * s : 0) / s;
                 to_scale += g[i] * (ROUND(clipped) - (inside ? v : 0));
                 to_offset += inside ? 0 : g[i];
             }
-            sums[2 * block] = to_scale;
-            sums[2 * block + 1] = to_offset;
         } else {
             SIMD for (int64_t i = start; i < start + count; i++) {
-                const REAL v = (x[i] - b) / s, at = rounded ? ROUND(v) : v;
-                gx[i] = (INSIDE(at, NAME(clamp)(at, low, high)) ? g[i] * s : 0) / s;
+                const REAL v = (x[i] - b) / s;
+                gx[i] = (INSIDE(v, NAME(clamp)(v, low, high)) ? g[i] * s : 0) / s;
             }
+        }
+        if (sums) {
+            sums[2 * block] = to_scale;
+            sums[2 * block + 1] = to_offset;
         }
     }
     if (sums) add_blocks(sums, rows, columns, 2);
