@@ -100,12 +100,19 @@ def _show(found: Deployment) -> None:
     )
     lines = [found.reason, *found.notes]
     if found.bytes:
-        parts = ", ".join(f"{name} {size}" for name, size in found.bytes.items() if name != "file")
-        lines.append(f"{found.file}: {found.bytes['file']} bytes ({parts})")
+        parts = [f"{name} {size}" for name, size in found.bytes.items() if name != "file"]
+        of = f" ({', '.join(parts)})" if parts else ""
+        lines.append(f"{found.file}: {found.bytes['file']} bytes{of}")
     for name, top1 in found.top1.items():
         flips = f", {found.flips[name]} of {found.images} flipped" if found.flips else ""
         lines.append(
             f"{name}: top-1 {top1:.2f} %{flips}, logits within {found.difference[name]:.2g}"
+        )
+    for each in found.speed:
+        threads = "1 thread" if each.threads == 1 else f"{each.threads} threads"
+        lines.append(
+            f"{threads}: {each.latency:.3g} ms an image, {each.ratio:.2f} × full precision; "
+            f"{each.throughput:.0f} images/s, full precision {each.fp32_throughput:.0f}"
         )
     for line in filter(None, lines):
         console.print(f"  {line}", markup=False, soft_wrap=True)

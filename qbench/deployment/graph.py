@@ -50,14 +50,17 @@ class Written:
         inputs: Name of the value that each activation quantizer receives, by its place and the
             name of the value that it returns. A place that is passed twice has two.
         outputs: Name of the values of each weight, by its name.
-        bytes: Size of the file.
+        size: Size of the file in bytes.
+        full: The network in full precision as an ONNX model: without quantizers, with float
+            weights.
     """
 
     weights: dict[str, str] = field(default_factory=dict)
     activations: dict[str, str] = field(default_factory=dict)
     inputs: dict[tuple[str, str], str] = field(default_factory=dict)
     outputs: dict[str, str] = field(default_factory=dict)
-    bytes: int = 0
+    size: int = 0
+    full: bytes = field(default=b"", repr=False)
 
 
 def write_onnx(network: HardNetwork, path: Path, images: Tensor) -> Written:
@@ -81,6 +84,7 @@ def write_onnx(network: HardNetwork, path: Path, images: Tensor) -> Written:
     written = Written()
     with _marked(network.activations):
         model = _exported(network.model, images)
+    written.full = _without_marks(ir.to_proto(model))
     graph = model.graph
     for node in list(graph):
         if node.domain == _DOMAIN:
@@ -93,7 +97,7 @@ def write_onnx(network: HardNetwork, path: Path, images: Tensor) -> Written:
     model.ir_version = IR_VERSION
     with write_atomic(path) as scratch:
         ir.save(model, scratch)
-    written.bytes = path.stat().st_size
+    written.size = path.stat().st_size
     return written
 
 
@@ -160,6 +164,23 @@ def _exported(model: nn.Module, images: Tensor) -> Any:
         raise QbenchError(f"torch cannot export the network: {first}") from error
     assert program is not None  # noqa: S101
     return program.model
+
+
+def _without_marks(proto: Any) -> bytes:
+    """Return an exported model without activation quantizers."""
+    marks = [node for node in proto.graph.node if node.domain == _DOMAIN]
+    source = {node.output[0]: node.input[0] for node in marks}
+    for node in marks:
+        proto.graph.node.remove(node)
+    for node in proto.graph.node:
+        for index, name in enumerate(node.input):
+            while name in source:
+                name = source[name]
+            node.input[index] = name
+    for domain in [each for each in proto.opset_import if each.domain == _DOMAIN]:
+        proto.opset_import.remove(domain)
+    serialized: bytes = proto.SerializeToString()
+    return serialized
 
 
 def _write_activation(graph: Any, node: Any, network: HardNetwork, written: Written) -> None:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from qbench.deployment.extra import library
 from qbench.deployment.graph import Written
+from qbench.deployment.latency import processor
 from qbench.deployment.network import HardNetwork
 from qbench.deployment.nodes import OPTIMIZATIONS, open_session
 from qbench.deployment.parts import wrong_part
@@ -129,7 +130,12 @@ def environment() -> dict[str, str]:
     """Return the versions that a proof depends on, and what executes the model."""
     names = ("onnx", "onnxruntime", "torch")
     versions = {name: importlib.metadata.version(name) for name in names}
-    return {**versions, "provider": "CPUExecutionProvider", "threads": "1"}
+    return {
+        **versions,
+        "provider": "CPUExecutionProvider",
+        "processor": processor(),
+        "threads of the comparison": "1",
+    }
 
 
 @torch.no_grad()

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from qbench import registry
 from qbench.deployment.deploy import check_format
 from qbench.deployment.graph import write_onnx
+from qbench.deployment.latency import Speed, measure
 from qbench.deployment.network import Architecture, HardNetwork, describe
 from qbench.deployment.packed import load_packed, write_packed, wrong_part
 from qbench.deployment.proof import environment, prove
@@ -54,7 +55,8 @@ class Deployment(PlainData):
         difference: Largest difference of a logit to that of the hardened network in torch, by what
             computed it.
         parts: How each weight and each activation quantizer was written to ONNX, by name.
-        environment: Versions, and what executed the model.
+        speed: How fast the model is beside full precision, with one thread and with all.
+        environment: Versions, the processor, and what executed the model.
         notes: Further findings, a sentence each.
     """
 
@@ -70,6 +72,7 @@ class Deployment(PlainData):
     flips: dict[str, int] = {}
     difference: dict[str, float] = {}
     parts: dict[str, str] = {}
+    speed: list[Speed] = []
     environment: dict[str, str] = {}
     notes: list[str] = []
 
@@ -218,7 +221,7 @@ def _packed(found: Deployment, finished: Finished, folder: Path, expected: Tenso
 def _onnx(found: Deployment, finished: Finished, folder: Path, expected: Tensor) -> None:
     file = folder / f"{finished.trial.key}.onnx"
     written = write_onnx(finished.network, file, finished.images)
-    found.file, found.bytes = str(file), {"file": written.bytes}
+    found.file, found.bytes = str(file), {"file": written.size}
     found.parts = {**written.weights, **written.activations}
     found.environment = environment()
     proof = prove(finished.network, file, written, finished.images, expected)
@@ -231,6 +234,7 @@ def _onnx(found: Deployment, finished: Finished, folder: Path, expected: Tensor)
         )
     if proof.reason:
         found.status, found.reason = "red", proof.reason
+    found.speed = measure(file, written.full, finished.images, "all")
 
 
 @torch.inference_mode()

@@ -62,8 +62,16 @@ def test_a_trial_of_a_plugin_is_deployed(qbench_here: QbenchHere, tmp_path: Path
     file.write_text(plugins.GOOD)
     load_plugin(Plugin.read(file, "methods"))
     trial = record(tmp_path, training.trial("median_sign", bits="1/32", recipe=ONCE))
-    told = qbench_here("deploy", trial.key, "--results", tmp_path, "--methods", file)
+    words = ("deploy", trial.key, "--results", tmp_path, "--methods", file)
+    assert qbench_here(*words).startswith("green")
+    told = qbench_here(*words, "--to", "onnx")
     assert told.startswith("green")
+    assert "onnxruntime, optimizations: all: top-1" in told
+    assert "1 thread: " in told
+    assert " × full precision; " in told
+    found = json.loads((tmp_path / "deployed" / f"{trial.key}.onnx.json").read_text())
+    assert found["environment"].keys() >= {"onnxruntime", "provider", "processor"}
+    assert found["speed"][0]["throughput"] > 0
 
 
 def test_what_a_format_cannot_express_is_refused_with_the_reason(
