@@ -217,10 +217,11 @@ def _wrong_epochs(result: Result) -> str:
 def _wrong_end(result: Result) -> str:
     """Return how the metrics contradict the last epoch, or an empty string."""
     last = result.history[-1] if result.history else {}
-    shared = [name for name in result.metrics if name in last]
-    same_loss = "test_loss" in shared and last["test_loss"] == result.metrics["test_loss"]
+    final = result.before_reestimation or result.metrics
+    shared = [name for name in final if name in last]
+    same_loss = "test_loss" in shared and last["test_loss"] == final["test_loss"]
     for name in shared:
-        end, before = result.metrics[name], last[name]
+        end, before = final[name], last[name]
         if name.endswith("loss"):
             agree = math.isclose(end, before, rel_tol=_LOSS_ROUNDING, abs_tol=_LOSS_ROUNDING)
         else:

@@ -48,7 +48,16 @@ def trial(prefix: str, results: Path) -> dict[str, Any]:
         QbenchError: No recorded trial has the key, or several have.
     """
     from qbench.store.recording import AUDIT_FILE
-    from qbench.store.tags import CLIPPED, ENVIRONMENT, PLACED, REASON, STATUS, code_of, coverage_of
+    from qbench.store.tags import (
+        CLIPPED,
+        ENVIRONMENT,
+        PLACED,
+        REASON,
+        STATUS,
+        before_reestimation,
+        code_of,
+        coverage_of,
+    )
 
     found = find(prefix, results)
     store, key, run = found.store, found.key, found.run
@@ -69,6 +78,7 @@ def trial(prefix: str, results: Path) -> dict[str, Any]:
         "coverage": shares.model_dump() if shares is not None else None,
         "placed": tags.get(PLACED, ""),
         "clipped": tags.get(CLIPPED, ""),
+        "before_reestimation": before_reestimation(tags),
         "fingerprint": code_of(run).model_dump(),
         "environment": {name.removeprefix(ENVIRONMENT): value for name, value in own.items()},
         "mlflow_run": "" if store.is_lent(run) else run.run_id,

@@ -157,6 +157,15 @@ COLUMNS: tuple[Column, ...] = (
             2,
             "lower",
         ),
+        (
+            "reestimation",
+            "Re-estimation",
+            "Metric with re-estimated statistics of batch normalization minus before, mean over "
+            "seeds; empty if they were not re-estimated.",
+            "points",
+            2,
+            "higher",
+        ),
     ),
     *_group(
         "significance",
@@ -370,6 +379,8 @@ TRIAL_COLUMNS = {
     "map": "Mean average precision over IoU 0.5 to 0.95, as in COCO, %.",
     "soft_gap": "The metric that decides which result is best after the last epoch, with soft "
     "quantizers minus with hard ones, in points; empty without a soft form.",
+    "reestimation": "The same metric with re-estimated statistics of batch normalization minus "
+    "before, in points; empty if they were not re-estimated.",
     "train_seconds": "Seconds of training, including the evaluation after each epoch.",
     "seconds": "Seconds of the whole trial.",
     "audit": "Empty if the network is k-bit as promised; else the first layer that is not.",

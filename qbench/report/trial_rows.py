@@ -21,7 +21,7 @@ from qbench.spec.metrics import MEASURED
 from qbench.spec.recipe import Recipe
 from qbench.spec.result import Shares
 from qbench.spec.trial import FP32, Trial
-from qbench.store.tags import AUDIT, CLIPPED, PLACED, UNREADABLE, coverage_of
+from qbench.store.tags import AUDIT, CLIPPED, PLACED, UNREADABLE, before_reestimation, coverage_of
 from qbench.suite.grid import PlannedTrial
 from qbench.suite.published import Number, PublishedNumbers
 from qbench.suite.suite import Suite
@@ -141,6 +141,7 @@ class TrialRows:
             "reason": reason,
             **{name: metrics.get(name, NAN) for name in MEASURED[trial.task]},
             "soft_gap": recorded.get(f"soft_{first}", NAN) - recorded.get(first, NAN),
+            "reestimation": metrics.get(first, NAN) - before_reestimation(tags).get(first, NAN),
             "train_seconds": recorded.get("train_seconds", NAN),
             "seconds": recorded.get("seconds", NAN),
             "audit": tags.get(AUDIT, ""),

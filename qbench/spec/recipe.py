@@ -127,13 +127,16 @@ class Recipe(KeyContent):
         epsilon: Term that ``adam`` and ``adamw`` add to the denominator, above 0. Default: 1e-8.
         teacher: Distillation from the full-precision network. None (default): there is none. A
             weight of 0 is the same as None.
+        reestimate_batches: Number of training batches over which the running statistics of batch
+            normalization are estimated again after training, in the hardened network. Default: 0,
+            which keeps those of training.
     """
 
     later = frozenset(
         {
             *("precision", "channels_last", "compile", "steps", "other_lr", "milestone_lrs"),
             *("milestone_weight_decays", "weight_decay_on", "warmup_epochs", "label_smoothing"),
-            *("epsilon", "teacher"),
+            *("epsilon", "teacher", "reestimate_batches"),
         }
     )
 
@@ -165,6 +168,7 @@ class Recipe(KeyContent):
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     epsilon: float = Field(default=1e-8, gt=0)
     teacher: Teacher | None = None
+    reestimate_batches: int = Field(default=0, ge=0)
 
     _no_boolean = field_validator("*", mode="before")(no_boolean)
 

@@ -206,6 +206,8 @@ class Result(WeightObservations):
             None for tasks without classes, and in results that were recorded without it.
         coverage: Shares of the network that are quantized. None if they were not measured.
         placed: Where the quantizers of activations sit; empty for ``layer_inputs``.
+        before_reestimation: Metrics of the hardened network before the statistics of its batch
+            normalization were estimated again. Empty if they were not.
         examples: Detections in the first test images.
     """
 
@@ -227,6 +229,7 @@ class Result(WeightObservations):
     predictions: Predictions | None = None
     coverage: Shares | None = None
     placed: str = ""
+    before_reestimation: dict[str, float] = Field(default_factory=dict)
     examples: list[ImageDetections] = Field(default_factory=list)
 
     @property

@@ -41,6 +41,7 @@ from qbench.store.tags import (
     REASON,
     SET_ASIDE,
     TRIAL,
+    before_reestimation,
     code_of,
     coverage_of,
 )
@@ -300,6 +301,7 @@ class Store:
             coverage=coverage_of(tags),
             predictions=self.read(run, PREDICTIONS_FILE) if PREDICTIONS in tags else None,
             placed=tags.get(PLACED, ""),
+            before_reestimation=before_reestimation(tags),
         )
 
     def levels(self, run: Run) -> Levels:

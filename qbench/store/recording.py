@@ -25,6 +25,7 @@ from qbench.store.connection import Connection, mlflow_reason
 from qbench.store.run import Run
 from qbench.store.tags import (
     AUDIT,
+    BEFORE,
     CHECK,
     CLIPPED,
     CODE,
@@ -250,6 +251,8 @@ def _tags(result: Result, imported: bool) -> dict[str, str]:
         tags[PREDICTIONS] = hashlib.sha256(packed).hexdigest()
     if result.coverage is not None:
         tags[COVERAGE] = result.coverage.model_dump_json()
+    if result.before_reestimation:
+        tags[BEFORE] = json.dumps(result.before_reestimation)
     if result.trial.source is not None:
         tags[SOURCE] = result.trial.source
     if imported:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from qbench.store.run import Run
 
 AUDIT = "qbench.audit"
+BEFORE = "qbench.before_reestimation"  # metrics before statistics were estimated again, as JSON
 CLIPPED = "qbench.clipped"
 COVERAGE = "qbench.coverage"  # shares of the network that are quantized, as JSON
 CHECK = "qbench.check"  # marks the run that checks write to
@@ -56,15 +57,15 @@ def digest(tags: Mapping[str, str], metrics: Mapping[str, float]) -> str:
     """Compute the SHA-256 of the part of a run that tables show.
 
     Args:
-        tags: Tags of the run. The trial, status, audit, code fingerprint, start, predictions
-            and coverage count.
+        tags: Tags of the run. The trial, status, audit, code fingerprint, start, predictions,
+            coverage and metrics before a re-estimation count.
         metrics: Metrics of the run. The final metrics and the durations in seconds count.
 
     Returns:
         Hexadecimal digest.
     """
     content = {name: tags.get(name, "") for name in _SEALED}
-    later = (*CODE.values(), SOURCE, PREDICTIONS, COVERAGE)
+    later = (*CODE.values(), SOURCE, PREDICTIONS, COVERAGE, BEFORE)
     content |= {name: tags[name] for name in later if name in tags}
     content |= {
         name: "nan" if value != value else repr(max(-_MAX_FLOAT, min(_MAX_FLOAT, float(value))))
@@ -88,3 +89,9 @@ def code_of(run: Run) -> CodeFingerprint:
 def coverage_of(tags: Mapping[str, str]) -> Shares | None:
     """Return the shares that are quantized, from the tags of a run. None if it has none."""
     return Shares.model_validate_json(tags[COVERAGE]) if COVERAGE in tags else None
+
+
+def before_reestimation(tags: Mapping[str, str]) -> dict[str, float]:
+    """Return the metrics before statistics were estimated again, from the tags of a run, or {}."""
+    found: dict[str, float] = json.loads(tags.get(BEFORE, "{}"))
+    return found

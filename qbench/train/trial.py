@@ -48,6 +48,7 @@ from qbench.train.loop import TrainingLoop
 from qbench.train.optimizer import Schedule, build_optimizer
 from qbench.train.provenance import environment
 from qbench.train.recorder import WeightRecorder
+from qbench.train.reestimation import norms_of, reestimate, repeated
 
 INTERRUPTED = "the method raised KeyboardInterrupt"
 
@@ -174,6 +175,8 @@ class Training:
         layers = list(handle.layers)
         handle.harden()
         _check_hardened(handle.model)
+        if count := result.trial.recipe.reestimate_batches:
+            result.before_reestimation = _reestimate(loop, count)
         state = dump_weights(handle.model)
         _measure(loop, layers, state, result)
         result.weights, result.curve, result.unreadable = weights, curve, loop.unreadable()
@@ -381,6 +384,19 @@ def _prepare(
         calibration,
         order,
     )
+
+
+def _reestimate(loop: TrainingLoop, count: int) -> dict[str, float]:
+    """Estimate the statistics of a hardened model again, and return its metrics before.
+
+    Without batch normalization, there is nothing to do, and no metric.
+    """
+    model = loop.handle.model.eval()
+    if not norms_of(model):
+        return {}
+    before = loop.evaluate()
+    reestimate(model, map(loop.task.inputs, repeated(loop.loader, count)))
+    return before
 
 
 def _leave(model: nn.Module, batches: Sequence[Any]) -> None:

@@ -215,3 +215,10 @@ def test_a_trial_without_a_teacher_needs_what_it_starts_from() -> None:
     assert trial().needs == ()
     assert trial().sources == ()
     assert trial(full_precision=RECIPE).needs == (trial(full_precision=RECIPE).base,)
+
+
+def test_a_reestimation_changes_the_key_and_none_does_not() -> None:
+    again = RECIPE.model_copy(update={"reestimate_batches": 50})
+    assert trial(recipe=again).key != trial().key
+    none = RECIPE.model_copy(update={"reestimate_batches": 0})
+    assert trial(recipe=none).key == trial().key

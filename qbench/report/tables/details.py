@@ -17,7 +17,8 @@ CLAIMS = (
 )
 PROTOCOL = (
     *("label", "bits", "w_levels", "a_levels", "w_coverage", "mac_coverage"),
-    *("first_layer", "last_layer", "start", "epochs", "augmentation", "checkpoint", "differs"),
+    *("first_layer", "last_layer", "start", "teacher", "epochs", "augmentation", "checkpoint"),
+    "differs",
 )
 COST = (
     *(
@@ -27,6 +28,7 @@ COST = (
         "mean",
         "drop",
         "soft_gap",
+        "reestimation",
         "standing",
         "p_holm",
         "ranks",
