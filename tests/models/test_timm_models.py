@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,13 +12,22 @@ from qbench import registry
 from qbench.errors import QbenchError
 from qbench.models import timm_models
 from tests.helpers.libraries import needs_timm
+from tests.helpers.suites import grid
 
 
 def test_without_timm_the_error_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    timm_models._names.cache_clear()
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(QbenchError, match=r"needs timm, .*pip install 'qbench-quant\[timm\]'"):
-        registry.check_model_name("timm:deit_tiny_patch16_224")
+        registry.build_model("timm:deit_tiny_patch16_224", 10, 3)
+
+
+def test_without_timm_a_suite_says_why_its_trials_cannot_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(timm_models, "_installed", lambda: False)
+    monkeypatch.setitem(sys.modules, "timm", None)
+    found = grid(tmp_path, "models=[timm:deit_tiny_patch16_224]")
+    assert all("cannot be built: timm:deit_tiny_patch16_224 needs" in p.unsupported for p in found)
 
 
 def test_a_name_without_the_prefix_is_not_looked_for_in_timm() -> None:
