@@ -42,7 +42,7 @@ def deploy(
             metavar="FORMAT",
             help="packed: codes of k bits and the numbers of their levels, in one safetensors file "
             "that qbench.load_packed reads. onnx: an ONNX model with integer weights, which is run "
-            "in onnxruntime.",
+            "in onnxruntime. qonnx: a model for FINN and hls4ml, which is run in qonnx's executor.",
         ),
     ] = "packed",
     out: Annotated[

@@ -5,14 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from qbench.deployment.dialect import Dialect
 from qbench.deployment.graph import Written, write_onnx
 from qbench.deployment.network import Architecture, describe
 from qbench.deployment.packed import PackedSizes, write_packed
+from qbench.deployment.qonnx import QONNX
+from qbench.deployment.standard import ONNX
 from qbench.errors import QbenchError, nearest
 from qbench.files import expanded
 from qbench.quant.handle import Handle
 
-FORMATS = ("packed", "onnx")
+FORMATS = ("packed", "onnx", "qonnx")
 
 
 def check_format(to: str) -> None:
@@ -23,6 +26,11 @@ def check_format(to: str) -> None:
     """
     if to not in FORMATS:
         raise QbenchError(f"--to {to}: no such format{nearest(to, FORMATS)}")
+
+
+def dialect_of(to: str) -> Dialect:
+    """Return what ``onnx`` or ``qonnx`` models are written with."""
+    return {"onnx": ONNX, "qonnx": QONNX}[to]
 
 
 def deploy(
@@ -41,7 +49,8 @@ def deploy(
         path: The file to write. Its folder must exist.
         images: Batch of inputs, (N, …). Two images are enough.
         to: ``packed``: codes of k bits and the numbers of their levels, for `qbench.load_packed`.
-            ``onnx``: an ONNX model of opset 25 with integer weights.
+            ``onnx``: an ONNX model of opset 25 with integer weights. ``qonnx``: a model for FINN
+            and hls4ml.
         architecture: How to build the network again. None: `qbench.load_packed` is to be given a
             network of the same architecture.
 
@@ -69,9 +78,9 @@ def deploy(
     """
     check_format(to)
     network = describe(handle, images)
-    if to == "onnx":
-        return write_onnx(network, expanded(path), images)
-    return write_packed(network, expanded(path), architecture)
+    if to == "packed":
+        return write_packed(network, expanded(path), architecture)
+    return write_onnx(network, expanded(path), images, dialect_of(to))
 
 
-__all__ = ["FORMATS", "Architecture", "check_format", "deploy"]
+__all__ = ["FORMATS", "Architecture", "check_format", "deploy", "dialect_of"]

@@ -15,7 +15,7 @@ random ones. So nothing here needs to know what a method does.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from qbench.deployment.nodes import Nodes, channels_of, run_alone
+from qbench.deployment.nodes import Nodes, Run, channels_of, run_alone, run_in_onnxruntime
 from qbench.deployment.steps import NoStepFunctionError, StepTable, probed
 from qbench.deployment.weights import offset_of, scale_of
 
@@ -44,8 +44,26 @@ class Emitter:
     build: Build
 
 
+def first_exact(
+    emitters: Iterable[Emitter], table: StepTable, rank: int, run: Run
+) -> Emitter | None:
+    """Return the first of some emitters that computes what a table says, or None.
+
+    Args:
+        emitters: The emitters.
+        table: The table.
+        rank: Number of dimensions of a batch.
+        run: Runs a model.
+    """
+    x, expected = probed(table, rank)
+    for emitter in emitters:
+        if np.array_equal(run_alone(emitter.build, x.numpy(), run), expected.numpy()):
+            return emitter
+    return None
+
+
 def emitter_of(table: StepTable, rank: int) -> Emitter:
-    """Return the first emitter that computes what a table says.
+    """Return the first emitter that computes in onnxruntime what a table says.
 
     Args:
         table: The table.
@@ -54,10 +72,9 @@ def emitter_of(table: StepTable, rank: int) -> Emitter:
     Raises:
         NoStepFunctionError: None does.
     """
-    x, expected = probed(table, rank)
-    for emitter in _emitters(table, rank):
-        if np.array_equal(run_alone(emitter.build, x.numpy()), expected.numpy()):
-            return emitter
+    found = first_exact(_emitters(table, rank), table, rank, run_in_onnxruntime)
+    if found is not None:
+        return found
     raise NoStepFunctionError(
         f"channels have up to {table.thresholds.shape[1]} steps of their own, and up to "
         f"{_COUNTS} can be written to ONNX"
@@ -79,20 +96,33 @@ def _emitters(table: StepTable, rank: int) -> Iterator[Emitter]:
 
 
 def _uniform(levels: torch.Tensor, steps: int) -> Iterator[Emitter]:
-    scale = scale_of(levels[None], map(float, range(-255, 256)))
-    if scale is not None:
-        positive = scale[0].abs()  # the range of codes is symmetric
-        codes = (levels / positive).round()
-        low, high = int(codes[0]), int(codes[-1])
-        if high - low == steps <= 255:
-            yield Emitter("QDQ", partial(_qdq, float(positive), low, high))
+    if (found := even_codes(levels)) is not None:
+        yield Emitter("QDQ", partial(_qdq, *found))
     if torch.equal(levels, torch.arange(steps + 1.0) / steps) and steps <= 255:
         yield Emitter("QDQ between Mul and Div", partial(_between_mul_and_div, steps))
-    if steps <= 255 and (found := offset_of(levels, steps + 1)) is not None:
+    if steps <= 255 and (offset := offset_of(levels, steps + 1)) is not None:
         yield Emitter(
             "QDQ between Sub and Add",
-            partial(_between_sub_and_add, float(found[0]), float(found[1]), steps),
+            partial(_between_sub_and_add, float(offset[0]), float(offset[1]), steps),
         )
+
+
+def even_codes(levels: torch.Tensor) -> tuple[float, int, int] | None:
+    """Return a scale and the first and the last of the consecutive integers that it gives levels.
+
+    Args:
+        levels: The levels, ascending, (n,).
+
+    Returns:
+        None if there are none, or more than 256 levels.
+    """
+    scale = scale_of(levels[None], map(float, range(-255, 256)))
+    if scale is None:
+        return None
+    positive = scale[0].abs()  # the range of codes is symmetric
+    codes = (levels / positive).round()
+    low, high = int(codes[0]), int(codes[-1])
+    return (float(positive), low, high) if high - low == len(levels) - 1 <= 255 else None
 
 
 def _qdq(scale: float, low: int, high: int, nodes: Nodes, x: Any) -> Any:

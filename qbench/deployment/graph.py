@@ -12,7 +12,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,23 +19,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from qbench.deployment.emitters import emitter_of
+from qbench.deployment.dialect import Dialect
 from qbench.deployment.extra import library
 from qbench.deployment.network import Activation, HardNetwork
-from qbench.deployment.nodes import IR_VERSION, OPSET, Nodes, run_alone
+from qbench.deployment.nodes import IR_VERSION, Nodes, run_alone
 from qbench.deployment.steps import NoStepFunctionError
-from qbench.deployment.weights import PackedWeight, group_numbers
 from qbench.errors import QbenchError
 from qbench.files import write_atomic
-from qbench.quant.exchange.transposed import output_first
-from qbench.spec.granularity import PerChannel, PerGroup, PerTensor
 
 _EXPORTED = 23  # torch writes this opset; nodes of the later one are added afterwards
 _DOMAIN, _MARK = "qbench", "Steps"
-_INTEGERS = (
-    *(("INT2", -2, 1), ("UINT2", 0, 3), ("INT4", -8, 7), ("UINT4", 0, 15)),
-    *(("INT8", -128, 127), ("UINT8", 0, 255)),
-)
 INPUT, OUTPUT = "images", "logits"
 
 
@@ -63,13 +55,14 @@ class Written:
     full: bytes = field(default=b"", repr=False)
 
 
-def write_onnx(network: HardNetwork, path: Path, images: Tensor) -> Written:
+def write_onnx(network: HardNetwork, path: Path, images: Tensor, dialect: Dialect) -> Written:
     """Write a network to an ONNX model.
 
     Args:
         network: The network.
         path: The file. Its folder must exist.
         images: Batch of inputs, (N, …), at least two. The batch of the model is of any size.
+        dialect: The operators to write it with.
 
     Returns:
         How its parts were written.
@@ -88,12 +81,12 @@ def write_onnx(network: HardNetwork, path: Path, images: Tensor) -> Written:
     graph = model.graph
     for node in list(graph):
         if node.domain == _DOMAIN:
-            _write_activation(graph, node, network, written)
+            _write_activation(graph, node, network, written, dialect)
     for name in network.weights:
-        _write_weight(graph, name, network, written)
+        _write_weight(graph, name, network, written, dialect)
     _strip(model)
     model.opset_imports.clear()
-    model.opset_imports[""] = OPSET
+    model.opset_imports.update(dialect.opsets)
     model.ir_version = IR_VERSION
     with write_atomic(path) as scratch:
         ir.save(model, scratch)
@@ -183,13 +176,15 @@ def _without_marks(proto: Any) -> bytes:
     return serialized
 
 
-def _write_activation(graph: Any, node: Any, network: HardNetwork, written: Written) -> None:
+def _write_activation(
+    graph: Any, node: Any, network: HardNetwork, written: Written, dialect: Dialect
+) -> None:
     place = node.attributes["place"].value
     table = next(each.table for each in network.activations if each.name == place)
     assert table is not None  # noqa: S101
     x, y = node.inputs[0], node.outputs[0]
     try:
-        emitter = emitter_of(table, len(x.shape))
+        emitter = dialect.emitter_of(table, len(x.shape))
     except NoStepFunctionError as error:
         raise QbenchError(f"the activation quantizer at '{place}': {error}") from error
     calls = sum(name == place for name, _ in written.inputs)
@@ -216,7 +211,9 @@ def _put(graph: Any, nodes: Nodes, out: Any, old: Any, before: Any) -> None:
             graph.outputs[index] = out
 
 
-def _write_weight(graph: Any, name: str, network: HardNetwork, written: Written) -> None:
+def _write_weight(
+    graph: Any, name: str, network: HardNetwork, written: Written, dialect: Dialect
+) -> None:
     packed = network.weights[name]
     owners = {id(m._parameters.get("weight")): m for m in network.model.modules()}
     parameter = network.model.get_parameter(name)
@@ -225,10 +222,13 @@ def _write_weight(graph: Any, name: str, network: HardNetwork, written: Written)
     found = next((each for each in names if each in graph.initializers), None)
     if found is None:
         raise QbenchError(f"the weight '{name}' is not in the graph that torch exports")
-    build, how = _weight_nodes(packed, module)
-    values = run_alone(lambda nodes, _: build(nodes), None)
+    try:
+        build, how = dialect.weight_nodes(packed, module)
+    except QbenchError as error:
+        raise QbenchError(f"the weight '{name}': {error}") from error
+    values = run_alone(lambda nodes, _: build(nodes), None, dialect.run)
     if not np.array_equal(values, parameter.detach().numpy()):
-        raise QbenchError(f"onnxruntime reads other values of the weight '{name}' from its codes")
+        raise QbenchError(f"other values of the weight '{name}' are read from its codes")
     nodes = Nodes(f"{name}.")
     out = build(nodes)
     out.name = f"{name}.values"
@@ -236,101 +236,6 @@ def _write_weight(graph: Any, name: str, network: HardNetwork, written: Written)
     _put(graph, nodes, out, value, value.uses()[0][0] if value.uses() else graph[0])
     graph.initializers.pop(found)
     written.weights[name], written.outputs[name] = how, out.name
-
-
-def _weight_nodes(packed: PackedWeight, module: nn.Module) -> tuple[Any, str]:
-    """Return what builds the nodes of a weight, and how they are described."""
-    transposed = isinstance(module, nn.modules.conv._ConvTransposeNd)
-    if transposed and module.groups != 1:
-        raise QbenchError("the weight of a transposed convolution with groups")
-    integers = _integers(packed)
-    if integers is not None and not (transposed and isinstance(packed.granularity, PerGroup)):
-        codes, scales = integers
-        kind, zero = _integer_type(codes)
-        if kind and _has_axis(packed):
-            codes = output_first(module, torch.from_numpy(codes)).numpy()
-            build = partial(_dequantized, packed, codes, scales, kind, zero, transposed)
-            return build, f"{kind} × scale"
-    kind = next(kind for kind, _, high in _INTEGERS[1::2] if high >= 2**packed.bits - 1)
-    table_codes = output_first(module, packed.codes).numpy()
-    numbers = group_numbers(packed.codes, packed.granularity).contiguous()
-    groups = output_first(module, numbers).numpy()
-    return partial(_looked_up, packed, table_codes, groups, kind), f"{kind} → table"
-
-
-def _integers(packed: PackedWeight) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return integer codes and the scale of each group, if the form has them."""
-    grid = np.array(packed.grid)
-    if packed.form not in ("constants", "scale", "zero_point") or (grid != grid.round()).any():
-        return None
-    groups = group_numbers(packed.codes, packed.granularity).numpy()
-    codes = grid[packed.codes.numpy()].astype(np.int64)
-    if packed.form == "constants":
-        return codes, np.ones(len(packed.numbers), np.float32)
-    if packed.form == "zero_point":
-        codes -= packed.numbers[:, 1].numpy().astype(np.int64)[groups]
-    return codes, packed.numbers[:, 0].numpy()
-
-
-def _integer_type(codes: np.ndarray) -> tuple[str, int]:
-    """Return the smallest type of codes, and the zero point that it needs; '' if there is none."""
-    low, high = int(codes.min()), int(codes.max())
-    for kind, least, most in _INTEGERS:
-        if least <= low and high <= most:
-            return kind, 0
-    return ("UINT8", -low) if high - low <= 255 else ("", 0)
-
-
-def _has_axis(packed: PackedWeight) -> bool:
-    """Return whether DequantizeLinear knows the groups of a weight."""
-    granularity = packed.granularity
-    if isinstance(granularity, PerGroup):
-        return bool(packed.codes[0].numel() % granularity.size == 0)
-    return isinstance(granularity, PerTensor | PerChannel)
-
-
-def _dequantized(
-    packed: PackedWeight,
-    codes: np.ndarray,
-    scales: np.ndarray,
-    kind: str,
-    zero: int,
-    transposed: bool,
-    nodes: Nodes,
-) -> Any:
-    granularity, shape = packed.granularity, codes.shape
-    attributes: dict[str, int] = {}
-    match granularity:
-        case PerTensor():
-            scales = scales.reshape(())
-        case PerChannel(axis):
-            attributes = {"axis": 1 - axis if transposed else axis}
-        case PerGroup(size):
-            codes = codes.reshape(len(codes), -1)
-            scales = scales.reshape(len(codes), -1)
-            attributes = {"axis": 1, "block_size": size}
-    inputs = [nodes.constant("codes", codes + zero, kind), nodes.constant("scale", scales)]
-    if zero:
-        inputs.append(nodes.constant("zero", np.full(scales.shape, zero), kind))
-    value = nodes.add("DequantizeLinear", *inputs, **attributes)
-    if isinstance(granularity, PerGroup) and len(shape) > 2:
-        value = nodes.add("Reshape", value, nodes.constant("shape", np.array(shape)))
-    return value
-
-
-def _looked_up(
-    packed: PackedWeight, codes: np.ndarray, groups: np.ndarray, kind: str, nodes: Nodes
-) -> Any:
-    levels = packed.levels()
-    at = nodes.add("Cast", nodes.constant("codes", codes.astype(np.int64), kind), to=6)  # int32
-    if len(levels) > 1:
-        first = groups.astype(np.int32) * levels.shape[1]
-        for axis in range(first.ndim):  # one number where a dimension has the same
-            one = np.take(first, [0], axis)
-            if (first == one).all():
-                first = one
-        at = nodes.add("Add", at, nodes.constant("first", first))
-    return nodes.add("Gather", nodes.constant("levels", levels.numpy().ravel()), at)
 
 
 def _strip(model: Any) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,8 @@ from qbench.deployment.extra import library
 
 OPSET = 25  # the first with 2-bit integers
 IR_VERSION = 13
+Run = Callable[[bytes, Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
+"""Runs a model on inputs by name, and returns its outputs by name."""
 
 
 class Nodes:
@@ -52,21 +54,31 @@ class Nodes:
         self.constants.append(made)
         return made
 
-    def add(self, kind: str, *inputs: Any, **attributes: Any) -> Any:
+    def add(self, kind: str, *inputs: Any, domain: str = "", **attributes: Any) -> Any:
         """Add a node with one output, and return the output."""
-        node = self._ir.node(kind, list(inputs), attributes=attributes or None)
+        node = self._ir.node(kind, list(inputs), attributes=attributes or None, domain=domain)
         node.outputs[0].name = f"{self._prefix}{kind}.{len(self.nodes)}"
         self.nodes.append(node)
         return node.outputs[0]
 
 
-def run_alone(build: Callable[[Nodes, Any], Any], x: np.ndarray | None) -> np.ndarray:
-    """Run a part of a graph in onnxruntime, without optimizations.
+def run_in_onnxruntime(model: bytes, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Run a model in onnxruntime without optimizations, and return its outputs by name."""
+    session = open_session(model, "none")
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, dict(inputs)), strict=True))
+
+
+def run_alone(
+    build: Callable[[Nodes, Any], Any], x: np.ndarray | None, run: Run = run_in_onnxruntime
+) -> np.ndarray:
+    """Run a part of a graph.
 
     Args:
         build: Adds the part to nodes, from its input to its output. The input is None if there is
             none.
         x: The input, float32; None if there is none.
+        run: Runs a model. Default: onnxruntime, without optimizations.
 
     Returns:
         The output.
@@ -84,13 +96,12 @@ def run_alone(build: Callable[[Nodes, Any], Any], x: np.ndarray | None) -> np.nd
         [output],
         nodes=nodes.nodes,
         initializers=nodes.constants,
-        opset_imports={"": OPSET},
+        opset_imports={"": OPSET, **{node.domain: 1 for node in nodes.nodes if node.domain}},
         name="part",
     )
     model = ir.Model(graph, ir_version=IR_VERSION)
-    session = open_session(ir.to_proto(model).SerializeToString(), "none")
-    found: list[np.ndarray] = session.run(None, {} if x is None else {"x": x})
-    return found[0]
+    found = run(ir.to_proto(model).SerializeToString(), {} if x is None else {"x": x})
+    return found[output.name]
 
 
 OPTIMIZATIONS = {

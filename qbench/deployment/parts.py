@@ -7,7 +7,6 @@ and the nodes of each weight are run and compared with the hardened weight.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,34 +15,25 @@ import numpy as np
 from qbench.deployment.extra import library
 from qbench.deployment.graph import Written
 from qbench.deployment.network import HardNetwork
-from qbench.deployment.nodes import open_session
+from qbench.deployment.nodes import Run
 from qbench.deployment.steps import probed
 
-Run = Callable[[bytes, dict[str, np.ndarray]], np.ndarray]
 
-
-def run_in_onnxruntime(model: bytes, inputs: dict[str, np.ndarray]) -> np.ndarray:
-    """Run a model of one output in onnxruntime, without optimizations."""
-    found: list[np.ndarray] = open_session(model, "none").run(None, inputs)
-    return found[0]
-
-
-def wrong_part(
-    network: HardNetwork, path: Path, written: Written, run: Run = run_in_onnxruntime
-) -> str:
+def wrong_part(network: HardNetwork, path: Path, written: Written, run: Run) -> str:
     """Return which part of a model computes something else than its network, or ''.
 
     Args:
         network: The network in torch.
         path: Its ONNX model.
         written: How it was written.
-        run: Runs a model of one output.
+        run: Runs a model.
     """
     model = library("onnx").load(path)
     for name in written.weights:
         weight = network.model.get_parameter(name).detach()
-        part = cut(model, None, written.outputs[name])
-        if part is None or not np.array_equal(run(part, {}), weight.numpy()):
+        output = written.outputs[name]
+        part = cut(model, None, output)
+        if part is None or not np.array_equal(run(part, {})[output], weight.numpy()):
             return f"the values of '{name}' in the file are not the hardened weight"
     tables = {each.name: each for each in network.activations}
     for (place, output), source in written.inputs.items():
@@ -53,7 +43,7 @@ def wrong_part(
         part = cut(model, source, output)
         if part is None:
             return f"the quantizer at '{place}' in the file reads other values than its input"
-        got = run(part, {source: x.numpy()})
+        got = run(part, {source: x.numpy()})[output]
         if not np.array_equal(got, levels.numpy()):
             at = tuple(int(i) for i in np.argwhere(got != levels.numpy())[0])
             return (

@@ -15,21 +15,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from qbench.deployment.dialect import Dialect
 from qbench.deployment.extra import library
-from qbench.deployment.graph import Written
+from qbench.deployment.graph import INPUT, Written
 from qbench.deployment.latency import processor
 from qbench.deployment.network import HardNetwork
-from qbench.deployment.nodes import OPTIMIZATIONS, open_session
+from qbench.deployment.nodes import Run
 from qbench.deployment.parts import wrong_part
 from qbench.quant.layers import quantizable_layers
 
 _UNIT = 2.0**-24  # of rounding in float32
 _SAFETY = 4.0
-_BATCH = 64
 _TOGETHER = 256  # images whose levels are compared at once
 _TOLERANCE = 1e-4  # of logits after the last quantizer, relative to the largest
 
@@ -58,7 +57,7 @@ class Proof:
     """Comparison of an ONNX model with its network in torch.
 
     Attributes:
-        logits: Logits by optimizations of onnxruntime, (N, classes).
+        logits: Logits by what computed them, (N, classes).
         first: The first activation quantizer whose levels differ; None if all are the same.
         reason: Why the model is another network, or an empty string.
     """
@@ -69,7 +68,12 @@ class Proof:
 
 
 def prove(
-    network: HardNetwork, path: Path, written: Written, images: Tensor, expected: Tensor
+    network: HardNetwork,
+    path: Path,
+    written: Written,
+    images: Tensor,
+    expected: Tensor,
+    dialect: Dialect,
 ) -> Proof:
     """Run a model on images, and compare it with its network.
 
@@ -79,6 +83,7 @@ def prove(
         written: How it was written.
         images: Images, (N, C, H, W).
         expected: Logits of the network, (N, classes).
+        dialect: What it was written with.
 
     Returns:
         The comparison. The model is another network if a weight has other values or a quantizer
@@ -86,11 +91,11 @@ def prove(
         explains; if all levels are the same and logits differ by more than rounding; or if more
         predictions differ than 2 of 10,000, but one where levels differ by rounding.
     """
-    logits = {how: run_onnx(path, images, how) for how in OPTIMIZATIONS}
+    logits = dialect.logits(path, images)
     first = None
     for part in images.split(_TOGETHER):
-        first = first or first_difference(network, path, written, part)
-    wrong = wrong_part(network, path, written)
+        first = first or first_difference(network, path, written, part, dialect.run)
+    wrong = wrong_part(network, path, written, dialect.run)
     return Proof(logits, first, wrong or _reason(logits, first, expected))
 
 
@@ -104,31 +109,20 @@ def _reason(logits: Mapping[str, Tensor], first: FirstDifference | None, expecte
     for how, got in logits.items():
         flips = int((got.argmax(1) != expected.argmax(1)).sum())
         if flips > allowed:
-            return f"with optimizations '{how}', {flips} of {len(expected)} predictions differ"
-    difference = float((logits["none"] - expected).abs().max())
+            return f"{flips} of {len(expected)} predictions differ ({how})"
+    difference = float((next(iter(logits.values())) - expected).abs().max())
     if first is None and difference > _TOLERANCE * float(expected.abs().max()):
         return f"logits differ by {difference:.2g} though all levels are the same"
     return ""
 
 
-def run_onnx(path: Path, images: Tensor, optimizations: str, threads: int = 1) -> Tensor:
-    """Return the logits of a model on images, (N, classes).
+def environment(to: str) -> dict[str, str]:
+    """Return the versions that a proof depends on, and what executes the model.
 
     Args:
-        path: The model.
-        images: Images, (N, C, H, W).
-        optimizations: One of `qbench.deployment.nodes.OPTIMIZATIONS`.
-        threads: Number of threads.
+        to: The format.
     """
-    session = open_session(str(path), optimizations, threads)
-    name = session.get_inputs()[0].name
-    parts = [session.run(None, {name: x.numpy()})[0] for x in images.split(_BATCH)]
-    return torch.from_numpy(np.concatenate(parts))
-
-
-def environment() -> dict[str, str]:
-    """Return the versions that a proof depends on, and what executes the model."""
-    names = ("onnx", "onnxruntime", "torch")
+    names = ("onnx", "onnxruntime", "torch", *(["qonnx"] if to == "qonnx" else []))
     versions = {name: importlib.metadata.version(name) for name in names}
     return {
         **versions,
@@ -140,22 +134,23 @@ def environment() -> dict[str, str]:
 
 @torch.no_grad()
 def first_difference(
-    network: HardNetwork, path: Path, written: Written, images: Tensor
+    network: HardNetwork, path: Path, written: Written, images: Tensor, run: Run
 ) -> FirstDifference | None:
     """Find and explain the first activation quantizer whose levels differ.
 
     Args:
         network: The network in torch.
-        path: Its ONNX model, which is run without optimizations.
+        path: Its ONNX model.
         written: How it was written.
         images: Images, (N, C, H, W). A few hundred suffice.
+        run: Runs a model, without optimizations.
 
     Returns:
         The difference, or None if all levels are the same.
     """
     inputs, levels, order = _of_torch(network, images)
     sources = {place: written.inputs[place, f"{place}.levels"] for place in order}
-    theirs = _of_onnx(path, order, images, sources)
+    theirs = _of_onnx(path, order, images, sources, run)
     for place in order:
         differs = levels[place] != theirs[f"{place}.levels"]
         if differs.any():
@@ -202,7 +197,7 @@ def _of_torch(
 
 
 def _of_onnx(
-    path: Path, order: list[str], images: Tensor, sources: Mapping[str, str]
+    path: Path, order: list[str], images: Tensor, sources: Mapping[str, str], run: Run
 ) -> dict[str, Tensor]:
     """Return the levels at each place, and what the quantizers receive, by name of the value."""
     ir = library("onnx_ir")
@@ -214,10 +209,8 @@ def _of_onnx(
     found = [values[name] for name in dict.fromkeys(wanted)]
     own = list(model.graph.outputs)
     model.graph.outputs.extend(v for v in found if v not in own and v not in model.graph.inputs)
-    session = open_session(ir.to_proto(model).SerializeToString(), "none")
-    names = [output.name for output in session.get_outputs()]
-    got = session.run(names, {session.get_inputs()[0].name: images.numpy()})
-    every = {name: torch.from_numpy(value) for name, value in zip(names, got, strict=True)}
+    got = run(ir.to_proto(model).SerializeToString(), {INPUT: images.numpy()})
+    every = {name: torch.from_numpy(value) for name, value in got.items()}
     every |= {v.name: images for v in model.graph.inputs}
     return {
         **{f"{place}.levels": every[f"{place}.levels"] for place in order},

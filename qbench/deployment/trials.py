@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from qbench import registry
-from qbench.deployment.deploy import check_format
+from qbench.deployment.deploy import check_format, dialect_of
 from qbench.deployment.graph import write_onnx
 from qbench.deployment.latency import Speed, measure
 from qbench.deployment.network import Architecture, HardNetwork, describe
@@ -188,7 +188,7 @@ def deploy_finished(finished: Finished, to: str, folder: Path) -> Deployment:
             "the weights are stored as they were, so the code or this machine computes otherwise"
         )
     try:
-        (_onnx if to == "onnx" else _packed)(found, finished, folder, expected)
+        (_packed if to == "packed" else _onnx)(found, finished, folder, expected)
     except QbenchError as error:
         found.status, found.reason = "refused", str(error)
     record = folder / f"{trial.key}.{to}.json"
@@ -219,14 +219,16 @@ def _packed(found: Deployment, finished: Finished, folder: Path, expected: Tenso
 
 
 def _onnx(found: Deployment, finished: Finished, folder: Path, expected: Tensor) -> None:
-    file = folder / f"{finished.trial.key}.onnx"
-    written = write_onnx(finished.network, file, finished.images)
+    dialect = dialect_of(found.to)
+    suffix = ".onnx" if found.to == "onnx" else f".{found.to}.onnx"
+    file = folder / f"{finished.trial.key}{suffix}"
+    written = write_onnx(finished.network, file, finished.images, dialect)
     found.file, found.bytes = str(file), {"file": written.size}
     found.parts = {**written.weights, **written.activations}
-    found.environment = environment()
-    proof = prove(finished.network, file, written, finished.images, expected)
+    found.environment = environment(found.to)
+    proof = prove(finished.network, file, written, finished.images, expected, dialect)
     for how, got in proof.logits.items():
-        compare(found, f"onnxruntime, optimizations: {how}", got, expected, finished)
+        compare(found, how, got, expected, finished)
     if proof.first is not None:
         found.notes.append(
             f"{proof.first.count} of {proof.first.values} levels at '{proof.first.place}' differ, "
@@ -234,7 +236,8 @@ def _onnx(found: Deployment, finished: Finished, folder: Path, expected: Tensor)
         )
     if proof.reason:
         found.status, found.reason = "red", proof.reason
-    found.speed = measure(file, written.full, finished.images, "all")
+    if found.to == "onnx":
+        found.speed = measure(file, written.full, finished.images, "all")
 
 
 @torch.inference_mode()

@@ -17,6 +17,7 @@ from qbench.deployment.graph import Written, write_onnx
 from qbench.deployment.network import HardNetwork, describe
 from qbench.deployment.nodes import Nodes
 from qbench.deployment.proof import prove
+from qbench.deployment.standard import ONNX
 from qbench.deployment.steps import step_table
 from qbench.errors import QbenchError
 from tests.helpers.hardened import images, trained
@@ -73,7 +74,7 @@ def deployed(
     network: HardNetwork, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, Written, Tensor]:
     path = tmp_path_factory.mktemp("deployed") / "net.onnx"
-    written = write_onnx(network, path, X)
+    written = write_onnx(network, path, X, ONNX)
     with torch.no_grad():
         return path, written, network.model(X)
 
@@ -82,7 +83,7 @@ def test_a_model_is_the_network_that_was_hardened(
     network: HardNetwork, deployed: tuple[Path, Written, Tensor]
 ) -> None:
     path, written, expected = deployed
-    proof = prove(network, path, written, X, expected)
+    proof = prove(network, path, written, X, expected, ONNX)
     assert proof.reason == ""
     assert set(written.weights.values()) == {"INT4 × scale"}
     assert set(written.activations.values()) == {"QDQ"}
@@ -124,10 +125,10 @@ def test_residual_networks_and_levels_that_are_not_even_are_exported(
 ) -> None:
     handle = trained(method, bits, Residual(), placement=placement)
     network = describe(handle, X)
-    written = write_onnx(network, tmp_path / "net.onnx", X)
+    written = write_onnx(network, tmp_path / "net.onnx", X, ONNX)
     assert set(written.activations.values()) == emitters
     with torch.no_grad():
-        assert prove(network, tmp_path / "net.onnx", written, X, handle.model(X)).reason == ""
+        assert prove(network, tmp_path / "net.onnx", written, X, handle.model(X), ONNX).reason == ""
 
 
 def zero_point(model: Any) -> None:
@@ -201,7 +202,7 @@ def test_a_planted_fault_is_red_whatever_the_images_are(
     fault(model)
     faulty = tmp_path / "faulty.onnx"
     ir.save(model, faulty)
-    assert part in prove(network, faulty, written, X[:4], expected[:4]).reason
+    assert part in prove(network, faulty, written, X[:4], expected[:4], ONNX).reason
 
 
 def test_what_is_no_step_function_is_refused(tmp_path: Path) -> None:
