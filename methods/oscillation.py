@@ -32,7 +32,7 @@ command-line option of their code has 0.001 where the published commands do not 
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor
@@ -169,33 +169,62 @@ class FrozenStep(_TimedStep):
         super().__init__(lsq)
         self.momentum = method.momentum
         self.thresholds = method.threshold_start, method.threshold
-        for name in ("direction", "frequency"):
-            self.register_buffer(name, torch.zeros_like(weight))
-        for name in ("code", "mean"):  # c, c̄
-            self.register_buffer(name, self.codes_of(weight))
+        codes = self.codes_of(weight)
+        self.register_buffer("code", codes.to(torch.int8))  # c
+        self.register_buffer("direction", torch.zeros_like(weight, dtype=torch.int8))
+        self.register_buffer("frequency", torch.zeros_like(weight))  # f
+        self.register_buffer("mean", codes)  # c̄
         self.register_buffer("frozen", torch.zeros_like(weight, dtype=torch.bool))
 
     def codes_of(self, w: Tensor) -> Tensor:
         """Return the codes of ``w`` if none were frozen."""
-        return (w / self.step.detach().to(w.dtype)).round().clamp(self.quant_min, self.quant_max)
+        v = w.detach() / self.step.detach().to(w.dtype)
+        return v.round_().clamp_(self.quant_min, self.quant_max)
 
     def forward(self, w: Tensor) -> Tensor:
         """Quantize ``w``; frozen weights have their codes."""
-        held = self.with_scaled_gradient(self.step, w) * self.code.to(w.dtype)
-        return torch.where(self.frozen, held, super().forward(w))
+        s = self.with_scaled_gradient(self.step, w)
+        return _Hold.apply(super().forward(w), s, self.code, self.frozen)
 
     def observe(self, x: Tensor) -> None:
         """Count the oscillations, and freeze what oscillates too often."""
-        code = torch.where(self.frozen, self.code, self.codes_of(x))
+        # Whole numbers of 8 bits: masks, and comparisons with numbers, are slow in torch.
+        frozen = self.frozen.to(torch.int8)
+        code = self.codes_of(x).to(torch.int8) * (1 - frozen) + self.code * frozen
         direction = (self.code - code).sign()
-        oscillated = self.direction * direction == -1
+        oscillated = -(self.direction * direction).clamp(max=0)
         self.frequency.lerp_(oscillated.to(self.frequency.dtype), self.momentum)
-        self.direction.copy_(torch.where(direction != 0, direction, self.direction))
+        self.direction.mul_(1 - direction.abs()).add_(direction)
         self.code = code  # not in place: the backward pass needs what the forward pass read
+        codes = code.to(self.mean.dtype)
         if float(self.progress) < WARM_UP:
-            self.mean.copy_(code)
+            self.mean.copy_(codes)
             return
-        often = self.frequency > annealed(*self.thresholds, float(self.progress))
-        self.code = torch.where(often & ~self.frozen, self.mean.round(), code)
-        self.frozen = self.frozen | often
-        self.mean.lerp_(code, self.momentum)
+        threshold = annealed(*self.thresholds, float(self.progress))
+        if float(self.frequency.amax()) > threshold:
+            often = self.frequency > threshold
+            held = self.mean.round().to(torch.int8)
+            self.code = torch.where(often & ~self.frozen, held, code)
+            self.frozen = self.frozen | often
+        self.mean.lerp_(codes, self.momentum)
+
+
+class _Hold(torch.autograd.Function):
+    """The quantized weights, with s times their codes where they are frozen."""
+
+    @staticmethod
+    def forward(ctx: Any, quantized: Tensor, s: Tensor, code: Tensor, frozen: Tensor) -> Tensor:
+        ctx.save_for_backward(code, frozen)
+        ctx.mark_dirty(quantized)
+        free, held = _parts(quantized, code, frozen)
+        return quantized.mul_(free).add_(held.mul_(s))
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        free, held = _parts(g, *ctx.saved_tensors)
+        return g * free, (g * held).sum(), None, None
+
+
+def _parts(like: Tensor, code: Tensor, frozen: Tensor) -> tuple[Tensor, Tensor]:
+    """Return 1 where weights are not frozen, otherwise 0, and the codes of those that are."""
+    return (~frozen).to(torch.int8).to(like.dtype), (code * frozen).to(like.dtype)

@@ -27,6 +27,7 @@
 
 #define BLOCK 1024
 #define SIMD _Pragma("omp simd")
+#define INLINE static inline __attribute__((always_inline)) /* its constant arguments stay so */
 #define PRAGMA(text) _Pragma(#text)
 #define SIMD_SUM(...) PRAGMA(omp simd reduction(+ : __VA_ARGS__))
 #define BLOCKS(columns) (((columns) + BLOCK - 1) / BLOCK) /* in a row */

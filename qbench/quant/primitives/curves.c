@@ -9,8 +9,6 @@
 #include "blocks.h"
 #include "exp2.h"
 
-#define INLINE static inline __attribute__((always_inline))
-
 /* log2(v) for normal v > 0 */
 static inline float log2_float32(float v) {
     union {
@@ -245,9 +243,9 @@ void NAME(two_levels)(const REAL *restrict x, REAL *restrict y, const REAL *rest
     FOR_BLOCKS {
         BLOCK_HERE
         TWO_LEVELS_HERE
-        const REAL upper = a + b, lower = -a + b;
+        const REAL upper = a + b, lower = -a + b, sign = d < 0 ? -1 : 1;
         SIMD for (int64_t i = start; i < start + count; i++)
-            y[i] = (x[i] - m) / d >= 0 ? upper : lower;
+            y[i] = (x[i] - m) * sign >= 0 ? upper : lower;
     }
 }
 
@@ -257,9 +255,10 @@ INLINE void NAME(two_levels_block)(const REAL *restrict g, const REAL *restrict 
                                    REAL *restrict gx, double *restrict sums, int count, int slope,
                                    REAL a, REAL m, REAL d, REAL reach) {
     REAL to_deviation = 0, to_centre = 0, to_scale = 0, to_offset = 0;
-    const REAL steep = reach > 1 ? reach : 1;
+    const REAL steep = reach > 1 ? reach : 1, sign = d < 0 ? -1 : 1, inverse = 1 / d;
     SIMD_SUM(to_deviation, to_centre, to_scale, to_offset) for (int i = 0; i < count; i++) {
-        const REAL v = (x[i] - m) / d, size = SIZE(v);
+        const REAL distance = x[i] - m; /* a window ends where the quotient does */
+        const REAL v = slope == 0 ? distance / d : distance * inverse, size = SIZE(v);
         REAL h;
         if (slope == 2) {
             const REAL t = NAME(tanh)(reach * v);
@@ -268,10 +267,10 @@ INLINE void NAME(two_levels_block)(const REAL *restrict g, const REAL *restrict 
             h = size <= 1 ? 2 - 2 * size : 0;
         else
             h = size <= reach ? 1 : 0;
-        gx[i] = g[i] * a * h / d;
+        gx[i] = g[i] * (a * inverse) * h;
         to_deviation += h != 0 ? gx[i] * v : 0;
         to_centre += gx[i];
-        to_scale += v >= 0 ? g[i] : -g[i];
+        to_scale += distance * sign >= 0 ? g[i] : -g[i];
         to_offset += g[i];
     }
     sums[0] = to_deviation;

@@ -247,45 +247,56 @@ void NAME(ternarize_backward)(const REAL *restrict g, const REAL *restrict x, RE
     add_blocks(sums, rows, columns, 2);
 }
 
-/* y = gain (round(clamp((x - offset) / scale) * steps) / steps - shift). Without a pointer the scale
+/* y = gain (round(clamp((x - offset) / scale) * steps) / steps - shift). Without pointers the scale
  * is 1 and the offset 0. */
 void NAME(clip_round)(const REAL *restrict x, REAL *restrict y, const REAL *restrict scale,
                       const REAL *restrict offset, int64_t rows, int64_t columns, REAL low,
                       REAL high, REAL steps, REAL gain, REAL shift, int threads) {
     FOR_BLOCKS {
         BLOCK_HERE
-        const REAL s = scale ? scale[row] : 1, b = offset ? offset[row] : 0;
-        SIMD for (int64_t i = start; i < start + count; i++) {
-            const REAL v = NAME(clamp)((x[i] - b) / s, low, high);
-            y[i] = gain * (ROUND(v * steps) / steps - shift);
+        if (scale) {
+            const REAL s = scale[row], b = offset[row];
+            SIMD for (int64_t i = start; i < start + count; i++) {
+                const REAL v = NAME(clamp)((x[i] - b) / s, low, high);
+                y[i] = gain * (ROUND(v * steps) / steps - shift);
+            }
+        } else {
+            SIMD for (int64_t i = start; i < start + count; i++)
+                y[i] = ROUND(NAME(clamp)(x[i], low, high) * steps) / steps;
         }
     }
 }
 
 /* With v = (x - offset) / scale and h = gain g: gx = h / steps * steps / scale inside the interval,
  * otherwise 0; with a delta, h (1 + delta sign(h) error) / scale, the error being that of rounding.
- * sums, if wanted: gx v, and gx. */
+ * sums, if wanted: gx v, and gx. Both flags are constants, or the loops would have branches. */
+INLINE void NAME(clip_round_block)(const REAL *restrict g, const REAL *restrict x,
+                                   REAL *restrict gx, int count, int has_scale, int has_delta,
+                                   REAL s, REAL b, REAL low, REAL high, REAL open_low,
+                                   REAL open_high, REAL steps, REAL delta, REAL gain) {
+    SIMD for (int i = 0; i < count; i++) {
+        const REAL v = has_scale ? (x[i] - b) / s : x[i], c = NAME(clamp)(v, low, high);
+        const REAL h = has_scale ? g[i] * gain : g[i], error = c - ROUND(c * steps) / steps;
+        const REAL slope = 1 + (h > 0 ? delta : h < 0 ? -delta : 0) * error;
+        const REAL passed = INSIDE(v, c) ? (has_delta ? h * slope : h / steps * steps) : 0;
+        gx[i] = has_scale ? passed / s : passed;
+    }
+}
 void NAME(clip_round_backward)(const REAL *restrict g, const REAL *restrict x, REAL *restrict gx,
                                const REAL *restrict scale, const REAL *restrict offset,
                                double *restrict sums, int64_t rows, int64_t columns, REAL low,
                                REAL high, REAL open_low, REAL open_high, REAL steps, REAL delta,
                                REAL gain, int threads) {
+#define CALL(has_scale, has_delta)                                                                 \
+    NAME(clip_round_block)(g + start, x + start, gx + start, count, has_scale, has_delta, s, b,    \
+                           low, high, open_low, open_high, steps, delta, gain)
     FOR_BLOCKS {
         BLOCK_HERE
-        const REAL s = scale ? scale[row] : 1, b = offset ? offset[row] : 0;
-        if (delta != 0) {
-            SIMD for (int64_t i = start; i < start + count; i++) {
-                const REAL h = g[i] * gain, v = (x[i] - b) / s, c = NAME(clamp)(v, low, high);
-                const REAL error = c - ROUND(c * steps) / steps;
-                const REAL slope = 1 + (h > 0 ? delta : h < 0 ? -delta : 0) * error;
-                gx[i] = (INSIDE(v, c) ? h * slope : 0) / s;
-            }
-        } else {
-            SIMD for (int64_t i = start; i < start + count; i++) {
-                const REAL h = g[i] * gain, v = (x[i] - b) / s;
-                gx[i] = (INSIDE(v, NAME(clamp)(v, low, high)) ? h / steps * steps : 0) / s;
-            }
-        }
+        const REAL s = scale ? scale[row] : 1, b = scale ? offset[row] : 0;
+        if (delta != 0)
+            scale ? CALL(1, 1) : CALL(0, 1);
+        else
+            scale ? CALL(1, 0) : CALL(0, 0);
         if (sums) {
             REAL to_scale = 0, to_offset = 0;
             SIMD_SUM(to_scale, to_offset) for (int64_t i = start; i < start + count; i++) {
@@ -296,6 +307,7 @@ void NAME(clip_round_backward)(const REAL *restrict g, const REAL *restrict x, R
             sums[2 * block + 1] = to_offset;
         }
     }
+#undef CALL
     if (sums) add_blocks(sums, rows, columns, 2);
 }
 

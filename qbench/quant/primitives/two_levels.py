@@ -79,9 +79,8 @@ class _TwoLevels(Primitive):
         scale, offset, centre, deviation, reach = parameters
         assert reach is not None  # noqa: S101
         v = x if centre is None else x - centre
-        v = v if deviation is None else v / deviation
-        y = torch.where(v.detach() >= 0, 1.0, -1.0).to(x.dtype)
-        soft = self._soft(v, reach)
+        y = torch.where(_oriented(v.detach(), deviation) >= 0, 1.0, -1.0).to(x.dtype)
+        soft = self._soft(v if deviation is None else v / deviation, reach)
         if scale is not None:
             y, soft = y * scale, soft * scale.detach()
         return add_gradient(y if offset is None else y + offset, soft)
@@ -102,7 +101,7 @@ class _TwoLevels(Primitive):
         if LOOPS.run("two_levels", (x, y, *row), (rows, columns)):
             return y
         v = x if centre is None else x - centre
-        y = torch.ge(v if deviation is None else v / deviation, 0, out=y).mul_(2).sub_(1)
+        y = torch.ge(_oriented(v, deviation), 0, out=y).mul_(2).sub_(1)
         y = y if scale is None else y.mul_(scale)
         return y if offset is None else y.add_(offset)
 
@@ -126,3 +125,8 @@ class _TwoLevels(Primitive):
             ),
             None,
         )
+
+
+def _oriented(distance: Tensor, deviation: Tensor | None) -> Tensor:
+    """Return what has the sign of distance / deviation, even where the quotient underflows."""
+    return distance if deviation is None else distance * deviation.detach().sign()
