@@ -54,6 +54,22 @@ def deploy(
             "results.",
         ),
     ] = None,
+    fold_batch_norm: Annotated[
+        bool,
+        typer.Option(
+            "--fold-batch-norm",
+            help="Fold batch normalization into the scales and biases of an ONNX model. Integer "
+            "weights stay as they are. The change in accuracy is reported.",
+        ),
+    ] = False,
+    exact: Annotated[
+        bool,
+        typer.Option(
+            "--exact",
+            help="Compare the layers of an ONNX model on integers too: no code of an activation "
+            "and no sum of products may differ.",
+        ),
+    ] = False,
     assignments: Assignments = None,
     methods: MethodFiles = None,
     models: ModelFiles = None,
@@ -71,7 +87,7 @@ def deploy(
     from qbench.deployment.deploy import check_format
     from qbench.deployment.trials import deploy_finished, load_finished
 
-    check_format(to)
+    check_format(to, fold_batch_norm, exact)
     folder = resolved(results) / "deployed" if out is None else out
     plugins = plugin_files(methods, models, datasets)
     if assignments and record.is_key(what):
@@ -81,7 +97,8 @@ def deploy(
         raise QbenchError(f"{what} has no finished trial: run it first")
     found = []
     for run in trials.runs:
-        each = deploy_finished(load_finished(trials.store, run, trials.data or {}), to, folder)
+        finished = load_finished(trials.store, run, trials.data or {})
+        each = deploy_finished(finished, to, folder, fold_batch_norm, exact)
         found.append(each)
         if not as_json:
             _show(each)

@@ -18,14 +18,19 @@ from qbench.quant.handle import Handle
 FORMATS = ("packed", "onnx", "qonnx")
 
 
-def check_format(to: str) -> None:
+def check_format(to: str, fold_batch_norm: bool = False, exact: bool = False) -> None:
     """Raise QbenchError if networks cannot be deployed to a format.
 
     Args:
         to: Name of the format.
+        fold_batch_norm: Whether batch normalization is to be folded.
+        exact: Whether layers are to be compared on integers.
     """
     if to not in FORMATS:
         raise QbenchError(f"--to {to}: no such format{nearest(to, FORMATS)}")
+    for option, wanted in (("--fold-batch-norm", fold_batch_norm), ("--exact", exact)):
+        if wanted and to != "onnx":
+            raise QbenchError(f"{option} is for --to onnx, and this is --to {to}")
 
 
 def dialect_of(to: str) -> Dialect:

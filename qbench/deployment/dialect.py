@@ -31,6 +31,8 @@ class Dialect:
         run: Executes a model, or a part of it.
         logits: Executes the model in a file on images, and returns the logits, (N, classes), by
             what computed them. The first one computes without optimizations.
+        moving: What quantizes weights and biases again if batch normalization is folded. Its
+            predictions are reported and not judged.
     """
 
     opsets: Mapping[str, int]
@@ -38,3 +40,4 @@ class Dialect:
     weight_nodes: Callable[[PackedWeight, nn.Module], tuple[BuildWeight, str]]
     run: Run
     logits: Callable[[Path, Tensor], Mapping[str, Tensor]]
+    moving: tuple[str, ...] = ()

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from qbench.deployment.dialect import Dialect
 from qbench.deployment.extra import library
+from qbench.deployment.folding import fold
 from qbench.deployment.network import Activation, HardNetwork
 from qbench.deployment.nodes import IR_VERSION, Nodes, run_alone
 from qbench.deployment.steps import NoStepFunctionError
@@ -42,6 +43,9 @@ class Written:
         inputs: Name of the value that each activation quantizer receives, by its place and the
             name of the value that it returns. A place that is passed twice has two.
         outputs: Name of the values of each weight, by its name.
+        folded: Factors of the output channels, (channels,), of the weights that batch
+            normalization is folded into, by name.
+        kept: Names of the weights whose batch normalization could not be folded.
         size: Size of the file in bytes.
         full: The network in full precision as an ONNX model: without quantizers, with float
             weights.
@@ -51,11 +55,19 @@ class Written:
     activations: dict[str, str] = field(default_factory=dict)
     inputs: dict[tuple[str, str], str] = field(default_factory=dict)
     outputs: dict[str, str] = field(default_factory=dict)
+    folded: dict[str, Tensor] = field(default_factory=dict)
+    kept: list[str] = field(default_factory=list)
     size: int = 0
     full: bytes = field(default=b"", repr=False)
 
 
-def write_onnx(network: HardNetwork, path: Path, images: Tensor, dialect: Dialect) -> Written:
+def write_onnx(
+    network: HardNetwork,
+    path: Path,
+    images: Tensor,
+    dialect: Dialect,
+    fold_batch_norm: bool = False,
+) -> Written:
     """Write a network to an ONNX model.
 
     Args:
@@ -63,6 +75,7 @@ def write_onnx(network: HardNetwork, path: Path, images: Tensor, dialect: Dialec
         path: The file. Its folder must exist.
         images: Batch of inputs, (N, …), at least two. The batch of the model is of any size.
         dialect: The operators to write it with.
+        fold_batch_norm: Whether to fold batch normalization into scales and biases.
 
     Returns:
         How its parts were written.
@@ -84,6 +97,10 @@ def write_onnx(network: HardNetwork, path: Path, images: Tensor, dialect: Dialec
             _write_activation(graph, node, network, written, dialect)
     for name in network.weights:
         _write_weight(graph, name, network, written, dialect)
+    if fold_batch_norm:
+        written.folded, written.kept = fold(graph, network)
+    _drop_zero_biases(graph, network.model)
+    library("onnx_ir.passes.common").RemoveUnusedNodesPass()(model)
     _strip(model)
     model.opset_imports.clear()
     model.opset_imports.update(dialect.opsets)
@@ -236,6 +253,16 @@ def _write_weight(
     _put(graph, nodes, out, value, value.uses()[0][0] if value.uses() else graph[0])
     graph.initializers.pop(found)
     written.weights[name], written.outputs[name] = how, out.name
+
+
+def _drop_zero_biases(graph: Any, model: nn.Module) -> None:
+    """Let convolutions have no bias where torch exports a chain of nodes that computes zeros."""
+    for node in graph:
+        if node.op_type == "Conv" and len(node.inputs) == 3:
+            owner = node.inputs[1].name.removesuffix(".values").rpartition(".")[0]
+            named = node.inputs[2].name == f"{owner}.weight.folded_bias"
+            if not named and getattr(model.get_submodule(owner), "bias", None) is None:
+                node.resize_inputs(2)
 
 
 def _strip(model: Any) -> None:

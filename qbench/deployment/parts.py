@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from qbench.deployment.extra import library
 from qbench.deployment.graph import Written
 from qbench.deployment.network import HardNetwork
 from qbench.deployment.nodes import Run
 from qbench.deployment.steps import probed
+
+_ROUNDING = 2.0**-22  # of code × (scale × factor), relative
 
 
 def wrong_part(network: HardNetwork, path: Path, written: Written, run: Run) -> str:
@@ -30,10 +33,11 @@ def wrong_part(network: HardNetwork, path: Path, written: Written, run: Run) -> 
     """
     model = library("onnx").load(path)
     for name in written.weights:
-        weight = network.model.get_parameter(name).detach()
+        weight = network.model.get_parameter(name).detach().numpy()
         output = written.outputs[name]
         part = cut(model, None, output)
-        if part is None or not np.array_equal(run(part, {})[output], weight.numpy()):
+        got = None if part is None else run(part, {})[output]
+        if got is None or not _is_weight(got, weight, written.folded.get(name)):
             return f"the values of '{name}' in the file are not the hardened weight"
     tables = {each.name: each for each in network.activations}
     for (place, output), source in written.inputs.items():
@@ -51,6 +55,14 @@ def wrong_part(network: HardNetwork, path: Path, written: Written, run: Run) -> 
                 f" and the hardened one {float(levels[at]):.9g}"
             )
     return ""
+
+
+def _is_weight(got: np.ndarray, weight: np.ndarray, factors: Tensor | None) -> bool:
+    """Return whether values are a weight, times the factors of its channels up to rounding."""
+    if factors is None:
+        return np.array_equal(got, weight)
+    expected = weight.astype(np.float64) * factors.numpy().reshape(-1, *[1] * (weight.ndim - 1))
+    return np.allclose(got, expected, rtol=_ROUNDING, atol=0)
 
 
 def cut(model: Any, source: str | None, target: str) -> bytes | None:

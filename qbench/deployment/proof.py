@@ -96,7 +96,8 @@ def prove(
     for part in images.split(_TOGETHER):
         first = first or first_difference(network, path, written, part, dialect.run)
     wrong = wrong_part(network, path, written, dialect.run)
-    return Proof(logits, first, wrong or _reason(logits, first, expected))
+    judged = {how: x for how, x in logits.items() if not (written.folded and how in dialect.moving)}
+    return Proof(logits, first, wrong or _reason(judged, first, expected))
 
 
 def _reason(logits: Mapping[str, Tensor], first: FirstDifference | None, expected: Tensor) -> str:
@@ -148,7 +149,7 @@ def first_difference(
     Returns:
         The difference, or None if all levels are the same.
     """
-    inputs, levels, order = _of_torch(network, images)
+    inputs, levels, order = activations_of(network, images)
     sources = {place: written.inputs[place, f"{place}.levels"] for place in order}
     theirs = _of_onnx(path, order, images, sources, run)
     for place in order:
@@ -167,10 +168,19 @@ def _seats(network: HardNetwork) -> dict[str, list[str]]:
     }
 
 
-def _of_torch(
+def activations_of(
     network: HardNetwork, images: Tensor
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], list[str]]:
-    """Return what quantizers receive and return, and the order of the places."""
+    """Return what activation quantizers receive and return in torch.
+
+    Args:
+        network: The network.
+        images: Images, (N, C, H, W).
+
+    Returns:
+        What they receive and what they return at their first call, by place, and the places in the
+        order of the calls.
+    """
     inputs: dict[str, Tensor] = {}
     levels: dict[str, Tensor] = {}
     order: list[str] = []

@@ -142,10 +142,12 @@ def run_onnx(path: Path, images: Tensor, optimizations: str, threads: int = 1) -
 
 
 def _logits(path: Path, images: Tensor) -> dict[str, Tensor]:
-    return {
-        f"onnxruntime, optimizations: {how}": run_onnx(path, images, how) for how in OPTIMIZATIONS
-    }
+    return {_named(how): run_onnx(path, images, how) for how in OPTIMIZATIONS}
 
 
-ONNX = Dialect({"": OPSET}, emitter_of, weight_nodes, run_in_onnxruntime, _logits)
+def _named(how: str) -> str:
+    return f"onnxruntime, optimizations: {how}"
+
+
+ONNX = Dialect({"": OPSET}, emitter_of, weight_nodes, run_in_onnxruntime, _logits, (_named("all"),))
 """ONNX of opset 25."""

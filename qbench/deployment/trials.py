@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from qbench import registry
 from qbench.deployment.deploy import check_format, dialect_of
-from qbench.deployment.graph import write_onnx
+from qbench.deployment.exact import compare_integers
+from qbench.deployment.graph import Written, write_onnx
 from qbench.deployment.latency import Speed, measure
 from qbench.deployment.network import Architecture, HardNetwork, describe
 from qbench.deployment.packed import load_packed, write_packed, wrong_part
@@ -159,7 +160,13 @@ def _preparation(trial: Trial, classes: int, channels: int) -> Preparation | Non
     )
 
 
-def deploy_finished(finished: Finished, to: str, folder: Path) -> Deployment:
+def deploy_finished(
+    finished: Finished,
+    to: str,
+    folder: Path,
+    fold_batch_norm: bool = False,
+    exact: bool = False,
+) -> Deployment:
     """Write the network of a finished trial to a file, and compare it with what was measured.
 
     Args:
@@ -167,15 +174,18 @@ def deploy_finished(finished: Finished, to: str, folder: Path) -> Deployment:
         to: The format, one of `qbench.deployment.deploy.FORMATS`.
         folder: Folder of the file, which is named after the key. The result is written beside it,
             as JSON.
+        fold_batch_norm: Whether to fold batch normalization into the scales and biases of an ONNX
+            model.
+        exact: Whether to compare the layers of an ONNX model on integers too.
 
     Returns:
         What became of it.
 
     Raises:
-        QbenchError: There is no such format.
+        QbenchError: There is no such format, or it has no such option.
         OSError: The folder cannot be written.
     """
-    check_format(to)
+    check_format(to, fold_batch_norm, exact)
     folder.mkdir(parents=True, exist_ok=True)
     trial = finished.trial
     found = Deployment(key=trial.key, name=trial.name, to=to, images=len(finished.images))
@@ -188,7 +198,10 @@ def deploy_finished(finished: Finished, to: str, folder: Path) -> Deployment:
             "the weights are stored as they were, so the code or this machine computes otherwise"
         )
     try:
-        (_packed if to == "packed" else _onnx)(found, finished, folder, expected)
+        if to == "packed":
+            _packed(found, finished, folder, expected)
+        else:
+            _onnx(found, finished, folder, expected, fold_batch_norm, exact)
     except QbenchError as error:
         found.status, found.reason = "refused", str(error)
     record = folder / f"{trial.key}.{to}.json"
@@ -218,11 +231,18 @@ def _packed(found: Deployment, finished: Finished, folder: Path, expected: Tenso
         found.status, found.reason = "red", reason
 
 
-def _onnx(found: Deployment, finished: Finished, folder: Path, expected: Tensor) -> None:
+def _onnx(
+    found: Deployment,
+    finished: Finished,
+    folder: Path,
+    expected: Tensor,
+    fold_batch_norm: bool,
+    exact: bool,
+) -> None:
     dialect = dialect_of(found.to)
     suffix = ".onnx" if found.to == "onnx" else f".{found.to}.onnx"
     file = folder / f"{finished.trial.key}{suffix}"
-    written = write_onnx(finished.network, file, finished.images, dialect)
+    written = write_onnx(finished.network, file, finished.images, dialect, fold_batch_norm)
     found.file, found.bytes = str(file), {"file": written.size}
     found.parts = {**written.weights, **written.activations}
     found.environment = environment(found.to)
@@ -236,8 +256,28 @@ def _onnx(found: Deployment, finished: Finished, folder: Path, expected: Tensor)
         )
     if proof.reason:
         found.status, found.reason = "red", proof.reason
+    if fold_batch_norm:
+        found.notes.append(_told_of_folding(written, found.top1))
+    if exact:
+        same = compare_integers(finished.network, file, written, finished.images)
+        found.notes.append(same.text)
+        if same.wrong:
+            found.status, found.reason = "red", same.wrong
     if found.to == "onnx":
         found.speed = measure(file, written.full, finished.images, "all")
+
+
+def _told_of_folding(written: Written, top1: Mapping[str, float]) -> str:
+    changes = (
+        f"{value - top1['torch']:+.2f} points ({how})"
+        for how, value in top1.items()
+        if how != "torch"
+    )
+    stays = f", and stays behind {', '.join(written.kept)}" if written.kept else ""
+    return (
+        f"batch normalization is folded into {len(written.folded)} weights{stays}; top-1 changes "
+        f"by {', '.join(changes)}"
+    )
 
 
 @torch.inference_mode()

@@ -64,9 +64,11 @@ def test_a_trial_of_a_plugin_is_deployed(qbench_here: QbenchHere, tmp_path: Path
     trial = record(tmp_path, training.trial("median_sign", bits="1/32", recipe=ONCE))
     words = ("deploy", trial.key, "--results", tmp_path, "--methods", file)
     assert qbench_here(*words).startswith("green")
-    told = qbench_here(*words, "--to", "onnx")
+    told = qbench_here(*words, "--to", "onnx", "--fold-batch-norm", "--exact")
     assert told.startswith("green")
     assert "onnxruntime, optimizations: all: top-1" in told
+    assert "batch normalization is folded into 4 weights; top-1 changes by " in told
+    assert "0 sums of products in 0 layers are the same" in told
     assert "1 thread: " in told
     assert " × full precision; " in told
     found = json.loads((tmp_path / "deployed" / f"{trial.key}.onnx.json").read_text())
@@ -88,6 +90,7 @@ def test_what_a_format_cannot_express_is_refused_with_the_reason(
     [
         (("deploy", "0123"), "no recorded trial has a key that starts with '0123'"),
         (("deploy", "0123", "--to", "onx"), "--to onx: no such format"),
+        (("deploy", "0123", "--exact"), "--exact is for --to onnx, and this is --to packed"),
         (("deploy", "digits_start"), "digits_start has no finished trial"),
     ],
 )

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import qbench
 from qbench.deployment.emitters import emitter_of
+from qbench.deployment.exact import compare_integers
 from qbench.deployment.graph import Written, write_onnx
 from qbench.deployment.network import HardNetwork, describe
 from qbench.deployment.nodes import Nodes
@@ -203,6 +204,48 @@ def test_a_planted_fault_is_red_whatever_the_images_are(
     faulty = tmp_path / "faulty.onnx"
     ir.save(model, faulty)
     assert part in prove(network, faulty, written, X[:4], expected[:4], ONNX).reason
+
+
+@pytest.mark.parametrize(("method", "kept"), [("jacob", []), ("apot", ["0.weight", "3.weight"])])
+def test_batch_normalization_is_folded_where_a_scale_takes_it(
+    method: str, kept: list[str], tmp_path: Path
+) -> None:
+    network = describe(trained(method, "4/32"), X)
+    path = tmp_path / "net.onnx"
+    written = write_onnx(network, path, X, ONNX, fold_batch_norm=True)
+    assert written.kept == kept
+    assert set(written.folded) == {"0.weight", "3.weight"} - set(kept)
+    model = ir.load(path)
+    kinds = [node.op_type for node in model.graph]
+    assert kinds.count("BatchNormalization") == len(kept)
+    with torch.no_grad():
+        expected = network.model(X)
+    assert prove(network, path, written, X, expected, ONNX).reason == ""
+    if not kept:  # the integers are those of the packed weight
+        codes = model.graph.initializers["3.weight.codes"].const_value.numpy()
+        whole = write_onnx(network, path, X, ONNX)
+        assert whole.weights == written.weights
+        unfolded = ir.load(path).graph.initializers["3.weight.codes"].const_value.numpy()
+        assert np.array_equal(codes, unfolded)
+        change(model, "3.weight.scale", lambda scale: np.roll(scale, 1))
+        ir.save(model, path)
+        assert "'3.weight'" in prove(network, path, written, X[:4], expected[:4], ONNX).reason
+
+
+def test_layers_are_the_same_on_integers(
+    network: HardNetwork, deployed: tuple[Path, Written, Tensor], tmp_path: Path
+) -> None:
+    path, written, _ = deployed
+    found = compare_integers(network, path, written, X)
+    assert found.wrong == ""
+    assert found.sums == {"0": 48 * 4 * 36, "3": 48 * 4 * 36, "8": 48 * 3}
+    assert found.codes == 48 * (36 + 4 * 36 + 16)
+    assert found.left_out == {}
+    model = ir.load(path)
+    change(model, "3.weight.codes", lambda codes: np.roll(codes.astype(int), 1))
+    ir.save(model, tmp_path / "faulty.onnx")
+    wrong = compare_integers(network, tmp_path / "faulty.onnx", written, X).wrong
+    assert wrong == "sums of products of '3' differ"
 
 
 def test_what_is_no_step_function_is_refused(tmp_path: Path) -> None:

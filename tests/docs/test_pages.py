@@ -13,7 +13,8 @@ import pytest
 import torch
 import yaml
 
-from docs.tools import columns_page, readme_table
+from docs.tools import columns_page, deploy_table, readme_table
+from qbench import registry
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -132,3 +133,13 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     assert 'id="qbench_methods.lsq"' in methods
     tables = tmp_path / "results" / "digits_start" / "leaderboard" / "index.html"
     assert "Quantization Networks" in tables.read_text(encoding="utf-8")
+
+
+def test_the_table_of_formats_has_every_method_as_it_is_written_now() -> None:
+    pytest.importorskip("qonnx")
+    page = deploy_table.PAGE.read_text(encoding="utf-8")
+    listed = re.findall(r"^\| `(\w+)` \| [\d/, ]+ \|", page, re.MULTILINE)
+    assert {*listed, "fp32"} == set(registry.names("methods"))
+    for row in deploy_table.rows("wrpn", []):
+        line = "| " + " | ".join(row) + " |"
+        assert line in page, "run `python docs/tools/deploy_table.py`"
