@@ -62,7 +62,9 @@ def write(benchmark: Benchmark, html: bool = False) -> Report:
     names = {planned.trial.key: planned.name for planned in benchmark.planned}
     finished = {key: run for key, run in runs.items() if run.status == "FINISHED"}
     histories = _histories(store, finished, history_columns(presentation.shown[0]), names, problems)
-    examples = _draw_examples(benchmark, problems)
+    further = _draw_examples(benchmark, problems)
+    if configurations is not None and not benchmark.rehearsal:
+        further += _draw_tuning(benchmark, presentation, trials, configurations, problems)
     evidence = None
     if html:
         from qbench.store.evidence import evidence_of
@@ -76,7 +78,7 @@ def write(benchmark: Benchmark, html: bool = False) -> Report:
         trials,
         histories,
         benchmark.folder,
-        examples,
+        further,
         evidence,
         problems,
         beneath,
@@ -137,6 +139,24 @@ def history_columns(metric: str) -> tuple[str, ...]:
         metric: Name of the metric, such as ``top1``.
     """
     return ("train_loss", metric, f"soft_{metric}", f"train_{metric}", "lr")
+
+
+def _draw_tuning(
+    benchmark: Benchmark,
+    presentation: Presentation,
+    trials: pd.DataFrame,
+    configurations: pd.DataFrame,
+    problems: list[str],
+) -> list[Path]:
+    """Draw the expected best score of each method by the number of configurations tried."""
+    from qbench.report.figures.tuning import tuning_curves
+
+    benchmark.folder.mkdir(parents=True, exist_ok=True)
+    metric, chance = presentation.shown[0], presentation.chance
+    drawn: list[Path] = []
+    with noted(problems, "the figure tuning_curves"):
+        drawn += tuning_curves(trials, configurations, benchmark.folder, metric, chance)
+    return drawn
 
 
 def _draw_examples(benchmark: Benchmark, problems: list[str]) -> list[Path]:

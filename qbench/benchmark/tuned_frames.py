@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -80,14 +81,18 @@ def configurations(benchmark: Benchmark) -> pd.DataFrame:
 
     Returns:
         A frame with the columns `CONFIGURATION`: ``place`` is 1 for the winner of a study, and
-        ``score`` the metric on validation images, in %.
+        ``score`` the metric on validation images, in %. Those that failed come last, with a score
+        of NaN.
     """
     rows = []
     for candidates in benchmark.tuned.studies if benchmark.tuned is not None else []:
         found = study_of(candidates, benchmark.runs, benchmark.dataset.shown[0])
-        ranked = zip(found.ranking, found.scores, strict=True) if found is not None else []
-        for place, (each, score) in enumerate(ranked, 1):
-            trial, values = each.trial, dict(each.values)
+        if found is None:
+            continue
+        failed = [each for each in candidates if each not in found.ranking]
+        scores = [*found.scores, *[math.nan] * len(failed)]
+        for place, each in enumerate([*found.ranking, *failed], 1):
+            trial, values, score = each.trial, dict(each.values), scores[place - 1]
             rows.append(
                 [each.label, trial.model, trial.bits, each.study, place, score, trial.key, values]
             )

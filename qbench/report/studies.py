@@ -95,9 +95,9 @@ def tables(
     """Return the tables of what tuning found, two for each model.
 
     Args:
-        configurations: Finished trials of the first stage. Required columns: ``label``, ``model``,
-            ``bits``, ``study``, ``values`` (mapping), ``score`` (float, %) and ``place`` (int, 1
-            for the winner of the study).
+        configurations: Trials of the first stage that have ended. Required columns: ``label``,
+            ``model``, ``bits``, ``study``, ``values`` (mapping), ``score`` (float, %; NaN of one
+            that failed) and ``place`` (int, 1 for the winner of the study).
         studies: Frame as `means` returns it.
         aligned: Mean with the aligned recipe (%), by model, label and bit-widths, where known.
         metric: Metric of the scores.
@@ -135,7 +135,7 @@ def _gain(
     label, bits = first["label"], first["bits"]
     before = aligned.get((first["model"], label, bits), np.nan)
     values = list(done.loc[(done["label"] == label) & (done["bits"] == bits), metric])
-    winners = [row for row in cell if row["place"] == 1]
+    winners = [row for row in cell if row["place"] == 1 and _scored(row)]
     after = float(np.mean(values)) if values else np.nan
     return [
         one_line(label),
@@ -143,15 +143,20 @@ def _gain(
         COLUMNS[2].text(before),
         mean_and_deviation(values) if values else "",
         COLUMNS[4].text(after - before),
-        mean_and_deviation([row["score"] for row in winners]),
+        mean_and_deviation([row["score"] for row in winners]) if winners else "",
         "; ".join(_values(row["values"]) for row in winners),
     ]
 
 
 def _best(cell: list[Row]) -> list[str]:
-    ranked = sorted(cell, key=lambda row: -row["score"])[:BEST]
+    ranked = sorted(filter(_scored, cell), key=lambda row: -row["score"])[:BEST]
     texts = [f"{_values(row['values'])} ({row['score']:.2f})" for row in ranked]
     return [one_line(cell[0]["label"]), cell[0]["bits"], *texts, *[""] * (BEST - len(texts))]
+
+
+def _scored(row: Row) -> bool:
+    """Return whether a configuration has a score, and did not fail."""
+    return bool(row["score"] == row["score"])
 
 
 def _values(values: Mapping[str, Any]) -> str:

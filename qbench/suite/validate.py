@@ -76,7 +76,7 @@ def problems_of_content(data: dict[str, Any]) -> Iterator[Problem]:
 def _tuning_problems(data: dict[str, Any]) -> Iterator[Problem]:
     """Find a key ``tuning`` without a recipe, and validation images that leave too few to train.
 
-    With another recipe that is written, as by ``--set recipe=aligned``, the key has no effect.
+    With another recipe that is written, as by ``--set recipe.name=aligned``, the key has no effect.
     """
     recipe, tuning, options = data.get("recipe"), data.get("tuning"), data.get("data", {})
     tuned = isinstance(recipe, dict) and recipe.get("name") == "tuned"

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from qbench.benchmark.benchmark import Benchmark
+from qbench.benchmark.tuned_frames import configurations
 from qbench.benchmark.tuning import awaited, planned, study_of
 from qbench.data.fashion_mnist import write_idx
 from qbench.spec.result import Result
@@ -71,6 +72,36 @@ def test_if_all_configurations_failed_the_second_stage_says_why(tmp_path: Path) 
     assert [p.unsupported for p in second] == ["every configuration failed: it broke"] * 2
 
 
+def record(benchmark: Benchmark, each: PlannedTrial, top1: float | None) -> None:
+    """Record a trial that nobody trained; None: it failed."""
+    update: dict[str, object] = {"trial": each.trial, "code": fingerprint.code_of(each.trial)}
+    if top1 is None:
+        made = Result(trial=each.trial, status="failed", reason="it broke", started=0.0)
+    else:
+        update["history"] = course(top1, each.trial.recipe.epochs)
+        made = result(top1=top1)
+    benchmark.store.record(made.model_copy(update={**update, "suite": "tuned"}), None)
+
+
+def test_configurations_that_failed_come_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    path = tmp_path / "tuned.yaml"
+    path.write_text(SUITE, encoding="utf-8")
+    benchmark = Benchmark.open(path, tmp_path / "results", ("methods=[dorefa]", "tuning.studies=1"))
+    assert benchmark.tuned is not None
+    (study,) = benchmark.tuned.studies
+    for each, top1 in zip(study, (None, 80.0, 90.0), strict=True):
+        record(benchmark, each, top1)
+    benchmark.refresh()
+    found = configurations(benchmark)
+    assert found["key"].tolist() == [study[i].trial.key for i in (2, 1, 0)]
+    assert found["place"].tolist() == [1, 2, 3]
+    assert found["score"].tolist()[:2] == [90, 80]
+    assert found["score"].isna().tolist() == [False, False, True]
+
+
 def test_a_benchmark_plans_what_follows_from_its_store(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -85,10 +116,7 @@ def test_a_benchmark_plans_what_follows_from_its_store(
     assert [p.trial.method for p in part.planned] == ["fp32", "dorefa"]
     assert len(benchmark.awaited()) == 4
     for each, top1 in zip(study, (80.0, 90.0), strict=True):
-        own = {"trial": each.trial, "suite": "tuned", "code": fingerprint.code_of(each.trial)}
-        history = course(top1, each.trial.recipe.epochs)
-        made = result(top1=top1).model_copy(update={**own, "history": history})
-        benchmark.store.record(made, None)
+        record(benchmark, each, top1)
     benchmark.refresh()
     second = finals(benchmark.planned)
     assert [p.values for p in second] == [study[1].values] * 2

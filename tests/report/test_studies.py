@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import pandas as pd
@@ -79,3 +80,14 @@ def test_without_aligned_results_there_is_no_gain() -> None:
     gain, best = tables(configurations, means(finals("lsq", [90, 92])), {}, "top1")
     assert gain.rows == [["lsq", "2/2", "", "91.00", "", "90.00", "default"]]
     assert best.rows == [["lsq", "2/2", "default (90.00)", "", ""]]
+
+
+def test_a_configuration_that_failed_is_neither_a_winner_nor_among_the_best() -> None:
+    columns = ["label", "model", "bits", "study", "place", "score", "values"]
+    rows = [["lsq", "net", "2/2", 1, 1, math.nan, {"lr": 1}]]
+    none, _ = tables(pd.DataFrame(rows, columns=columns), means(finals("lsq", [90])), {}, "top1")
+    assert none.rows[0][5:] == ["", ""]
+    rows += [["lsq", "net", "2/2", 2, 1, 80.0, {"lr": 2}]]
+    gain, best = tables(pd.DataFrame(rows, columns=columns), means(finals("lsq", [90])), {}, "top1")
+    assert gain.rows[0][5:] == ["80.00", "lr 2"]
+    assert best.rows[0][2:] == ["lr 2 (80.00)", "", ""]

@@ -39,6 +39,8 @@ OUTLINE: dict[str, Any] = {"markeredgecolor": "0.2", "markeredgewidth": 0.6}
 POINTS: dict[str, Any] = {"linestyle": "none"}
 HOLLOW: dict[str, Any] = {"markerfacecolor": "white", "markeredgewidth": 1.4}
 FULL_PRECISION_LINE: dict[str, Any] = {"color": "0.25", "linestyle": "--", "linewidth": 1.2}
+OTHERS: dict[str, Any] = {"color": "0.8", "linewidth": 0.9, "zorder": 1.5}
+MOST_METHODS = 8  # with lines of their own
 ERROR_TICKS = (0, 1, 10, 100, 50, 5, 0.5, 20, 2, 0.2, 30, 40, 60, 70, 80)  # in order of preference
 TICKS_APART = 0.09  # share of the axis, at least
 OFFSET = 0.1  # percent, added to errors, since zero has no logarithm
@@ -143,6 +145,28 @@ def drawn(looks: Looks, rows: pd.DataFrame) -> Looks:
     """
     labels = set(rows["label"])
     return {label: look for label, look in looks.items() if label in labels}
+
+
+def apart(looks: Looks, means: pd.Series[float]) -> tuple[Looks, Looks]:
+    """Give the `MOST_METHODS` methods that rank best looks of their own. The others are grey.
+
+    Args:
+        looks: Looks by label, as of `looks_of`.
+        means: Mean (%) of each method in each panel. The last level of the index is the label, the
+            others are the panel.
+
+    Returns:
+        The look of each method by label, and the entries of the legend. The looks of grey methods
+        are `OTHERS`.
+    """
+    panel = list(range(means.index.nlevels - 1))
+    ranks = means.groupby(level=panel).rank(ascending=False)
+    order = ranks.groupby(level=-1, sort=False).mean().sort_values(kind="stable")
+    best = set(order.index[:MOST_METHODS])
+    named = {label: look for label, look in looks.items() if label in best}
+    if len(named) < len(looks):
+        named["other methods"] = OTHERS
+    return {label: look if label in best else OTHERS for label, look in looks.items()}, named
 
 
 def legend(figure: Figure, named: Looks) -> None:

@@ -13,8 +13,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from qbench.report.figures.style import (
+    OTHERS,
     STYLE,
     Looks,
+    apart,
     drawn,
     error_axis,
     legend,
@@ -28,8 +30,6 @@ from qbench.spec.trial import FP32
 SOFT: dict[str, Any] = {"linestyle": (0, (3, 1.5)), "linewidth": 1.3}
 HARD: dict[str, Any] = {"linestyle": "-", "linewidth": 1.3}
 TRAINING: dict[str, Any] = {"linestyle": (0, (3, 1.5)), "linewidth": 1.0, "marker": ""}
-OTHERS: dict[str, Any] = {"color": "0.8", "linewidth": 0.9, "zorder": 1.5}
-MOST_METHODS = 8  # with lines of their own
 PLACE = ["model", "dataset", "bits"]
 
 
@@ -64,15 +64,12 @@ def training_curves(
     curves = _by_epoch(trials, _valued(histories, metric), "value")
     if curves.empty:
         return []
-    looks = drawn(looks_of(trials), curves)
-    best = _best(curves)
-    looks = {label: look if label in best else OTHERS for label, look in looks.items()}
-    named = {label: look for label, look in looks.items() if label in best}
-    if len(best) < len(looks):
-        named["other methods"] = OTHERS
+    last = curves[curves["epoch"] == curves.groupby("key")["epoch"].transform("max")]
+    means = last.groupby([*PLACE, "label"], sort=False)["value"].mean()
+    looks, named = apart(drawn(looks_of(trials), curves), means)
     every = curves["value"]
     if "train_value" in curves:
-        shown = curves[curves["label"].isin(best)]
+        shown = curves[curves["label"].isin(list(named))]
         means = shown.groupby([*PLACE, "label", "epoch"])["train_value"].mean()
         every = pd.concat([every, means.dropna()])
         named |= {"on training images": {"color": "0.25"} | TRAINING}
@@ -130,15 +127,6 @@ def _valued(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
     """Rename the metric to ``value``, with a prefix if it is one of another kind."""
     kinds = ("", "soft_", "train_")
     return frame.rename(columns={f"{kind}{metric}": f"{kind}value" for kind in kinds})
-
-
-def _best(curves: pd.DataFrame) -> set[str]:
-    """Return the methods that rank best after their last epoch, on average over panels."""
-    last = curves[curves["epoch"] == curves.groupby("key")["epoch"].transform("max")]
-    means = last.groupby([*PLACE, "label"], sort=False)["value"].mean()
-    ranks = means.groupby(level=PLACE).rank(ascending=False)
-    order = ranks.groupby(level="label", sort=False).mean().sort_values(kind="stable")
-    return set(order.index[:MOST_METHODS])
 
 
 def _by_epoch(trials: pd.DataFrame, histories: pd.DataFrame, *columns: str) -> pd.DataFrame:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 
-from qbench.report.figures import accuracy, pareto, training
+from qbench.report.figures import accuracy, pareto, training, tuning
 from qbench.report.figures import weights as weight_figures
 
 
@@ -18,6 +18,6 @@ def saved(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
         kept.append(figure)
         return []
 
-    for module in (accuracy, pareto, training, weight_figures):
+    for module in (accuracy, pareto, training, tuning, weight_figures):
         monkeypatch.setattr(module, "save", keep)
     return kept

@@ -8,6 +8,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from qbench.report.figures import training
+from qbench.report.figures.style import OTHERS
 from tests.helpers.figures import (
     LABELS,
     WIDTHS,
@@ -62,7 +63,7 @@ def test_of_many_methods_the_best_eight_have_lines_of_their_own(saved: list[Figu
     (figure,) = saved
     assert legend(figure) == [*LABELS, *(f"More {i}" for i in range(4)), "other methods"]
     colors = [line.get_color() for line in figure.axes[0].get_lines()]
-    assert colors.count(training.OTHERS["color"]) == 5
+    assert colors.count(OTHERS["color"]) == 5
 
 
 def test_soft_is_dashed_and_hard_is_solid_and_both_are_means(saved: list[Figure]) -> None:
