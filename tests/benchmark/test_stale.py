@@ -164,3 +164,17 @@ def test_a_change_of_the_method_makes_its_full_precision_network_stale(
     own = {p.trial.name: p.trial.key for p in changing.planned}
     assert changing.stale[own["fp32 for xnor 32/32 convnet_tiny digits seed 0"]] == reason
     assert own["fp32 32/32 convnet_tiny digits seed 0"] not in changing.stale
+
+
+def test_what_learns_from_a_stale_teacher_is_stale_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    path = tmp_path / "taught.yaml"
+    path.write_text(SUITE + "recipe: {teacher: {}, initialization: scratch}\n", encoding="utf-8")
+    benchmark = filled(path, tmp_path / "results", BEFORE)
+    change(monkeypatch, benchmark, "fp32")
+    own = "fp32's code has changed since it was trained"
+    theirs = f"so is its teacher: {own}"
+    assert stale(benchmark) == {"fp32": own, "ste": theirs, "dorefa": theirs}
+    assert set_aside(benchmark, ["fp32"]) == 6

@@ -16,8 +16,9 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pandas as pd
@@ -53,11 +54,11 @@ def main() -> None:
         if trial.method == FP32:
             continue
         if trial.key not in known:
-            base = trial.base
-            if base is not None and base.key not in weights:
-                row, weights[base.key] = trained(base, None, data)
-                print(f"{base.name}: {row['top1']:.2f} in {row['cpu']:.0f} s", flush=True)
-            row, _ = trained(trial, weights[base.key] if base is not None else None, data)
+            for base in trial.needs:
+                if base.key not in weights:
+                    row, weights[base.key] = trained(base, data)
+                    print(f"{base.name}: {row['top1']:.2f} in {row['cpu']:.0f} s", flush=True)
+            row, _ = trained(trial, data, weights)
             known[trial.key] = row
             with given.out.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
@@ -81,11 +82,13 @@ def read(file: Path) -> Iterator[dict[str, Any]]:
 
 
 def trained(
-    trial: Trial, weights: bytes | None, data: dict[str, Any]
+    trial: Trial, data: dict[str, Any], weights: Mapping[str, bytes | None] = MappingProxyType({})
 ) -> tuple[dict[str, Any], bytes | None]:
-    """Train a trial, and return what is kept of it and its weights."""
+    """Train a trial with the weights of others, and return what is kept of it and its own."""
     start = time.process_time()
-    training = Training(trial, weights, ExecutionEnvironment(data))
+    needed = (trial.base, trial.taught_by)
+    base, teacher = (weights[each.key] if each else None for each in needed)
+    training = Training(trial, base, ExecutionEnvironment(data), teacher)
     for _ in training.epochs():
         pass
     result = training.result

@@ -10,7 +10,8 @@ import pytest
 from qbench.schedule import worker
 from qbench.schedule.driver import DriverSpool
 from qbench.schedule.worker import TrialActor, WorkerConfig
-from qbench.spec.trial import Trial
+from qbench.spec.recipe import Teacher
+from qbench.spec.trial import TeacherNetwork, Trial
 from qbench.store.spool import Spool
 from tests.helpers.results import result
 from tests.helpers.training import RECIPE, trial
@@ -97,3 +98,12 @@ def test_a_quantized_trial_starts_from_the_weights_in_the_spool(config: WorkerCo
     path.parent.mkdir(parents=True)
     path.write_bytes(b"weights")
     assert config.training(what)._pretrained == b"weights"
+
+
+def test_a_trial_gets_the_weights_of_its_teacher(config: WorkerConfig, tmp_path: Path) -> None:
+    recipe = RECIPE.model_copy(update={"teacher": Teacher()})
+    what = trial("ste", recipe=recipe, teacher=TeacherNetwork(recipe=RECIPE))
+    assert what.taught_by is not None
+    (tmp_path / "file").write_bytes(b"teacher")
+    config.driver.spool.keep_weights(what.taught_by.key, tmp_path / "file")
+    assert config.training(what)._teacher == b"teacher"
