@@ -24,7 +24,8 @@ first convolution of a residual network stays.
 
 Departures. The authors divide the gradient of the weights by s, which their Adam cancels: a factor
 of 14 to 40 in a ResNet-18 at its initialization, at 2 bits. They train on the distribution of a
-ResNet-101 as a teacher; here on labels. A residual block that is not torchvision's keeps its order,
+ResNet-101 as a teacher; here on labels, or on that of the network itself with a ``teacher`` in the
+recipe. A residual block that is not torchvision's keeps its order,
 with RPReLU in place of each ReLU.
 """
 

@@ -10,7 +10,7 @@ b, b1 and b2 start at 0 and the slope of PReLU at ¼. So RSign starts as a sign.
 
 Departures. The paper's network is a MobileNet of its own, trained in two steps (activations first,
 then weights) on the distribution of a full-precision teacher. Here the network of the suite is
-trained once, on labels, because a table that compares must not give one method a teacher.
+trained once, on labels, or with a ``teacher`` in the recipe on the distribution of that network.
 """
 
 from __future__ import annotations

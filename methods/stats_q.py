@@ -17,7 +17,7 @@ Departures. OFQ's other parts are for transformers and are not here: confidence-
 which only weights near a threshold train on, and the joint quantization of queries and keys. A step
 of an activation is that of the tensor; the authors have one for each token. They add a second shift
 after the quantizer, which the layer turns into a part of its bias. They distil from a
-full-precision teacher.
+full-precision teacher, as a ``teacher`` in the recipe does.
 """
 
 from __future__ import annotations

@@ -36,6 +36,9 @@ def check_timm_name(name: str) -> None:
 def timm_model(name: str, num_classes: int, in_channels: int) -> nn.Module:
     """Build a model of timm, randomly initialised.
 
+    Transformers with learned positions take images of any size that their patches divide: positions
+    are interpolated, as timm does it.
+
     Args:
         name: Name with its prefix: ``timm:`` and a name of ``timm.list_models()``.
         num_classes: Number of outputs.
@@ -55,9 +58,13 @@ def timm_model(name: str, num_classes: int, in_channels: int) -> nn.Module:
             "pip install 'qbench-quant[timm]'"
         ) from error
     check_timm_name(name)
-    model: nn.Module = timm.create_model(
-        name.removeprefix(PREFIX), pretrained=False, num_classes=num_classes, in_chans=in_channels
-    )
+    own = name.removeprefix(PREFIX)
+    shape = {"num_classes": num_classes, "in_chans": in_channels}
+    model: nn.Module
+    try:
+        model = timm.create_model(own, **shape, dynamic_img_size=True)
+    except TypeError:  # it takes no such argument, which is refused before anything is drawn
+        model = timm.create_model(own, **shape)
     return model
 
 

@@ -46,3 +46,9 @@ def test_an_unknown_name_is_an_error_with_the_nearest() -> None:
 def test_a_model_has_the_classes_and_channels_of_the_data(channels: int) -> None:
     model = registry.build_model("timm:test_vit", 7, channels)
     assert model(torch.randn(2, channels, 160, 160)).shape == (2, 7)
+    assert model(torch.randn(2, channels, 64, 32)).shape == (2, 7)  # interpolated positions
+
+
+@needs_timm
+def test_a_model_without_positions_is_built_too() -> None:
+    assert registry.build_model("timm:test_resnet", 7, 1)(torch.randn(2, 1, 64, 64)).shape == (2, 7)
