@@ -47,11 +47,13 @@ def setting_text(value: object) -> str:
         value: Any value that JSON can hold.
 
     Returns:
-        The text: ``0.1`` for a float, ``(30, 60)`` for a list, a string without quotes, and
-        otherwise JSON.
+        The text: ``0.1`` for a float, ``(30, 60)`` for a list, ``(weight 1, temperature 4)`` for a
+        mapping, a string without quotes, and otherwise JSON.
     """
     if isinstance(value, list):
         return f"({', '.join(map(setting_text, value))})"
+    if isinstance(value, dict):
+        return f"({', '.join(f'{name} {setting_text(each)}' for name, each in value.items())})"
     if isinstance(value, float):
         return f"{value:g}"
     return value if isinstance(value, str) else json.dumps(value)

@@ -247,3 +247,10 @@ def test_the_command_writes_the_page_from_the_store_alone(
     assert len(trial["curves"]["epoch"]) == 3
     assert str(tmp_path) not in text
     assert str(tiny_run.qbench.results) not in text
+
+
+def test_rows_with_a_teacher_are_marked() -> None:
+    taught = trials("Taught", 9.0, teacher="weight 1, temperature 4")
+    text = render(taught, trials("Alone", 9.0, teacher=""))
+    assert re.findall(r">(\w+) §", text) == ["Taught"]
+    assert "Full-precision teacher: weight 1, temperature 4" in text

@@ -340,3 +340,9 @@ def test_what_only_one_recipe_sets_is_another_protocol() -> None:
     rows = [trials(name, 9.0, training='{"lr": 0.1}', options="{}") for name in "AB"]
     other = '{"lr": 0.1, "teacher": {"weight": 1.0, "temperature": 1.0}}'
     assert only(*rows, trials("C", 9.0, training=other, options="{}")).apart == {"C"}
+
+
+def test_settings_state_a_teacher() -> None:
+    taught = '{"lr": 0.1, "teacher": {"weight": 1.0, "temperature": 4.0}}'
+    rows = [trials(name, 9.0, training=taught, options="{}") for name in "AB"]
+    assert only(*rows).settings == ["Recipe: lr = 0.1, teacher = (weight 1, temperature 4)"]
