@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -36,7 +36,8 @@ def observed(
 
     def hook_of(name: str) -> Callable[[nn.Module, tuple[Any, ...], Tensor], None]:
         def hook(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-            observe(name, args[0], output)
+            with torch._C.DisableTorchFunction():  # what it adds is no addition of the model
+                observe(name, args[0], output)
 
         return hook
 
@@ -66,14 +67,17 @@ def observed_inputs(
 
 
 @contextmanager
-def bypassed(layers: Sequence[Layer], *, activations: bool = True) -> Iterator[None]:
+def bypassed(
+    layers: Sequence[Layer], *, weights: bool = True, activations: bool = True
+) -> Iterator[None]:
     """Context manager in which layers compute with full-precision weights and inputs.
 
     Their quantizers stay attached. What they compute is replaced by their input.
 
     Args:
         layers: Layers whose quantizers to bypass.
-        activations: Whether to bypass the quantizers of inputs as well as those of weights.
+        weights: Whether to bypass the quantizers of weights.
+        activations: Whether to bypass the quantizers of inputs.
 
     Example:
         >>> from qbench.method import BitWidth
@@ -83,9 +87,8 @@ def bypassed(layers: Sequence[Layer], *, activations: bool = True) -> Iterator[N
         ...     layer.weight_quantizer(torch.tensor([0.2, 0.7]))
         tensor([0.2000, 0.7000])
     """
-    quantizers = [layer.weight_quantizer for layer in layers]
-    if activations:
-        quantizers += [layer.activation_quantizer for layer in layers]
+    quantizers = [layer.weight_quantizer for layer in layers if weights]
+    quantizers += [layer.activation_quantizer for layer in layers if activations]
     hooks = [q.register_forward_hook(_return_input) for q in quantizers if q is not None]
     try:
         yield
@@ -162,13 +165,26 @@ def record(
             model(batch)
     finally:
         handle.remove()
+    check_calls(layer.name, calls)
+    return torch.cat(found)
+
+
+def check_calls(name: str, calls: Collection[str]) -> None:
+    """Check that a layer was called in one way only.
+
+    Args:
+        name: Name of the layer.
+        calls: Descriptions of its calls, each once.
+
+    Raises:
+        QbenchError: There are several.
+    """
     if len(calls) > 1:
         raise QbenchError(
-            f"'{layer.name}' is called with inputs of several shapes or for parts of its weight, "
+            f"'{name}' is called with inputs of several shapes or for parts of its weight, "
             "as in cross-attention, and the method calibrates it on calls of one kind; leave it "
-            f"out with layers={['*', f'!{layer.name}']}"
+            f"out with layers={['*', f'!{name}']}"
         )
-    return torch.cat(found)
 
 
 def _return_input(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Any:

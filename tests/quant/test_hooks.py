@@ -26,6 +26,31 @@ def test_inputs_and_outputs_are_observed_in_every_pass_until_the_end() -> None:
         assert torch.equal(model[2](x), y)
 
 
+class Residual(nn.Module):
+    """A layer and a shortcut."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(2, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.layer(x) + x
+        return y
+
+
+def test_what_an_observer_adds_is_not_quantized_as_an_addition_of_the_model() -> None:
+    x, sums = torch.rand(8, 2, 3, 3), []
+    block = Residual()
+    model = nn.Sequential(block, nn.Conv2d(2, 2, 1))
+    attach(
+        model, "ste", bits="2/2", layers="all", placement="after_activation_and_add",
+        calibration=[x],
+    )  # fmt: skip
+    with observed({"0": block.layer}, lambda name, x, y: sums.append((x + x, 2 * x))):
+        model(x)
+    assert torch.equal(*sums[0])
+
+
 def test_the_hooks_of_a_pass_that_fails_are_removed_too() -> None:
     model = network()
     with pytest.raises(RuntimeError), observed(dict(model.named_children()), lambda *_: None):
