@@ -35,7 +35,11 @@ FILE = Path(__file__).parents[1] / "methods" / "golden_numerics.json"
 WIDTHS = ("1/32", "2/32", "3(±4)/32", "4/32", "1/1", "1/2", "2/2", "4/4")
 ACTIVATION_WIDTHS = ("32/1", "32/2")  # of a method that quantizes activations only
 # Options that shorten what a default would spend minutes on.
-OPTIONS: dict[str, dict[str, Any]] = {"adaround": {"iterations": 50}}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "adaround": {"iterations": 50},
+    "brecq": {"iterations": 50, "step_iterations": 20},
+    "qdrop": {"iterations": 50},
+}
 PLACED_MODEL = "resnet_tiny"  # has additions
 RECIPE = Recipe(
     epochs=2, steps=6, batch_size=32, optimizer="sgd", lr=0.05, weight_decay=1e-4,
@@ -89,7 +93,7 @@ def train(method: str, cell: str) -> dict[str, Any]:
     if placement:
         own = registry.method_class(method).placement
         trial = trial.model_copy(update={"placement": own, "model": PLACED_MODEL})
-    training = Training(trial, _full_precision() if trial.full_precision else None)
+    training = Training(trial, _full_precision(trial.model) if trial.full_precision else None)
     list(training.epochs())
     assert training.weights is not None, training.result.reason
     state = load_weights(training.weights)
@@ -148,9 +152,10 @@ def _trial(method: str, bits: str) -> Trial:
 
 
 @functools.cache
-def _full_precision() -> bytes:
-    """Weights that methods without training start from."""
-    training = Training(full_precision_trial(_trial("fp32", "32/32"), RECIPE))
+def _full_precision(model: str) -> bytes:
+    """Weights of a model that methods without training start from."""
+    trial = _trial("fp32", "32/32").model_copy(update={"model": model})
+    training = Training(full_precision_trial(trial, RECIPE))
     list(training.epochs())
     assert training.weights is not None
     return training.weights

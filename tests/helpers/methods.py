@@ -17,4 +17,8 @@ NAMES = [name for name in registry.names("methods") if name != "fp32" and is_the
 
 
 # The first of them is without regularization.
-FEW = {"adaround": {"iterations": 5}}
+FEW = {
+    "adaround": {"iterations": 5},
+    "brecq": {"iterations": 5, "step_iterations": 5},
+    "qdrop": {"iterations": 5},
+}

@@ -132,7 +132,13 @@ def test_without_weights_a_binary_block_is_its_input_and_the_norm_of_zero(name: 
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["ptq_minmax", "ptq_percentile", "ptq_mse", "adaround"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("ptq_minmax", "ptq_percentile", "ptq_mse", "adaround", "obq", "gptq", "brecq", "qdrop"),
+        "rep_q_vit",
+    ],
+)
 def test_post_training_quantizers_learn_nothing_from_training(name: str) -> None:
     assert not registry.method_class(name).trains
     w, x = normal(*SHAPE), normal(50, 4).abs()

@@ -34,7 +34,12 @@ SIZES = {
 }
 WIDTHS = ["1/32", "2/32", "3(±4)/32", "1/1", "1/2", "2/2", "32/2"]
 METHODS = sorted(set(registry.names("methods")) - {"fp32", "torchao", "parq", "brevitas"})
-OPTIONS: dict[str, dict[str, Any]] = {"adaround": {"iterations": 2}}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "adaround": {"iterations": 2},
+    "brecq": {"iterations": 2, "step_iterations": 2},
+    "qdrop": {"iterations": 2},
+    "obq": {"greedy_columns": 144},
+}
 FEW = [("quantization_networks", "2/2"), ("dorefa", "1/2"), ("xnor", "1/1")]
 HEAVY = {("quantization_networks", model) for model in ("alexnet_bn", "resnet18", "resnet50")}
 HEAVY |= {("xnor", model) for model in ("alexnet_bn", "resnet50")}
