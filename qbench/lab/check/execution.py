@@ -15,7 +15,7 @@ from qbench.quant.layers import layer_weight
 
 def trains_under_autocast(case: Case) -> None:
     """Check that under bfloat16 autocast gradients exist and are finite."""
-    handle = case.attach()
+    handle = case.attached()
     handle.model.train()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         name = untouched(handle, images())
@@ -28,7 +28,7 @@ def trains_under_autocast(case: Case) -> None:
 
 def evaluates_under_autocast(case: Case) -> None:
     """Check that bfloat16 autocast does not change the quantized weights."""
-    handle = case.attach()
+    handle = case.attached()
     handle.model.eval()
     for layer in handle.layers:
         with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
@@ -68,7 +68,7 @@ def runs_on_its_device(case: Case) -> None:
 
     Input, parameters and buffers claim to be on another device; nothing else is.
     """
-    handle = case.attach()
+    handle = case.attached()
     handle.model.train()
     pairs: list[tuple[str, nn.Module, Tensor]] = []
     through = through_quantizers(handle, images(2))

@@ -19,7 +19,7 @@ freeze at most half of them in the first epoch. A value is counted if its gradie
 g rather than those of others, which the gradient of a shared scale does.
 """
 
-_PROBES = 64
+_PROBES = 32
 _CORRELATION = 0.5
 
 
@@ -28,7 +28,7 @@ def has_gradients_everywhere(case: Case) -> None:
 
     For random g the gradient of Σ g·q(w) must correlate with g, value by value.
     """
-    handle = case.attach()
+    handle = case.attached()
     handle.model.train()
     if name := untouched(handle, images()):
         raise BrokenPromiseError(
@@ -99,7 +99,7 @@ def _note(case: Case, kind: str, share: float | None, what: str) -> None:
 
 def trains(case: Case) -> None:
     """Check that training moves every latent weight and leaves everything finite."""
-    handle = case.attach()
+    handle = case.attached()
     before = [layer.latent_weight.detach().clone() for layer in handle.layers]
     for epoch in range(1, EPOCHS_OF_CHECK + 1):
         handle.on_epoch_start(epoch, EPOCHS_OF_CHECK, STEPS_OF_CHECK)

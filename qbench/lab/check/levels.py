@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from qbench.lab.check.level_fit import has_levels
 from qbench.lab.check.networks import Case, images
 from qbench.lab.check.promise import BrokenPromiseError
-from qbench.lab.check.steps import equal, through_quantizers, train
+from qbench.lab.check.steps import equal, through_quantizers, train, trained
 from qbench.method import Granularity, Layer, Levels, PerChannel, PerGroup, PerTensor
 from qbench.quant.audit import count_levels
 from qbench.quant.handle import Handle
@@ -18,8 +18,7 @@ from qbench.spec.bits import BitWidth
 
 def has_the_levels_it_promises(case: Case) -> None:
     """Check that after hardening every tensor has only values of its declared level set."""
-    handle = case.attach()
-    train(handle)
+    handle = trained(case)
     has_the_levels_it_promises_when_hard(handle)
     for layer in handle.layers:
         values = layer_weight(layer).detach().unique()
@@ -184,8 +183,7 @@ def _coarser(granularity: Granularity) -> Granularity | None:
 
 def hardens_to_what_it_evaluates(case: Case) -> None:
     """Check that hardening keeps what evaluation used, and that nothing softens afterwards."""
-    handle = case.attach()
-    train(handle)
+    handle = trained(case)
     model = handle.model.eval()
     with torch.no_grad():
         output = model(images(3))

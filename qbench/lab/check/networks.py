@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -42,6 +43,9 @@ class Case:
     granularity: str = ""
     placement: Placement | None = None
     shares: dict[str, float] = field(default_factory=dict, compare=False)
+    _kept: dict[str, tuple[Handle, Tensor]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def __str__(self) -> str:
         granularity = f", granularity: {self.granularity}" if self.granularity else ""
@@ -60,7 +64,7 @@ class Case:
         Args:
             seed: Seed of the weights.
         """
-        torch.manual_seed(seed)
+        seed_cpu(seed)
         model = NETWORKS[self.network]()
         for module in model.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
@@ -101,6 +105,32 @@ class Case:
         )
         handle.on_epoch_start(1, EPOCHS_OF_CHECK, STEPS_OF_CHECK)
         return handle
+
+    def attached(self) -> Handle:
+        """Return a deep copy of the method attached to the network.
+
+        To attach it takes longer than to copy it. Checks that do not depend on how a method is
+        attached use copies.
+        """
+        return self.keep("attached", self.attach)
+
+    def keep(self, name: str, make: Callable[[], Handle]) -> Handle:
+        """Make a handle once, and return a deep copy of it each time.
+
+        The state of torch's random generator is what it is after the handle is made.
+
+        Args:
+            name: What is kept.
+            make: Makes it.
+        """
+        if name not in self._kept:
+            self._kept[name] = make(), torch.get_rng_state()
+        handle, state = self._kept[name]
+        torch.set_rng_state(state)
+        try:
+            return copy.deepcopy(handle)
+        except Exception:  # the check of copies reports it
+            return make()
 
 
 def convolutional() -> nn.Module:
@@ -195,6 +225,11 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
 
 ALL_NETWORKS = ("convolutional", "depthwise", "linear")
 QUICK_NETWORKS = ("mixed",)
+
+
+def seed_cpu(seed: int) -> None:
+    """Seed the generator of the CPU; to look up all accelerators takes longer than a step."""
+    torch.default_generator.manual_seed(seed)
 
 
 def images(seed: int = 0, height: int = 6, width: int = 6) -> Tensor:

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from qbench import registry
 from qbench.lab.check.checks import checks_of
-from qbench.lab.check.networks import QUICK_NETWORKS
+from qbench.lab.check.networks import QUICK_NETWORKS, Case
 from qbench.lab.check.promise import BrokenPromiseError, Check
 from qbench.lab.check.widths import accepted_widths, cases
 from qbench.quant.options import build_method
@@ -49,14 +50,25 @@ class MethodCheck:
             if report.findings:
                 raise BrokenPromiseError(report.findings[0].message)
             return
-        for case in cases(self.method, self.options, self.networks, report.widths):
+        for case in self._cases(report.widths):
             try:
                 self.check(case)
             except BrokenPromiseError as error:
                 raise BrokenPromiseError(f"{case}: {error}") from error
 
+    def _cases(self, widths: Sequence[str]) -> Sequence[Case]:
+        """Return the cases of the method, those of the check before if they are the same."""
+        key = (registry.method_class(self.method), self.options, self.networks, widths)
+        if not _LAST or _LAST[0][0] != key:
+            made = list(cases(self.method, self.options, self.networks, widths))
+            _LAST[:] = [(key, made)]
+        return _LAST[0][1]
+
     def __str__(self) -> str:
         return f"{self.method}-{self.name}"
+
+
+_LAST: list[tuple[tuple[Any, ...], list[Case]]] = []  # cases keep what they have attached
 
 
 def parametrize_with_checks(

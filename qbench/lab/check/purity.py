@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from qbench.lab.check.levels import has_the_levels_it_promises_when_hard
-from qbench.lab.check.networks import Case, images
+from qbench.lab.check.networks import Case, images, seed_cpu
 from qbench.lab.check.promise import BrokenPromiseError
-from qbench.lab.check.steps import equal, state_of, through_quantizers, train
+from qbench.lab.check.steps import equal, state_of, through_quantizers, train, trained
 from qbench.quant.handle import Handle
 from qbench.quant.layers import QUANTIZABLE, layer_weight
 from qbench.quant.state import PLACED
@@ -34,7 +34,7 @@ def _quantizers(handle: Handle, x: Tensor) -> Iterator[tuple[str, nn.Module, Ten
 @torch.no_grad()
 def leaves_its_input_alone(case: Case) -> None:
     """Check that forward changes no input, and returns a new tensor."""
-    handle = case.attach()
+    handle = case.attached()
     for training in (True, False):
         handle.model.train(training)
         for what, quantizer, recorded in _quantizers(handle, images(2)):
@@ -69,8 +69,7 @@ def _memory(x: object) -> int | None:
 @torch.no_grad()
 def reads_only_its_own(case: Case) -> None:
     """Check that forward depends on its input and the quantizer's state, and on nothing else."""
-    handle = case.attach()
-    train(handle)
+    handle = trained(case)
     for training in (True, False):
         handle.model.train(training)
         for what, quantizer, x in list(_quantizers(handle, images(2))):
@@ -95,7 +94,7 @@ def reads_only_its_own(case: Case) -> None:
 
 def _reader(quantizer: nn.Module, x: Tensor) -> Callable[[], Tensor]:
     def read() -> Tensor:
-        torch.manual_seed(0)  # what is drawn may be drawn again
+        seed_cpu(0)  # what is drawn may be drawn again
         y: Tensor = quantizer(x)
         return y.detach().clone()
 
@@ -137,7 +136,7 @@ def is_independent_of_other_models(case: Case) -> None:
         )
     drawn = []
     for seed in (1, 2):
-        torch.manual_seed(seed)
+        seed_cpu(seed)
         handle.model.train()(images(3))
         drawn.append(torch.rand(()))
     if equal(*drawn):
@@ -150,8 +149,7 @@ def is_independent_of_other_models(case: Case) -> None:
 @torch.no_grad()
 def treats_images_alone(case: Case) -> None:
     """Check that in evaluation what an image becomes does not depend on its batch."""
-    handle = case.attach()
-    train(handle)
+    handle = trained(case)
     handle.model.eval()
     for place in handle.places:
         quantizer = place.activation_quantizer
@@ -223,7 +221,7 @@ def _shapes(handle: Handle) -> str:
 @torch.no_grad()
 def takes_large_inputs(case: Case) -> None:
     """Check that activation quantizers take more than 2²⁴ values."""
-    handle = case.attach()
+    handle = case.attached()
     for place in handle.places[:1]:
         if place.activation_quantizer is not None:
             y = place.activation_quantizer.eval()(torch.rand(1, _LARGE))

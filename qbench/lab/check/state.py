@@ -8,21 +8,27 @@ import pickle
 
 import torch
 
-from qbench.lab.check.networks import EPOCHS_OF_CHECK, STEPS_OF_CHECK, Case, images
+from qbench.lab.check.networks import EPOCHS_OF_CHECK, STEPS_OF_CHECK, Case, images, seed_cpu
 from qbench.lab.check.promise import BrokenPromiseError
-from qbench.lab.check.steps import difference, equal, optimizer_of, state_of, take_steps, train
+from qbench.lab.check.steps import (
+    difference,
+    equal,
+    optimizer_of,
+    state_of,
+    take_steps,
+    train,
+    trained,
+)
 from qbench.quant.layers import layer_weight
 
 
 def is_deterministic(case: Case) -> None:
     """Check that two runs with the same seed give the same bits."""
-    states = []
-    for _ in range(2):
-        handle = case.attach()
-        train(handle)
-        states.append(state_of(handle.harden()))
-        torch.rand(3)
-    if name := difference(*states):
+    first = state_of(trained(case).harden())
+    torch.rand(3)
+    handle = case.attach()
+    train(handle)
+    if name := difference(first, state_of(handle.harden())):
         raise BrokenPromiseError(
             f"two runs with one seed differ in {name}: draw random numbers from torch's "
             "generator, and iterate over nothing unordered"
@@ -34,7 +40,7 @@ def survives_a_checkpoint(case: Case) -> None:
 
     It evaluates the same, and trains on to the same bits.
     """
-    handle = case.attach()
+    handle = case.attached()
     handle.on_epoch_start(2, EPOCHS_OF_CHECK, STEPS_OF_CHECK)
     optimizer = train(handle)
     buffer = io.BytesIO()
@@ -98,15 +104,14 @@ def copies(case: Case) -> None:
 
 def updates_once_a_step(case: Case) -> None:
     """Check that reading a weight changes nothing: state changes once a step."""
-    handle, curious = case.attach(), case.attach()
-    train(handle)
+    handle, curious = trained(case), case.attached()
     optimizer = optimizer_of(curious)
     for step in range(2):
         curious.model.train()
         for layer in curious.layers:
             reads = []
             for _ in range(2):
-                torch.manual_seed(step)  # what is drawn may be drawn again
+                seed_cpu(step)  # what is drawn may be drawn again
                 reads.append(layer_weight(layer).detach().clone())
             if not equal(*reads):
                 raise BrokenPromiseError(
@@ -123,11 +128,10 @@ def updates_once_a_step(case: Case) -> None:
 
 def evaluates_without_a_trace(case: Case) -> None:
     """Check that evaluation changes no state and gives the same result each time."""
-    handle = case.attach()
-    train(handle)
+    handle = trained(case)
     before = state_of(handle.model)
     with torch.no_grad():
-        torch.manual_seed(0)
+        seed_cpu(0)
         first = handle.model.eval()(images(3))
         handle.model(5 * images(4))
         if not equal(handle.model(images(3)), first):

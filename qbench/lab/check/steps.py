@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from qbench.lab.check.networks import OUTPUTS, images
+from qbench.lab.check.networks import OUTPUTS, Case, images, seed_cpu
 from qbench.quant.handle import Handle
 from qbench.quant.hooks import observed
 from qbench.train.loop import training_step
@@ -29,6 +29,17 @@ def train(handle: Handle, steps: int = 2, first: int = 0) -> torch.optim.Optimiz
     optimizer = optimizer_of(handle)
     take_steps(handle, optimizer, range(first, first + steps))
     return optimizer
+
+
+def trained(case: Case) -> Handle:
+    """Return a deep copy of the method attached to the network and trained for two steps."""
+
+    def make() -> Handle:
+        handle = case.attached()
+        train(handle)
+        return handle
+
+    return case.keep("trained", make)
 
 
 def optimizer_of(handle: Handle, lr: float = 0.01) -> torch.optim.Optimizer:
@@ -59,7 +70,7 @@ def take_steps(
     model = handle.model if model is None else model
     model.train()
     for step in steps:
-        torch.manual_seed(step)
+        seed_cpu(step)
         loss = functools.partial(_loss, model, images(step))
         training_step(handle, optimizer, loss, gradient_clip=5.0)
 

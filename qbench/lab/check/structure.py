@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from qbench.lab.check.levels import has_the_levels_it_promises_when_hard
-from qbench.lab.check.networks import EPOCHS_OF_CHECK, STEPS_OF_CHECK, Case, images
+from qbench.lab.check.networks import EPOCHS_OF_CHECK, STEPS_OF_CHECK, Case, images, seed_cpu
 from qbench.lab.check.promise import BrokenPromiseError
 from qbench.lab.check.steps import (
     difference,
@@ -18,6 +18,7 @@ from qbench.lab.check.steps import (
     take_steps,
     through_quantizers,
     train,
+    trained,
 )
 from qbench.method import Layer, Place
 from qbench.quant.handle import Handle
@@ -28,7 +29,7 @@ from qbench.spec.bits import BitWidths
 
 def attaches(case: Case) -> None:
     """Check that what the bit-widths name is quantized, and nothing else."""
-    attaches_as_told(case.attach(), case.bits)
+    attaches_as_told(case.attached(), case.bits)
 
 
 def attaches_as_told(handle: Handle, widths: str) -> None:
@@ -116,7 +117,7 @@ def _tied(handle: Handle) -> tuple[Layer, Layer]:
 def _check_tied(handle: Handle, what: str) -> None:
     weights = []
     for layer in _tied(handle):
-        torch.manual_seed(0)  # what is drawn is drawn again
+        seed_cpu(0)  # what is drawn is drawn again
         weights.append(layer_weight(layer))
     if not equal(*weights):
         raise BrokenPromiseError(f"after {what}, layers with one weight compute with two")
@@ -127,7 +128,7 @@ def changes_only_its_own(case: Case) -> None:
 
     The learning rate is zero, so what changes, the hooks have changed.
     """
-    handle = case.attach()
+    handle = case.attached()
     quantized = {layer.latent_weight for layer in handle.layers if layer.weight_quantizer}
     own = {p for quantizer in handle.quantizers for p in quantizer.parameters()}
     others = {
@@ -140,8 +141,8 @@ def changes_only_its_own(case: Case) -> None:
         handle.on_epoch_start(epoch, EPOCHS_OF_CHECK, STEPS_OF_CHECK)
         optimizer = optimizer_of(handle, lr=0.0)
         take_steps(handle, optimizer, range(2))
-        for name, (value, trained) in before.items():
-            if not equal(others[name], value) or others[name].requires_grad != trained:
+        for name, (value, learns) in before.items():
+            if not equal(others[name], value) or others[name].requires_grad != learns:
                 raise BrokenPromiseError(
                     f"a hook changes {name}, which the method does not quantize: only quantizers "
                     "and the latent weights of their layers are the method's to change"
@@ -150,8 +151,7 @@ def changes_only_its_own(case: Case) -> None:
 
 def comes_off(case: Case) -> None:
     """Check that removing the quantizers leaves the latent weights and a model that runs."""
-    handle = case.attach()
-    train(handle)
+    handle = trained(case)
     latent = {layer.name: layer.latent_weight.detach().clone() for layer in handle.layers}
     model = handle.remove()
     modules = dict(model.named_modules())
@@ -165,7 +165,7 @@ def comes_off(case: Case) -> None:
 
 def gives_its_parameters_once(case: Case) -> None:
     """Check that every learned parameter is in exactly one of the optimiser's groups."""
-    handle = case.attach()
+    handle = case.attached()
     groups = handle.parameter_groups(lr=0.1, weight_decay=1e-4)
     given = [parameter for group in groups for parameter in group["params"]]
     wanted = {id(p): n for n, p in handle.model.named_parameters() if p.requires_grad}
