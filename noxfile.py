@@ -48,7 +48,7 @@ def imports(session: nox.Session) -> None:
 @nox.session(python=["3.11", "3.13"])
 def tests(session: nox.Session) -> None:
     """Run the tests; what follows `--` goes to pytest."""
-    install(session, "-e", ".[dev,deploy,timm]")
+    install(session, "-e", ".[dev,deploy,optuna,timm]")
     session.run("pytest", *session.posargs)
 
 

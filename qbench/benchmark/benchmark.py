@@ -142,8 +142,11 @@ class Benchmark:
         results = resolved(results)
         store = Store(results, local=rehearsal)
         tuned = TunedGrid(suite, rehearsal) if suite.is_tuned else None
-        planned = expand(suite, rehearsal) if tuned is None else tuned.first_stage()
         dataset = registry.build_dataset(suite.dataset, suite.data)
+        if tuned is None:
+            planned = expand(suite, rehearsal)
+        else:
+            planned = tuning.planned(tuned, {}, dataset.shown[0])
         # Mistakes in published numbers surface here, and not after days of training.
         rows = TrialRows(suite, dataset, results, store)
         benchmark = cls(suite, planned, plugins, results, dataset, store, rows, rehearsal, tuned)
@@ -218,10 +221,12 @@ class Benchmark:
         Raises:
             QbenchError: The store cannot be read.
         """
-        self.runs = self.store.runs(planned.trial.key for planned in self.planned)
-        if self.tuned is not None:
-            self.planned = tuning.planned(self.tuned, self.runs, self.dataset.shown[0])
-            self.runs = self.store.runs(planned.trial.key for planned in self.planned)
+        looked_up = set[str]()
+        while (keys := {planned.trial.key for planned in self.planned}) != looked_up:
+            looked_up = keys
+            self.runs = self.store.runs(keys)
+            if self.tuned is not None:  # what is planned may have ended already
+                self.planned = tuning.planned(self.tuned, self.runs, self.dataset.shown[0])
         self._stale = None
 
     def part(self, planned: Sequence[PlannedTrial]) -> Benchmark:

@@ -63,7 +63,8 @@ def write(benchmark: Benchmark, html: bool = False) -> Report:
     finished = {key: run for key, run in runs.items() if run.status == "FINISHED"}
     histories = _histories(store, finished, history_columns(presentation.shown[0]), names, problems)
     further = _draw_examples(benchmark, problems)
-    if configurations is not None and not benchmark.rehearsal:
+    chosen = benchmark.suite.tuning.search == "optuna"  # by scores, so that their order matters
+    if configurations is not None and not (chosen or benchmark.rehearsal):
         further += _draw_tuning(benchmark, presentation, trials, configurations, problems)
     evidence = None
     if html:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from qbench.benchmark.benchmark import Benchmark
-from qbench.benchmark.tuning import study_of
+from qbench.benchmark.tuning import scores_of, study_of
 from qbench.files import write_atomic
 from qbench.suite.grid import PlannedTrial, expand
 
@@ -48,9 +47,10 @@ def second_stage(benchmark: Benchmark, trials: pd.DataFrame) -> pd.DataFrame:
     ]
     planned = [benchmark.planned[place] for place in places]
     present = {(p.label, p.trial.model, p.trial.bits, p.study) for p in planned}
+    searches = grid.searches(scores_of(benchmark.runs, benchmark.dataset.shown[0]))
     unknown = [
         each
-        for first, *_ in grid.studies
+        for first in (search.known[0] for search in searches)
         if (first.label, first.trial.model, first.trial.bits, first.study) not in present
         for each in grid.second_stage(first)
     ]
@@ -85,14 +85,14 @@ def configurations(benchmark: Benchmark) -> pd.DataFrame:
         of NaN.
     """
     rows = []
-    for candidates in benchmark.tuned.studies if benchmark.tuned is not None else []:
-        found = study_of(candidates, benchmark.runs, benchmark.dataset.shown[0])
+    scores = scores_of(benchmark.runs, benchmark.dataset.shown[0])
+    for search in benchmark.tuned.searches(scores) if benchmark.tuned is not None else []:
+        found = study_of(search, scores)
         if found is None:
             continue
-        failed = [each for each in candidates if each not in found.ranking]
-        scores = [*found.scores, *[math.nan] * len(failed)]
+        failed = [each for each in search.known if each not in found.ranking]
         for place, each in enumerate([*found.ranking, *failed], 1):
-            trial, values, score = each.trial, dict(each.values), scores[place - 1]
+            trial, values, score = each.trial, dict(each.values), scores[each.trial.key]
             rows.append(
                 [each.label, trial.model, trial.bits, each.study, place, score, trial.key, values]
             )

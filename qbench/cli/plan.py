@@ -35,8 +35,8 @@ def as_json(benchmark: Benchmark) -> dict[str, Any]:
 
     Returns:
         ``{"suite": …, "missing": […], "estimated_seconds": …, "estimated_bytes": …,
-        "trials": [{…}]}``. Of a tuned suite also ``"awaited"``, the number of trials of the second
-        stage that follow from results to come, which the estimates include.
+        "trials": [{…}]}``. Of a tuned suite also ``"awaited"``, the number of trials that
+        follow from results to come, which the estimates include.
     """
     estimator = Estimator(benchmark)
     awaited = benchmark.awaited()
@@ -107,7 +107,7 @@ def show(benchmark: Benchmark) -> None:
 
 
 def _stages(benchmark: Benchmark, awaited: int) -> str:
-    """Return what both stages of a tuned suite are, and how much of the second is not known yet."""
+    """Return what both stages of a tuned suite are, and how much of them is not known yet."""
     tuning = benchmark.suite.tuning
     text = (
         f"Studies of each row: {tuning.studies}. Each tries "
@@ -116,7 +116,7 @@ def _stages(benchmark: Benchmark, awaited: int) -> str:
         "split."
     )
     if awaited:
-        text += f" {counted(awaited, 'trial')} of the second stage follow from the first."
+        text += f" {counted(awaited, 'trial')} follow from results to come."
     return text
 
 

@@ -37,7 +37,7 @@ def train(
     2. `Benchmark.alone` waits for other commands; `stale.set_aside` does what ``--again`` asks for.
     3. `Benchmark.run` brings the weights that trials start from, and passes the trials to
        `qbench.schedule.tune`, whose workers train them and whose recorder fills the store. The
-       results of a tuned suite decide which trials follow, so this is done once more.
+       results of a tuned suite decide which trials follow, so this is done until none does.
     4. `leaderboard.write` reads frames from the store; `qbench.report` turns them into files.
 
     Args:

@@ -7,6 +7,7 @@ method declares with `qbench.method.Tunable`. An option that a suite sets is not
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -71,11 +72,8 @@ def tuned(
     recipe = trial.recipe
     searched: dict[str, Any] = {}
     values: dict[str, Any] = {}
-    further = len(_SHARED)
-    for name, each in ranges.items():
-        shared = name in _SHARED
-        at = each.at(point[_SHARED.index(name) if shared else further])
-        further += not shared
+    for (name, each), axis in zip(ranges.items(), used_axes(ranges), strict=True):
+        at = each.at(point[axis])
         if name == "lr":
             recipe = scaled(recipe, RATES, at)
             values[name] = recipe.lr
@@ -116,10 +114,10 @@ def points(search: str, study: int, count: int, dimensions: int) -> NDArray[np.f
     """Return the points of a study. The first axes have the same points whatever the others are.
 
     Args:
-        search: ``quasirandom``: the points of Sobol (1967), scrambled by study (Matousek, 1998: a
-            random linear map of the digits, and a digital shift). They do not depend on the version
-            of scipy, as its own scrambling does: keys of trials must not.
-            ``random``: independent points.
+        search: ``random``: independent points. Otherwise the points of Sobol (1967),
+            scrambled by study (Matousek, 1998: a random linear map of the digits, and a digital
+            shift). They do not depend on the version of scipy, as its own scrambling does: keys of
+            trials must not.
         study: Number of the study, from 1. Studies are independent of each other.
         count: Number of points, 1 or more.
         dimensions: Number of axes, 1 or more.
@@ -146,6 +144,16 @@ def _scrambled(values: NDArray[np.float64], draw: np.random.RandomState) -> NDAr
     mixed = (digits @ lower.T + draw.randint(2, size=_BITS)) % 2
     scrambled: NDArray[np.float64] = mixed @ weights
     return scrambled
+
+
+def used_axes(ranges: Mapping[str, Tunable]) -> list[int]:
+    """Return which axis of a point each range has. All points have the shared axes first.
+
+    Args:
+        ranges: The axes, as `axes` returns them.
+    """
+    own = itertools.count(len(_SHARED))
+    return [_SHARED.index(name) if name in _SHARED else next(own) for name in ranges]
 
 
 def dimensions(ranges: Mapping[str, Tunable]) -> int:

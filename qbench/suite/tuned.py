@@ -2,16 +2,18 @@
 
 A study of a row, a model and a bit-width has two stages. First, every configuration is trained once
 and measured on validation images. Then the best one is trained on fresh seeds, on all training
-images, and measured on the test split. The first stage is known; the second depends on results.
+images, and measured on the test split. The second stage depends on the results of the first. So do
+configurations of the first stage that `Tuning.search` chooses by the scores of those before.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+import functools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from qbench.spec.trial import FP32
-from qbench.suite import space
+from qbench.suite import optuna_search, space
 from qbench.suite.grid import PlannedTrial, expand
 from qbench.suite.suite import Suite
 
@@ -39,6 +41,20 @@ def fresh_seeds(study: int, count: int) -> list[int]:
     return [search_seed(study) + 1 + i for i in range(count)]
 
 
+@dataclass(frozen=True)
+class Search:
+    """Configurations of a study, in the order of the search.
+
+    Attributes:
+        known: Those that are known. Configurations that are equal, as without any axis, are there
+            once.
+        following: Number of those that follow from scores that are missing.
+    """
+
+    known: list[PlannedTrial]
+    following: int = 0
+
+
 class TunedGrid:
     """Trials of a suite with ``recipe: tuned``.
 
@@ -47,9 +63,6 @@ class TunedGrid:
         rehearsal: Whether the trials are marked as a rehearsal.
 
     Attributes:
-        studies: The configurations of each study, of those that can be trained, in the order of
-            studies, models, methods and widths. Configurations that are equal, as without any axis,
-            are there once.
         unsupported: Trials of the second stage that cannot be trained.
 
     Raises:
@@ -66,18 +79,33 @@ class TunedGrid:
             for each in grid
             if each.trial.method != FP32 or (listed and not each.trial.has_changed_network)
         ]
-        self.studies: list[list[PlannedTrial]] = []
+        self._cells: list[PlannedTrial] = []
         self.unsupported: list[PlannedTrial] = []
         for study in range(1, self._tuning.studies + 1):
             for cell in cells:
                 if cell.unsupported:
                     self.unsupported += self.second_stage(replace(cell, study=study))
                 else:
-                    self.studies.append(self._candidates(cell, study))
+                    self._cells.append(replace(cell, study=study))
 
-    def first_stage(self) -> list[PlannedTrial]:
-        """Return the trials of all studies' first stage, those that they need first."""
-        return self.with_bases([each for candidates in self.studies for each in candidates])
+    def searches(self, scores: Mapping[str, float]) -> list[Search]:
+        """Return the configurations of each study whose trials can be trained.
+
+        Args:
+            scores: Score on validation images of each trial that has ended, by key; higher values
+                are better. NaN of one that failed.
+
+        Returns:
+            The searches in the order of studies, models, methods and widths.
+        """
+        if self._tuning.known_points < self._tuning.trials:
+            return [self._search(cell, scores) for cell in self._cells]
+        return self._fixed
+
+    @functools.cached_property
+    def _fixed(self) -> list[Search]:
+        """Searches that do not depend on scores."""
+        return [self._search(cell, {}) for cell in self._cells]
 
     def second_stage(self, winner: PlannedTrial) -> list[PlannedTrial]:
         """Return the trials of a configuration on the fresh seeds of its study.
@@ -106,13 +134,25 @@ class TunedGrid:
                 label = self._labels.get(plain.key, "Full precision")
                 yield replace(each, trial=base, label=f"{label}, start", study=0, values={})
 
-    def _candidates(self, cell: PlannedTrial, study: int) -> list[PlannedTrial]:
-        """Return the configurations of a study that differ."""
-        tuning, options = self._tuning, cell.row.options
+    def _search(self, cell: PlannedTrial, scores: Mapping[str, float]) -> Search:
+        """Return the configurations of the study of a cell, as far as they follow from scores."""
+        tuning, options, study = self._tuning, cell.row.options, cell.study
         ranges = space.axes(cell.trial, options)
         start = cell.trial.changed(seed=search_seed(study), validation=tuning.validation)
         found: dict[str, PlannedTrial] = {}
-        for point in space.points(tuning.search, study, tuning.trials, space.dimensions(ranges)):
-            trial, values = space.tuned(start, options, ranges, point.tolist())
-            found.setdefault(trial.key, replace(cell, trial=trial, study=study, values=values))
-        return list(found.values())
+        tried: list[tuple[tuple[float, ...], str]] = []
+
+        def add(point: tuple[float, ...]) -> None:
+            trial, values = space.tuned(start, options, ranges, point)
+            found.setdefault(trial.key, replace(cell, trial=trial, values=values))
+            tried.append((point, trial.key))
+
+        dimensions = space.dimensions(ranges)
+        for point in space.points(tuning.search, study, tuning.known_points, dimensions):
+            add(tuple(point.tolist()))
+        while ranges and len(tried) < tuning.trials:
+            if not found.keys() <= scores.keys():
+                return Search(list(found.values()), tuning.trials - len(tried))
+            scored = tuple((point, scores[key]) for point, key in tried)
+            add(optuna_search.suggest(search_seed(study), scored, tuple(space.used_axes(ranges))))
+        return Search(list(found.values()))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from qbench.spec.booleans import no_boolean
+
+_START = 10  # configurations, at most, before the first that scores choose; as optuna's default
 
 
 class Tuning(BaseModel):
@@ -19,7 +22,8 @@ class Tuning(BaseModel):
         seeds: Number of seeds on which the best of a study is trained and measured on the test
             split. Default: 3.
         search: How configurations are chosen: ``quasirandom`` (default), points that cover the
-            ranges evenly, scrambled by study; or ``random``.
+            ranges evenly, scrambled by study; ``random``; or ``optuna``, which starts with
+            quasirandom points and chooses each further one by the scores of those before.
         validation: Number of validation images, which no trial of a study is trained on. Default:
             5000.
     """
@@ -29,7 +33,14 @@ class Tuning(BaseModel):
     studies: int = Field(default=3, ge=1, le=1000)
     trials: int = Field(default=7, ge=1, le=1000)
     seeds: int = Field(default=3, ge=1, le=999)
-    search: Literal["quasirandom", "random"] = "quasirandom"
+    search: Literal["quasirandom", "random", "optuna"] = "quasirandom"
     validation: int = Field(default=5000, ge=1)
+
+    @property
+    def known_points(self) -> int:
+        """Number of configurations of a study that do not depend on scores."""
+        if self.search != "optuna":
+            return self.trials
+        return min(_START, math.ceil(self.trials / 2))
 
     _no_boolean = field_validator("*", mode="before")(no_boolean)

@@ -23,6 +23,7 @@ from qbench.spec.policies import POLICIES
 from qbench.spec.recipe import Recipe
 from qbench.spec.weights import identify
 from qbench.spec.words import counted
+from qbench.suite import optuna_search
 from qbench.suite.short_forms import row_fields
 from qbench.suite.tuning import Tuning
 from qbench.suite.yaml import Document, Location
@@ -74,7 +75,7 @@ def problems_of_content(data: dict[str, Any]) -> Iterator[Problem]:
 
 
 def _tuning_problems(data: dict[str, Any]) -> Iterator[Problem]:
-    """Find a key ``tuning`` without a recipe, and validation images that leave too few to train.
+    """Find a key ``tuning`` without a recipe, an absent library, and too many validation images.
 
     With another recipe that is written, as by ``--set recipe.name=aligned``, the key has no effect.
     """
@@ -82,6 +83,14 @@ def _tuning_problems(data: dict[str, Any]) -> Iterator[Problem]:
     tuned = isinstance(recipe, dict) and recipe.get("name") == "tuned"
     if "tuning" in data and recipe is None:
         yield ("tuning",), "is for `recipe: tuned`, which is missing"
+    if tuned and isinstance(tuning, dict):
+        if tuning.get("search") == "optuna" and (reason := optuna_search.missing()):
+            yield ("tuning", "search"), f"{reason}"
+        if "scheduler" in tuning:
+            yield (
+                ("tuning", "scheduler"),
+                "no scheduler stops trials early: each configuration is trained to its end",
+            )
     if not tuned or data.get("dataset") not in registry.names("datasets"):
         return
     wanted = Tuning().validation

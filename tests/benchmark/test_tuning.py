@@ -9,13 +9,13 @@ import pytest
 
 from qbench.benchmark.benchmark import Benchmark
 from qbench.benchmark.tuned_frames import configurations
-from qbench.benchmark.tuning import awaited, planned, study_of
+from qbench.benchmark.tuning import awaited, planned, scores_of, study_of
 from qbench.data.fashion_mnist import write_idx
 from qbench.spec.result import Result
 from qbench.store.run import Run
 from qbench.store.tags import FINAL, REASON
 from qbench.suite.grid import PlannedTrial
-from qbench.suite.tuned import TunedGrid, fresh_seeds
+from qbench.suite.tuned import Search, TunedGrid, fresh_seeds
 from qbench.train import fingerprint
 from qbench.train.trial import ExecutionEnvironment, Training
 from tests.helpers import fashion
@@ -41,7 +41,7 @@ def finals(trials: list[PlannedTrial]) -> list[PlannedTrial]:
 
 def test_the_second_stage_follows_once_a_study_has_ended(tmp_path: Path) -> None:
     found = grid(tmp_path, "methods=[dorefa]")
-    first, second = found.studies
+    first, second = (search.known for search in found.searches({}))
     assert len(awaited(found, {}, "top1")) == 8  # four trials, and their starts
     tops = zip([*first, *second[:2]], (80, 90, 85, 70, 70), strict=True)
     runs = {each.trial.key: run(top1) for each, top1 in tops}
@@ -58,16 +58,32 @@ def test_the_second_stage_follows_once_a_study_has_ended(tmp_path: Path) -> None
 
 
 def test_a_configuration_that_failed_does_not_win(tmp_path: Path) -> None:
-    ((first, *others),) = grid(tmp_path, "methods=[dorefa]", "tuning.studies=1").studies
+    (search,) = grid(tmp_path, "methods=[dorefa]", "tuning.studies=1").searches({})
+    first, *others = search.known
     runs = {first.trial.key: run(None)} | {each.trial.key: run(10) for each in others}
-    found = study_of([first, *others], runs, "top1")
+    found = study_of(search, scores_of(runs, "top1"))
     assert found is not None
     assert (found.ranking, found.scores) == (others, [10, 10])
 
 
+def test_what_follows_from_scores_is_awaited_and_planned(tmp_path: Path) -> None:
+    pytest.importorskip("optuna")
+    changes = ("methods=[dorefa]", "tuning.studies=1", "tuning.search=optuna", "tuning.trials=4")
+    found, runs = grid(tmp_path, *changes), dict[str, Run]()
+    assert len(awaited(found, runs, "top1")) == 2 + 4  # the second stage with its starts
+    for known in (2, 3, 4):
+        searched = [p for p in planned(found, runs, "top1") if p.study and p.trial.validation]
+        assert len(searched) == known
+        assert not finals(planned(found, runs, "top1"))
+        runs |= {p.trial.key: run(50.0 + p.trial.recipe.lr) for p in searched}
+    best = max(searched, key=lambda p: p.trial.recipe.lr)
+    assert [p.values for p in finals(planned(found, runs, "top1"))] == [best.values] * 2
+    assert not awaited(found, runs, "top1")
+
+
 def test_if_all_configurations_failed_the_second_stage_says_why(tmp_path: Path) -> None:
     found = grid(tmp_path, "methods=[dorefa]", "tuning.studies=1")
-    runs = {each.trial.key: run(None) for each in found.studies[0]}
+    runs = {each.trial.key: run(None) for each in found.searches({})[0].known}
     second = finals(planned(found, runs, "top1"))
     assert [p.unsupported for p in second] == ["every configuration failed: it broke"] * 2
 
@@ -91,7 +107,7 @@ def test_configurations_that_failed_come_last(
     path.write_text(SUITE, encoding="utf-8")
     benchmark = Benchmark.open(path, tmp_path / "results", ("methods=[dorefa]", "tuning.studies=1"))
     assert benchmark.tuned is not None
-    (study,) = benchmark.tuned.studies
+    study = benchmark.tuned.searches({})[0].known
     for each, top1 in zip(study, (None, 80.0, 90.0), strict=True):
         record(benchmark, each, top1)
     benchmark.refresh()
@@ -111,7 +127,7 @@ def test_a_benchmark_plans_what_follows_from_its_store(
     small = ("methods=[dorefa]", "tuning.studies=1", "tuning.trials=2")
     benchmark = Benchmark.open(path, tmp_path / "results", small)
     assert benchmark.tuned is not None
-    (study,) = benchmark.tuned.studies
+    study = benchmark.tuned.searches({})[0].known
     part = benchmark.part(study[:1])
     assert [p.trial.method for p in part.planned] == ["fp32", "dorefa"]
     assert len(benchmark.awaited()) == 4
@@ -138,7 +154,7 @@ def test_test_labels_do_not_change_a_winner(tmp_path: Path) -> None:
     plain, results = tuned("plain", permuted=False)
     permuted, others = tuned("permuted", permuted=True)
     assert not results.keys() & others.keys()  # the keys tell the labels apart
-    for one, other in zip(plain.studies, permuted.studies, strict=True):
+    for one, other in zip(plain.searches({}), permuted.searches({}), strict=True):
         first, second = (winner(each, found) for each, found in ((one, results), (other, others)))
         assert first == second
         assert first[1]  # it has a score
@@ -148,10 +164,8 @@ def test_test_labels_do_not_change_a_winner(tmp_path: Path) -> None:
     assert tests[0] != tests[1]
 
 
-def winner(
-    candidates: list[PlannedTrial], results: dict[str, Result]
-) -> tuple[object, list[float]]:
-    found = study_of(candidates, runs_of(results), "top1")
+def winner(search: Search, results: dict[str, Result]) -> tuple[object, list[float]]:
+    found = study_of(search, scores_of(runs_of(results), "top1"))
     assert found is not None
     return found.ranking[0].values, found.scores
 

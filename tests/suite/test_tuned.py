@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import math
 from pathlib import Path
 
 import pytest
 
 from qbench.spec.trial import FP32
-from qbench.suite.grid import expand
+from qbench.suite.grid import PlannedTrial, expand
 from qbench.suite.suite import Suite
 from qbench.suite.tuned import TunedGrid, fresh_seeds, search_seed
 from tests.helpers.suites import load, problems
@@ -19,6 +20,14 @@ def suite(tmp_path: Path, *assignments: str) -> Suite:
     return load(tmp_path, SUITE, *assignments)
 
 
+def studies(grid: TunedGrid) -> list[list[PlannedTrial]]:
+    return [search.known for search in grid.searches({})]
+
+
+def first_stage(grid: TunedGrid) -> list[PlannedTrial]:
+    return grid.with_bases([each for study in studies(grid) for each in study])
+
+
 def test_no_seed_belongs_to_two_studies_or_stages() -> None:
     every = [s for study in range(1, 20) for s in (search_seed(study), *fresh_seeds(study, 999))]
     assert len(set(every)) == len(every)
@@ -26,13 +35,13 @@ def test_no_seed_belongs_to_two_studies_or_stages() -> None:
 
 def test_each_row_has_the_same_trials_in_each_study(tmp_path: Path) -> None:
     grid = TunedGrid(suite(tmp_path))
-    assert [(each[0].label, each[0].study, len(each)) for each in grid.studies] == [
+    assert [(each[0].label, each[0].study, len(each)) for each in studies(grid)] == [
         ("Full precision", 1, 3),
         ("DoReFa-Net", 1, 3),
         ("Full precision", 2, 3),
         ("DoReFa-Net", 2, 3),
     ]
-    full, dorefa, *_ = grid.studies
+    full, dorefa, *_ = studies(grid)
     factors = [
         [each.trial.recipe.lr / own.trial.recipe.lr for each, own in itertools.pairwise(row)]
         for row in (full, dorefa)
@@ -43,16 +52,16 @@ def test_each_row_has_the_same_trials_in_each_study(tmp_path: Path) -> None:
 def test_a_trial_of_the_first_stage_and_its_start_never_see_validation_images(
     tmp_path: Path,
 ) -> None:
-    for planned in TunedGrid(suite(tmp_path)).first_stage():
+    for planned in first_stage(TunedGrid(suite(tmp_path))):
         assert planned.trial.validation == 50
         assert planned.trial.seed in (search_seed(1), search_seed(2))
-    bases = [p for p in TunedGrid(suite(tmp_path)).first_stage() if p.label.endswith(", start")]
+    bases = [p for p in first_stage(TunedGrid(suite(tmp_path))) if p.label.endswith(", start")]
     assert [p.trial.seed for p in bases] == [search_seed(1), search_seed(2)]
 
 
 def test_the_second_stage_is_the_winner_on_fresh_seeds(tmp_path: Path) -> None:
     grid = TunedGrid(suite(tmp_path))
-    winner = grid.studies[3][1]
+    winner = studies(grid)[3][1]
     finals = grid.second_stage(winner)
     assert [p.trial.seed for p in finals] == fresh_seeds(2, 2)
     for planned in finals:
@@ -65,7 +74,7 @@ def test_the_second_stage_is_the_winner_on_fresh_seeds(tmp_path: Path) -> None:
 
 def test_a_trial_of_the_second_stage_is_that_of_a_suite_with_its_values(tmp_path: Path) -> None:
     grid = TunedGrid(suite(tmp_path))
-    final = grid.second_stage(grid.studies[1][0])[0]
+    final = grid.second_stage(studies(grid)[1][0])[0]
     recipe = final.trial.recipe
     written = suite(
         tmp_path, "recipe.name=aligned", f"recipe.lr={recipe.lr}", "seeds=[1001]",
@@ -76,12 +85,12 @@ def test_a_trial_of_the_second_stage_is_that_of_a_suite_with_its_values(tmp_path
 
 def test_equal_configurations_are_trained_once(tmp_path: Path) -> None:
     grid = TunedGrid(suite(tmp_path, "methods=[ptq_minmax]"))
-    assert [len(candidates) for candidates in grid.studies] == [1, 1]
+    assert [len(candidates) for candidates in studies(grid)] == [1, 1]
 
 
 def test_what_a_method_does_not_support_is_planned_and_not_trained(tmp_path: Path) -> None:
     grid = TunedGrid(suite(tmp_path, "methods=[bwn]"))
-    assert not grid.studies
+    assert not studies(grid)
     assert [p.study for p in grid.unsupported] == [1, 1, 2, 2]
     assert all(p.unsupported for p in grid.unsupported)
 
@@ -98,3 +107,42 @@ def test_tuning_is_for_tuned_suites_and_leaves_images_to_train_on(tmp_path: Path
 
 def test_the_limit_of_trials_counts_those_of_studies(tmp_path: Path) -> None:
     assert suite(tmp_path).max_trials() == 2 * (3 + 2) * 3
+
+
+def test_optuna_chooses_once_the_scores_before_are_known(tmp_path: Path) -> None:
+    pytest.importorskip("optuna")
+    grid = TunedGrid(suite(tmp_path, "tuning.search=optuna", "tuning.trials=5", "methods=[dorefa]"))
+    even = TunedGrid(suite(tmp_path, "tuning.trials=5", "methods=[dorefa]"))
+    (search, other), (same, _) = grid.searches({}), even.searches({})
+    assert (len(search.known), search.following) == (3, 2)
+    assert search.known == same.known[:3]
+    scores = {each.trial.key: float(place) for place, each in enumerate(search.known)}
+    (next_one, waiting) = grid.searches(scores)
+    assert (len(next_one.known), next_one.following) == (4, 1)
+    assert next_one.known[:3] == search.known
+    assert waiting == other  # a study knows its own scores only
+    scores[next_one.known[3].trial.key] = math.nan  # it failed
+    (whole, _) = TunedGrid(
+        suite(tmp_path, "tuning.search=optuna", "tuning.trials=5", "methods=[dorefa]")
+    ).searches(scores)  # another process asks for the same configurations
+    assert whole.known[:4] == next_one.known
+    assert (len({each.trial.key for each in whole.known}), whole.following) == (5, 0)
+
+
+def test_optuna_searches_nothing_where_there_is_no_axis(tmp_path: Path) -> None:
+    grid = TunedGrid(suite(tmp_path, "methods=[ptq_minmax]", "tuning.search=optuna"))
+    assert [(len(each.known), each.following) for each in grid.searches({})] == [(1, 0)] * 2
+
+
+def test_optuna_has_to_be_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    (missing,) = problems(tmp_path, SUITE, "tuning.search=optuna")
+    assert missing == (
+        "--set tuning.search=optuna: tuning.search: needs optuna, which is not installed: "
+        "pip install 'qbench-quant[optuna]'"
+    )
+
+
+def test_no_scheduler_stops_a_configuration(tmp_path: Path) -> None:
+    (refused,) = problems(tmp_path, SUITE, "tuning.scheduler=asha")
+    assert "no scheduler stops trials early" in refused
