@@ -16,6 +16,7 @@ from qbench.quant.primitives.cells import cell_sums, scaled_levels, sign_sum
 from qbench.quant.primitives.clip import Closed, clip
 from qbench.quant.primitives.curves import interval_quantize, soft_uniform, tanh_weight
 from qbench.quant.primitives.levels import learned_ternary, nearest_level, ternarize, to_levels
+from qbench.quant.primitives.recomputed import note_same
 from qbench.quant.primitives.signs import binarize, polynomial_sign, sign
 from qbench.quant.primitives.standardize import moments, standardize
 from qbench.quant.primitives.straight_through import add_gradient, round_ste, straight_through
@@ -84,6 +85,7 @@ class _ScaleGradient(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, factor: float) -> Tensor:
         ctx.factor = factor
+        note_same(ctx, x)
         return x.clone()
 
     @staticmethod

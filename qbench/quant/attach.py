@@ -47,6 +47,7 @@ from qbench.quant.parametrizations import computed_weight, originals, parametriz
 from qbench.quant.placement.find import FoundPlaces, find_places
 from qbench.quant.placement.insert import Insertion, quantize
 from qbench.quant.placement.sites import Point
+from qbench.quant.primitives.recomputed import release_weight
 from qbench.quant.state import ATTACHED, check_attachable, check_finite, check_selection
 from qbench.quant.undo import undone_on_error
 from qbench.spec.bits import BitWidths
@@ -249,6 +250,7 @@ class _Attaching:
             if other.weight_quantizer is not None and shared:
                 layer.weight_quantizer = other.weight_quantizer
                 parametrize.register_parametrization(layer.module, "weight", other.weight_quantizer)
+                self._release_weight(layer)
                 return
         quantizer = self.method.weight_quantizer(layer, weight.detach().clone())
         if quantizer is None:
@@ -260,9 +262,14 @@ class _Attaching:
         setattr(quantizer, ATTACHED, True)
         parametrize.register_parametrization(layer.module, "weight", quantizer)
         layer.weight_quantizer = quantizer
+        self._release_weight(layer)
         if _observes(quantizer):
             hook = layer.module.register_forward_hook(_observe_weight)
             self.attached.training_hooks.append(hook)
+
+    def _release_weight(self, layer: Layer) -> None:
+        hook = layer.module.register_forward_hook(_release_weight)
+        self.attached.training_hooks.append(hook)
 
     def _attach_input(self, layer: Layer, sample: Tensor) -> None:
         quantizer = self._build_activation_quantizer(layer, sample)
@@ -383,6 +390,11 @@ def _observes(quantizer: nn.Module) -> bool:
 
 
 # Hooks are functions of this module, not closures, so that a model with them can be pickled.
+
+
+def _release_weight(module: nn.Module, args: Any, output: Any) -> None:
+    if isinstance(output, Tensor) and not torch.compiler.is_compiling():
+        release_weight(output)
 
 
 def _observe_weight(module: nn.Module, args: Any, output: Any) -> None:

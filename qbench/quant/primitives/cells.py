@@ -108,7 +108,7 @@ def scaled_levels(x: Tensor, alpha: Tensor, levels: Tensor, *, signed: bool = Fa
         >>> y.tolist(), x.grad.tolist()
         ([0.0, 0.5, 2.0, 2.0], [0.0, 1.0, 1.0, 0.0])
     """
-    levels = levels.detach().to(x.dtype)
+    levels = levels.detach().to(x.dtype, copy=True)  # their owner may change them
     return _ScaledLevels((levels[1:] + levels[:-1]) / 2, levels, -1.0 if signed else 0.0)(x, alpha)
 
 

@@ -50,7 +50,8 @@ def to_levels(
         >>> [round(v, 1) for v in y.tolist()], x.grad.tolist()
         ([0.0, 0.3, 0.8, 0.8], [1.0, 1.0, 1.0, 0.0])
     """
-    thresholds, levels = (table.detach().to(x.dtype) for table in (thresholds, levels))
+    # Copies: their owner may change them before the backward pass.
+    thresholds, levels = (table.detach().to(x.dtype, copy=True) for table in (thresholds, levels))
     if low is None and high is None:
         return _StraightThroughLevels(thresholds, levels, right)(x)
     return _WindowedLevels(thresholds, levels, right, closed)(x, *ends_for(x, low, high))

@@ -4,8 +4,9 @@ A primitive is a function of one tensor, element by element, and of a few number
 or all elements of a row share. Its formula in torch, which autograd differentiates, defines it. On
 the CPU in float32 and float64 it reads and writes every element once forward and once backward,
 with a loop in C; without a compiler torch computes in place what the loop would. Both keep the
-input for the backward pass and nothing else of its size. Everywhere else, and inside
-``torch.compile``, the formula is computed.
+input for the backward pass and nothing else of its size. Where the input is computed from a weight,
+they do not keep it either, but compute it again. Everywhere else, and inside ``torch.compile``, the
+formula is computed.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from qbench.quant.kernels.loops import Loops, dense, laid_out_as
+from qbench.quant.primitives.recomputed import compute, note, source_of
 
 LOOPS = Loops(Path(__file__).with_name("primitives.c"))
 
@@ -133,9 +135,15 @@ def _has_rows(x: Tensor) -> bool:
 class _Apply(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, primitive: Primitive, x: Tensor, *parameters: Tensor | None) -> Tensor:
-        ctx.primitive = primitive
-        if not primitive.is_straight_through:
-            ctx.save_for_backward(x, *parameters)
+        ctx.primitive, ctx.source = primitive, source_of(x)
+        if not getattr(ctx.source, "is_of_weight", False):
+            ctx.source = None
+        ctx.is_of_weight = x.is_leaf or ctx.source is not None
+        if primitive.is_straight_through:  # the parameters may change before they are needed again
+            parameters = tuple(None if p is None else p.clone() for p in parameters)
+        if ctx.is_of_weight or not primitive.is_straight_through:
+            note(ctx, _again)
+            ctx.save_for_backward(None if ctx.source is not None else x, *parameters)
         return primitive.forward(dense(x), *parameters)
 
     @staticmethod
@@ -143,11 +151,32 @@ class _Apply(torch.autograd.Function):
         needed = ctx.needs_input_grad[1:]
         if ctx.primitive.is_straight_through:
             return None, g, *(None for _ in needed[1:])
-        x, *parameters = ctx.saved_tensors
         if torch.is_grad_enabled():  # gradients of gradients are wanted
-            return None, *_differentiate(ctx.primitive, needed, g, x, *parameters)
+            return None, *_differentiate(ctx.primitive, needed, g, *_traced_inputs(ctx))
+        x, *parameters = _inputs(ctx)
         x = dense(x)
         return None, *ctx.primitive.backward(needed, laid_out_as(g, x), x, *parameters)
+
+
+def _again(ctx: Any) -> Tensor:
+    """Compute the result of a primitive again."""
+    x, *parameters = _inputs(ctx)
+    result: Tensor = ctx.primitive.forward(dense(x), *parameters)
+    return result
+
+
+def _inputs(ctx: Any) -> tuple[Tensor, ...]:
+    """Return x and the parameters."""
+    x, *parameters = ctx.saved_tensors
+    return x if ctx.source is None else compute(ctx.source), *parameters
+
+
+def _traced_inputs(ctx: Any) -> tuple[Tensor, ...]:
+    """Return x and the parameters so that autograd knows what they were computed from."""
+    x, *parameters = ctx.saved_tensors
+    return x if ctx.source is None else ctx.source.primitive(
+        *_traced_inputs(ctx.source)
+    ), *parameters
 
 
 def _differentiate(

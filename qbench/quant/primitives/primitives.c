@@ -71,7 +71,8 @@ void NAME(fake_quantize_backward)(const REAL *restrict g, const REAL *restrict x
         REAL to_scale = 0, to_offset = 0;
         if (rounded) {
             SIMD_SUM(to_scale, to_offset) for (int64_t i = start; i < start + count; i++) {
-                const REAL v = (x[i] - b) / s, code = ROUND(v), clipped = NAME(clamp)(code, low, high);
+                const REAL v = (x[i] - b) / s, clipped = ROUND(NAME(clamp)(v, low, high));
+                const REAL code = ROUND(v);
                 const int inside = INSIDE(code, clipped);
                 gx[i] = (inside ? g[i] * s : 0) / s;
                 to_scale += g[i] * (clipped - (inside ? v : 0));

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from qbench.quant.kernels.loops import dense, laid_out_as
+from qbench.quant.primitives.recomputed import note
 from qbench.quant.staircase import engines
 
 
@@ -27,13 +28,12 @@ class SoftStaircase(torch.autograd.Function):
         temperature: Tensor,
     ) -> Tensor:
         """Compute y, and save ``x`` and the parameters."""
+        if x.is_leaf:
+            note(ctx, _again)
         x = dense(x.resolve_neg())
         ctx.save_for_backward(x, alpha, beta, biases, scales, temperature)
         ctx.offset = offset
-        y = torch.empty_like(x)
-        engine = engines.choose_engine(x, alpha, beta, biases, scales, offset, temperature)
-        engine.forward(_flat(x), _flat(y))
-        return y
+        return _compute(x, alpha, beta, biases, scales, temperature, offset)
 
     @staticmethod
     @once_differentiable
@@ -50,6 +50,26 @@ class SoftStaircase(torch.autograd.Function):
             engine = engines.choose_engine(x, alpha, beta, biases, scales, ctx.offset, temperature)
         to_alpha, to_beta, to_biases = engine.backward(_flat(g), _flat(x), _flat(gx))
         return (gx, to_alpha, to_beta, to_biases, None, None, None)
+
+
+def _compute(
+    x: Tensor,
+    alpha: Tensor,
+    beta: Tensor,
+    biases: Tensor,
+    scales: Tensor,
+    temperature: Tensor,
+    offset: float,
+) -> Tensor:
+    y = torch.empty_like(x)
+    engine = engines.choose_engine(x, alpha, beta, biases, scales, offset, temperature)
+    engine.forward(_flat(x), _flat(y))
+    return y
+
+
+def _again(ctx: Any) -> Tensor:
+    x, alpha, beta, biases, scales, temperature = ctx.saved_tensors
+    return _compute(x, alpha, beta, biases, scales, temperature, ctx.offset)
 
 
 def _flat(x: Tensor) -> Tensor:
