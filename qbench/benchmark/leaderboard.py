@@ -42,13 +42,15 @@ def write(benchmark: Benchmark, html: bool = False) -> Report:
         QbenchError: The store cannot be read, or nothing can be made of the trials.
         OSError: The folder cannot be written.
     """
-    from qbench.benchmark import tuned_frames
+    from qbench.benchmark import deployed, tuned_frames
     from qbench.report import studies
     from qbench.report import write as report
 
     runs, store = benchmark.runs, benchmark.store
     presentation = _presentation(benchmark)
     trials = benchmark.trials()
+    if benchmark.suite.deploy:
+        trials = trials.join(deployed.columns(benchmark, trials["key"]))
     every: pd.DataFrame | None = None
     configurations: pd.DataFrame | None = None
     beneath: list[DetailsTable] = []

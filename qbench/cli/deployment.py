@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Console
+from rich.text import Text
 
 from qbench.cli.options import (
     AsJson,
@@ -101,17 +103,19 @@ def deploy(
         each = deploy_finished(finished, to, folder, fold_batch_norm, exact)
         found.append(each)
         if not as_json:
-            _show(each)
+            show(Console(highlight=False), each)
     if as_json:
         print(json.dumps([each.model_dump() for each in found], indent=2, ensure_ascii=False))
     raise typer.Exit(int(any(each.status == "red" for each in found)))
 
 
-def _show(found: Deployment) -> None:
-    from rich.console import Console
-    from rich.text import Text
+def show(console: Console, found: Deployment) -> None:
+    """Print what became of a trial.
 
-    console = Console(highlight=False)
+    Args:
+        console: The console.
+        found: The result.
+    """
     console.print(
         Text.assemble((found.status, _STYLES[found.status]), f"  {found.name} ({found.key})")
     )

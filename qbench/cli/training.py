@@ -9,9 +9,9 @@ from contextlib import suppress
 from rich.console import Console
 from rich.markup import escape
 
-from qbench.benchmark import further_seeds, stale
+from qbench.benchmark import deployed, further_seeds, stale
 from qbench.benchmark.benchmark import Benchmark
-from qbench.cli import messages, tables
+from qbench.cli import deployment, messages, tables
 from qbench.cli import resolve as verdicts
 from qbench.cli.budget import Budget
 from qbench.cli.plan import import_hint, nothing_to_train
@@ -38,7 +38,8 @@ def train(
     3. `Benchmark.run` brings the weights that trials start from, and passes the trials to
        `qbench.schedule.tune`, whose workers train them and whose recorder fills the store. The
        results of a tuned suite decide which trials follow, so this is done until none does.
-    4. `leaderboard.write` reads frames from the store; `qbench.report` turns them into files.
+    4. `deployed.deploy` writes the trials to ONNX, if the suite asks for it.
+    5. `leaderboard.write` reads frames from the store; `qbench.report` turns them into files.
 
     Args:
         benchmark: The benchmark.
@@ -80,6 +81,8 @@ def train(
             if interrupted or stopped or unrecorded:
                 break
             to_do = [each for each in benchmark.to_do() if each.trial.key not in tried]
+        if benchmark.suite.deploy and not (benchmark.rehearsal or interrupted):
+            deployed.deploy(benchmark, lambda found: deployment.show(console, found))
         try:
             tables.write(benchmark, console)
         except QbenchError as error:

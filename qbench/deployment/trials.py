@@ -204,7 +204,7 @@ def deploy_finished(
             _onnx(found, finished, folder, expected, fold_batch_norm, exact)
     except QbenchError as error:
         found.status, found.reason = "refused", str(error)
-    record = folder / f"{trial.key}.{to}.json"
+    record = folder / f"{trial.key}{'.folded' * fold_batch_norm}.{to}.json"
     with write_atomic(record) as scratch:
         scratch.write_text(found.model_dump_json(indent=2), encoding="utf-8")
     return found
@@ -241,7 +241,7 @@ def _onnx(
 ) -> None:
     dialect = dialect_of(found.to)
     suffix = ".onnx" if found.to == "onnx" else f".{found.to}.onnx"
-    file = folder / f"{finished.trial.key}{suffix}"
+    file = folder / f"{finished.trial.key}{'.folded' * fold_batch_norm}{suffix}"
     written = write_onnx(finished.network, file, finished.images, dialect, fold_batch_norm)
     found.file, found.bytes = str(file), {"file": written.size}
     found.parts = {**written.weights, **written.activations}

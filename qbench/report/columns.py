@@ -17,7 +17,8 @@ class Column:
         name: Name in frames and CSV files.
         title: Title in headings, without the unit.
         about: Meaning of the column, in a sentence.
-        group: ``result``, ``accuracy``, ``significance``, ``published``, ``policy`` or ``cost``.
+        group: ``result``, ``accuracy``, ``significance``, ``published``, ``policy``, ``cost`` or
+            ``deployment``.
         unit: ``%``, ``points`` (of percent), ``MB`` (10^6 bytes), ``GBOPs`` (10^9 bit-operations),
             ``×``, or an empty string for text and numbers without a unit.
         digits: Number of decimals. None for text, whole numbers and published values.
@@ -353,6 +354,32 @@ COLUMNS: tuple[Column, ...] = (
             "k-bit if the stored network has the promised levels; else what has not.",
         ),
     ),
+    *_group(
+        "deployment",
+        (
+            "exported",
+            "Exported",
+            "Whether every seed is exported to ONNX and proven to be the same network: yes; or the "
+            "reason why not.",
+        ),
+        (
+            "flips",
+            "Flips",
+            "Predictions that differ from the recorded ones in any setting of onnxruntime, the "
+            "maximum over seeds.",
+        ),
+        ("onnx_mb", "ONNX file", "Size of the ONNX model; 1 MB is 10^6 bytes.", "MB", 2, "lower"),
+        (
+            "latency_ratio",
+            "Latency",
+            "Median time of one image in onnxruntime with one thread over that of the same graph "
+            "in full precision, the median over seeds. Weights below 8 bits are not faster on a "
+            "CPU: they are dequantized before they are used.",
+            "×",
+            2,
+            "lower",
+        ),
+    ),
 )
 BY_NAME = {column.name: column for column in COLUMNS}
 # The columns of `trials.csv`, in its order, with their meanings.
@@ -421,4 +448,9 @@ TRIAL_COLUMNS = {
     "none did.",
     "network": "Model that is quantized: the network, or the one that the method declares in its "
     "place.",
+    "exported": "Whether it is exported to ONNX and proven to be the same network: yes; or the "
+    "reason why not. Only where the suite deploys, like the next three.",
+    "flips": "Predictions that differ from the recorded ones in any setting of onnxruntime.",
+    "onnx_mb": "Size of the ONNX model, in 10^6 bytes.",
+    "latency_ratio": "Median time of one image in onnxruntime over that in full precision.",
 }

@@ -232,6 +232,8 @@ class _Result:
         for name in ("top5", "map50", "map"):
             if name in first and name != metric:
                 self.row[name] = _mean_and_deviation([trial[name] for trial in self.done])[0]
+        if "exported" in first:
+            self.row |= _deployment(self.done)
         doubts = ["it is not k-bit"] if audits else []
         doubts += ["it is partly quantized"] if self.row["partly"] else []
         doubts += dict.fromkeys(t["stale"] for t in self.done if t["stale"])
@@ -362,6 +364,18 @@ def _status(found: set[str]) -> str:
     if "done" in found:
         return "partly"
     return next(status for status in ("unsupported", "failed", "missing") if status in found)
+
+
+def _deployment(done: list[Row]) -> Row:
+    """Return how the trials of a result were exported."""
+    reasons = [trial["exported"] for trial in done]
+    ratios = [t["latency_ratio"] for t in done if not np.isnan(t["latency_ratio"])]
+    return {
+        "exported": next((reason for reason in reasons if reason != "yes"), "yes" if done else ""),
+        "flips": _most([trial["flips"] for trial in done]),
+        "onnx_mb": _most([trial["onnx_mb"] for trial in done]),
+        "latency_ratio": float(np.median(ratios)) if ratios else np.nan,
+    }
 
 
 def _done(trials: list[Row]) -> list[Row]:

@@ -175,6 +175,10 @@ def _draw(
     drawings: dict[str, tuple[pd.DataFrame, Callable[[pd.DataFrame], list[Path]]]] = {
         "accuracy_by_bits": (summary, lambda rows: accuracy_by_bits(rows, folder)),
         "pareto": (summary, lambda rows: pareto(rows, folder)),
+        "pareto_latency": (
+            summary if "latency_ratio" in summary else summary[:0],
+            lambda rows: pareto(rows, folder, ("latency_ratio",), "pareto_latency"),
+        ),
         "ranks": (summary, lambda rows: ranks(rows, folder)),
         "training_curves": (trials, lambda rows: training_curves(rows, histories, folder, metric)),
         "soft_and_hard": (trials, lambda rows: soft_and_hard(rows, histories, folder, metric)),

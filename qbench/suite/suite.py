@@ -208,6 +208,8 @@ class Suite(BaseModel):
         published: Tables of papers whose numbers are shown next to the measured ones, for each
             model those that name it. A single entry is for every model.
         tables: How the tables are arranged.
+        deploy: Formats that finished trials are deployed to after training: ``onnx``. Tables then
+            show what was exported, and its measured latency.
         data: Options of the dataset. ``root`` is the folder of its files.
         weights: Origin of the full-precision weights of each model that is not trained here:
             ``torchvision``, ``torchvision:NAME`` or a file. With ``backbone:`` before it, a
@@ -233,6 +235,7 @@ class Suite(BaseModel):
     resources: Resources = Resources()
     published: list[Published] = Field(default_factory=list)
     tables: list[TableLayout] = Field(default_factory=lambda: [TableLayout()], min_length=1)
+    deploy: list[Literal["onnx"]] = Field(default_factory=list)
     data: dict[str, Any] = Field(default_factory=dict)
     weights: dict[str, str] = Field(default_factory=dict)
 

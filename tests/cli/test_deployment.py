@@ -71,7 +71,7 @@ def test_a_trial_of_a_plugin_is_deployed(qbench_here: QbenchHere, tmp_path: Path
     assert "0 sums of products in 0 layers are the same" in told
     assert "1 thread: " in told
     assert " × full precision; " in told
-    found = json.loads((tmp_path / "deployed" / f"{trial.key}.onnx.json").read_text())
+    found = json.loads((tmp_path / "deployed" / f"{trial.key}.folded.onnx.json").read_text())
     assert found["environment"].keys() >= {"onnxruntime", "provider", "processor"}
     assert found["speed"][0]["throughput"] > 0
 

@@ -35,7 +35,8 @@ def test_a_result_is_a_method_at_a_width_over_its_seeds() -> None:
 
 
 def test_every_column_is_described_and_every_described_one_is_there() -> None:
-    found = summary(trials("A", 97.0, top5=1.0, map50=1.0, map=1.0))
+    exported: dict[str, Any] = {"exported": "yes", "flips": 0, "onnx_mb": 0.1, "latency_ratio": 1.5}
+    found = summary(trials("A", 97.0, top5=1.0, map50=1.0, map=1.0, **exported))
     assert list(found) == [column.name for column in COLUMNS]
     assert all(column.about.endswith(".") and column.title for column in COLUMNS)
     assert {c.group for c in columns_of(found, "cost", "policy")} == {"cost", "policy"}

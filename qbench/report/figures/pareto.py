@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +45,10 @@ LETTER = 0.063  # inches
 ROOM = 1.12  # factor by which a logarithmic axis exceeds its points
 
 
-def pareto(summary: pd.DataFrame, folder: Path) -> list[Path]:
-    """Draw accuracy against packed weights and against bit-operations, and the Pareto front.
+def pareto(
+    summary: pd.DataFrame, folder: Path, costs: Sequence[str] = COSTS, stem: str = "pareto"
+) -> list[Path]:
+    """Draw accuracy against costs, and the Pareto front.
 
     A point is a result. The front joins the k-bit results, full precision included, that no other
     k-bit result beats or equals at less cost. Their names and bit-widths are written beside them
@@ -56,34 +59,41 @@ def pareto(summary: pd.DataFrame, folder: Path) -> list[Path]:
     Args:
         summary: One row for each result, from `qbench.report.summary.summarise`. Columns:
             ``dataset``, ``model``, ``method``, ``label``, ``bits``, ``metric``, ``n``, ``mean``
-            (%), ``audit``, ``weight_mb`` and ``gbops``.
+            (%), ``audit`` and `costs`.
         folder: An existing folder for the files.
+        costs: Columns of costs, with a panel each. Default: packed weights and bit-operations.
+        stem: Name of the files without their suffixes.
 
     Returns:
-        Paths of ``pareto.png`` and ``pareto.svg``. Empty if fewer than two quantized results of
+        Paths of the PNG and the SVG file. Empty if fewer than two quantized results of
         different cost are measured.
 
     Raises:
         KeyError: A column is missing.
         OSError: The folder cannot be written.
     """
-    found = summary[summary["mean"].notna() & summary[list(COSTS)].notna().all(axis=1)]
+    if not len(summary):
+        return []
+    found = summary[summary["mean"].notna() & summary[list(costs)].notna().all(axis=1)]
     found = found[found["n"] > 0]
     full = found["method"] == FP32  # the network as it is comes before those that methods changed
     found = found[~full | (found["label"] == next(iter(found.loc[full, "label"]), ""))]
-    if found.loc[found["method"] != FP32, COSTS[0]].nunique() < 2:
+    if found.loc[found["method"] != FP32, costs[0]].nunique() < 2:
         return []
     networks = list(found.groupby(["model", "dataset"], sort=False))
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(9.5, 3.6 * len(networks)), layout="constrained")
-        grid = figure.subplots(len(networks), len(COSTS), squeeze=False)
+        width = 4.75 * len(costs)
+        figure = Figure(figsize=(width, 3.6 * len(networks)), layout="constrained")
+        grid = figure.subplots(len(networks), len(costs), squeeze=False)
         for row, ((model, dataset), results) in zip(grid, networks, strict=True):
-            for axes, cost in zip(row, COSTS, strict=True):
+            for axes, cost in zip(row, costs, strict=True):
                 error_axis(axes, results["mean"])
                 _panel(axes, results, cost)
-                axes.set_xlabel(BY_NAME[cost].heading)
+                ratio = " × full precision" if BY_NAME[cost].unit == "×" else ""
+                axes.set_xlabel(BY_NAME[cost].heading + ratio)
             row[0].set_ylabel(f"{SHORT[results['metric'].iloc[0]]} (%)")
-            row[1].tick_params(labelleft=False)
+            for axes in row[1:]:
+                axes.tick_params(labelleft=False)
             row[0].set_title(f"{model} on {dataset}", loc="left")
         named: Looks = {
             "on the Pareto front": ON_FRONT,
@@ -93,7 +103,7 @@ def pareto(summary: pd.DataFrame, folder: Path) -> list[Path]:
         if (found["audit"].str.len() > 0).any() and not found["audit"].isin(["", "k-bit"]).all():
             named["hollow: not k-bit"] = {"color": "0.25", "marker": "o", **POINTS, **HOLLOW}
         legend(figure, named)
-        return save(figure, "pareto", folder)
+        return save(figure, stem, folder)
 
 
 def front(results: pd.DataFrame, cost: str) -> pd.DataFrame:

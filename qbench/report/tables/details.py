@@ -38,6 +38,8 @@ COST = (
     *("gbops", "bops_ratio", "train_ratio", "audit"),
 )
 
+DEPLOYMENT = ("label", "bits", "exported", "flips", "onnx_mb", "latency_ratio")
+
 
 @dataclass(frozen=True)
 class DetailsTable:
@@ -86,8 +88,9 @@ def protocol_and_cost(summary: pd.DataFrame) -> list[DetailsTable]:
         summary: One row for each result, as `qbench.report.summary.summarise` returns it.
 
     Returns:
-        Two tables for each dataset and model, protocol and cost, without unsupported results. The
-        protocol is that of the quantized networks; the table is left out if there are none.
+        Two tables for each dataset and model, protocol and cost, without unsupported results, and
+        a third one where trials are deployed. The protocol is that of the quantized networks; the
+        table is left out if there are none.
     """
     found = []
     for (dataset, model), group in summary.groupby(["dataset", "model"], sort=False):
@@ -99,6 +102,9 @@ def protocol_and_cost(summary: pd.DataFrame) -> list[DetailsTable]:
         if len(quantized):
             found.append(_without_common(_details(f"Protocol: {what}", quantized, PROTOCOL)))
         found.append(_details(f"Accuracy and cost: {what}", able, COST))
+        if "exported" in able:
+            about = BY_NAME["latency_ratio"].about
+            found.append(_details(f"Deployed to ONNX: {what}", able, DEPLOYMENT, about))
     return found
 
 
