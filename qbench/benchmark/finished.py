@@ -15,6 +15,7 @@ from qbench.plugins import Plugin, load_plugin
 from qbench.quant.options import build_method, method_options
 from qbench.report.summary import RESULT
 from qbench.spec.metrics import MEASURED
+from qbench.spec.result import Result
 from qbench.spec.trial import FP32, Trial
 from qbench.suite.bundled import bundled_suites
 
@@ -27,6 +28,8 @@ _MAIN_METRICS = tuple(names[0] for names in MEASURED.values())  # the first of e
 
 def load(path: Path, results: Path, plugins: Sequence[Plugin] = ()) -> pd.DataFrame:
     """Read finished trials from anything that qbench writes.
+
+    Trials that are measured on validation images are left out.
 
     Args:
         path: YAML file or name of a suite; folder with a store, with the tables of a suite, with
@@ -60,7 +63,7 @@ def load(path: Path, results: Path, plugins: Sequence[Plugin] = ()) -> pd.DataFr
         content = exported.read([path])
         if content.refused:
             raise QbenchError("\n".join(map(str, content.refused)))
-        read = (result for _, result in content.good if result.status == "done")
+        read = (result for _, result in content.good if _tested(result))
         found = _from_trials((result.trial, result.metrics) for result in read)
     else:
         raise QbenchError(
@@ -72,12 +75,19 @@ def load(path: Path, results: Path, plugins: Sequence[Plugin] = ()) -> pd.DataFr
     return found
 
 
+def _tested(result: Result) -> bool:
+    """Return whether a trial is done and was measured on the test split."""
+    return result.status == "done" and not result.trial.validation
+
+
 def _from_suite(path: Path, results: Path, plugins: Sequence[Plugin]) -> pd.DataFrame:
+    from qbench.benchmark import tuned_frames
     from qbench.benchmark.benchmark import Benchmark
 
     benchmark = Benchmark.open(path, results, plugins=plugins)
     benchmark.read_file()
-    return _done(benchmark.trials(), benchmark.dataset.shown[0])
+    trials = tuned_frames.tested(benchmark, benchmark.trials())
+    return _done(trials, benchmark.dataset.shown[0])
 
 
 def _from_csv(path: Path) -> pd.DataFrame:
@@ -106,10 +116,11 @@ def _from_store(path: Path) -> pd.DataFrame:
     from qbench.store.tags import EDITED, was_changed
 
     store = Store(path, local=True)
-    runs = store.finished()
-    found = _from_trials((store.trial(run), store.metrics(run)) for run in runs)
+    trials = [(run, store.trial(run)) for run in store.finished()]
+    trials = [(run, trial) for run, trial in trials if not trial.validation]
+    found = _from_trials((trial, store.metrics(run)) for run, trial in trials)
     return _named_as_in_tables(
-        found.assign(stale=[EDITED if was_changed(run) else "" for run in runs]), path
+        found.assign(stale=[EDITED if was_changed(run) else "" for run, _ in trials]), path
     )
 
 

@@ -275,8 +275,8 @@ def power(
 
     For each model and bit-width: the smallest difference that a test over the finished seeds finds
     with a power of 80 %, between two rows named beforehand and between the best and any other row;
-    how many seeds finer differences need; and how long the further seeds take on this machine.
-    Nothing is trained.
+    how many seeds finer differences need; and how many trials and how long the further seeds take
+    on this machine. With `recipe: tuned`, studies take the place of seeds. Nothing is trained.
     """
     from qbench.cli import power as resolution
 

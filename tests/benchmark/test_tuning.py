@@ -16,12 +16,10 @@ from qbench.store.run import Run
 from qbench.store.tags import FINAL, REASON
 from qbench.suite.grid import PlannedTrial
 from qbench.suite.tuned import Search, TunedGrid, fresh_seeds
-from qbench.train import fingerprint
 from qbench.train.trial import ExecutionEnvironment, Training
 from tests.helpers import fashion
-from tests.helpers.results import course, result
 from tests.helpers.suites import load
-from tests.helpers.tuned import SUITE
+from tests.helpers.tuned import SUITE, record
 
 
 def run(top1: float | None) -> Run:
@@ -86,17 +84,6 @@ def test_if_all_configurations_failed_the_second_stage_says_why(tmp_path: Path) 
     runs = {each.trial.key: run(None) for each in found.searches({})[0].known}
     second = finals(planned(found, runs, "top1"))
     assert [p.unsupported for p in second] == ["every configuration failed: it broke"] * 2
-
-
-def record(benchmark: Benchmark, each: PlannedTrial, top1: float | None) -> None:
-    """Record a trial that nobody trained; None: it failed."""
-    update: dict[str, object] = {"trial": each.trial, "code": fingerprint.code_of(each.trial)}
-    if top1 is None:
-        made = Result(trial=each.trial, status="failed", reason="it broke", started=0.0)
-    else:
-        update["history"] = course(top1, each.trial.recipe.epochs)
-        made = result(top1=top1)
-    benchmark.store.record(made.model_copy(update={**update, "suite": "tuned"}), None)
 
 
 def test_configurations_that_failed_come_last(

@@ -3,8 +3,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
+from qbench.benchmark import finished
+from qbench.benchmark.benchmark import Benchmark
+from qbench.cli import power
 from tests.conftest import QbenchHere
 from tests.helpers.exchanged import BEFORE, filled
+from tests.helpers.tuned import SUITE, record
 
 
 def test_it_says_what_the_seeds_find_and_what_finer_differences_need(
@@ -40,3 +46,38 @@ def test_a_difference_is_more_than_nothing(
 ) -> None:
     told = qbench_here("power", small_suite, "--results", elsewhere, "--difference", 0, code=2)
     assert "--difference" in told
+
+
+def test_of_a_tuned_suite_it_counts_studies_and_their_trials(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    path = tmp_path / "tuned.yaml"
+    small = SUITE.replace("fp32, dorefa", "dorefa, pact").replace(
+        "2, trials: 3, seeds: 2", "3, trials: 2, seeds: 1"
+    )
+    path.write_text(
+        small.replace("{name: tuned,", "{name: tuned, initialization: scratch,"), encoding="utf-8"
+    )
+    benchmark = Benchmark.open(path, tmp_path / "results")
+    for _ in ("the first stage", "the second"):
+        for number, planned in enumerate(benchmark.to_do()):
+            first = planned.trial.validation > 0
+            score = 10.0 if first else 80 + 2 * (planned.trial.method == "pact") + number**2 / 10
+            record(benchmark, planned, score)
+        benchmark.refresh()
+    (column,) = power.as_json(benchmark, [1.0])
+    assert (column["unit"], column["rows"], column["seeds"]) == ("study", 2, 3)
+    (finer,) = column["finer"]
+    for name in ("between_two", "from_best"):
+        further = [max(0, studies - 3) for studies in finer[f"seeds_{name}"]]
+        assert finer[f"trials_{name}"] == [6 * studies for studies in further]
+        assert len(finer[f"seconds_{name}"]) == 2
+    power.show(benchmark, [1.0])
+    said = capsys.readouterr().out
+    assert "points that the studies find" in said
+    assert "Studies that find 1 points" in said
+    compared = finished.load(path, tmp_path / "results")
+    assert len(compared) == 6  # validation images are no test split
+    assert compared["value"].min() >= 80
+    assert len(finished.load(tmp_path / "results", tmp_path)) == 6
