@@ -261,42 +261,13 @@ class _Grid:
             return f"{model} cannot be built: {reason_of(error)}"
         if lazy := _lazy_layer(network):
             return f"{model} {lazy}"
-        if problem := self._shape_problem(model):
+        if problem := shape_problem(model, self._dataset):
             return problem
         try:
             found = select_layers(network, DEFAULT_LAYERS if layers is None else layers, _ANY)
         except QbenchError as error:
             return str(error)
         return "" if found else f"`layers` leave nothing of {model} to quantize"
-
-    def _shape_problem(self, model: str) -> str:
-        """Return why a classifier does not map images of the dataset to scores of its classes."""
-        dataset = self._dataset
-        if dataset.task != "classification":
-            return ""
-        try:
-            shape = self._output_shape(model)
-        except Exception as error:
-            size = "×".join(map(str, dataset.image_shape))
-            return f"{model} cannot take images of {size}: {_message(error)}"
-        if shape != (2, dataset.num_classes):
-            return f"{model} maps 2 images to {shape}, not to (2, {dataset.num_classes}) scores"
-        return ""
-
-    def _output_shape(self, model: str) -> tuple[int, ...]:
-        """Return the shape of a classifier's scores of two images."""
-        return tuple(classification.scores(self._output(model)).shape)
-
-    def _output(self, model: str) -> Any:
-        """Return what a classifier returns of two images."""
-        dataset = self._dataset
-        network = without_storage(model, dataset)
-        if not is_small(network, dataset):
-            with suppress(Exception):  # a network that looks at values cannot run without them
-                return network(torch.empty(2, *dataset.image_shape, device="meta"))
-        network = registry.build_model(model, dataset.num_classes, dataset.image_shape[0])
-        with torch.no_grad():
-            return network.eval()(torch.zeros(2, *dataset.image_shape))
 
 
 def _method_of(row: MethodRow, recipe: str) -> tuple[Method, str]:
@@ -413,3 +384,33 @@ def is_small(network: nn.Module, dataset: Dataset) -> bool:
     """
     weights = sum(parameter.numel() for parameter in network.parameters())
     return weights * math.prod(dataset.image_shape[1:]) <= _SMALL
+
+
+def shape_problem(model: str, dataset: Dataset) -> str:
+    """Return why a classifier does not map images of a dataset to scores of its classes, or ''.
+
+    Args:
+        model: Name of the model.
+        dataset: The dataset. Its files may be missing.
+    """
+    if dataset.task != "classification":
+        return ""
+    try:
+        shape = tuple(classification.scores(_output(model, dataset)).shape)
+    except Exception as error:
+        size = "×".join(map(str, dataset.image_shape))
+        return f"{model} cannot take images of {size}: {_message(error)}"
+    if shape != (2, dataset.num_classes):
+        return f"{model} maps 2 images to {shape}, not to (2, {dataset.num_classes}) scores"
+    return ""
+
+
+def _output(model: str, dataset: Dataset) -> Any:
+    """Return what a classifier returns of two images."""
+    network = without_storage(model, dataset)
+    if not is_small(network, dataset):
+        with suppress(Exception):  # a network that looks at values cannot run without them
+            return network(torch.empty(2, *dataset.image_shape, device="meta"))
+    network = registry.build_model(model, dataset.num_classes, dataset.image_shape[0])
+    with torch.no_grad():
+        return network.eval()(torch.zeros(2, *dataset.image_shape))

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from qbench import registry
+from qbench.suite.grid import shape_problem
 from qbench.suite.suite import Resources, Suite
 
 _LOGGER = logging.getLogger(__name__)
@@ -33,7 +36,8 @@ def rehearsed(suite: Suite, folder: Path) -> Suite:
 
     Returns:
         A suite of the same rows, models and widths, with the first seed and a short recipe. It
-        trains full-precision networks with a short recipe too, in place of given weights.
+        trains full-precision networks with a short recipe too, in place of given weights. Images
+        are smaller than those of the suite if all of its models can take them.
     """
     _LOGGER.info("writing a stand-in for %s", suite.dataset)
     dataset = registry.build_dataset(suite.dataset, suite.data)
@@ -46,7 +50,7 @@ def rehearsed(suite: Suite, folder: Path) -> Suite:
     ]
     return suite.model_copy(
         update={
-            "data": {**suite.data, **options},
+            "data": _data(suite, options),
             "full_precision": {**suite.full_precision, **short},
             "methods": rows,
             "recipe": recipe,
@@ -56,3 +60,14 @@ def rehearsed(suite: Suite, folder: Path) -> Suite:
             "weights": {},
         }
     )
+
+
+def _data(suite: Suite, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of the stand-in, with smaller images only if all models can take them."""
+    small = {**suite.data, **options}
+    if "image_size" in options:
+        dataset = registry.build_dataset(suite.dataset, small)
+        if any(shape_problem(model, dataset) for model in suite.models):
+            own = {name: value for name, value in options.items() if name != "image_size"}
+            return {**suite.data, **own}
+    return small

@@ -8,9 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
+import pytest
 
 from qbench.data.synthetic import imagenet_like, voc_like
+from qbench.suite.rehearsal import rehearsed
 from tests.conftest import Qbench, TinyRun
+from tests.helpers.suites import load
 
 MakeQbench = Callable[[Path], Qbench]
 IMAGENET = """\
@@ -122,3 +125,13 @@ def test_a_detector_is_run_like_any_other_model(tmp_path: Path, qbench_in: MakeQ
     picture = (folder / "detections_ssd_tiny_2-2.svg").read_text(encoding="utf-8")
     assert "<!-- Full precision -->" in picture
     assert "<!-- STE -->" in picture
+
+
+@pytest.mark.parametrize(("model", "size"), [("resnet18", 64), ("vit_b_32", None)])
+def test_images_are_smaller_if_the_network_can_take_them(
+    tmp_path: Path, model: str, size: int | None
+) -> None:
+    suite = load(tmp_path, IMAGENET, f"models=[{model}]", "weights={}", "published=[]")
+    data = rehearsed(suite, tmp_path / "data").data
+    assert data.get("image_size") == size
+    assert Path(data["root"]).is_dir()
