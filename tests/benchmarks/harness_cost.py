@@ -95,14 +95,11 @@ def by_hand(trial: Trial, data: Mapping[str, Any]) -> None:
                 nn.utils.clip_grad_norm_(parameters, recipe.gradient_clip)
             optimizer.step()
         model.eval()
-        with torch.no_grad(), parametrize.cached():
-            hits = [
-                (model(batch).argmax(1) == labels).sum()
-                for batch, labels in zip(
-                    test_x.split(EVALUATION_BATCH), test_y.split(EVALUATION_BATCH), strict=True
-                )
-            ]
-        float(torch.stack(hits).sum() / len(test_y))
+        _accuracy(model, test_x, test_y)
+        if method.soft:  # measured with soft quantizers too, as by qbench
+            for quantizer in handle.quantizers:
+                quantizer.train()
+            _accuracy(model, test_x, test_y)
 
 
 def trial_of(method: str, bits: str, dataset: str, data: Mapping[str, Any], changes: str) -> Trial:
@@ -172,6 +169,14 @@ def whole_suite(path: Path) -> None:
     loops = time.perf_counter() - start
     print(f"{len(trials)} trials: wall {wall:.1f} s, loops {loops:.1f} s, ratio {wall / loops:.3f}")
     print(f"the first trial starts after {first:.1f} s")
+
+
+@torch.no_grad()
+def _accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
+    """Return the share of images that a network classifies right."""
+    with parametrize.cached():
+        guesses = [model(batch).argmax(1) for batch in images.split(EVALUATION_BATCH)]
+    return float((torch.cat(guesses) == labels).float().mean())
 
 
 def _tensors(dataset: Dataset, split: object) -> tuple[Tensor, Tensor]:
