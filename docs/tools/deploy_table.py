@@ -30,7 +30,11 @@ _BETWEEN = re.compile(
     r"(?<=<!-- formats: docs/tools/deploy_table.py writes it -->\n).*?(?=<!-- end -->)", re.DOTALL
 )
 _BOTH, _ONE = ("1/1", "2/2", "4/4"), ("4/32", "2/32", "1/2", "1/32", "32/2")
-_OPTIONS = {"adaround": {"iterations": 5}}
+_OPTIONS = {  # that make methods fast
+    "adaround": {"iterations": 5},
+    "brecq": {"iterations": 5, "step_iterations": 5},
+    "qdrop": {"iterations": 5},
+}
 _HEADINGS = ("method", "bits", "packed: weights", "ONNX: weights", "ONNX: activations", "QONNX")
 
 
