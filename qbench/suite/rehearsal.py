@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from qbench import registry
-from qbench.suite.grid import shape_problem
 from qbench.suite.suite import Resources, Suite
 
 _LOGGER = logging.getLogger(__name__)
@@ -64,6 +63,8 @@ def rehearsed(suite: Suite, folder: Path) -> Suite:
 
 def _data(suite: Suite, options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options of the stand-in, with smaller images only if all models can take them."""
+    from qbench.suite.grid import shape_problem  # imports torch
+
     small = {**suite.data, **options}
     if "image_size" in options:
         dataset = registry.build_dataset(suite.dataset, small)
