@@ -90,8 +90,11 @@ def write_onnx(
     written = Written()
     with _marked(network.activations):
         model = _exported(network.model, images)
-    written.full = _without_marks(ir.to_proto(model))
     graph = model.graph
+    _drop_zero_biases(graph, network.model)
+    remove_unused = library("onnx_ir.passes.common").RemoveUnusedNodesPass()
+    remove_unused(model)
+    written.full = _without_marks(ir.to_proto(model))
     for node in list(graph):
         if node.domain == _DOMAIN:
             _write_activation(graph, node, network, written, dialect)
@@ -99,8 +102,7 @@ def write_onnx(
         _write_weight(graph, name, network, written, dialect)
     if fold_batch_norm:
         written.folded, written.kept = fold(graph, network)
-    _drop_zero_biases(graph, network.model)
-    library("onnx_ir.passes.common").RemoveUnusedNodesPass()(model)
+        remove_unused(model)
     _strip(model)
     model.opset_imports.clear()
     model.opset_imports.update(dialect.opsets)
@@ -259,9 +261,8 @@ def _drop_zero_biases(graph: Any, model: nn.Module) -> None:
     """Let convolutions have no bias where torch exports a chain of nodes that computes zeros."""
     for node in graph:
         if node.op_type == "Conv" and len(node.inputs) == 3:
-            owner = node.inputs[1].name.removesuffix(".values").rpartition(".")[0]
-            named = node.inputs[2].name == f"{owner}.weight.folded_bias"
-            if not named and getattr(model.get_submodule(owner), "bias", None) is None:
+            owner = node.inputs[1].name.rpartition(".")[0]
+            if getattr(model.get_submodule(owner), "bias", None) is None:
                 node.resize_inputs(2)
 
 

@@ -24,6 +24,7 @@ from qbench.errors import QbenchError
 from tests.helpers.hardened import images, trained
 
 ir = pytest.importorskip("onnx_ir")
+onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 X = images(48)
 
@@ -91,6 +92,10 @@ def test_a_model_is_the_network_that_was_hardened(
     model = ir.load(path)
     assert model.opset_imports == {"": 25}
     assert not any(node.metadata_props for node in model.graph)
+    added = {"Clip", "QuantizeLinear", "DequantizeLinear"}
+    full = ir.from_proto(onnx.load_from_string(written.full)).graph
+    kinds = [node.op_type for node in full]  # nothing else may differ, or latencies do not compare
+    assert kinds == [node.op_type for node in model.graph if node.op_type not in added]
 
 
 class Residual(nn.Module):
