@@ -16,6 +16,7 @@ from qbench.report.presentation import Presentation, shown_metrics
 from qbench.report.problems import noted
 from qbench.report.tables.text import setting_text
 from qbench.spec.bits import FULL_PRECISION, BitWidths
+from qbench.suite.published import differences
 
 if TYPE_CHECKING:
     from qbench.benchmark.benchmark import Benchmark
@@ -43,7 +44,7 @@ def write(benchmark: Benchmark, html: bool = False) -> Report:
         OSError: The folder cannot be written.
     """
     from qbench.benchmark import deployed, tuned_frames
-    from qbench.report import studies
+    from qbench.report import studies, tuning_effect
     from qbench.report import write as report
 
     runs, store = benchmark.runs, benchmark.store
@@ -54,13 +55,20 @@ def write(benchmark: Benchmark, html: bool = False) -> Report:
     every: pd.DataFrame | None = None
     configurations: pd.DataFrame | None = None
     beneath: list[DetailsTable] = []
+    effects: list[tuning_effect.Effect] = []
+    problems = list(benchmark.rows.problems)
     if benchmark.tuned is not None:
         every = tuned_frames.tested(benchmark, trials)
         trials = studies.means(tuned_frames.second_stage(benchmark, trials))
         configurations = tuned_frames.configurations(benchmark)
+        metric, items = presentation.shown[0], presentation.test_items
         aligned = tuned_frames.aligned(benchmark)
-        beneath = studies.tables(configurations, trials, aligned, presentation.shown[0])
-    problems = list(benchmark.rows.problems)
+        means = studies.means_of(aligned, metric)
+        with noted(problems, "what tuning changes"):
+            published = differences(benchmark.results, metric)
+            effects = tuning_effect.effects(aligned, trials, metric, items, published)
+            beneath += tuning_effect.tables(effects, trials, means, metric)
+        beneath += studies.tables(configurations, trials, means, metric)
     names = {planned.trial.key: planned.name for planned in benchmark.planned}
     finished = {key: run for key, run in runs.items() if run.status == "FINISHED"}
     histories = _histories(store, finished, history_columns(presentation.shown[0]), names, problems)
@@ -88,7 +96,8 @@ def write(benchmark: Benchmark, html: bool = False) -> Report:
         every,
     )
     if configurations is not None:
-        written.files.append(tuned_frames.write(configurations, benchmark.folder))
+        changes = tuning_effect.to_frame(effects)
+        written.files.extend(tuned_frames.write(configurations, changes, benchmark.folder))
     return written
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,11 @@ import pandas as pd
 from qbench.benchmark.benchmark import Benchmark
 from qbench.benchmark.tuning import scores_of, study_of
 from qbench.files import write_atomic
+from qbench.report.summary import RESULT
 from qbench.suite.grid import PlannedTrial, expand
 
 FILE = "tuning.csv"
+EFFECT_FILE = "tuning_effect.csv"
 CONFIGURATION = ["label", "model", "bits", "study", "place", "score", "key", "values"]
 
 
@@ -99,41 +100,42 @@ def configurations(benchmark: Benchmark) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=CONFIGURATION)
 
 
-def aligned(benchmark: Benchmark) -> Mapping[tuple[str, str, str], float]:
-    """Return the means of the rows with the aligned recipe, over the suite's seeds.
+def aligned(benchmark: Benchmark) -> pd.DataFrame:
+    """Return the trials with the aligned recipe, over the suite's seeds.
 
     Args:
         benchmark: The benchmark of a tuned suite.
 
     Returns:
-        The mean, in %, by model, label and bit-widths, of rows whose seeds the store all has.
+        A frame as `Benchmark.trials` returns it, of those rows whose seeds the store all has.
     """
     suite = benchmark.suite
     recipe = suite.recipe.model_copy(update={"name": "aligned"})
     suite = suite.model_copy(update={"recipe": recipe})
     other = replace(benchmark, suite=suite, planned=expand(suite, benchmark.rehearsal), tuned=None)
     other.refresh()
-    trials, metric = other.trials(), benchmark.dataset.shown[0]
-    means = {}
-    for names, group in trials.groupby(["model", "label", "bits"], sort=False):
-        if (group["status"] == "done").all():
-            model, label, bits = map(str, names)
-            means[model, label, bits] = float(group[metric].mean())
-    return means
+    trials = other.trials()
+    done = trials["status"].eq("done").groupby([trials[name] for name in RESULT], sort=False)
+    return trials[done.transform("all")]
 
 
-def write(found: pd.DataFrame, folder: Path) -> Path:
-    """Write configurations as a CSV file, one row for each.
+def write(found: pd.DataFrame, effects: pd.DataFrame, folder: Path) -> list[Path]:
+    """Write configurations, and what tuning changes, as CSV files.
 
     Args:
         found: Frame as `configurations` returns it.
+        effects: Frame as `qbench.report.tuning_effect.to_frame` returns it. Empty without aligned
+            results; then it is not written.
         folder: Folder of the suite's tables.
 
     Returns:
-        The file, `FILE`.
+        The files, `FILE` and `EFFECT_FILE`.
     """
-    values = [json.dumps(each) for each in found["values"]]
-    text = found.assign(values=values).to_csv(index=False, float_format="%.6g", lineterminator="\n")
-    with write_atomic(folder / FILE) as scratch:
-        scratch.write_text(text, encoding="utf-8")
-    return folder / FILE
+    frames = {FILE: found.assign(values=[json.dumps(each) for each in found["values"]])}
+    if len(effects):
+        frames[EFFECT_FILE] = effects
+    for name, frame in frames.items():
+        text = frame.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+        with write_atomic(folder / name) as scratch:
+            scratch.write_text(text, encoding="utf-8")
+    return [folder / name for name in frames]

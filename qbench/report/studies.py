@@ -86,6 +86,21 @@ def _without(mapping: str, names: set[str]) -> str:
     return json.dumps({k: v for k, v in json.loads(mapping).items() if k not in names})
 
 
+def means_of(trials: pd.DataFrame, metric: str) -> dict[tuple[str, str, str], float]:
+    """Return the mean of each row, in %, by model, label and bit-widths.
+
+    Args:
+        trials: Finished trials. Required columns: ``model``, ``label``, ``bits`` and `metric`.
+        metric: Metric of the means.
+    """
+    return {
+        (str(model), str(label), str(bits)): float(values.mean())
+        for (model, label, bits), values in trials.groupby(["model", "label", "bits"], sort=False)[
+            metric
+        ]
+    }
+
+
 def tables(
     configurations: pd.DataFrame,
     studies: pd.DataFrame,

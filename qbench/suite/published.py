@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
 import pandas as pd
 
 from qbench.errors import QbenchError, nearest
 from qbench.spec.bits import BitWidth, BitWidths
+from qbench.spec.trial import FP32
 from qbench.suite.bundled import bundled_folder
 from qbench.suite.suite import MethodRow, Published
 
@@ -50,12 +52,7 @@ class PublishedNumbers:
     """
 
     def __init__(self, results: Path, wanted: Published) -> None:
-        path = results / PUBLISHED_FILE
-        if not path.exists():
-            path = bundled_folder() / PUBLISHED_FILE
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False)
-        if missing := [name for name in _PUBLISHED_COLUMNS if name not in frame]:
-            raise QbenchError(f"{path}: has no column '{missing[0]}'")
+        path, frame = _read(results)
         for name, value in wanted.model_dump().items():
             hint = nearest(value, frame[name].unique())
             frame = frame[frame[name] == value]
@@ -108,6 +105,50 @@ class PublishedNumbers:
         full = f", where full precision has {first:g}" if first is not None else ""
         source = f"{wanted.model} on {wanted.dataset}{full} ({wanted.paper}, Table {wanted.table})"
         return Number(values, source, found.get("network"))
+
+
+def differences(results: Path, metric: str) -> dict[tuple[str, str], list[float]]:
+    """Return how far apart papers show methods of one table, at the same bit-widths.
+
+    Args:
+        results: As of `PublishedNumbers`.
+        metric: Name of the metric.
+
+    Returns:
+        The absolute difference of each pair of methods, in points, by bits of weights and
+        activations as the file writes them. Of a method with several numbers, each counts.
+
+    Raises:
+        QbenchError: The file lacks a column.
+    """
+    column = _VALUES.get(metric)
+    found: dict[tuple[str, str], list[float]] = {}
+    if column is None:
+        return found
+    _, frame = _read(results)
+    measured = frame[(frame[column] != "") & (frame["method"] != FP32)]
+    where = ["paper", "table", "dataset", "model", "w_bits", "a_bits"]
+    for (*_, w_bits, a_bits), rows in measured.groupby(where, sort=False):
+        numbers = list(zip(rows["method"], map(float, rows[column]), strict=True))
+        found.setdefault((str(w_bits), str(a_bits)), []).extend(
+            abs(a - b) for (one, a), (other, b) in combinations(numbers, 2) if one != other
+        )
+    return found
+
+
+def _read(results: Path) -> tuple[Path, pd.DataFrame]:
+    """Return the file of published numbers and its content.
+
+    Raises:
+        QbenchError: The file lacks a column.
+    """
+    path = results / PUBLISHED_FILE
+    if not path.exists():
+        path = bundled_folder() / PUBLISHED_FILE
+    frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+    if missing := [name for name in _PUBLISHED_COLUMNS if name not in frame]:
+        raise QbenchError(f"{path}: has no column '{missing[0]}'")
+    return path, frame
 
 
 def _values(row: pd.Series[str], prefix: str) -> dict[str, float]:

@@ -9,7 +9,7 @@ from qbench import registry
 from qbench.errors import QbenchError
 from qbench.spec.bits import BitWidths
 from qbench.suite.bundled import bundled_folder
-from qbench.suite.published import PublishedNumbers
+from qbench.suite.published import PublishedNumbers, differences
 from qbench.suite.suite import MethodRow, Published
 
 QN = MethodRow(method="quantization_networks")
@@ -116,3 +116,22 @@ def test_a_file_without_networks_says_nothing_of_them(tmp_path: Path) -> None:
     found = table("2", "resnet18", tmp_path).find(QN, BitWidths.parse("1/1"))
     assert found is not None
     assert found.network is None
+
+
+def test_differences_are_between_methods_of_one_table_at_the_same_bits(tmp_path: Path) -> None:
+    columns = pd.read_csv(bundled_folder() / "published.csv", nrows=0).columns
+    rows = [
+        ("P", "1", "lsq", "2", "2", "70.0"),
+        ("P", "1", "pact", "2", "2", "68.5"),
+        ("P", "1", "pact", "4", "4", "69.0"),
+        ("P", "2", "pact", "2", "2", "10.0"),
+        ("P", "1", "lsq", "2", "2", "69.0"),
+        ("P", "1", "fp32", "2", "2", "71.0"),
+        ("P", "1", "dorefa", "2", "2", ""),
+    ]
+    names = ["paper", "table", "method", "w_bits", "a_bits", "top1"]
+    frame = pd.DataFrame(rows, columns=names).reindex(columns=columns, fill_value="")
+    frame.to_csv(tmp_path / "published.csv", index=False)
+    assert differences(tmp_path, "top1") == {("2", "2"): [1.5, 0.5], ("4", "4"): []}
+    assert differences(tmp_path, "test_loss") == {}
+    assert len(differences(Path("nowhere"), "top1")["2", "2"]) > 10
