@@ -11,6 +11,7 @@ MODULES = [
     "qbench.data",
     "qbench.functional",
     "qbench.lab.check.parametrize",
+    "qbench.lab.primitives",
     "qbench.method",
     "qbench.quant.attach",
     "qbench.quant.hooks",

@@ -74,6 +74,8 @@ def show_profile(settings: ProfileSettings, profile: Profile) -> None:
     where = "" if settings.placement == LAYER_INPUTS else f"placement {settings.placement}; "
     conditions = _conditions(settings, len(profile.seconds), where)
     console.print(conditions, soft_wrap=True, markup=False)
+    for line in profile.advice:
+        console.print(line, soft_wrap=True, markup=False)
 
 
 def show_profiles(

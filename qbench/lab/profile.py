@@ -14,13 +14,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from qbench import registry
 from qbench.errors import QbenchError
+from qbench.lab.primitives import advice_for
 from qbench.method import Method
 from qbench.quant.attach import attach, prepare
+from qbench.quant.handle import Handle
 from qbench.quant.options import build_method, method_options
 from qbench.quant.staircase import kernels
 from qbench.spec.bits import FULL_PRECISION, BitWidths
@@ -91,6 +93,7 @@ class Profile:
         quantized_cpu_seconds: Time of all processors that each step with the method takes.
         bytes: Peak memory of a step at full precision, in bytes of tensors.
         quantized_bytes: Peak memory of a step with the method, in bytes of tensors.
+        advice: Lines that name primitives which the quantizers could use; on a CPU only.
     """
 
     seconds: list[float]
@@ -99,6 +102,7 @@ class Profile:
     quantized_cpu_seconds: list[float]
     bytes: int
     quantized_bytes: int
+    advice: tuple[str, ...] = ()
 
     @property
     def ratios(self) -> list[float]:
@@ -148,7 +152,8 @@ def measure(settings: ProfileSettings, steps: int) -> Profile:
     """
     torch.set_num_threads(settings.threads)
     _LOGGER.info("building the networks")
-    quantized, plain = _step(settings, quantize=True), _step(settings, quantize=False)
+    attached = _attach(settings, quantize=True)
+    quantized, plain = _step(attached, settings), _step(_attach(settings, quantize=False), settings)
     _LOGGER.info("warming up")
     for _ in range(_WARM_UP_STEPS):
         plain()
@@ -157,7 +162,8 @@ def measure(settings: ProfileSettings, steps: int) -> Profile:
     for i in range(steps):  # alternately, so that other load on the machine affects both
         _LOGGER.info("step %d of %d", i + 1, steps)
         times += _timed(plain), _timed(quantized)
-    del plain, quantized
+    advice = _advice(attached[0], attached[1])
+    del plain, quantized, attached
     _LOGGER.info("memory at full precision")
     plain_bytes = _peak_memory(settings, quantize=False)
     _LOGGER.info("memory with the method")
@@ -168,7 +174,22 @@ def measure(settings: ProfileSettings, steps: int) -> Profile:
         [processor for _, processor in times[1::2]],
         plain_bytes,
         _peak_memory(settings, quantize=True),
+        advice,
     )
+
+
+def _advice(handle: Handle, images: Tensor) -> tuple[str, ...]:
+    """Return lines that name primitives which the quantizers could use."""
+    if images.device.type != "cpu":  # formulas take the place of loops there
+        return ()
+    found: list[tuple[str, nn.Module, Tensor | None]] = []
+    for layer in handle.layers:
+        if layer.weight_quantizer is not None:
+            found.append(("weights", layer.weight_quantizer, layer.latent_weight))
+    for place in handle.places:
+        if place.activation_quantizer is not None:
+            found.append(("activations", place.activation_quantizer, None))
+    return tuple(advice_for(handle.model, found, images[:_CALIBRATION_IMAGES]))
 
 
 def every_method() -> list[tuple[str, str]]:
@@ -246,6 +267,7 @@ def as_json(settings: ProfileSettings, profile: Profile | QbenchError) -> dict[s
         "time_ratio_quartiles": profile.quartiles,
         "cpu_time_ratio": profile.cpu_ratio,
         "memory_ratio": profile.memory_ratio,
+        "advice": list(profile.advice),
     }
 
 
@@ -274,16 +296,15 @@ def _network(settings: ProfileSettings, method: Method) -> str:
         return settings.model
 
 
-def _step(settings: ProfileSettings, quantize: bool) -> Callable[[], None]:
-    """Build a network and return a function that trains it for one step.
+def _attach(settings: ProfileSettings, quantize: bool) -> tuple[Handle, Tensor, Tensor]:
+    """Build a network with its quantizers, and a batch.
 
     Args:
         settings: What to profile.
         quantize: Whether to attach the method; otherwise the network has full precision.
 
     Returns:
-        A function that takes one training step each time it is called. Every step has the same
-        batch. It raises QbenchError if the method fails.
+        The handle in the last epoch, images and labels.
 
     Raises:
         QbenchError: A name, an option or the bit-widths are invalid, or the method cannot be
@@ -316,6 +337,21 @@ def _step(settings: ProfileSettings, quantize: bool) -> Callable[[], None]:
     except Exception as error:
         raise QbenchError(_failure(settings, "attaching", error)) from error
     handle.model.train()
+    return handle, images, labels
+
+
+def _step(attached: tuple[Handle, Tensor, Tensor], settings: ProfileSettings) -> Callable[[], None]:
+    """Return a function that trains a network for one step.
+
+    Args:
+        attached: What `_attach` returned.
+        settings: What is profiled.
+
+    Returns:
+        A function that takes one training step each time it is called. Every step has the same
+        batch. It raises QbenchError if the method fails.
+    """
+    handle, images, labels = attached
     optimizer = torch.optim.SGD(
         handle.parameter_groups(lr=1e-3, weight_decay=1e-4), lr=1e-3, momentum=0.9
     )
@@ -353,7 +389,7 @@ def _peak_memory(settings: ProfileSettings, quantize: bool) -> int:
     gc.collect()  # of the networks before
     if settings.device().type == "cuda":
         torch.cuda.empty_cache()
-        step = _step(settings, quantize)
+        step = _step(_attach(settings, quantize), settings)
         step()  # which gives the optimizer its state
         torch.cuda.reset_peak_memory_stats()
         step()
@@ -362,7 +398,7 @@ def _peak_memory(settings: ProfileSettings, quantize: bool) -> int:
     with torch.profiler.profile(
         activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
     ) as recorded:
-        step = _step(settings, quantize)
+        step = _step(_attach(settings, quantize), settings)
         step()
         start = time.time_ns()
         step()
