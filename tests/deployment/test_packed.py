@@ -173,9 +173,10 @@ def test_transposed_convolutions_attention_and_shared_weights_are_reloaded(tmp_p
         )
 
 
-def test_a_transformer_is_reloaded(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["lsq", "rep_q_vit"])
+def test_a_transformer_is_reloaded(tmp_path: Path, name: str) -> None:
     x = images(4, channels=3, size=8)
-    handle = trained("lsq", "4/4", tiny_vit(), x, layers="skip_first_last", steps=1)
+    handle = trained(name, "4/4", tiny_vit(), x, layers="skip_first_last", steps=1)
     qbench.deploy(handle, tmp_path / "net", x)
     with torch.no_grad():
         assert torch.equal(load_packed(tmp_path / "net", tiny_vit())(x), handle.model(x))

@@ -18,8 +18,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from docs.tools.fidelity import bwn, dorefa, hwgq, libraries, probe, sources
+from docs.tools.fidelity import bwn, dorefa, every_method, hwgq, libraries, probe, sources
 from docs.tools.fidelity.__main__ import main
+from qbench import registry
 from qbench.quant.options import build_method
 from qbench.report.figures.style import STYLE
 
@@ -285,3 +286,62 @@ def test_twn_is_the_authors(weight: Tensor) -> None:
     layer = libraries.ternary(weight, (0, 1, 2, 3))
     np.testing.assert_allclose(layer.numpy(), np.sign(w) * kept * alpha, atol=1e-6)
     torch.testing.assert_close(layer, quantized("twn", 2, weight))
+
+
+# All methods ---------------------------------------------------------------------------------
+
+
+def test_every_method_is_listed_with_what_it_was_checked_against(written: Path) -> None:
+    assert set(every_method.CHECKED) == set(registry.names("methods")) - {"fp32"}
+    page = (written / "fidelity.md").read_text(encoding="utf-8")
+    for name in every_method.CHECKED:
+        assert f"\n| `{name}` | " in page
+
+
+def test_departures_come_from_the_docstrings() -> None:
+    assert every_method.departures("adabin").startswith("1e-12 is added to α²")
+    assert every_method.departures("torchao").startswith("An input has one static range")
+    assert every_method.departures("twn") == "none known"
+    for name in every_method.OTHERS:
+        assert every_method.departures(name) == every_method.OTHERS[name], "say it in one place"
+
+
+def test_the_nearest_point_of_admm_is_that_of_all_assignments() -> None:
+    w = torch.tensor([0.9, -0.2, 0.45, 1.3])
+    codes = (-2, -1, 0, 1, 2)
+    errors = []
+    for choice in itertools.product(codes, repeat=4):
+        q = np.array(choice, float)
+        alpha = max((w.numpy() @ q) / max(q @ q, 1), 0)
+        errors.append(float(((w.numpy() - alpha * q) ** 2).sum()))
+    found = libraries.admm_nearest(w, codes)
+    assert float((found - w).square().sum()) == pytest.approx(min(errors), rel=1e-6)
+    assert float((libraries.admm_single(w, codes) - w).square().sum()) >= min(errors) - 1e-9
+
+
+def test_the_gradient_of_quantization_networks_is_that_of_its_values(weight: Tensor) -> None:
+    levels, biases, step = (-1, 0, 1), (-0.05, 0.05), 1e-4
+    w, t = weight.double(), 5.0
+    found = libraries.qn_gradient(w, levels, biases, t, t)
+    beta = 1.25 / w.abs().max()
+
+    def value(v: Tensor) -> Tensor:
+        return sum((t * (v * beta - b)).sigmoid() for b in biases) / beta  # type: ignore[return-value]
+
+    expected = (value(w + step) - value(w - step)) / (2 * step)
+    np.testing.assert_allclose(found.numpy(), expected.numpy(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("fan_out", [288, None])
+def test_an_update_of_the_released_lq_nets_is_a_step_to_least_squares(fan_out: int | None) -> None:
+    x = np.abs(np.random.default_rng(0).standard_normal((1, 400)))
+    x = 0.05 * (x - x.mean()) if fan_out else x
+    start, moved, corrected = (
+        libraries.lq_nets_released(x, 1, fan_out, updates, debias)
+        for updates, debias in ((0, False), (1, False), (1, True))
+    )
+    unit = 0.6745 * ((2 / 288) ** 0.5 if fan_out else 2)
+    np.testing.assert_allclose(np.unique(np.abs(start))[-1], unit)
+    best = np.abs(x).mean() if fan_out else x[x > unit / 2].mean()
+    assert np.abs(corrected).max() == pytest.approx(best, rel=1e-4)
+    assert np.abs(moved).max() == pytest.approx(0.9 * unit + 0.1 * best, rel=1e-4)

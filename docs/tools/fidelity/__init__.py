@@ -10,8 +10,10 @@ in `libraries`, which were written from the files that `sources` lists and use n
 Every number on the page is computed here.
 
 Each family of methods has a module that computes its section: `dorefa`, `wrpn`, `lsq`, `hwgq`,
-`bwn` and `twn`. They use `probe` (the tensor and its measurements), `libraries`, `markdown` and
-`drawing`. `page` puts the sections together.
+`bwn`, `twn`, `pact`, `lq_nets`, `quantization_networks` and `admm`. `every_method` lists all
+methods and what they were checked against; departures come from their docstrings. They use `probe`
+(the tensor and its measurements), `libraries`, `markdown` and `drawing`. `page` puts the sections
+together.
 
 Notation: w is a weight or an activation, q its quantized value, n a number of steps, [·] rounding.
 """

@@ -6,10 +6,14 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from .probe import Function
+
+Array = npt.NDArray[Any]
 
 EDMIPS_BINARY = 1.596  # step of its 1-bit weights, in standard deviations
 EDMIPS_STEPS = {1: 0.799, 2: 0.538, 3: 0.3217, 4: 0.185}
@@ -225,3 +229,111 @@ def ternary(w: Tensor, dims: tuple[int, ...]) -> Tensor:
     threshold = 0.7 * w.abs().mean(dims, keepdim=True)
     codes = (w > threshold).to(w.dtype) - (w < -threshold).to(w.dtype)
     return codes * (codes * w).sum(dims, keepdim=True) / (codes**2).sum(dims, keepdim=True)
+
+
+def pact_kwanghoonan(bits: int, alpha: float) -> Function:
+    """Return the PACT activations of KwangHoonAn/PACT, with α fixed."""
+    scale = (2**bits - 1) / alpha
+    return lambda x: rounded(clipped(x, 0, alpha) * scale) / scale
+
+
+def lq_nets_released(
+    rows: Array, bits: int, fan_out: int | None, updates: int, debias: bool
+) -> Array:
+    """Return the values of the released code of LQ-Nets after some updates of the basis.
+
+    Args:
+        rows: Values that share a basis as the rows of a matrix.
+        bits: Bit-width.
+        fan_out: Kernel size times output channels of a weight; None for activations.
+        updates: Number of updates on the same values.
+        debias: Whether the moving average is corrected for its start, as TensorFlow's is.
+    """
+    weights = fan_out is not None
+    codes = np.array(list(itertools.product((-1, 1) if weights else (0, 1), repeat=bits)), float)
+    unit = 0.6745 * ((2 / fan_out) ** 0.5 / 2 ** (bits - 1) if fan_out else 2 / (2**bits - 1))
+    ridge = 1e-4 if weights else 0.0
+    found = np.empty_like(rows)
+    for row, x in enumerate(rows):
+        basis = unit * 2.0 ** np.arange(bits)
+        for update in range(updates + 1):
+            order = np.argsort(codes @ basis, kind="stable")
+            levels, sorted_codes = (codes @ basis)[order], codes[order]
+            index = np.searchsorted((levels[1:] + levels[:-1]) / 2, x, side="left")
+            found[row] = levels[index]
+            if update < updates:
+                b = sorted_codes[index]
+                gram = b.T @ b + ridge * np.eye(bits)
+                solution = np.linalg.solve(gram, b.T @ x + ridge * basis)
+                share = 0.1 / (1 - 0.9 ** (update + 1)) if debias else 0.1
+                basis = basis + share * (solution - basis)
+    return found
+
+
+def qn_released(
+    w: Tensor, levels: Sequence[int], biases: Sequence[float], temperature: float | None
+) -> Tensor:
+    """Return the weights of the released code of Quantization Networks.
+
+    Args:
+        w: Weights.
+        levels: Levels, ascending.
+        biases: Bias of each step.
+        temperature: T; None for the unit step.
+    """
+    beta = levels[-1] * 5 / 4.0 / w.abs().max()
+    x, y = w * beta, torch.zeros_like(w)
+    for low, high, bias in zip(levels, levels[1:], biases, strict=False):
+        if temperature is None:
+            y += (high - low) * (x - bias > 0)
+        else:
+            y += (high - low) * _released_sigmoid(x, bias, temperature)
+    return (y - (levels[-1] - levels[0]) / 2) / beta
+
+
+def qn_gradient(
+    w: Tensor, levels: Sequence[int], biases: Sequence[float], temperature: float, inside: float
+) -> Tensor:
+    """Return ∂q/∂w of the released code, with a temperature of its own inside the sigmoid."""
+    beta = levels[-1] * 5 / 4.0 / w.abs().max()
+    x, slope = w * beta, torch.zeros_like(w)
+    for low, high, bias in zip(levels, levels[1:], biases, strict=False):
+        y = (high - low) * _released_sigmoid(x, bias, inside)
+        slope += y * (high - low - y) / (high - low)
+    return slope * temperature
+
+
+def _released_sigmoid(x: Tensor, bias: float, temperature: float) -> Tensor:
+    return 1 / (1 + (-temperature * (x - bias)).clamp(-10, 10).exp())
+
+
+def admm_single(w: Tensor, codes: Sequence[int]) -> Tensor:
+    """Return the projection on α·codes by alternation from α = mean|w|."""
+    values, alpha = torch.tensor(codes).double(), w.double().abs().mean()
+    while True:
+        q = _nearest_codes(w, values, alpha)
+        following = (w * q).sum() / (q * q).sum()
+        if torch.equal(following, alpha):
+            return (alpha * q).to(w.dtype)
+        alpha = following
+
+
+def admm_nearest(w: Tensor, codes: Sequence[int]) -> Tensor:
+    """Return the projection on α·codes by a dense search of α, and the best α of its codes."""
+    values = torch.tensor(codes).double()
+    ordered = w.double().flatten().sort().values
+    sums = torch.cat([ordered.new_zeros(1), ordered.cumsum(0)])
+    best, found = torch.tensor(torch.inf), ordered[0]
+    for alpha in torch.linspace(0.0, 1.0, 2_001, dtype=torch.float64)[1:] * w.abs().max():
+        ends = torch.searchsorted(ordered, alpha * (values[1:] + values[:-1]) / 2)
+        ends = torch.cat([ends.new_zeros(1), ends, ends.new_tensor([len(ordered)])])
+        product = (values * sums[ends].diff()).sum()
+        square = (values.square() * ends.diff()).sum()
+        if square > 0 and (error := -product.square() / square) < best:
+            best, found = error, product / square
+    return (found * _nearest_codes(w, values, found)).to(w.dtype)
+
+
+def _nearest_codes(w: Tensor, values: Tensor, alpha: Tensor) -> Tensor:
+    """Return the code nearest to each weight over α."""
+    return values[torch.bucketize(w.double() / alpha, (values[1:] + values[:-1]) / 2)]

@@ -9,7 +9,19 @@ import matplotlib as mpl
 
 from qbench.report.figures.style import STYLE
 
-from . import bwn, dorefa, hwgq, lsq, twn, wrpn
+from . import (
+    admm,
+    bwn,
+    dorefa,
+    every_method,
+    hwgq,
+    lq_nets,
+    lsq,
+    pact,
+    quantization_networks,
+    twn,
+    wrpn,
+)
 from .markdown import number, table
 from .probe import SCALE, SHAPE
 from .sources import READ
@@ -23,8 +35,8 @@ def _files_read() -> str:
     return "\n\n".join(
         [
             "## Sources",
-            "The equations of the papers for WRPN, LSQ and BWN come from descriptions. Everything "
-            "else comes from these files.",
+            "The equations of the papers for WRPN, LSQ, BWN, PACT and ADMM come from descriptions. "
+            "Everything else above the table of all methods comes from these files.",
             table(["repository", "file", "commit"], rows),
             "\n".join(code.definition for code in READ),
         ]
@@ -40,8 +52,9 @@ def _introduction() -> str:
             "# Is it the method of the paper?",
             "This page compares qbench's version of a method with those of well-known libraries, "
             "on one tensor, and names every difference. Implementations that carry the name of "
-            "one method often differ. The page is about quantizers. Which network a method "
-            "quantizes, and where that is not its authors', is told in "
+            "one method often differ. [A table](#all-methods) lists all methods, what each was "
+            "checked against, and its departures. The page is about quantizers. Which network a "
+            "method quantizes, and where that is not its authors', is told in "
             "[methodology.md](methodology.md#networks-that-a-method-changes).",
             f"The tensor is Gaussian and seeded: {shape} = {count} values with standard deviation "
             f"{number(SCALE)}, like the weight of a convolution. The values of qbench come through "
@@ -80,6 +93,11 @@ def write(output: Path) -> Path:
         hwgq.section,
         bwn.section,
         twn.section,
+        pact.section,
+        lq_nets.section,
+        quantization_networks.section,
+        admm.section,
+        every_method.section,
     ]
     with mpl.rc_context(STYLE):
         parts = [_introduction(), *(section(folder) for section in sections), _files_read()]

@@ -50,6 +50,8 @@ COMMITS = {
     "allenai/XNOR-Net": "4006d594fe0349a5ed4a5ba6795641d9eecb3aac",
     "jiecaoyu/XNOR-Net-PyTorch": "ebccb503b2f9ebc96187a75b6daa63d95b61d110",
     "fengfu-chris/caffe-twns": "51916a4b661ab4153287ca15f677f96dd11b3374",
+    "microsoft/LQ-Nets": "86b9b75240aa530782fad63c76f79684a07015d7",
+    "aliyun/alibabacloud-quantization-networks": "05522aabebf5188df5a92b26f96f5ebded806ca9",
 }
 
 
@@ -107,4 +109,6 @@ XNOR_NET, XNOR_NET_TRAIN, XNOR_NET_INPUT, XNOR_NET_MODEL = _at(
 )
 (XNOR_PYTORCH,) = _at("jiecaoyu/XNOR-Net-PyTorch", "ImageNet/networks/util.py")
 (CAFFE_TWN,) = _at("fengfu-chris/caffe-twns", "src/caffe/blob.cpp")
+(LQ_NETS,) = _at("microsoft/LQ-Nets", "learned_quantization.py")
+(QUANTIZATION_NETWORKS,) = _at("aliyun/alibabacloud-quantization-networks", "anybit.py")
 READ = [value for value in list(globals().values()) if isinstance(value, Code)]
