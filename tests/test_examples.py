@@ -14,6 +14,7 @@ MODULES = [
     "qbench.lab.primitives",
     "qbench.method",
     "qbench.quant.attach",
+    "qbench.quant.blocks",
     "qbench.quant.hooks",
     "qbench.quant.primitives.cells",
     "qbench.quant.primitives.clip",

@@ -32,6 +32,7 @@ def test_every_method_says_what_it_is(name: str) -> None:
 PUBLIC = {
     "qbench.functional",
     "qbench.method",
+    "qbench.quant.blocks",
     "qbench.quant.hooks",
     "qbench.quant.surgery",
 }

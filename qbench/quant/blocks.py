@@ -128,6 +128,15 @@ def find_blocks(method: Method, model: nn.Module, batch: Any) -> list[Block]:
     Returns:
         Blocks with a quantized layer, in the order of their first layers in a forward pass. Layers
         that the pass does not call are in none.
+
+    Example:
+        >>> from qbench.quant.attach import attach
+        >>> from qbench.quant.options import build_method
+        >>> layers = nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)
+        >>> model, method = nn.Sequential(*layers), build_method("twn", {})
+        >>> handle = attach(model, method, bits="2/32", layers="all")
+        >>> [len(block.modules) for block in find_blocks(method, model, torch.ones(2, 4))]
+        [2, 2, 1]
     """
     modules = dict(model.named_modules())
     names = {module: name for name, module in modules.items()}
@@ -213,6 +222,13 @@ def norm_readers(
 
     Returns:
         Pairs in the order of a forward pass.
+
+    Example:
+        >>> from qbench.method import BitWidth
+        >>> model = nn.Sequential(nn.LayerNorm(4), nn.Linear(4, 2))
+        >>> layer = Layer("1", model[1], BitWidth(4), BitWidth(4))
+        >>> [reader.name for _, reader in norm_readers(model, [layer], torch.ones(2, 4))]
+        ['1']
     """
     norms = {name: m for name, m in model.named_modules() if isinstance(m, nn.LayerNorm)}
     quantized = {layer.name: layer for layer in layers}
