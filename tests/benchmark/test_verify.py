@@ -11,9 +11,9 @@ import torch
 from qbench import registry
 from qbench.benchmark import verify
 from qbench.benchmark.verify import Verdict, Verifier
-from qbench.spec.recipe import Recipe
+from qbench.spec.recipe import Recipe, Teacher
 from qbench.spec.result import Result
-from qbench.spec.trial import Trial
+from qbench.spec.trial import TeacherNetwork, Trial
 from qbench.store.mlflow import Store
 from qbench.store.spool import Spool
 from qbench.train.provenance import environment
@@ -208,3 +208,14 @@ def test_ctrl_c_ends_it(
     monkeypatch.setattr(Training, "_epochs", interrupt)
     with pytest.raises(KeyboardInterrupt):
         verified(store, elsewhere, result.trial.key)
+
+
+def test_a_trial_with_a_teacher_is_trained_again_with_it(store: Store, elsewhere: Path) -> None:
+    recipe = RECIPE.model_copy(update={"teacher": Teacher(weight=0.5)})
+    taught = trial("ste", bits="2/32", recipe=recipe, teacher=TeacherNetwork(recipe=BASE))
+    assert taught.taught_by is not None
+    full, teacher = train(taught.taught_by)
+    result, _ = train(taught, None, teacher)
+    store.lend([("file", result), ("file", full)])
+    found = verified(store, elsewhere, taught.key)
+    assert (found.how, found.expected, found.agrees) == ("trained", "exact", True)
