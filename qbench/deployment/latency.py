@@ -1,9 +1,8 @@
 """Measure how fast an ONNX model is, beside the same network in full precision.
 
-Both models are run in turns, so that other work on the machine slows both alike. Of one image the
-medians are compared, and of batches, which other work interrupts more often, the fastest turns. The
-network in full precision is the same graph without quantizers, with the weights
-as floats, and onnxruntime optimizes it as usual.
+Both models are run in turns, so that other work on the machine slows both alike, and the fastest
+turns are compared, which no other work interrupted. The network in full precision is the same graph
+without quantizers, with the weights as floats, and onnxruntime optimizes it as usual.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ class Speed(PlainData):
         throughput: Images per second, in the fastest batch of 64.
         fp32_latency: Median time of one image in full precision, in ms.
         fp32_throughput: Images per second in full precision.
-        ratio: Median time of one image over that of full precision.
+        ratio: Time of one image in the fastest turn over that of full precision.
     """
 
     threads: int
@@ -65,16 +64,16 @@ def measure(path: Path, full: bytes, images: Tensor, optimizations: str) -> list
     found = []
     for threads in dict.fromkeys((1, processors())):
         sessions = [open_session(m, optimizations, threads) for m in (str(path), full)]
-        alone, full_alone = map(median, alternate([_runner(s, one) for s in sessions]))
+        alone, full_alone = alternate([_runner(s, one) for s in sessions])
         many, full_many = map(min, alternate([_runner(s, batch) for s in sessions]))
         found.append(
             Speed(
                 threads=threads,
-                latency=1000 * alone,
+                latency=1000 * median(alone),
                 throughput=BATCH / many,
-                fp32_latency=1000 * full_alone,
+                fp32_latency=1000 * median(full_alone),
                 fp32_throughput=BATCH / full_many,
-                ratio=alone / full_alone,
+                ratio=min(alone) / min(full_alone),
             )
         )
     return found

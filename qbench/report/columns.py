@@ -372,8 +372,8 @@ COLUMNS: tuple[Column, ...] = (
         (
             "latency_ratio",
             "Latency",
-            "Median time of one image in onnxruntime with one thread over that of the same graph "
-            "in full precision, the median over seeds. Weights below 8 bits are not faster on a "
+            "Time of one image in onnxruntime with one thread over that of the same graph in full "
+            "precision, the median over seeds. Weights below 8 bits are not faster on a "
             "CPU: they are dequantized before they are used.",
             "×",
             2,
@@ -452,5 +452,5 @@ TRIAL_COLUMNS = {
     "reason why not. Only where the suite deploys, like the next three.",
     "flips": "Predictions that differ from the recorded ones in any setting of onnxruntime.",
     "onnx_mb": "Size of the ONNX model, in 10^6 bytes.",
-    "latency_ratio": "Median time of one image in onnxruntime over that in full precision.",
+    "latency_ratio": "Time of one image in onnxruntime over that in full precision.",
 }
