@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import importlib.metadata
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +30,8 @@ from qbench.quant.layers import quantizable_layers
 
 _UNIT = 2.0**-24  # of rounding in float32
 _SAFETY = 4.0
-_TOGETHER = 256  # images whose levels are compared at once
+_TOGETHER = 256  # images whose levels are compared at once, at most
+_VALUES = 2**25  # levels that are compared at once, since memory is finite
 _TOLERANCE = 1e-4  # of logits after the last quantizer, relative to the largest
 
 
@@ -93,7 +95,8 @@ def prove(
     """
     logits = dialect.logits(path, images)
     first = None
-    for part in images.split(_TOGETHER):
+    of_image = sum(math.prod(each.shape) for each in network.activations)
+    for part in images.split(max(1, min(_TOGETHER, _VALUES // max(1, of_image)))):
         first = first or first_difference(network, path, written, part, dialect.run)
     wrong = wrong_part(network, path, written, dialect.run)
     judged = {how: x for how, x in logits.items() if not (written.folded and how in dialect.moving)}
