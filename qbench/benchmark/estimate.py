@@ -17,6 +17,7 @@ from collections.abc import Sequence
 import torch
 
 from qbench import registry, tasks
+from qbench.benchmark import tuned_frames
 from qbench.benchmark.benchmark import Benchmark
 from qbench.data import Dataset
 from qbench.report.problems import noted
@@ -44,7 +45,8 @@ class Estimator:
     """Estimates of what trials of a benchmark take on this machine.
 
     Args:
-        benchmark: The benchmark, whose finished trials estimates are based on.
+        benchmark: The benchmark, whose finished trials estimates are based on. With
+            ``recipe: tuned``, those of the same rows with the aligned recipe count too.
 
     Attributes:
         problems: Which models could not be estimated, and why.
@@ -52,12 +54,16 @@ class Estimator:
 
     def __init__(self, benchmark: Benchmark) -> None:
         measured: defaultdict[tuple[str, ...], list[float]] = defaultdict(list)
-        for planned in benchmark.planned:
-            if benchmark.status(planned) == "done":
-                metrics = benchmark.runs[planned.trial.key].metrics
-                per_epoch = metrics["seconds"] / max(1, planned.trial.recipe.epochs)
-                for kind in _kinds(planned.trial):
-                    measured[kind].append(per_epoch)
+        sources = [benchmark]
+        if benchmark.tuned is not None:  # whose trials are as long as those with one recipe
+            sources.append(tuned_frames.with_aligned_recipe(benchmark))
+        for source in sources:
+            for planned in source.planned:
+                if source.status(planned) == "done":
+                    metrics = source.runs[planned.trial.key].metrics
+                    per_epoch = metrics["seconds"] / max(1, planned.trial.recipe.epochs)
+                    for kind in _kinds(planned.trial):
+                        measured[kind].append(per_epoch)
         self.problems: list[str] = []
         self._resources = benchmark.suite.resources
         self._dataset = benchmark.dataset

@@ -100,6 +100,20 @@ def configurations(benchmark: Benchmark) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=CONFIGURATION)
 
 
+def with_aligned_recipe(benchmark: Benchmark) -> Benchmark:
+    """Return the benchmark of the same rows with the aligned recipe, over the suite's seeds.
+
+    Args:
+        benchmark: The benchmark of a tuned suite.
+    """
+    suite = benchmark.suite
+    recipe = suite.recipe.model_copy(update={"name": "aligned"})
+    suite = suite.model_copy(update={"recipe": recipe})
+    other = replace(benchmark, suite=suite, planned=expand(suite, benchmark.rehearsal), tuned=None)
+    other.refresh()
+    return other
+
+
 def aligned(benchmark: Benchmark) -> pd.DataFrame:
     """Return the trials with the aligned recipe, over the suite's seeds.
 
@@ -109,12 +123,7 @@ def aligned(benchmark: Benchmark) -> pd.DataFrame:
     Returns:
         A frame as `Benchmark.trials` returns it, of those rows whose seeds the store all has.
     """
-    suite = benchmark.suite
-    recipe = suite.recipe.model_copy(update={"name": "aligned"})
-    suite = suite.model_copy(update={"recipe": recipe})
-    other = replace(benchmark, suite=suite, planned=expand(suite, benchmark.rehearsal), tuned=None)
-    other.refresh()
-    trials = other.trials()
+    trials = with_aligned_recipe(benchmark).trials()
     done = trials["status"].eq("done").groupby([trials[name] for name in RESULT], sort=False)
     return trials[done.transform("all")]
 

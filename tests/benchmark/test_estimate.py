@@ -7,6 +7,7 @@ import pytest
 from qbench.benchmark.benchmark import Benchmark
 from qbench.benchmark.estimate import START_SECONDS, TRIAL_SECONDS, Estimator
 from tests.helpers.suites import GOOD
+from tests.helpers.tuned import SUITE, record
 
 
 @pytest.mark.usefixtures("foreign_models")
@@ -54,3 +55,18 @@ def test_evaluation_is_counted(
         monkeypatch.setattr(type(benchmark.dataset), "sizes", lambda _, test=test: (1000, test))
         found.append(Estimator(benchmark).seconds(trial))
     assert found[1] > 10 * found[0]
+
+
+def test_tuned_trials_take_what_those_with_the_aligned_recipe_took(
+    tmp_path: Path, elsewhere: Path
+) -> None:
+    suite = tmp_path / "suite.yaml"
+    suite.write_text(SUITE, encoding="utf-8")
+    small = ("methods=[dorefa]", "seeds=[0]", "recipe.initialization=scratch")
+    aligned = Benchmark.open(suite, elsewhere, (*small, "recipe.name=aligned"))
+    for planned in aligned.planned:
+        record(aligned, planned, 90.0)
+    trial = Benchmark.open(suite, elsewhere, small).to_do()[0].trial
+    assert trial.validation
+    estimator = Estimator(Benchmark.open(suite, elsewhere, small))
+    assert estimator.seconds(trial) == 2.0  # what is recorded
