@@ -24,8 +24,8 @@ first convolution of a residual network stays.
 
 Departures. The authors divide the gradient of the weights by s, which their Adam cancels: a factor
 of 14 to 40 in a ResNet-18 at its initialization, at 2 bits. They train on the distribution of a
-ResNet-101 as a teacher; here on labels, or on that of the network itself with a ``teacher`` in the
-recipe. A residual block that is not torchvision's keeps its order,
+ResNet-101 as a teacher; here, with ``recipe: paper``, on that of the network in full precision, and
+otherwise on labels. A residual block that is not torchvision's keeps its order,
 with RPReLU in place of each ReLU.
 """
 
@@ -46,6 +46,7 @@ from qbench.method import (
     Method,
     PerChannel,
     Recipe,
+    Teacher,
     Uniform,
 )
 from qbench.quant.surgery import relu_channels
@@ -69,7 +70,7 @@ class N2UQ(Method):
     activations = Integers(bits=range(1, 9), signed=False)
     paper_recipe = Recipe(
         optimizer="adam", lr=1.25e-3, schedule="linear", epochs=128, batch_size=256,
-        initialization="pretrained",
+        initialization="pretrained", teacher=Teacher(),
     )  # fmt: skip
     lr_factor: Annotated[float, Field(gt=0)] = 0.1
 

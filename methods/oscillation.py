@@ -65,7 +65,7 @@ class Oscillation(LSQ):
     revision = 1
     paper_recipe = Recipe(
         optimizer="sgd", lr=0.0033, epochs=90, batch_size=128, weight_decay=5e-5,
-        initialization="pretrained",
+        initialization="pretrained", reestimate_batches=50,
     )  # fmt: skip
     remedy: Literal["freezing", "dampening"] = "freezing"
     momentum: Annotated[float, Field(gt=0, lt=1)] = 0.01

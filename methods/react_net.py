@@ -10,7 +10,7 @@ b, b1 and b2 start at 0 and the slope of PReLU at ¼. So RSign starts as a sign.
 
 Departures. The paper's network is a MobileNet of its own, trained in two steps (activations first,
 then weights) on the distribution of a full-precision teacher. Here the network of the suite is
-trained once, on labels, or with a ``teacher`` in the recipe on the distribution of that network.
+trained once: with ``recipe: paper`` on its own distribution in full precision, otherwise on labels.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from qbench.method import Binary, BitWidths, Layer, Method, PerChannel, Recipe
+from qbench.method import Binary, BitWidths, Layer, Method, PerChannel, Recipe, Teacher
 from qbench.quant.surgery import add_shortcuts, pool_before_norm
 
 from .bireal import MagnitudeAwareWeight, PolynomialSign
@@ -34,6 +34,7 @@ class ReActNet(Method):
     activations = Binary(scales=0, required=True)
     paper_recipe = Recipe(
         optimizer="adam", lr=2.5e-3, schedule="linear", epochs=128, batch_size=512,
+        teacher=Teacher(),
     )  # fmt: skip
 
     def prepare(self, model: nn.Module, bits: BitWidths) -> nn.Module:

@@ -17,7 +17,7 @@ Departures. OFQ's other parts are for transformers and are not here: confidence-
 which only weights near a threshold train on, and the joint quantization of queries and keys. A step
 of an activation is that of the tensor; the authors have one for each token. They add a second shift
 after the quantizer, which the layer turns into a part of its bias. They distil from a
-full-precision teacher, as a ``teacher`` in the recipe does.
+full-precision teacher, as ``recipe: paper`` does.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from qbench.functional import fake_quantize, filter_dims
-from qbench.method import Integers, Layer, Method, PerChannel, Recipe, Uniform
+from qbench.method import Integers, Layer, Method, PerChannel, Recipe, Teacher, Uniform
 
 from .lsq import LSQ
 
@@ -42,6 +42,7 @@ class StatsQ(Method):
     paper_recipe = Recipe(
         optimizer="adamw", lr=5.47e-4, final_lr=1e-5, epochs=300, batch_size=560,
         warmup_epochs=5, weight_decay=0.05, weight_decay_on="weights", initialization="pretrained",
+        teacher=Teacher(),
     )  # fmt: skip
     paper_layers = "first_last_8bit"
 

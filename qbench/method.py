@@ -69,7 +69,7 @@ from qbench.spec.levels import (
 )
 from qbench.spec.names import snake_case
 from qbench.spec.placement import LAYER_INPUTS, PLACEMENTS, Placement
-from qbench.spec.recipe import Recipe
+from qbench.spec.recipe import Recipe, Teacher
 from qbench.spec.tunable import Tunable
 
 _OPTIONS = ConfigDict(
@@ -588,6 +588,7 @@ __all__ = [
     "Recipe",
     "ScopeOption",
     "SumsOfPowersOfTwo",
+    "Teacher",
     "Ternary",
     "Tunable",
     "Uniform",

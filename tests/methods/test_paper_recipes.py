@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from qbench.method import BitWidths, Recipe
+from qbench.method import BitWidths, Recipe, Teacher
 from qbench.quant.attach import attach
 from qbench.quant.options import build_method, build_paper_method
 from qbench.registry import method_class
@@ -136,7 +136,7 @@ RECIPES: list[tuple[str, str, dict[str, Any]]] = [
         "1/1",
         {
             **{"optimizer": "adam", "lr": 2.5e-3, "schedule": "linear", "final_lr": 0},
-            **{"epochs": 128, "batch_size": 512, "weight_decay": 0},
+            **{"epochs": 128, "batch_size": 512, "weight_decay": 0, "teacher": Teacher()},
         },
     ),
     # Xilinx/graffitist, scripts/train_imagenet_tf.py: a factor of 0.94 every 3,000 of 266,910 steps
@@ -188,6 +188,7 @@ RECIPES: list[tuple[str, str, dict[str, Any]]] = [
         {
             **{"optimizer": "adam", "lr": 1.25e-3, "schedule": "linear", "final_lr": 0},
             **{"epochs": 128, "batch_size": 256, "weight_decay": 0, "initialization": "pretrained"},
+            "teacher": Teacher(),
         },
     ),
     # nbasyl/OFQ, train_scripts/deit_t/w2a2_deit_t.sh: 4 GPUs with 140 images each
@@ -198,6 +199,7 @@ RECIPES: list[tuple[str, str, dict[str, Any]]] = [
             **{"optimizer": "adamw", "lr": 5.47e-4, "schedule": "cosine", "epochs": 300},
             **{"batch_size": 560, "warmup_epochs": 5, "weight_decay": 0.05},
             **{"weight_decay_on": "weights", "initialization": "pretrained", "final_lr": 1e-5},
+            "teacher": Teacher(),
         },
     ),
     # Qualcomm-AI-research/oscillations-qat, README.md and utils/click_options.py
@@ -208,6 +210,7 @@ RECIPES: list[tuple[str, str, dict[str, Any]]] = [
             {
                 **{"optimizer": "sgd", "lr": lr, "schedule": "cosine", "final_lr": 0, "epochs": 90},
                 **{"batch_size": 128, "weight_decay": decay, "initialization": "pretrained"},
+                "reestimate_batches": 50,
             },
         )
         for bits, lr, decay in (("4/4", 0.0033, 5e-5), ("3/3", 0.01, 2.5e-5))
