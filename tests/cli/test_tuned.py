@@ -10,53 +10,74 @@ from typer.testing import CliRunner
 from qbench.benchmark.benchmark import Benchmark
 from qbench.cli.main import app
 from qbench.schedule.progress import Summary
-from qbench.train import fingerprint
-from tests.helpers.results import course, result
-from tests.helpers.tuned import SUITE
+from tests.helpers.tuned import SUITE, record
+
+
+class FakeRuns:
+    """Runs that record results which nobody trained.
+
+    Args:
+        limits: How many trials each run ends, at most, before it is interrupted.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *limits: int) -> None:
+        self.trained: list[str] = []
+        self._limits = list(limits)
+        monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        monkeypatch.setattr("qbench.cli.tables.write", lambda *_: None)
+        monkeypatch.setattr(Benchmark, "run", lambda benchmark, *_: self._run(benchmark))
+
+    def _run(self, benchmark: Benchmark) -> Summary:
+        to_do = benchmark.to_do()
+        limit = self._limits.pop(0)
+        for planned in to_do[:limit]:
+            record(benchmark, planned, 50.0 + planned.trial.recipe.lr)
+            self.trained.append(planned.trial.key)
+        return Summary(ended=len(to_do[:limit]), interrupted=len(to_do) > limit)
+
+
+def command(tmp_path: Path, *changes: str) -> list[str]:
+    """Return the arguments that run a suite with a study of one row, from scratch.
+
+    No weights are stored here that a trial could start from.
+    """
+    path = tmp_path / "tuned.yaml"
+    path.write_text(SUITE, encoding="utf-8")
+    small = ("methods=[dorefa]", "recipe.initialization=scratch", "tuning.studies=1", *changes)
+    words = ["run", str(path), "--results", str(tmp_path / "results")]
+    return words + [word for change in small for word in ("--set", change)]
 
 
 def test_a_run_trains_both_stages_and_goes_on_after_an_interruption(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.setattr("qbench.cli.tables.write", lambda *_: None)
-    trained: list[str] = []
-    stop_after = [2, 100, 100]
-
-    def run(self: Benchmark, *_: object) -> Summary:
-        to_do = [planned.trial for planned in self.to_do()]
-        limit = stop_after.pop(0)
-        for trial in to_do[:limit]:
-            made = result(top1=90.0).model_copy(
-                update={
-                    "trial": trial,
-                    "suite": "tuned",
-                    "code": fingerprint.code_of(trial),
-                    "history": course(90.0, trial.recipe.epochs),
-                }
-            )
-            self.store.record(made, None)
-            trained.append(trial.key)
-        return Summary(ended=len(to_do[:limit]), interrupted=len(to_do) > limit)
-
-    monkeypatch.setattr(Benchmark, "run", run)
-    path = tmp_path / "tuned.yaml"
-    path.write_text(SUITE, encoding="utf-8")
-    # From scratch: no weights are stored here that a trial could start from.
-    changes = ("methods=[dorefa]", "recipe.initialization=scratch", "tuning.studies=1")
-    command = ["run", str(path), "--results", str(tmp_path / "results")]
-    command += [word for change in changes for word in ("--set", change)]
-    first = CliRunner().invoke(app, command)
+    runs, words = FakeRuns(monkeypatch, 2, 100, 100), command(tmp_path)
+    first = CliRunner().invoke(app, words)
     assert first.exit_code == 130, first.output
     assert "Interrupted: 2 of 3 trials done." in first.output
 
-    second = CliRunner().invoke(app, command)
+    second = CliRunner().invoke(app, words)
     assert second.exit_code == 0, second.output
     assert "1 trial to train, 2 of 3 done already." in second.output
     assert "2 trials to train, 3 of 5 done already." in second.output  # the winner on two seeds
-    assert len(set(trained)) == len(trained) == 5
+    assert len(set(runs.trained)) == len(runs.trained) == 5
 
-    third = CliRunner().invoke(app, command)
+    third = CliRunner().invoke(app, words)
     assert "All 5 trials are done; nothing to train." in third.output
-    refused = CliRunner().invoke(app, [*command, "--resolve", "1"])
+    refused = CliRunner().invoke(app, [*words, "--resolve", "1"])
     assert "studies, not seeds" in str(refused.exception)
+
+
+def test_optuna_goes_on_after_an_interruption_without_repeating_a_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("optuna")
+    runs = FakeRuns(monkeypatch, 1, 1, 100, 100, 100)
+    words = command(tmp_path, "tuning.search=optuna", "tuning.trials=4")
+    first = CliRunner().invoke(app, words)
+    assert "Interrupted: 1 of 2 trials done." in first.output
+    second = CliRunner().invoke(app, words)
+    assert second.exit_code == 0, second.output
+    for said in ("1 of 2 done", "2 of 3 done", "3 of 4 done", "4 of 6 done"):
+        assert f"{said} already." in second.output
+    assert len(set(runs.trained)) == len(runs.trained) == 6
