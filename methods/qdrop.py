@@ -154,7 +154,8 @@ class DroppedStep(AffineStep):
 
 def drop(quantized: Tensor, x: Tensor, probability: float) -> Tensor:
     """Return values of one tensor with a probability, else of the other."""
-    return torch.where(torch.rand_like(x) < probability, quantized, x)
+    drawn = torch.rand(x.shape, dtype=x.dtype, device=x.device)  # alike in every memory format
+    return torch.where(drawn < probability, quantized, x)
 
 
 def best_grids(w: Tensor, n: int, granularity: Granularity) -> tuple[Tensor, Tensor]:

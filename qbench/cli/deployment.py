@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.text import Text
 
 from qbench.cli.options import (
     AsJson,
@@ -23,6 +21,8 @@ from qbench.errors import QbenchError
 from qbench.files import expanded, resolved
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from qbench.deployment.trials import Deployment
 
 _STYLES = {"green": "green", "red": "red", "refused": "yellow"}
@@ -85,6 +85,8 @@ def deploy(
     recorded. Exit code 0: every file is the network that was measured, or the format cannot express
     it and the reason is printed. 1: a file is another network. 2: a trial or an option is unknown.
     """
+    from rich.console import Console
+
     from qbench.cli import record
     from qbench.deployment.deploy import check_format
     from qbench.deployment.trials import deploy_finished, load_finished
@@ -116,6 +118,8 @@ def show(console: Console, found: Deployment) -> None:
         console: The console.
         found: The result.
     """
+    from rich.text import Text
+
     console.print(
         Text.assemble((found.status, _STYLES[found.status]), f"  {found.name} ({found.key})")
     )
