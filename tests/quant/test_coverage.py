@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from qbench import registry
 from qbench.errors import QbenchError
 from qbench.quant.attach import attach
 from qbench.spec.policies import LayerPolicy
+from tests.helpers.flops import counted_by_torch
 from tests.helpers.transformers import Functional, Recurrent, tiny_swin, tiny_vit
 
 TRANSFORMERS = {
@@ -176,14 +176,7 @@ def shares_by_torch(model: nn.Module, x: Tensor, ends: tuple[str, str]) -> tuple
 
     They follow from what torch counts in each module of the network without quantizers.
     """
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            model(x)
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
-    counts = counter.get_flop_counts()
+    counts = counted_by_torch(model, x).get_flop_counts()
     total = sum(counts["Global"].values())
     inside = sum(
         n for op, n in counts["Global"].items() if "attention" in str(op) or "bmm" in str(op)

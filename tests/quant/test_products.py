@@ -8,23 +8,16 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 from torchvision import models
 from torchvision.ops import DeformConv2d
 
 from qbench.quant.products import Products, count_products
+from tests.helpers.flops import counted_by_torch
 from tests.helpers.transformers import Functional, Recurrent, tiny_swin, tiny_vit
 
 
-def counted_by_torch(model: nn.Module, x: Tensor) -> int:
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            model(x)
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
-    return counter.get_total_flops() // 2
+def total_by_torch(model: nn.Module, x: Tensor) -> int:
+    return counted_by_torch(model, x).get_total_flops() // 2
 
 
 def by_parameter(found: Products) -> dict[str, int]:
@@ -46,7 +39,7 @@ def test_the_total_is_that_of_torch(name: str) -> None:
         model = models.get_model(name, weights=None).eval()
         x = torch.zeros(1, 3, 224, 224)
     found = count_products(model, x)
-    assert found.multiply_adds == counted_by_torch(model, x)
+    assert found.multiply_adds == total_by_torch(model, x)
     assert not found.opaque
 
 
@@ -61,7 +54,7 @@ def test_the_total_is_that_of_torch(name: str) -> None:
     ],
 )
 def test_the_total_on_a_cpu_is_that_of_torch(model: nn.Module, x: Tensor) -> None:
-    assert count_products(model.eval(), x).multiply_adds == counted_by_torch(model, x)
+    assert count_products(model.eval(), x).multiply_adds == total_by_torch(model, x)
 
 
 def test_parameters_that_no_module_multiplies_are_followed() -> None:
