@@ -93,10 +93,16 @@ def _record(folder: Path, key: str) -> Path:
 
 
 def _read(folder: Path, run: Run, key: str) -> Deployment | None:
-    """Return the record of a trial. None if there is none, or one from before its training."""
+    """Return the record of a trial.
+
+    None if there is none, or one from before its training, or one that is damaged.
+    """
     from qbench.deployment.trials import Deployment
 
     file = _record(folder, key)
     if not file.exists() or 1000 * file.stat().st_mtime < (run.end_time or 0):
         return None
-    return Deployment.model_validate_json(file.read_text(encoding="utf-8"))
+    try:
+        return Deployment.model_validate_json(file.read_bytes())
+    except ValueError:
+        return None

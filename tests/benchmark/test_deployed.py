@@ -66,3 +66,13 @@ def test_a_record_from_before_training_does_not_count(benchmark: Benchmark) -> N
     assert deployed.columns(benchmark, keys)["exported"].tolist() == ["yes"]
     os.utime(file, (0, 0))
     assert "not deployed yet" in deployed.columns(benchmark, keys)["exported"][0]
+
+
+def test_a_damaged_record_does_not_count(benchmark: Benchmark) -> None:
+    trial = next(p.trial for p in benchmark.planned if benchmark.status(p) == "done")
+    file = benchmark.results / "deployed" / f"{trial.key}.onnx.json"
+    file.parent.mkdir()
+    keys = pd.Series([trial.key])
+    for content in (b'{"key": "', b"\xff\xfe", b"[]"):
+        file.write_bytes(content)
+        assert "not deployed yet" in deployed.columns(benchmark, keys)["exported"][0]
