@@ -51,7 +51,6 @@ class Case:
         step: Distance of levels.
         rows: Whether the parameters have a value for each row.
         passes_all: Whether the gradient passes everywhere.
-        parts: Number of terms that are computed for each value.
         curved: Whether loops compute the gradient by polynomials in float32.
     """
 
@@ -62,7 +61,6 @@ class Case:
     rows: bool = False
     passes_all: bool = False
     curved: bool = False
-    parts: int = 1
 
     def parameters(self, dtype: torch.dtype, x: Tensor) -> list[Tensor]:
         """Return fresh learned parameters for a tensor."""
@@ -151,7 +149,6 @@ CASES: Mapping[str, Case] = {
         (0.5, 0.125, -0.5, 0.7, 0.3, 0.2),
         (-0.5, 0.0, 0.5, 1.0, 1.5),
         0.125,
-        parts=3,
     ),
     "soft_uniform": Case(
         lambda x, low, high, alpha: soft_uniform(x, low, high, (high - low) / 3, alpha, 3),

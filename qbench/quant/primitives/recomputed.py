@@ -2,8 +2,9 @@
 
 A convolution keeps its weight for the backward pass, and a quantized weight is as large as the
 latent one that it is computed from. So a function that keeps what it was computed from notes how to
-compute its result again, and a layer's weight is forgotten where that is noted. Activations are
-kept, as to compute them again would cost more time than the memory is worth.
+compute its result again, and a large weight of a layer is forgotten where that is noted. Small
+weights and activations are kept, as to compute them again would cost more time than the memory is
+worth.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+LARGE = 2**21
+"""Number of values from which on a weight is computed again."""
 
 
 def source_of(x: Tensor) -> Any:
@@ -68,7 +72,7 @@ def compute(node: Any) -> Tensor:
 
 
 def release_weight(output: Tensor) -> None:
-    """Let the backward pass of a layer compute its weight again, if that is possible.
+    """Let the backward pass of a layer compute its large weight again, if that is possible.
 
     Args:
         output: Output of a convolution or a linear layer.
@@ -78,7 +82,7 @@ def release_weight(output: Tensor) -> None:
         node = node.next_functions[0][0]
     for name in ("weight", "mat2"):
         weight = getattr(node, f"_saved_{name}", None)
-        if weight is None:
+        if weight is None or weight.numel() < LARGE:
             continue
         source = source_of(weight if weight._base is None else weight._base)
         if source is None:

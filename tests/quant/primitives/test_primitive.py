@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 import pytest
@@ -232,38 +231,3 @@ def test_the_number_of_threads_makes_no_difference(name: str) -> None:
         torch.set_num_threads(threads)
     for others in found[1:]:
         assert all(map(same_bits, others, found[0]))
-
-
-def seconds(function: Callable[[], object]) -> float:
-    """Least processor time of a few calls."""
-    times = []
-    for _ in range(5):
-        start = time.process_time()
-        function()
-        times.append(time.process_time() - start)
-    return min(times)
-
-
-@pytest.mark.skipif(not HAS_C, reason="has no C compiler")
-@pytest.mark.parametrize("dtype", DTYPES)
-@EVERY
-def test_no_loop_is_scalar(name: str, dtype: torch.dtype) -> None:
-    # A vector loop takes up to twice as long as a ReLU and a scalar one ten times and more; with a
-    # curve five times and thirty.
-    x, case = torch.randn(64, 2**13, dtype=dtype).requires_grad_(), CASES[name]
-    if case.curved and dtype == torch.float64:
-        pytest.skip("in float64 curves are those of the C library")
-    parameters, g = case.parameters(dtype, x), torch.randn_like(x)
-    leaves, threads = [x, *parameters], torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        own, relu = [], []
-        for _ in range(6):  # on a busy machine the least of a few calls is still too long
-            own.append(seconds(lambda: torch.autograd.grad(case.function(*leaves), leaves, g)))
-            relu.append(seconds(lambda: torch.autograd.grad(x.relu(), x, g)))
-            ratio = min(own) / min(relu)
-            if ratio < (15 if case.curved else 4 * case.parts):
-                return
-    finally:
-        torch.set_num_threads(threads)
-    pytest.fail(f"{ratio:.1f} times as long as a ReLU")

@@ -22,10 +22,16 @@ from qbench.functional import (
     to_levels,
 )
 from qbench.quant.attach import attach
+from qbench.quant.primitives import recomputed
 from qbench.quant.primitives.recomputed import release_weight, source_of
 from tests.helpers.primitives import ENGINES, force
 
 BOTH = pytest.mark.parametrize("engine", ENGINES)
+
+
+@pytest.fixture(autouse=True)
+def small_weights_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recomputed, "LARGE", 0)
 
 
 def lsq(w: Tensor) -> Tensor:
@@ -104,6 +110,17 @@ def test_a_layer_with_a_quantizer_does_not_keep_its_quantized_weight() -> None:
     assert all(ref() is None for ref in made)
     y.sum().backward()
     assert all(layer.latent_weight.grad is not None for layer in handle.layers)
+
+
+def test_a_small_weight_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    function, x, w = tensors("convolution")
+    quantized = binarize(w)
+    kept = weakref.ref(quantized)
+    monkeypatch.setattr(recomputed, "LARGE", w.numel() + 1)
+    y = function(x, quantized)
+    release_weight(y)
+    del quantized
+    assert kept() is not None
 
 
 def test_what_a_quantizer_changes_after_its_forward_pass_changes_no_gradient() -> None:
