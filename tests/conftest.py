@@ -13,12 +13,18 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
+from filelock import FileLock
+
+# One thread for each worker of pytest, and for what it starts: more wait for each other on small
+# tensors. Torch reads the number when it is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # One thread for each worker of pytest, and for what it starts: more wait for each other on small
 # tensors. Torch reads the number when it is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from qbench import local_modules, plugins, registry
+from tests.helpers import forked
 
 TINY = """\
 name: tiny
@@ -55,7 +61,12 @@ class Qbench:
     environment: dict[str, str]
 
     def __call__(self, *arguments: str | Path, code: int = 0, timeout: float = 300) -> str:
-        """Run `qbench`, expect an exit code, return what it printed."""
+        """Run `qbench` in a forked process, expect an exit code, return what it printed."""
+        words = [*map(str, arguments)]
+        return self._expect(code, *forked.run(words, self.environment, timeout))
+
+    def fresh(self, *arguments: str | Path, code: int = 0, timeout: float = 300) -> str:
+        """Run `qbench` as a shell does, with all imports, which takes seconds more."""
         done = subprocess.run(
             self.command(*arguments),
             env=self.environment,
@@ -63,8 +74,10 @@ class Qbench:
             text=True,
             timeout=timeout,
         )
-        output = done.stdout + done.stderr
-        assert done.returncode == code, output
+        return self._expect(code, done.returncode, done.stdout + done.stderr)
+
+    def _expect(self, code: int, found: int, output: str) -> str:
+        assert found == code, output
         assert "Traceback" not in output, output
         return output
 
@@ -122,9 +135,20 @@ def tiny_run(
     tmp_path_factory: pytest.TempPathFactory,
     qbench_in: Callable[[Path], Qbench],
 ) -> TinyRun:
-    """The tiny suite, run undisturbed."""
-    qbench = qbench_in(tmp_path_factory.mktemp("results"))
-    return TinyRun(tiny_suite, qbench, qbench("run", tiny_suite))
+    """The tiny suite, run undisturbed.
+
+    One worker of pytest-xdist runs it, and each has a copy of its results, which tests may change.
+    """
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # of the temporary folders of all workers
+    original, output = folder / "tiny_run", folder / "tiny_run.txt"
+    with FileLock(folder / "tiny_run.lock"):
+        if not output.exists():
+            ran = qbench_in(original).fresh("run", tiny_suite)
+            output.write_text(ran, encoding="utf-8")
+    results = shutil.copytree(original, tmp_path_factory.mktemp("results") / "tiny_run")
+    return TinyRun(tiny_suite, qbench_in(Path(results)), output.read_text(encoding="utf-8"))
 
 
 class QbenchHere(Protocol):

@@ -18,7 +18,7 @@ from tests.conftest import QbenchHere, TinyRun
 
 def test_show_tells_everything_of_a_trial(tiny_run: TinyRun) -> None:
     key = next(t["key"] for t in tiny_run.qbench.plan(tiny_run.suite) if t["bits"] == "2/2")
-    record = json.loads(tiny_run.qbench("show", key[:10], "--json"))
+    record = json.loads(tiny_run.qbench.fresh("show", key[:10], "--json"))
     assert record["key"] == key
     assert record["trial"]["bits"] == "2/2"
     assert record["environment"]["torch"]

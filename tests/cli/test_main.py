@@ -38,7 +38,7 @@ def test_help_and_version(tmp_path: Path, qbench_in: MakeQbench) -> None:
     qbench = qbench_in(tmp_path)
     assert "qbench plan suites/digits_start.yaml" in qbench("--help")
     assert "--set" in qbench("run", "--help")
-    assert qbench("--version").startswith("qbench 0.")
+    assert qbench.fresh("--version").startswith("qbench 0.")
     assert "(qbench-quant)" in qbench("--version")
 
 
@@ -66,7 +66,7 @@ def test_leaderboard_rebuilds_the_same_bytes(tiny_run: TinyRun) -> None:
     before = everything(tiny_run.folder)
     for path in tiny_run.folder.iterdir():
         path.unlink()
-    tiny_run.qbench("leaderboard", tiny_run.suite)
+    tiny_run.qbench.fresh("leaderboard", tiny_run.suite)
     assert everything(tiny_run.folder) == before
 
 

@@ -20,7 +20,7 @@ def test_plan_tells_what_is_done_and_what_cannot_be(tiny_run: TinyRun) -> None:
     assert statuses["ste", "2/2", 1] == "done"
     assert statuses["twn", "1/32", 0] == "unsupported"
     assert {"key", "method", "model", "dataset", "bits", "seed", "status"} <= trials[0].keys()
-    shown = tiny_run.qbench("plan", tiny_run.suite, "--set", "seeds=[0, 1, 2]")
+    shown = tiny_run.qbench.fresh("plan", tiny_run.suite, "--set", "seeds=[0, 1, 2]")
     assert "8 trials to train, about" in shown
     assert "its weights have 2 bits" in shown
 

@@ -47,7 +47,7 @@ def qbench(qbench_in: Callable[[Path], Qbench], tmp_path: Path) -> Qbench:
 
 
 def test_a_profile_is_a_table_with_the_machine_below(qbench: Qbench) -> None:
-    text = qbench("profile", "quantization_networks", "--bits", "3(±4)/2", *SMALL)
+    text = qbench.fresh("profile", "quantization_networks", "--bits", "3(±4)/2", *SMALL)
     header, plain, quantized, machine = text.strip().splitlines()[-4:]
     assert "step, ms" in header
     assert "peak memory, MiB" in header

@@ -26,7 +26,7 @@ def qbench(qbench_in: Callable[[Path], Qbench], tmp_path: Path) -> Qbench:
 def test_a_new_method_keeps_the_contract_passes_its_test_and_is_in_the_table(
     qbench: Qbench, tmp_path: Path, tiny_suite: Path
 ) -> None:
-    output = qbench("new-method", "half_wave", "--in", tmp_path)
+    output = qbench.fresh("new-method", "half_wave", "--in", tmp_path)
     file = tmp_path / "half_wave.py"
     assert f"qbench check {file}" in output
     assert "half_wave keeps the contract" in qbench("check", file, "--quick")

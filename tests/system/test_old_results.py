@@ -270,7 +270,7 @@ def probe() -> dict[str, str]:
 
 def test_exported_files_are_imported_and_not_stale(tmp_path: Path, qbench_in: MakeQbench) -> None:
     qbench = qbench_in(tmp_path / "results")
-    qbench("import", FIXTURES / "exported")
+    qbench.fresh("import", FIXTURES / "exported")
     assert_done(qbench.plan(SUITE, *AS_IT_WAS))
 
 

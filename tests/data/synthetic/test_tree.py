@@ -45,7 +45,7 @@ def test_a_folder_that_holds_something_else_is_left_as_it_is(
     qbench: Qbench, tmp_path: Path
 ) -> None:
     (tmp_path / "notes.txt").write_text("mine", encoding="utf-8")
-    output = qbench("data", "voc-like", tmp_path, code=2)
+    output = qbench.fresh("data", "voc-like", tmp_path, code=2)
     assert f"{tmp_path} is not empty" in output
     assert "name a folder that is empty or not there yet" in output
     assert everything(tmp_path) == {"notes.txt": b"mine"}
