@@ -170,8 +170,8 @@ def odd() -> nn.Module:
     a, b, c = (2 * torch.randint(2, 7, (3,)) + 1).tolist()
     return nn.Sequential(
         *_block(3, a, size=5), *_block(a, 1), *_block(1, b, size=1),
-        *_block(b, c), nn.AdaptiveAvgPool2d(16), nn.Flatten(), nn.Linear(256 * c, 16), nn.ReLU(),
-        nn.Linear(16, 1), nn.Linear(1, 1), nn.Linear(1, OUTPUTS),
+        *_block(b, c), nn.AdaptiveAvgPool2d(8), nn.Flatten(), nn.Linear(64 * c, 64), nn.ReLU(),
+        nn.Linear(64, 1), nn.Linear(1, 1), nn.Linear(1, OUTPUTS),
     )  # fmt: skip
 
 
