@@ -44,32 +44,45 @@ def cell_sums(
     """
     x, thresholds = x.detach(), thresholds.detach()
     values = x if values is None else values.detach()
-    rows, steps = thresholds.numel() // thresholds.shape[-1], thresholds.shape[-1]
-    if _has_loop(x) and steps <= _MOST_THRESHOLDS:
-        a = dense(x) if rows == 1 else x.contiguous()
-        b, tables = laid_out_as(values, a), thresholds.contiguous()
-        found = block_sums(rows, x.numel() // rows, 2 * steps + 1)
-        if LOOPS.run("cells", (a, b, tables, found), (rows, x.numel() // rows, steps, right)):
-            above, totals, everything = found[:rows].split((steps, steps, 1), dim=1)
-            ones = torch.full_like(everything, x.numel() // rows)
-            edges = torch.cat([ones, above], 1), torch.cat([everything, totals], 1)
-            ends = torch.zeros_like(everything)
-            counts, sums = (-torch.cat([edge, ends], 1).diff(dim=1) for edge in edges)
-            shape = (*thresholds.shape[:-1], steps + 1)
-            return counts.reshape(shape), sums.reshape(shape)
-    return _cell_sums_formula(x, thresholds, values, right)
-
-
-def _cell_sums_formula(
-    x: Tensor, thresholds: Tensor, values: Tensor, right: bool
-) -> tuple[Tensor, Tensor]:
     tables = thresholds.reshape(-1, thresholds.shape[-1]).contiguous()
+    find = _beyond if tables.shape[1] <= _MOST_THRESHOLDS else _within
+    shape = *thresholds.shape[:-1], -1
+    counts, sums = (found.reshape(shape) for found in find(x, tables, values, right))
+    return counts, sums
+
+
+def _beyond(x: Tensor, tables: Tensor, values: Tensor, right: bool) -> tuple[Tensor, Tensor]:
+    """Subtract what lies above one threshold from what lies above the threshold before."""
+    steps = tables.shape[1]
+    above, totals, total = _above(x, tables, values, right).split((steps, steps, 1), dim=1)
+    everything, nothing = torch.full_like(total, x.numel() // len(tables)), torch.zeros_like(total)
+    counts = -torch.cat([everything, above, nothing], 1).diff(dim=1)
+    return counts, -torch.cat([total, totals, nothing], 1).diff(dim=1)
+
+
+def _above(x: Tensor, tables: Tensor, values: Tensor, right: bool) -> Tensor:
+    """Return of each row how many lie above each threshold, their sums, and the sum of all."""
+    rows, steps = tables.shape
+    if _has_loop(x):
+        a = dense(x) if rows == 1 else x.contiguous()
+        found = block_sums(rows, x.numel() // rows, 2 * steps + 1)
+        tensors, sizes = (a, laid_out_as(values, a), tables, found), (rows, x.numel() // rows)
+        if LOOPS.run("cells", tensors, (*sizes, steps, right)):
+            return found[:rows]
+    a, b = x.reshape(rows, -1), values.reshape(rows, -1)
+    limits = [tables[:, k : k + 1] for k in range(steps)]
+    above = [~(a < limit if right else a <= limit) for limit in limits]  # NaN is above all
+    counts = [each.sum(1, dtype=torch.float64) for each in above]
+    totals = [b.where(each, 0).sum(1, dtype=torch.float64) for each in above]
+    return torch.stack([*counts, *totals, b.sum(1, dtype=torch.float64)], dim=1)
+
+
+def _within(x: Tensor, tables: Tensor, values: Tensor, right: bool) -> tuple[Tensor, Tensor]:
+    """Add each value to the cell that a binary search finds."""
     cells = torch.searchsorted(tables, x.reshape(len(tables), -1).contiguous(), right=right)
     added = values.reshape(cells.shape).double()  # a float32 cannot count beyond 2²⁴
     zero = added.new_zeros(len(tables), tables.shape[1] + 1)
-    found = (zero.scatter_add(1, cells, each) for each in (torch.ones_like(added), added))
-    counts, sums = (each.reshape(*thresholds.shape[:-1], -1) for each in found)
-    return counts, sums
+    return zero.scatter_add(1, cells, torch.ones_like(added)), zero.scatter_add(1, cells, added)
 
 
 def _has_loop(x: Tensor) -> bool:
