@@ -18,7 +18,6 @@ from pathlib import Path
 _IMPORTED = [
     "matplotlib.pyplot",
     "mlflow",
-    "ray.tune",
     "seaborn",
     "torch._dynamo",
     "torchmetrics",
@@ -27,7 +26,6 @@ _IMPORTED = [
     "qbench.benchmark.benchmark",
     "qbench.lab.check",
     "qbench.report.write",
-    "qbench.schedule.tune",
     "tests.helpers.forked",
 ]
 

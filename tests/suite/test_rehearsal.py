@@ -65,7 +65,7 @@ def test_a_rehearsal_of_imagenet_makes_its_images(tmp_path: Path, qbench_in: Mak
     suite.write_text(IMAGENET, encoding="utf-8")
     qbench = qbench_in(tmp_path / "results")
     # Neither data nor weights are there, and neither is needed.
-    output = qbench.fresh("rehearse", suite, "--set", "methods=[bwn]", "--set", "bits=[1/32]")
+    output = qbench("rehearse", suite, "--set", "methods=[bwn]", "--set", "bits=[1/32]")
     assert "[1/1] BWN 1/32 resnet18 " in output
     folder = tmp_path / "results" / "rehearsal"
     assert (folder / "data" / "imagenet" / "train").is_dir()
