@@ -302,12 +302,17 @@ class Benchmark:
         wanted = {planned.trial.key for planned in waiting} | again
         return [planned for planned in self.planned if planned.trial.key in wanted]
 
-    def awaited(self) -> list[Trial]:
+    def awaited(self) -> list[PlannedTrial]:
         """Return trials like those of a tuned suite that will follow from results to come."""
         if self.tuned is None:
             return []
-        metric = self.dataset.shown[0]
-        return [each.trial for each in tuning.awaited(self.tuned, self.runs, metric)]
+        return tuning.awaited(self.tuned, self.runs, self.dataset.shown[0])
+
+    def discard_checkpoints(self) -> None:
+        """Delete the checkpoints that configurations of studies would have gone on from."""
+        if self.tuned is not None:
+            for trial in tuning.stopped(self.tuned, self.runs, self.dataset.shown[0]):
+                self.spool.discard_checkpoint(trial.whole.key)
 
     def missing(self) -> list[str]:
         """Return which data and weights a run needs and does not have, a sentence for each.

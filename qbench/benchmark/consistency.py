@@ -203,14 +203,14 @@ def _wrong_metrics(result: Result) -> str:
 
 
 def _wrong_epochs(result: Result) -> str:
-    wanted = result.trial.recipe.epochs
+    wanted = result.trial.epochs
     numbers = [record.get("epoch") for record in result.history]
     for expected, number in enumerate(numbers, 1):
         if number != expected:
             named = "no number" if number is None else f"epoch {number:g}"
             return f"its history has {named} where epoch {expected} belongs"
     if len(numbers) > wanted or (result.status == "done" and len(numbers) < wanted):
-        return f"its history has {len(numbers)} epochs, and its recipe {wanted}"
+        return f"its history has {counted(len(numbers), 'epoch')}, and it trains {wanted}"
     return ""
 
 

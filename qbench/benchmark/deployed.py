@@ -37,6 +37,7 @@ def deploy(benchmark: Benchmark, told: Callable[[Deployment], None]) -> None:
         run = benchmark.runs.get(planned.trial.key)
         if (
             run is None
+            or planned.trial.validation  # no table has it
             or benchmark.status(planned) != "done"
             or _read(folder, run, planned.trial.key)
         ):

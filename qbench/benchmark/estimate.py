@@ -23,7 +23,7 @@ from qbench.data import Dataset
 from qbench.report.problems import noted
 from qbench.schedule.capacity import Share, trials_at_once
 from qbench.spec.trial import FP32, Trial
-from qbench.suite.grid import without_storage
+from qbench.suite.grid import PlannedTrial, without_storage
 
 QUANTIZED_FACTOR = 1.6
 """Time of a quantized step over that of a full-precision one, before any has been measured."""
@@ -61,7 +61,7 @@ class Estimator:
             for planned in source.planned:
                 if source.status(planned) == "done":
                     metrics = source.runs[planned.trial.key].metrics
-                    per_epoch = metrics["seconds"] / max(1, planned.trial.recipe.epochs)
+                    per_epoch = metrics["seconds"] / _epochs(planned)
                     for kind in _kinds(planned.trial):
                         measured[kind].append(per_epoch)
         self.problems: list[str] = []
@@ -77,27 +77,28 @@ class Estimator:
         process = Share(*self._resources.process(*machine, self._dataset.loader_workers))
         return max(1, trials_at_once(process, self._resources.processes, [machine]))
 
-    def seconds(self, trial: Trial) -> float:
+    def seconds(self, planned: PlannedTrial) -> float:
         """Return the seconds that one trial takes, or NaN if its model cannot be timed.
 
         Times a training step of the model if no finished trial resembles this one.
 
         Args:
-            trial: The trial.
+            planned: The trial.
         """
+        trial, epochs = planned.trial, _epochs(planned)
         for kind in _kinds(trial):
             if kind in self._epoch_seconds:
-                return self._epoch_seconds[kind] * max(1, trial.recipe.epochs)
+                return self._epoch_seconds[kind] * epochs
         factor = 1.0 if trial.method == FP32 else QUANTIZED_FACTOR
-        epochs = max(1, trial.recipe.epochs)
         train, test = self._dataset.sizes()
         images: float = train * epochs
         if trial.recipe.steps is not None:
-            images = min(images, trial.recipe.steps * trial.recipe.batch_size * trial.recipe.epochs)
+            steps = trial.recipe.steps * planned.epochs_to_train
+            images = min(images, steps * trial.recipe.batch_size)
         images += _EVALUATION_FACTOR * test * epochs
         return TRIAL_SECONDS + factor * images * self._image_seconds(trial)
 
-    def total_seconds(self, trials: Sequence[Trial]) -> float:
+    def total_seconds(self, trials: Sequence[PlannedTrial]) -> float:
         """Return the seconds that trials take when as many as fit are trained at once.
 
         Trials of models that cannot be timed are left out.
@@ -105,10 +106,10 @@ class Estimator:
         Args:
             trials: The trials.
         """
-        known = (seconds for trial in trials if (seconds := self.seconds(trial)) == seconds)
+        known = (seconds for each in trials if (seconds := self.seconds(each)) == seconds)
         return sum(known) / self.at_once
 
-    def run_seconds(self, trials: Sequence[Trial]) -> float:
+    def run_seconds(self, trials: Sequence[PlannedTrial]) -> float:
         """Return the seconds of a run of trials, with the start of Ray; 0 if there are none.
 
         Args:
@@ -116,18 +117,21 @@ class Estimator:
         """
         return START_SECONDS + self.total_seconds(trials) if trials else 0.0
 
-    def disk_bytes(self, trials: Sequence[Trial]) -> int:
+    def disk_bytes(self, trials: Sequence[PlannedTrial]) -> int:
         """Return the bytes on disk that trials take.
 
         These are the hardened weights of all, and the checkpoints of those that are trained at
-        once.
+        once, and of those from which others go on.
 
         Args:
             trials: The trials.
         """
-        sizes = {model: self._weight_bytes(model) for model in {t.architecture for t in trials}}
-        stored = sum(sizes[trial.architecture] for trial in trials)
+        networks = [planned.trial.architecture for planned in trials]
+        sizes = {network: self._weight_bytes(network) for network in set(networks)}
+        stored = sum(sizes[network] for network in networks)
         checkpoints = self.at_once * max(sizes.values(), default=0)
+        first = [p.trial for p in trials if p.trial.stop_after and not p.epochs_before]
+        checkpoints += sum(sizes[trial.architecture] for trial in first)
         return stored + 2 * checkpoints  # a checkpoint also holds the optimizer's momentum
 
     def _weight_bytes(self, model: str) -> int:
@@ -146,6 +150,11 @@ class Estimator:
             with noted(self.problems, f"the time of {trial.architecture}"):
                 self._timed[kind] = image_seconds(trial.architecture, self._dataset, trial.threads)
         return self._timed[kind]
+
+
+def _epochs(planned: PlannedTrial) -> int:
+    """Return the number of epochs that the time of a trial is divided by."""
+    return max(1, planned.epochs_to_train)
 
 
 def _kinds(trial: Trial) -> list[tuple[str, ...]]:

@@ -73,8 +73,10 @@ def write(benchmark: Benchmark, html: bool = False) -> Report:
     finished = {key: run for key, run in runs.items() if run.status == "FINISHED"}
     histories = _histories(store, finished, history_columns(presentation.shown[0]), names, problems)
     further = _draw_examples(benchmark, problems)
-    chosen = benchmark.suite.tuning.search == "optuna"  # by scores, so that their order matters
-    if configurations is not None and not (chosen or benchmark.rehearsal):
+    tuning = benchmark.suite.tuning
+    # The figure is of configurations that no score has chosen or stopped.
+    alike = tuning.search != "optuna" and tuning.scheduler == "none"
+    if configurations is not None and alike and not benchmark.rehearsal:
         further += _draw_tuning(benchmark, presentation, trials, configurations, problems)
     evidence = None
     if html:

@@ -125,5 +125,8 @@ def set_aside(benchmark: Benchmark, what: Sequence[str]) -> int:
         and not chosen.isdisjoint((planned.trial.key, *planned.trial.sources))
     ]
     benchmark.store.set_aside(benchmark.runs[key] for key in keys)
+    for planned in benchmark.planned:
+        if planned.trial.stop_after and planned.trial.key in keys:
+            benchmark.spool.discard_checkpoint(planned.trial.whole.key)
     benchmark.refresh()
     return len(keys)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,9 @@ from qbench.suite.grid import PlannedTrial, expand
 
 FILE = "tuning.csv"
 EFFECT_FILE = "tuning_effect.csv"
-CONFIGURATION = ["label", "model", "bits", "study", "place", "score", "key", "values"]
+CONFIGURATION = [
+    *("label", "model", "bits", "study", "place", "score", "key", "values", "stop_after"),
+]
 
 
 def tested(benchmark: Benchmark, trials: pd.DataFrame) -> pd.DataFrame:
@@ -82,8 +86,9 @@ def configurations(benchmark: Benchmark) -> pd.DataFrame:
 
     Returns:
         A frame with the columns `CONFIGURATION`: ``place`` is 1 for the winner of a study, and
-        ``score`` the metric on validation images, in %. Those that failed come last, with a score
-        of NaN.
+        ``score`` the metric on validation images, in %. Behind those that were trained to the end
+        are those that a scheduler has stopped, the latest first, with the epoch of their score in
+        ``stop_after`` (otherwise 0). Those that failed come last, with a score of NaN.
     """
     rows = []
     scores = scores_of(benchmark.runs, benchmark.dataset.shown[0])
@@ -91,13 +96,20 @@ def configurations(benchmark: Benchmark) -> pd.DataFrame:
         found = study_of(search, scores)
         if found is None:
             continue
-        failed = [each for each in search.known if each not in found.ranking]
-        for place, each in enumerate([*found.ranking, *failed], 1):
+        # Of each configuration, the longest trial. Sorting keeps the order of equal ones.
+        longest = {each.trial.whole.key: each for each in search.known}.values()
+        ranked = sorted(longest, key=lambda each: _merit(each, scores), reverse=True)
+        for place, each in enumerate(ranked, 1):
             trial, values, score = each.trial, dict(each.values), scores[each.trial.key]
-            rows.append(
-                [each.label, trial.model, trial.bits, each.study, place, score, trial.key, values]
-            )
+            row = [each.label, trial.model, trial.bits, each.study, place, score, trial.key, values]
+            rows.append([*row, trial.stop_after])
     return pd.DataFrame(rows, columns=CONFIGURATION)
+
+
+def _merit(planned: PlannedTrial, scores: Mapping[str, float]) -> tuple[bool, int, float]:
+    """Return what the place of a configuration follows from; larger is better."""
+    score = scores[planned.trial.key]
+    return (False, 0, 0.0) if math.isnan(score) else (True, planned.trial.epochs, score)
 
 
 def with_aligned_recipe(benchmark: Benchmark) -> Benchmark:

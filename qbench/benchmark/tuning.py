@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from qbench.spec.trial import Trial
 from qbench.store.mlflow import Store
 from qbench.store.run import Run
 from qbench.store.tags import REASON
@@ -18,8 +19,8 @@ class Study:
     """Ranking of the configurations of a study.
 
     Attributes:
-        ranking: Configurations whose trials are done, the best on validation images first. Equal
-            ones are in the order in which they are searched.
+        ranking: Configurations that were trained to the end, the best on validation images first.
+            Equal ones are in the order in which they are searched.
         scores: The metric of each of them on validation images, in %.
     """
 
@@ -49,7 +50,7 @@ def study_of(search: Search, scores: Mapping[str, float]) -> Study | None:
     """
     if search.following or any(each.trial.key not in scores for each in search.known):
         return None
-    scored = [(scores[each.trial.key], each) for each in search.known]
+    scored = [(scores[each.trial.key], each) for each in search.finalists]
     ranked = sorted(((s, c) for s, c in scored if s == s), key=lambda pair: -pair[0])
     return Study([c for _, c in ranked], [s for s, _ in ranked])
 
@@ -75,11 +76,32 @@ def planned(grid: TunedGrid, runs: Mapping[str, Run], metric: str) -> list[Plann
         if found.ranking:
             second += grid.second_stage(found.ranking[0])
         else:
-            first = search.known[0]
-            reason = runs[first.trial.key].tags.get(REASON, "")
-            failed = replace(first, unsupported=f"every configuration failed: {reason}")
-            second += grid.second_stage(failed)
+            failed = next(each for each in search.known if math.isnan(scores[each.trial.key]))
+            reason = runs[failed.trial.key].tags.get(REASON, "")
+            without = replace(failed, unsupported=f"every configuration failed: {reason}")
+            second += grid.second_stage(without)
     return grid.with_bases([*(each for search in searches for each in search.known), *second])
+
+
+def stopped(grid: TunedGrid, runs: Mapping[str, Run], metric: str) -> list[Trial]:
+    """Return the trials from which no longer one goes on any more.
+
+    Args:
+        grid: Trials of the suite.
+        runs: MLflow run of each trial that has ended, by key.
+        metric: Metric that decides.
+
+    Returns:
+        Trials that were stopped, of the studies that have ended. Configurations that failed are
+        left out, since the next run tries them again.
+    """
+    scores, found = scores_of(runs, metric), list[Trial]()
+    for search in grid.searches(scores):
+        if study_of(search, scores) is not None:
+            trials = [each.trial for each in search.known]
+            failed = {trial.whole.key for trial in trials if math.isnan(scores[trial.key])}
+            found += [t for t in trials if t.stop_after and t.whole.key not in failed]
+    return found
 
 
 def awaited(grid: TunedGrid, runs: Mapping[str, Run], metric: str) -> list[PlannedTrial]:
@@ -91,10 +113,10 @@ def awaited(grid: TunedGrid, runs: Mapping[str, Run], metric: str) -> list[Plann
         metric: Metric that decides.
 
     Returns:
-        Configurations that scores choose, and the second stage of studies whose first has not
-        ended.
+        Trials of configurations that scores choose or let go on, and the second stage of studies
+        whose first has not ended.
     """
     scores = scores_of(runs, metric)
     waiting = [s for s in grid.searches(scores) if study_of(s, scores) is None]
-    first = [each for search in waiting for each in search.known[:1] * search.following]
+    first = [each for search in waiting for each in search.following]
     return first + grid.with_bases([p for s in waiting for p in grid.second_stage(s.known[0])])

@@ -182,9 +182,7 @@ class Verifier:
     def _train(self, trial: Trial, start: _Start, teacher: _Start) -> tuple[Result, bytes | None]:
         training = Training(trial, start.weights, self._execution(trial), teacher.weights)
         for record in training.epochs():
-            _LOGGER.info(
-                "Training %s: epoch %d of %d", trial.name, record["epoch"], trial.recipe.epochs
-            )
+            _LOGGER.info("Training %s: epoch %d of %d", trial.name, record["epoch"], trial.epochs)
         if training.result.reason == INTERRUPTED:
             raise KeyboardInterrupt
         return training.result, training.weights
@@ -295,9 +293,8 @@ def _value(result: Result) -> float:
 
 def _column(trial: Trial) -> str:
     """Return what the trials of a column of a table have in common."""
-    own = trial.model_dump(
-        mode="json", include={"dataset", "data", "model", "bits", "recipe", "validation"}
-    )
+    shared = {"dataset", "data", "model", "bits", "recipe", "validation", "stop_after"}
+    own = trial.model_dump(mode="json", include=shared)
     return json.dumps(own, sort_keys=True)
 
 

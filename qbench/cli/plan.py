@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -20,9 +21,11 @@ from qbench.benchmark.estimate import Estimator
 from qbench.cli.words import duration, rounded, size
 from qbench.spec.bits import BitWidths
 from qbench.spec.placement import LAYER_INPUTS
-from qbench.spec.trial import FP32, Trial
+from qbench.spec.trial import FP32
 from qbench.spec.words import counted
+from qbench.suite import halving
 from qbench.suite.grid import PlannedTrial
+from qbench.suite.tuning import Tuning
 
 _WIDEST = 1000
 
@@ -40,7 +43,7 @@ def as_json(benchmark: Benchmark) -> dict[str, Any]:
     """
     estimator = Estimator(benchmark)
     awaited = benchmark.awaited()
-    every = [*_to_do(benchmark), *awaited]
+    every = [*benchmark.to_do(), *awaited]
     return {
         "suite": benchmark.suite.name,
         "missing": benchmark.missing(),
@@ -60,7 +63,7 @@ def show(benchmark: Benchmark) -> None:
     Args:
         benchmark: The benchmark.
     """
-    estimator, to_do, awaited = Estimator(benchmark), _to_do(benchmark), benchmark.awaited()
+    estimator, to_do, awaited = Estimator(benchmark), benchmark.to_do(), benchmark.awaited()
     every = [*to_do, *awaited]
     seconds = estimator.run_seconds(every)  # before anything is printed: it may take a while
     console = Console(highlight=False)
@@ -115,9 +118,30 @@ def _stages(benchmark: Benchmark, awaited: int) -> str:
         f"then trains the best one on {counted(tuning.seeds, 'seed')} and measures it on the test "
         "split."
     )
+    if tuning.scheduler != "none":
+        searched = [p.trial for p in benchmark.planned if p.study and p.trial.validation]
+        for length in sorted({trial.recipe.epochs for trial in searched}):
+            text += f" {_halving(tuning, length)}"
     if awaited:
         text += f" {counted(awaited, 'trial')} follow from results to come."
     return text
+
+
+def _halving(tuning: Tuning, length: int) -> str:
+    """Return which configurations of a study are stopped, and the epochs that it spends."""
+    plan = tuning.rungs(length)
+    if len(plan) == 1:
+        return f"Of {counted(length, 'epoch')}, {tuning.scheduler} stops none."
+    stops = " and ".join(
+        f"{rung.configurations - further.configurations:,} after {counted(rung.epochs, 'epoch')}"
+        for rung, further in itertools.pairwise(plan)
+    )
+    whole = tuning.trials * length
+    return (
+        f"Of {counted(length, 'epoch')}, {tuning.scheduler} stops {stops}; the best "
+        f"{plan[-1].configurations:,} of {tuning.trials:,} train them all. A study spends "
+        f"{halving.epochs_of(plan):,} epochs on its configurations, in place of {whole:,}."
+    )
 
 
 def import_hint(file: Path, count: int) -> str:
@@ -139,10 +163,6 @@ def nothing_to_train(done: int) -> str:
     if done > 1:
         return f"All {done:,} trials are done"
     return "The only trial is done" if done else "No trial of this suite can run"
-
-
-def _to_do(benchmark: Benchmark) -> list[Trial]:
-    return [planned.trial for planned in benchmark.to_do()]
 
 
 def _print_whole(console: Console, table: Table) -> None:
@@ -201,12 +221,14 @@ def _trained_besides_given(
     for model in models:
         given = benchmark.suite.weights.get(model)
         bases = [
-            trial
-            for trial in _to_do(benchmark)
-            if trial.model == model and trial.method == FP32 and trial.has_changed_network
+            planned
+            for planned in benchmark.to_do()
+            if planned.trial.model == model
+            and planned.trial.method == FP32
+            and planned.trial.has_changed_network
         ]
         if given is not None and bases:
-            seconds = sum(estimator.seconds(trial) for trial in bases)
+            seconds = sum(map(estimator.seconds, bases))
             yield (
                 f"{given} is of {model} as it is. Methods change it: "
                 f"{counted(len(bases), 'network')} more to train at full precision, about "
@@ -223,16 +245,16 @@ def _placements(benchmark: Benchmark) -> dict[str, list[str]]:
     return {placement: list(labels) for placement, labels in found.items()}
 
 
-def _model_table(to_do: Sequence[Trial], estimator: Estimator, models: list[str]) -> Table:
+def _model_table(to_do: Sequence[PlannedTrial], estimator: Estimator, models: list[str]) -> Table:
     """Return the table of what is left for each model: trials, and hours of the processor."""
     hours = "GPU-hours" if torch.cuda.is_available() else "CPU-hours"
     table = Table(box=box.SIMPLE_HEAD, collapse_padding=True)
     for name in ("model", "full precision", "quantized", hours):
         table.add_column(name, justify="left" if name == "model" else "right")
     for model in models:
-        trials = [trial for trial in to_do if trial.model == model]
-        full = sum(trial.method == FP32 for trial in trials)
-        seconds = sum(estimator.seconds(trial) for trial in trials)
+        trials = [planned for planned in to_do if planned.trial.model == model]
+        full = sum(planned.trial.method == FP32 for planned in trials)
+        seconds = sum(map(estimator.seconds, trials))
         table.add_row(model, str(full), str(len(trials) - full), rounded(seconds / 3600))
     return table
 
@@ -251,17 +273,18 @@ def _entry(benchmark: Benchmark, planned: PlannedTrial, estimator: Estimator) ->
         "seed": trial.seed,
         "recipe": planned.recipe,
         "placement": trial.placement,
-        "epochs": trial.recipe.epochs,
+        "epochs": trial.epochs,
+        "epochs_before": planned.epochs_before,
         "status": status,
         "reason": benchmark.reason(planned),
         "stale": benchmark.stale.get(trial.key, ""),
         "base": trial.base.key if trial.base else None,
         "teacher": trial.taught_by.key if trial.taught_by else None,
-        "estimated_seconds": _seconds(estimator, trial) if waits else 0.0,
+        "estimated_seconds": _seconds(estimator, planned) if waits else 0.0,
     }
 
 
-def _seconds(estimator: Estimator, trial: Trial) -> float | None:
+def _seconds(estimator: Estimator, planned: PlannedTrial) -> float | None:
     """Return the seconds of a trial, or None, since JSON has no NaN."""
-    seconds = estimator.seconds(trial)
+    seconds = estimator.seconds(planned)
     return round(seconds, 1) if seconds == seconds else None

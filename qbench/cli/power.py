@@ -16,7 +16,7 @@ from qbench.cli.words import duration
 from qbench.report import studies
 from qbench.report.power import MOST_SEEDS, Resolution, points, resolutions
 from qbench.report.summary import records, summarise
-from qbench.spec.trial import Trial
+from qbench.suite.grid import PlannedTrial
 from qbench.suite.tuned import TunedGrid
 
 
@@ -109,11 +109,11 @@ class _Costs:
         further = max(0, seeds - column.seeds)
         return further * len(trials), further * self._estimator.total_seconds(trials)
 
-    def _seed(self, column: Resolution) -> list[Trial]:
+    def _seed(self, column: Resolution) -> list[PlannedTrial]:
         """Return the trials of one seed."""
         first = self._benchmark.suite.seeds[0]
         return [
-            planned.trial
+            planned
             for planned in self._benchmark.planned
             if planned.trial.model == column.model
             and planned.trial.bits == column.bits
@@ -122,14 +122,13 @@ class _Costs:
         ]
 
 
-def _trials_of_study(grid: TunedGrid, column: Resolution) -> list[Trial]:
+def _trials_of_study(grid: TunedGrid, column: Resolution) -> list[PlannedTrial]:
     """Return the trials of one study of a column: as many of each row as its first study has."""
-    trials = []
+    trials: list[PlannedTrial] = []
     for search in grid.searches({}):
         first = search.known[0]
         if (first.trial.model, first.trial.bits, first.study) == (column.model, column.bits, 1):
-            trials += [each.trial for each in (*search.known, *grid.second_stage(first))]
-            trials += [first.trial] * search.following
+            trials += [*search.known, *search.following, *grid.second_stage(first)]
     return trials
 
 

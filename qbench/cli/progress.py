@@ -85,7 +85,7 @@ class Display:
         if self._live is None and time.monotonic() - self._spoke > _QUIET_SECONDS:
             self._spoke = time.monotonic()
             self._console.print(
-                f"{self._names[trial.key]}: epoch {epoch}/{trial.recipe.epochs}; {self._left()}",
+                f"{self._names[trial.key]}: epoch {epoch}/{trial.epochs}; {self._left()}",
                 highlight=False,
                 soft_wrap=True,
             )
@@ -103,7 +103,8 @@ class Display:
         if result.status == "done":
             self._done += 1
             best = self._best.get(trial.bits)
-            if best is None or _score(result)[1] > _score(best)[1]:
+            better = best is None or _score(result)[1] > _score(best)[1]
+            if better and not trial.stop_after:
                 self._best[trial.bits] = result
             metric, value = _score(result)
             what = f"{metric} {value:.2f}  {result.seconds:.1f} s"
@@ -138,7 +139,7 @@ class Display:
         now = Table.grid(padding=(0, 2))
         for trial, epoch in list(self._running.values()):
             name = escape(self._names[trial.key])
-            now.add_row("  training", name, f"epoch {epoch}/{trial.recipe.epochs}")
+            now.add_row("  training", name, f"epoch {epoch}/{trial.epochs}")
         for bits, result in sorted(dict(self._best).items()):
             name = escape(self._names[result.trial.key])
             now.add_row(f"  best {bits}", name, f"{_score(result)[1]:.2f}")

@@ -91,7 +91,8 @@ def _measured_on(found: Found) -> str:
     """Return how many images a trial was measured on, as in ``360 test images``, or ''."""
     trial = found.trial
     if trial.validation:
-        return f"{trial.validation} validation images"
+        after = f" after {trial.length}" if trial.stop_after else ""
+        return f"{trial.validation} validation images{after}"
     try:
         options = data_options(trial.dataset, trial.data)
         items = registry.build_dataset(trial.dataset, options).sizes()[1]

@@ -81,6 +81,7 @@ def train(
             if interrupted or stopped or unrecorded:
                 break
             to_do = [each for each in benchmark.to_do() if each.trial.key not in tried]
+        benchmark.discard_checkpoints()
         if benchmark.suite.deploy and not (benchmark.rehearsal or interrupted):
             deployed.deploy(benchmark, lambda found: deployment.show(console, found))
         try:

@@ -112,7 +112,8 @@ def tables(
     Args:
         configurations: Trials of the first stage that have ended. Required columns: ``label``,
             ``model``, ``bits``, ``study``, ``values`` (mapping), ``score`` (float, %; NaN of one
-            that failed) and ``place`` (int, 1 for the winner of the study).
+            that failed), ``place`` (int, 1 for the winner of the study) and ``stop_after`` (int,
+            the epoch of the score where a scheduler has stopped it, otherwise 0).
         studies: Frame as `means` returns it.
         aligned: Mean with the aligned recipe (%), by model, label and bit-widths, where known.
         metric: Metric of the scores.
@@ -150,7 +151,7 @@ def _gain(
     label, bits = first["label"], first["bits"]
     before = aligned.get((first["model"], label, bits), np.nan)
     values = list(done.loc[(done["label"] == label) & (done["bits"] == bits), metric])
-    winners = [row for row in cell if row["place"] == 1 and _scored(row)]
+    winners = [row for row in cell if row["place"] == 1 and _ranked(row)]
     after = float(np.mean(values)) if values else np.nan
     return [
         one_line(label),
@@ -164,14 +165,14 @@ def _gain(
 
 
 def _best(cell: list[Row]) -> list[str]:
-    ranked = sorted(filter(_scored, cell), key=lambda row: -row["score"])[:BEST]
+    ranked = sorted(filter(_ranked, cell), key=lambda row: -row["score"])[:BEST]
     texts = [f"{_values(row['values'])} ({row['score']:.2f})" for row in ranked]
     return [one_line(cell[0]["label"]), cell[0]["bits"], *texts, *[""] * (BEST - len(texts))]
 
 
-def _scored(row: Row) -> bool:
-    """Return whether a configuration has a score, and did not fail."""
-    return bool(row["score"] == row["score"])
+def _ranked(row: Row) -> bool:
+    """Return whether a configuration was trained to the end, and did not fail."""
+    return bool(row["score"] == row["score"]) and not row["stop_after"]
 
 
 def _values(values: Mapping[str, Any]) -> str:

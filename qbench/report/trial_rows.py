@@ -136,7 +136,7 @@ class TrialRows:
             "a_bits": bits.activations.bits,
             "seed": trial.seed,
             "recipe": planned.recipe,
-            "epochs": trial.recipe.epochs,
+            "epochs": trial.epochs,
             "status": status,
             "reason": reason,
             **{name: metrics.get(name, NAN) for name in MEASURED[trial.task]},

@@ -59,7 +59,7 @@ class SpoolCheckpoints:
 
     Attributes:
         driver: The driver's spool.
-        key: Key of the trial.
+        key: Key of the trial of full length (`qbench.spec.trial.Trial.whole`).
     """
 
     driver: DriverSpool

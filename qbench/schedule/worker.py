@@ -68,7 +68,7 @@ class WorkerConfig:
         weights = self.driver.call(Spool.weights, trial.source) if trial.source else None
         taught_by = trial.taught_by
         teacher = self.driver.call(Spool.weights, taught_by.key) if taught_by else None
-        checkpoints = SpoolCheckpoints(self.driver, trial.key)
+        checkpoints = SpoolCheckpoints(self.driver, trial.whole.key)
         execution = ExecutionEnvironment(self.data, self.cpus, checkpoints)
         return Training(trial, weights, execution, teacher)
 
@@ -125,7 +125,7 @@ class TrialActor(tune.Trainable):
         for epoch in self.epochs:
             if time.monotonic() - start > REPORT_SECONDS:
                 return {"epoch": epoch, "done": False}
-        return {"epoch": trial.recipe.epochs, "done": True}
+        return {"epoch": trial.epochs, "done": True}
 
     def _guarded(self, trial: Trial) -> Iterator[int]:
         """Train within the limits of a trial, and yield the number of each epoch that ends."""

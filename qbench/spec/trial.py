@@ -7,12 +7,13 @@ import json
 from functools import cached_property
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from qbench.spec.bits import FULL_PRECISION
 from qbench.spec.placement import LAYER_INPUTS, Placement
 from qbench.spec.recipe import KeyContent, Recipe
 from qbench.spec.weights import is_initial
+from qbench.spec.words import counted
 
 KEY_LENGTH = 16
 FP32 = "fp32"  # the method that trains the full-precision networks
@@ -84,12 +85,15 @@ class Trial(KeyContent):
             activation is quantized.
         teacher: Full-precision network of `model` that teaches it, if its recipe has a teacher.
             Otherwise None.
+        stop_after: Epoch after which training ends and the network is measured, where the recipe
+            has more. Rates, and what a method does by the epoch, are those of the whole recipe. It
+            is for trials that are measured on validation images. 0 (default): none.
     """
 
     later = frozenset(
         {
             *("data", "weights", "processes", "rehearsal", "network", "prepared", "validation"),
-            *("placement", "teacher"),
+            *("placement", "teacher", "stop_after"),
         }
     )
 
@@ -113,6 +117,18 @@ class Trial(KeyContent):
     validation: int = Field(default=0, ge=0)
     placement: Placement = LAYER_INPUTS
     teacher: TeacherNetwork | None = None
+    stop_after: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _stops_before_its_end_on_validation_images(self) -> Trial:
+        if self.stop_after and not self.validation:
+            raise ValueError("stop_after is for a trial that is measured on validation images")
+        if self.stop_after and self.stop_after >= self.recipe.epochs:
+            raise ValueError(
+                f"stop_after must be less than the {counted(self.recipe.epochs, 'epoch')} of the "
+                f"recipe, not {self.stop_after}"
+            )
+        return self
 
     @cached_property
     def key(self) -> str:
@@ -171,6 +187,22 @@ class Trial(KeyContent):
         """Keys of the weights that it needs: those that it starts from, and its teacher's."""
         keys = (self.source, self.taught_by and self.taught_by.key)
         return tuple(dict.fromkeys(key for key in keys if key))
+
+    @property
+    def epochs(self) -> int:
+        """Number of epochs that it trains: those of its recipe, or fewer if it is stopped."""
+        return self.stop_after or self.recipe.epochs
+
+    @property
+    def length(self) -> str:
+        """How many epochs it trains, as in ``12 epochs`` or ``4 of 12 epochs``."""
+        part = f"{self.stop_after} of " if self.stop_after else ""
+        return part + counted(self.recipe.epochs, "epoch")
+
+    @property
+    def whole(self) -> Trial:
+        """The trial of full length that it is the beginning of; itself if it is not stopped."""
+        return self.changed(stop_after=0) if self.stop_after else self
 
     def changed(self, **fields: Any) -> Trial:
         """Return the trial with other values of some fields.
@@ -249,7 +281,8 @@ class Trial(KeyContent):
         if method == FP32 and self.prepared is not None:
             method += f" for {self.prepared.method}"
         model = f"{self.model} as {self.network}" if self.network else self.model
-        return f"{method} {self.bits} {model} {self.dataset} seed {self.seed}"
+        name = f"{method} {self.bits} {model} {self.dataset} seed {self.seed}"
+        return f"{name}, {self.length}" if self.stop_after else name
 
 
 def full_precision_trial(trial: Trial, recipe: Recipe) -> Trial:

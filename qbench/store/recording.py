@@ -195,8 +195,8 @@ def _create(connection: Connection, result: Result, identity: str) -> Run:
 
 def _run_name(trial: Trial) -> str:
     """Return the name of a trial's run. MLflow's page cuts names, so what differs comes first."""
-    what = (trial.method, trial.bits, f"seed {trial.seed}", trial.model, trial.dataset)
-    return " ".join(what)
+    what = [trial.method, trial.bits, f"seed {trial.seed}", trial.model, trial.dataset]
+    return " ".join(what + [trial.length] * bool(trial.stop_after))
 
 
 def _log(connection: Connection, run_id: str, result: Result, imported: bool) -> None:

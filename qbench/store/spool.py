@@ -6,7 +6,8 @@ weights of full-precision trials stay here for the trials that start from them.
 
     spool/<key>/outcome.json, weights.pt     waiting to be recorded
     weights/<key>.pt                         full-precision weights
-    checkpoints/<key>.pt                     checkpoint from which an interrupted trial continues
+    checkpoints/<key>.pt                     checkpoint from which an interrupted trial continues,
+                                             and from which a longer one goes on after a stopped one
     progress/<key>                           last epoch of a trial on several processes
     lock                                     held by the command that records
     store                                    held by the command that creates the database
@@ -70,8 +71,10 @@ class Spool:
                 (scratch / "weights.pt").write_bytes(weights)
             shutil.rmtree(final, ignore_errors=True)
             scratch.replace(final)
-            if result.status == "done":  # a failed trial continues from it when it is tried again
-                self.checkpoint_path(result.trial.key).unlink(missing_ok=True)
+            # A failed trial continues from it when it is tried again, and a longer trial goes on
+            # from that of a stopped one.
+            if result.status == "done" and not result.trial.stop_after:
+                self.discard_checkpoint(result.trial.key)
             self._progress_path(result.trial.key).unlink(missing_ok=True)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
@@ -122,6 +125,10 @@ class Spool:
         """Write a checkpoint of a trial, which replaces the last one."""
         with self._replacing(self.checkpoint_path(key)) as scratch:
             scratch.write_bytes(data)
+
+    def discard_checkpoint(self, key: str) -> None:
+        """Delete the checkpoint of a trial, if there is one."""
+        self.checkpoint_path(key).unlink(missing_ok=True)
 
     def progress(self, key: str) -> int:
         """Return the last epoch that a trial on several processes reported, or 0 if none."""

@@ -48,6 +48,8 @@ class PlannedTrial:
         unsupported: Reason why it cannot be trained, or an empty string if it can.
         study: Number of the study that it belongs to, from 1. 0: it belongs to none.
         values: Value on each axis of the search, by name, in a study.
+        epochs_before: Number of its epochs that a shorter trial of its study has trained, from
+            whose checkpoint it goes on. 0: it starts with the first.
     """
 
     trial: Trial
@@ -58,12 +60,19 @@ class PlannedTrial:
     unsupported: str = ""
     study: int = 0
     values: Mapping[str, Any] = field(default_factory=dict)
+    epochs_before: int = 0
+
+    @property
+    def epochs_to_train(self) -> int:
+        """Number of its epochs that no shorter trial has trained."""
+        return self.trial.epochs - self.epochs_before
 
     @property
     def name(self) -> str:
         """Readable name, with the label of its row."""
         trial = self.trial
-        return f"{self.label} {trial.bits} {trial.model} {self.dataset} seed {trial.seed}"
+        name = f"{self.label} {trial.bits} {trial.model} {self.dataset} seed {trial.seed}"
+        return f"{name}, {trial.length}" if trial.stop_after else name
 
 
 def expand(suite: Suite, rehearsal: bool = False) -> list[PlannedTrial]:

@@ -266,7 +266,7 @@ class Suite(BaseModel):
         quantized = sum(len(row.widths(m, self.bits)) for row in self.methods for m in self.models)
         each = len(self.seeds)
         if self.is_tuned:
-            each = self.tuning.studies * (self.tuning.trials + self.tuning.seeds)
+            each = self.tuning.studies * (self.tuning.most_trials + self.tuning.seeds)
         return each * (quantized + len(self.models))
 
     def labels(self) -> list[str]:

@@ -3,17 +3,18 @@
 A study of a row, a model and a bit-width has two stages. First, every configuration is trained once
 and measured on validation images. Then the best one is trained on fresh seeds, on all training
 images, and measured on the test split. The second stage depends on the results of the first. So do
-configurations of the first stage that `Tuning.search` chooses by the scores of those before.
+configurations of the first stage that `Tuning.search` chooses by the scores of those before, and
+the trials of those that `Tuning.scheduler` lets go on.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from qbench.spec.trial import FP32
-from qbench.suite import optuna_search, space
+from qbench.suite import halving, optuna_search, space
 from qbench.suite.grid import PlannedTrial, expand
 from qbench.suite.suite import Suite
 
@@ -43,16 +44,22 @@ def fresh_seeds(study: int, count: int) -> list[int]:
 
 @dataclass(frozen=True)
 class Search:
-    """Configurations of a study, in the order of the search.
+    """First stage of a study, as far as it follows from scores.
 
     Attributes:
-        known: Those that are known. Configurations that are equal, as without any axis, are there
-            once.
-        following: Number of those that follow from scores that are missing.
+        known: Trials of the configurations, in the order of the search. Configurations that are
+            equal, as without any axis, are there once. With a scheduler, those that go on have
+            further trials, behind.
+        following: Trials like those that follow from scores that are missing.
     """
 
     known: list[PlannedTrial]
-    following: int = 0
+    following: list[PlannedTrial] = field(default_factory=list)
+
+    @property
+    def finalists(self) -> list[PlannedTrial]:
+        """Those that are trained to the end, among which the winner is."""
+        return [each for each in self.known if not each.trial.stop_after]
 
 
 class TunedGrid:
@@ -99,13 +106,25 @@ class TunedGrid:
             The searches in the order of studies, models, methods and widths.
         """
         if self._tuning.known_points < self._tuning.trials:
-            return [self._search(cell, scores) for cell in self._cells]
-        return self._fixed
+            found = [self._search(cell, scores) for cell in self._cells]
+        else:
+            found = self._fixed
+        return [self._scheduled(search, scores) for search in found]
 
     @functools.cached_property
     def _fixed(self) -> list[Search]:
-        """Searches that do not depend on scores."""
+        """Configurations that do not depend on scores."""
         return [self._search(cell, {}) for cell in self._cells]
+
+    def _scheduled(self, search: Search, scores: Mapping[str, float]) -> Search:
+        """Return a search with the trials of the configurations that go on."""
+        first = search.known[0]
+        if not first.trial.stop_after:
+            return search
+        plan = self._tuning.rungs(first.trial.recipe.epochs)
+        if search.following:
+            return replace(search, following=search.following + halving.later(first, plan))
+        return Search(*halving.climbed(search.known, plan, scores))
 
     def second_stage(self, winner: PlannedTrial) -> list[PlannedTrial]:
         """Return the trials of a configuration on the fresh seeds of its study.
@@ -113,9 +132,10 @@ class TunedGrid:
         Args:
             winner: A trial of the first stage.
         """
-        first = winner.trial.changed(validation=0)
+        first = winner.trial.changed(validation=0, stop_after=0)
+        planned = replace(winner, epochs_before=0)
         seeds = fresh_seeds(winner.study, self._tuning.seeds)
-        return [replace(winner, trial=first.with_seed(seed)) for seed in seeds]
+        return [replace(planned, trial=first.with_seed(seed)) for seed in seeds]
 
     def with_bases(self, trials: Sequence[PlannedTrial]) -> list[PlannedTrial]:
         """Return trials after the full-precision trials that they need, each once.
@@ -132,13 +152,22 @@ class TunedGrid:
             for base in () if each.unsupported else each.trial.needs:
                 plain = base.changed(seed=search_seed(1), validation=0)
                 label = self._labels.get(plain.key, "Full precision")
-                yield replace(each, trial=base, label=f"{label}, start", study=0, values={})
+                start = f"{label}, start"
+                yield replace(each, trial=base, label=start, study=0, values={}, epochs_before=0)
 
     def _search(self, cell: PlannedTrial, scores: Mapping[str, float]) -> Search:
-        """Return the configurations of the study of a cell, as far as they follow from scores."""
+        """Return the configurations of the study of a cell, as far as they follow from scores.
+
+        With a scheduler, the trials are those of the first rung.
+        """
         tuning, options, study = self._tuning, cell.row.options, cell.study
         ranges = space.axes(cell.trial, options)
-        start = cell.trial.changed(seed=search_seed(study), validation=tuning.validation)
+        first = tuning.rungs(cell.trial.recipe.epochs)[0].epochs if ranges else 0
+        start = cell.trial.changed(
+            seed=search_seed(study),
+            validation=tuning.validation,
+            stop_after=first if first < cell.trial.recipe.epochs else 0,
+        )
         found: dict[str, PlannedTrial] = {}
         tried: list[tuple[tuple[float, ...], str]] = []
 
@@ -152,7 +181,8 @@ class TunedGrid:
             add(tuple(point.tolist()))
         while ranges and len(tried) < tuning.trials:
             if not found.keys() <= scores.keys():
-                return Search(list(found.values()), tuning.trials - len(tried))
+                known = list(found.values())
+                return Search(known, known[:1] * (tuning.trials - len(tried)))
             scored = tuple((point, scores[key]) for point, key in tried)
             add(optuna_search.suggest(search_seed(study), scored, tuple(space.used_axes(ranges))))
         return Search(list(found.values()))

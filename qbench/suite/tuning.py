@@ -8,7 +8,9 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from qbench.spec.booleans import no_boolean
+from qbench.suite import halving
 
+_LONG = 1000  # epochs, enough for all rungs
 _START = 10  # configurations, at most, before the first that scores choose; as optuna's default
 
 
@@ -24,6 +26,8 @@ class Tuning(BaseModel):
         search: How configurations are chosen: ``quasirandom`` (default), points that cover the
             ranges evenly, scrambled by study; ``random``; or ``optuna``, which starts with
             quasirandom points and chooses each further one by the scores of those before.
+        scheduler: Which configurations are trained to the end: ``none`` (default), all; or
+            ``asha``, those that are the best after a ninth and after a third of the epochs.
         validation: Number of validation images, which no trial of a study is trained on. Default:
             5000.
     """
@@ -34,6 +38,7 @@ class Tuning(BaseModel):
     trials: int = Field(default=7, ge=1, le=1000)
     seeds: int = Field(default=3, ge=1, le=999)
     search: Literal["quasirandom", "random", "optuna"] = "quasirandom"
+    scheduler: Literal["none", "asha"] = "none"
     validation: int = Field(default=5000, ge=1)
 
     @property
@@ -42,5 +47,20 @@ class Tuning(BaseModel):
         if self.search != "optuna":
             return self.trials
         return min(_START, math.ceil(self.trials / 2))
+
+    @property
+    def most_trials(self) -> int:
+        """Number of trials in which a study tries its configurations, with any recipe at most."""
+        return sum(rung.configurations for rung in self.rungs(_LONG))
+
+    def rungs(self, epochs: int) -> list[halving.Rung]:
+        """Return after which epochs the configurations of a study are compared.
+
+        Args:
+            epochs: Number of epochs of their recipe.
+        """
+        if self.scheduler == "none":
+            return [halving.Rung(epochs, self.trials)]
+        return halving.rungs(self.trials, epochs)
 
     _no_boolean = field_validator("*", mode="before")(no_boolean)

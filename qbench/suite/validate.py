@@ -83,14 +83,9 @@ def _tuning_problems(data: dict[str, Any]) -> Iterator[Problem]:
     tuned = isinstance(recipe, dict) and recipe.get("name") == "tuned"
     if "tuning" in data and recipe is None:
         yield ("tuning",), "is for `recipe: tuned`, which is missing"
-    if tuned and isinstance(tuning, dict):
-        if tuning.get("search") == "optuna" and (reason := optuna_search.missing()):
-            yield ("tuning", "search"), f"{reason}"
-        if "scheduler" in tuning:
-            yield (
-                ("tuning", "scheduler"),
-                "no scheduler stops trials early: each configuration is trained to its end",
-            )
+    optuna = tuned and isinstance(tuning, dict) and tuning.get("search") == "optuna"
+    if optuna and (reason := optuna_search.missing()):
+        yield ("tuning", "search"), reason
     if not tuned or data.get("dataset") not in registry.names("datasets"):
         return
     wanted = Tuning().validation

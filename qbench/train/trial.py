@@ -62,8 +62,8 @@ class ExecutionEnvironment:
     Attributes:
         data: Options of the dataset, ``root`` among them.
         cpus: CPU cores of each process; may be a fraction.
-        checkpoints: Stores the checkpoint from which an interrupted trial resumes. None neither
-            writes nor reads checkpoints.
+        checkpoints: Stores the checkpoint from which an interrupted trial resumes, and a longer one
+            goes on (`Trial.whole`). None neither writes nor reads checkpoints.
         checkpoint_seconds: Least time between two checkpoints, in seconds.
     """
 
@@ -141,7 +141,7 @@ class Training:
         done = self._resume(loop)
         start = saved = time.perf_counter()
         before = self.result.train_seconds
-        for epoch in range(done + 1, recipe.epochs + 1):
+        for epoch in range(done + 1, trial.epochs + 1):
             lr = loop.optimizer.param_groups[0]["lr"]
             handle.on_epoch_start(epoch, recipe.epochs, len(loop.loader))
             model.train()
@@ -166,6 +166,8 @@ class Training:
             yield record
 
         _check_finite(model)
+        if trial.stop_after:  # a longer trial goes on from it
+            self._save_checkpoint(loop)
         self._finish(loop)
 
     def _finish(self, loop: TrainingLoop) -> None:
@@ -205,7 +207,7 @@ class Training:
         try:
             content = unpack(data)
         except RefusedError as error:
-            key = self.result.trial.key
+            key = self.result.trial.whole.key
             raise TrainingError(
                 f"its checkpoint, checkpoints/{key}.pt, is refused: the file {error}; without it "
                 "the trial starts anew"
@@ -216,6 +218,8 @@ class Training:
             return 0  # epochs of two versions of the code must not be mixed
         if not trial.starts_from(content.get("source")):
             return 0  # nor epochs of two starts
+        if len(content["history"]) > trial.epochs:
+            return 0  # it is of a longer trial that this one is the beginning of
         self.result.history = content["history"]
         self.result.train_seconds = content["train_seconds"]
         loop.restore(content)

@@ -12,6 +12,7 @@ from qbench.benchmark.benchmark import Benchmark
 from qbench.benchmark.stale import set_aside
 from qbench.spec.trial import Trial
 from qbench.train import fingerprint
+from tests.helpers import tuned
 from tests.helpers.exchanged import BEFORE, SUITE, filled
 from tests.helpers.results import result
 
@@ -71,6 +72,24 @@ def test_with_a_full_precision_network_goes_what_starts_from_it(benchmark: Bench
     assert set_aside(benchmark, ["dorefa"]) == 2
     assert set_aside(benchmark, ["fp32"]) == 4
     assert len(missing(benchmark)) == 6
+
+
+def test_a_trial_that_is_set_aside_does_not_end_at_once_from_its_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    path = tmp_path / "tuned.yaml"
+    path.write_text(tuned.SUITE, encoding="utf-8")
+    changes = ("recipe.initialization=scratch", "tuning.scheduler=asha", "recipe.epochs=9")
+    benchmark = Benchmark.open(path, tmp_path / "results", changes)
+    first, second = [p for p in benchmark.to_do() if p.trial.method == "dorefa"][:2]
+    for each in (first, second):
+        benchmark.spool.keep_checkpoint(each.trial.whole.key, b"after an epoch")
+    tuned.record(benchmark, first, 90.0)
+    benchmark.refresh()
+    assert set_aside(benchmark, ["dorefa"]) == 1
+    assert benchmark.spool.checkpoint(first.trial.whole.key) is None
+    assert benchmark.spool.checkpoint(second.trial.whole.key)  # it has not ended
 
 
 @pytest.mark.parametrize("method", ["ste", "fp32"])

@@ -9,7 +9,7 @@ import pytest
 
 from qbench.benchmark.benchmark import Benchmark
 from qbench.benchmark.tuned_frames import configurations
-from qbench.benchmark.tuning import awaited, planned, scores_of, study_of
+from qbench.benchmark.tuning import awaited, planned, scores_of, stopped, study_of
 from qbench.data.fashion_mnist import write_idx
 from qbench.spec.result import Result
 from qbench.store.run import Run
@@ -105,6 +105,73 @@ def test_configurations_that_failed_come_last(
     assert found["score"].isna().tolist() == [False, False, True]
 
 
+def test_rungs_follow_from_stored_scores(tmp_path: Path) -> None:
+    changes = ("methods=[dorefa]", "tuning.studies=1", "tuning.scheduler=asha", "recipe.epochs=9")
+    found, runs = grid(tmp_path, *changes), dict[str, Run]()
+    epochs = []
+    while todo := [p for p in planned(found, runs, "top1") if p.trial.key not in runs]:
+        epochs.append([p.trial.epochs for p in todo if p.study])
+        assert len(awaited(found, runs, "top1")) == [1 + 4, 4, 0][len(epochs) - 1]
+        # After an epoch the lowest rate is the best, and at the end the highest.
+        runs |= {p.trial.key: run(50 - p.trial.recipe.lr * (p.trial.epochs < 9)) for p in todo}
+    assert epochs == [[1, 1, 1], [9], [9, 9]]
+    search = found.searches({})[0]
+    lowest = min(search.known, key=lambda p: p.trial.recipe.lr)
+    last = finals(planned(found, runs, "top1"))
+    assert [p.values for p in last] == [lowest.values] * 2
+    assert [p.trial.stop_after for p in last] == [0, 0]
+
+
+def test_no_stopped_configuration_wins(tmp_path: Path) -> None:
+    changes = ("methods=[dorefa]", "tuning.studies=1", "tuning.scheduler=asha", "recipe.epochs=9")
+    found = grid(tmp_path, *changes)
+    runs = {p.trial.key: run(90 + i) for i, p in enumerate(found.searches({})[0].known)}
+    finalist = found.searches(scores_of(runs, "top1"))[0].finalists[0]
+    runs[finalist.trial.key] = run(40)  # less than those that were stopped
+    search = found.searches(scores_of(runs, "top1"))[0]
+    ended = study_of(search, scores_of(runs, "top1"))
+    assert ended is not None
+    assert (ended.ranking, ended.scores) == ([finalist], [40])
+    gone = stopped(found, runs, "top1")
+    assert {trial.stop_after for trial in gone} == {1}
+    assert len(gone) == 3  # their checkpoints are of no use any more
+
+    runs[finalist.trial.key] = run(None)
+    search = found.searches(scores_of(runs, "top1"))[0]
+    assert study_of(search, scores_of(runs, "top1")) is None  # the next best goes on
+    assert stopped(found, runs, "top1") == []
+
+
+def test_stopped_configurations_come_behind_those_that_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    path = tmp_path / "tuned.yaml"
+    path.write_text(SUITE, encoding="utf-8")
+    changes = ("methods=[dorefa]", "tuning.studies=1", "tuning.scheduler=asha", "recipe.epochs=9")
+    benchmark = Benchmark.open(path, tmp_path / "results", changes)
+    first = benchmark.tuned.searches({})[0].known if benchmark.tuned is not None else []
+    for each, top1 in zip(first, (None, 80.0, 90.0), strict=True):
+        record(benchmark, each, top1)
+    benchmark.refresh()
+    (last,) = [p for p in benchmark.to_do() if p.study and not p.trial.stop_after]
+    assert (last.values, last.epochs_before) == (first[2].values, 1)
+    record(benchmark, last, 70.0)
+    benchmark.refresh()
+    found = configurations(benchmark)
+    assert found["key"].tolist() == [last.trial.key, first[1].trial.key, first[0].trial.key]
+    assert found["stop_after"].tolist() == [0, 1, 1]
+    assert found["score"].tolist()[:2] == [70, 80]
+
+    key = last.trial.key
+    for every in (first[1].trial.whole.key, first[0].trial.whole.key, key):
+        benchmark.spool.keep_checkpoint(every, b"state")
+    benchmark.discard_checkpoints()
+    assert benchmark.spool.checkpoint(key) is None
+    assert benchmark.spool.checkpoint(first[1].trial.whole.key) is None
+    assert benchmark.spool.checkpoint(first[0].trial.whole.key)  # it failed: the next run tries it
+
+
 def test_a_benchmark_plans_what_follows_from_its_store(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -128,26 +195,39 @@ def test_a_benchmark_plans_what_follows_from_its_store(
     assert Benchmark.open(path, tmp_path / "results", small).planned == benchmark.planned
 
 
-def test_test_labels_do_not_change_a_winner(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("changes", "finals_of_all"),
+    [
+        ((), 12),  # four winners on two seeds, and what they start from
+        (("tuning.scheduler=asha", "recipe.epochs=2", "tuning.studies=1", "methods=[dorefa]"), 4),
+    ],
+)
+def test_test_labels_do_not_change_a_winner(
+    tmp_path: Path, changes: tuple[str, ...], finals_of_all: int
+) -> None:
     def tuned(name: str, *, permuted: bool) -> tuple[TunedGrid, dict[str, Result]]:
         root = fashion.write(tmp_path / name, train=60)
         if permuted:
             labels = np.random.RandomState(7).permutation(np.arange(20) % 10)
             write_idx(root / "t10k-labels-idx1-ubyte", labels.astype(np.uint8))
         options = f"data={{root: {root}, image_size: 14, train_images: 40}}"
-        found = grid(tmp_path, "dataset=fashion_mnist", options, "tuning.validation=20")
+        found = grid(tmp_path, "dataset=fashion_mnist", options, "tuning.validation=20", *changes)
         return found, trained(found, {"root": str(root), "image_size": 14, "train_images": 40})
 
     plain, results = tuned("plain", permuted=False)
     permuted, others = tuned("permuted", permuted=True)
     assert not results.keys() & others.keys()  # the keys tell the labels apart
-    for one, other in zip(plain.searches({}), permuted.searches({}), strict=True):
+    decided = (
+        found.searches(scores_of(runs_of(all_of), "top1"))
+        for found, all_of in ((plain, results), (permuted, others))
+    )
+    for one, other in zip(*decided, strict=True):
         first, second = (winner(each, found) for each, found in ((one, results), (other, others)))
         assert first == second
         assert first[1]  # it has a score
     tests = [[r.metrics["test_loss"] for r in found.values() if not r.trial.validation]
              for found in (results, others)]  # fmt: skip
-    assert len(tests[0]) == 12  # four winners on two seeds, and what they start from
+    assert len(tests[0]) == finals_of_all
     assert tests[0] != tests[1]
 
 

@@ -68,6 +68,27 @@ def test_a_run_trains_both_stages_and_goes_on_after_an_interruption(
     assert "studies, not seeds" in str(refused.exception)
 
 
+def test_asha_goes_on_after_an_interruption_without_repeating_a_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = ("tuning.scheduler=asha", "tuning.trials=7", "recipe.epochs=9")
+    runs, words = FakeRuns(monkeypatch, 3, 100, 2, 100, 100, 1, 1), command(tmp_path, *changes)
+    plan = CliRunner().invoke(app, ["plan", *words[1:]])
+    assert (
+        "Of 9 epochs, asha stops 4 after 1 epoch and 2 after 3 epochs; the best 1 of 7 train them "
+        "all. A study spends 19 epochs on its configurations, in place of 63."
+    ) in plan.output
+    assert "6 trials follow from results to come." in plan.output
+    outputs = [CliRunner().invoke(app, words) for _ in range(4)]
+    assert [each.exit_code for each in outputs] == [130, 130, 130, 0], outputs[-1].output
+    said = "".join(each.output for each in outputs)
+    for text in ("3 of 7 trials done", "7 of 10 done already", "9 of 10 trials done",
+                 "9 of 10 done already", "10 of 11 done already", "11 of 13 done already",
+                 "12 of 13 trials done", "12 of 13 done already"):  # fmt: skip
+        assert text in said
+    assert len(set(runs.trained)) == len(runs.trained) == 13
+
+
 def test_optuna_goes_on_after_an_interruption_without_repeating_a_trial(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

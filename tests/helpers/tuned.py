@@ -27,6 +27,6 @@ def record(benchmark: Benchmark, each: PlannedTrial, top1: float | None) -> None
     if top1 is None:
         made = Result(trial=each.trial, status="failed", reason="it broke", started=0.0)
     else:
-        update["history"] = course(top1, each.trial.recipe.epochs)
+        update["history"] = course(top1, each.trial.epochs)
         made = result(top1=top1)
     benchmark.store.record(made.model_copy(update={**update, "suite": "tuned"}), None)

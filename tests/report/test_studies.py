@@ -58,9 +58,9 @@ def test_a_study_is_done_once_all_of_its_seeds_are() -> None:
 
 
 def test_tables_show_the_gain_the_winners_and_the_three_best() -> None:
-    columns = ["label", "model", "bits", "study", "place", "score", "values"]
+    columns = ["label", "model", "bits", "study", "place", "score", "values", "stop_after"]
     rows = [
-        ["lsq", "net", "2/2", study, place, 90.0 + study - place, {"lr": study + 0.1 * place}]
+        ["lsq", "net", "2/2", study, place, 90.0 + study - place, {"lr": study + 0.1 * place}, 0]
         for study in (1, 2)
         for place in (1, 2)
     ]
@@ -75,19 +75,32 @@ def test_tables_show_the_gain_the_winners_and_the_three_best() -> None:
 
 
 def test_without_aligned_results_there_is_no_gain() -> None:
-    columns = ["label", "model", "bits", "study", "place", "score", "values"]
-    configurations = pd.DataFrame([["lsq", "net", "2/2", 1, 1, 90.0, {}]], columns=columns)
+    columns = ["label", "model", "bits", "study", "place", "score", "values", "stop_after"]
+    configurations = pd.DataFrame([["lsq", "net", "2/2", 1, 1, 90.0, {}, 0]], columns=columns)
     gain, best = tables(configurations, means(finals("lsq", [90, 92])), {}, "top1")
     assert gain.rows == [["lsq", "2/2", "", "91.00", "", "90.00", "default"]]
     assert best.rows == [["lsq", "2/2", "default (90.00)", "", ""]]
 
 
 def test_a_configuration_that_failed_is_neither_a_winner_nor_among_the_best() -> None:
-    columns = ["label", "model", "bits", "study", "place", "score", "values"]
-    rows = [["lsq", "net", "2/2", 1, 1, math.nan, {"lr": 1}]]
+    columns = ["label", "model", "bits", "study", "place", "score", "values", "stop_after"]
+    rows = [["lsq", "net", "2/2", 1, 1, math.nan, {"lr": 1}, 0]]
     none, _ = tables(pd.DataFrame(rows, columns=columns), means(finals("lsq", [90])), {}, "top1")
     assert none.rows[0][5:] == ["", ""]
-    rows += [["lsq", "net", "2/2", 2, 1, 80.0, {"lr": 2}]]
+    rows += [["lsq", "net", "2/2", 2, 1, 80.0, {"lr": 2}, 0]]
     gain, best = tables(pd.DataFrame(rows, columns=columns), means(finals("lsq", [90])), {}, "top1")
     assert gain.rows[0][5:] == ["80.00", "lr 2"]
     assert best.rows[0][2:] == ["lr 2 (80.00)", "", ""]
+
+
+def test_a_stopped_configuration_is_neither_a_winner_nor_among_the_best() -> None:
+    columns = ["label", "model", "bits", "study", "place", "score", "values", "stop_after"]
+    rows = [
+        ["lsq", "net", "2/2", 1, 1, 70.0, {"lr": 1}, 0],
+        ["lsq", "net", "2/2", 1, 2, 90.0, {"lr": 2}, 4],
+        ["lsq", "net", "2/2", 2, 1, 95.0, {"lr": 3}, 4],  # no other of its study was trained on
+    ]
+    found = tables(pd.DataFrame(rows, columns=columns), means(finals("lsq", [90])), {}, "top1")
+    gain, best = found
+    assert gain.rows[0][5:] == ["70.00", "lr 1"]
+    assert best.rows[0][2:] == ["lr 1 (70.00)", "", ""]

@@ -42,6 +42,7 @@ def test_a_key_does_not_depend_on_an_order() -> None:
 def test_a_later_field_at_its_default_is_no_part_of_a_key(name: str) -> None:
     default = Trial.model_fields[name].get_default(call_default_factory=True)
     assert name not in trial(**{name: default}).model_dump(mode="json")
+    assert trial(**{name: default}).key == "5a593a77b0ef3ab6"
 
 
 @pytest.mark.parametrize(
@@ -49,6 +50,27 @@ def test_a_later_field_at_its_default_is_no_part_of_a_key(name: str) -> None:
 )
 def test_what_may_change_a_number_changes_the_key(changes: dict[str, Any]) -> None:
     assert trial(**changes).key != trial().key
+
+
+def test_a_stopped_trial_is_the_beginning_of_another() -> None:
+    whole = trial(validation=5)
+    stopped = whole.changed(stop_after=2)
+    assert stopped.key != whole.key == stopped.whole.key
+    assert (stopped.epochs, whole.epochs) == (2, 3)
+    assert stopped.recipe == whole.recipe
+    assert stopped.name == f"{whole.name}, 2 of 3 epochs"
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"stop_after": 2}, "is for a trial that is measured on validation images"),
+        ({"stop_after": 3, "validation": 5}, "must be less than the 3 epochs of the recipe, not 3"),
+    ],
+)
+def test_no_trial_of_a_table_is_stopped(changes: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        trial(**changes)
 
 
 def test_a_changed_trial_has_a_key_and_a_base_of_its_own() -> None:

@@ -48,6 +48,16 @@ def test_a_checkpoint_lasts_until_its_trial_is_done(tmp_path: Path) -> None:
     assert spool.checkpoint(key) is None
 
 
+def test_a_longer_trial_goes_on_from_the_checkpoint_of_a_stopped_one(tmp_path: Path) -> None:
+    spool, whole = Spool(tmp_path), result().trial.changed(validation=50)
+    stopped = whole.changed(stop_after=1)
+    spool.keep_checkpoint(whole.key, b"after one epoch")
+    spool.put(result().model_copy(update={"trial": stopped}), None)
+    assert spool.checkpoint(whole.key) == b"after one epoch"
+    spool.put(result().model_copy(update={"trial": whole}), None)
+    assert spool.checkpoint(whole.key) is None
+
+
 def test_the_progress_of_a_trial_is_forgotten_when_it_ends(tmp_path: Path) -> None:
     spool, failed = Spool(tmp_path), result("failed")
     assert spool.progress(failed.trial.key) == 0

@@ -114,11 +114,11 @@ def test_optuna_chooses_once_the_scores_before_are_known(tmp_path: Path) -> None
     grid = TunedGrid(suite(tmp_path, "tuning.search=optuna", "tuning.trials=5", "methods=[dorefa]"))
     even = TunedGrid(suite(tmp_path, "tuning.trials=5", "methods=[dorefa]"))
     (search, other), (same, _) = grid.searches({}), even.searches({})
-    assert (len(search.known), search.following) == (3, 2)
+    assert (len(search.known), len(search.following)) == (3, 2)
     assert search.known == same.known[:3]
     scores = {each.trial.key: float(place) for place, each in enumerate(search.known)}
     (next_one, waiting) = grid.searches(scores)
-    assert (len(next_one.known), next_one.following) == (4, 1)
+    assert (len(next_one.known), len(next_one.following)) == (4, 1)
     assert next_one.known[:3] == search.known
     assert waiting == other  # a study knows its own scores only
     scores[next_one.known[3].trial.key] = math.nan  # it failed
@@ -126,12 +126,13 @@ def test_optuna_chooses_once_the_scores_before_are_known(tmp_path: Path) -> None
         suite(tmp_path, "tuning.search=optuna", "tuning.trials=5", "methods=[dorefa]")
     ).searches(scores)  # another process asks for the same configurations
     assert whole.known[:4] == next_one.known
-    assert (len({each.trial.key for each in whole.known}), whole.following) == (5, 0)
+    assert (len({each.trial.key for each in whole.known}), whole.following) == (5, [])
 
 
 def test_optuna_searches_nothing_where_there_is_no_axis(tmp_path: Path) -> None:
+    pytest.importorskip("optuna")
     grid = TunedGrid(suite(tmp_path, "methods=[ptq_minmax]", "tuning.search=optuna"))
-    assert [(len(each.known), each.following) for each in grid.searches({})] == [(1, 0)] * 2
+    assert [(len(each.known), each.following) for each in grid.searches({})] == [(1, [])] * 2
 
 
 def test_optuna_has_to_be_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,6 +144,53 @@ def test_optuna_has_to_be_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     )
 
 
-def test_no_scheduler_stops_a_configuration(tmp_path: Path) -> None:
-    (refused,) = problems(tmp_path, SUITE, "tuning.scheduler=asha")
-    assert "no scheduler stops trials early" in refused
+def test_a_scheduler_starts_configurations_with_the_first_rung(tmp_path: Path) -> None:
+    halved = ("tuning.scheduler=asha", "tuning.trials=7", "recipe.epochs=12", "methods=[dorefa]")
+    grid, plain = (TunedGrid(suite(tmp_path, *changes)) for changes in (halved, halved[1:]))
+    for search, same in zip(grid.searches({}), plain.searches({}), strict=True):
+        assert [each.trial.whole.key for each in search.known] == [
+            each.trial.key for each in same.known
+        ]
+        assert {each.trial.epochs for each in search.known} == {2}
+        assert [each.trial.epochs for each in search.following] == [4, 4, 4, 12]
+        assert search.finalists == []
+        assert same.finalists == same.known
+
+
+def test_stopped_trials_start_from_networks_of_full_length(tmp_path: Path) -> None:
+    halved = ("tuning.scheduler=asha", "recipe.epochs=9", "full_precision.epochs=5")
+    grid = TunedGrid(suite(tmp_path, *halved))
+    bases = [p for p in first_stage(grid) if p.label.endswith(", start")]
+    assert {(p.trial.epochs, p.trial.stop_after) for p in bases} == {(5, 0)}
+    for planned in grid.second_stage(studies(grid)[1][0]):
+        assert (planned.trial.epochs, planned.epochs_before) == (9, 0)
+
+
+def test_without_an_axis_no_configuration_is_stopped(tmp_path: Path) -> None:
+    grid = TunedGrid(suite(tmp_path, "methods=[ptq_minmax]", "tuning.scheduler=asha"))
+    assert [(len(each.finalists), each.following) for each in grid.searches({})] == [(1, [])] * 2
+
+
+def test_the_limit_of_trials_counts_those_of_all_rungs(tmp_path: Path) -> None:
+    halved = suite(tmp_path, "tuning.scheduler=asha", "tuning.trials=7")
+    assert halved.max_trials() == 2 * (7 + 3 + 1 + 2) * 3
+
+
+def test_an_unknown_scheduler_is_told_the_nearest_one(tmp_path: Path) -> None:
+    (wrong,) = problems(tmp_path, SUITE, "tuning.scheduler=ash")
+    assert wrong == (
+        "--set tuning.scheduler=ash: tuning.scheduler: 'ash' is not one; did you mean 'asha'?"
+    )
+
+
+def test_optuna_chooses_by_the_scores_of_the_first_rung(tmp_path: Path) -> None:
+    pytest.importorskip("optuna")
+    changes = ("tuning.search=optuna", "tuning.scheduler=asha", "tuning.trials=5",
+               "recipe.epochs=9", "methods=[dorefa]", "tuning.studies=1")  # fmt: skip
+    grid, scores = TunedGrid(suite(tmp_path, *changes)), dict[str, float]()
+    lengths = []
+    while (search := grid.searches(scores)[0]).following or len(scores) < len(search.known):
+        lengths.append([each.trial.epochs for each in search.following])
+        scores |= {each.trial.key: each.trial.recipe.lr for each in search.known}
+    assert lengths == [[1, 1, 3, 3, 9], [1, 3, 3, 9], [3, 3, 9], [9], []]
+    assert len(search.finalists) == 1

@@ -11,6 +11,7 @@ from qbench.errors import QbenchError
 from qbench.plugins import Plugin, load_plugin
 from qbench.quant.options import build_method, method_options
 from qbench.spec.result import Result
+from qbench.spec.trial import Trial
 from qbench.train.checkpoint import load_weights
 from qbench.train.trial import ExecutionEnvironment, Training, remeasure
 from tests.helpers import plugins
@@ -194,6 +195,35 @@ def test_a_poisoned_checkpoint_is_refused_by_name(tmp_path: Path) -> None:
     assert list(training.epochs()) == []
     assert f"checkpoints/{what.key}.pt, is refused" in training.result.reason
     assert not (tmp_path / "owned").exists()
+
+
+@pytest.mark.parametrize("method", ["quantization_networks", "inq"])
+def test_a_stopped_trial_is_the_beginning_of_the_whole_one(method: str) -> None:
+    recipe = RECIPE.model_copy(update={"epochs": 3, "steps": 2})
+    whole = trial(method, recipe=recipe, validation=50, bits="2/32")
+    expected, weights = train(whole)
+    kept = Kept()
+    for stop in (1, 2):
+        training, fresh = with_checkpoints(whole.changed(stop_after=stop), kept)
+        assert fresh == [stop]
+        assert training.result.history == expected.history[:stop]
+        assert training.result.metrics["top1"] == expected.history[stop - 1]["top1"]
+    training, fresh = with_checkpoints(whole, kept)
+    assert fresh == [3]
+    assert training.result.history == expected.history
+    assert training.weights == weights
+
+    shorter, fresh = with_checkpoints(whole.changed(stop_after=1), kept)
+    assert fresh == [1]  # the checkpoint of a longer trial is of no use to it
+    assert shorter.result.history == expected.history[:1]
+
+
+def with_checkpoints(what: Trial, kept: Kept) -> tuple[Training, list[int]]:
+    """Train with checkpoints, and return which epochs were trained here."""
+    training = Training(what, None, ExecutionEnvironment(checkpoints=kept))
+    fresh = [int(record["epoch"]) for record in training.epochs()]
+    assert training.result.status == "done", training.result.traceback
+    return training, fresh
 
 
 @pytest.mark.usefixtures("foreign_models")
