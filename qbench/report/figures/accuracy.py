@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,8 @@ def accuracy_by_bits(summary: pd.DataFrame, folder: Path) -> list[Path]:
     if quantized.empty:
         return []
     networks = list(quantized.groupby(["model", "dataset"], sort=False))
-    bands = [row for _, group in networks for row in _bands(group)]
+    widths = summary["bits"].unique()  # in the order of the suite, measured or not
+    bands = [row for _, group in networks for row in _bands(group, widths)]
     across = min(ACROSS, max(group["bits"].nunique() for _, group in networks))
     heights = [AROUND + ROW * max(len(results) for _, results in band) for band in bands]
     used: dict[str, None] = {}
@@ -102,11 +104,13 @@ def accuracy_by_bits(summary: pd.DataFrame, folder: Path) -> list[Path]:
         return save(figure, "accuracy_by_bits", folder)
 
 
-def _bands(network: pd.DataFrame) -> list[list[tuple[str, pd.DataFrame]]]:
+def _bands(network: pd.DataFrame, widths: Iterable[str]) -> list[list[tuple[str, pd.DataFrame]]]:
     """Return the title and the results of each panel of a network, in rows."""
+    groups = dict(iter(network.groupby("bits")))
     panels = [
         (f"{results['model'].iloc[0]} on {results['dataset'].iloc[0]}, {bits}", results)
-        for bits, results in network.groupby("bits", sort=False)
+        for bits in widths
+        if (results := groups.get(bits)) is not None
     ]
     return [panels[first : first + ACROSS] for first in range(0, len(panels), ACROSS)]
 

@@ -87,6 +87,14 @@ def test_each_width_has_a_panel_and_each_network_its_rows(tmp_path: Path) -> Non
     assert two[0] > 1.5 * one[0]
 
 
+def test_the_panels_are_in_the_order_of_the_suite(saved: list[Figure]) -> None:
+    missing = trials("First", "unsupported", bits="3(±4)/32")
+    one, two = trials("First", 90.0, bits="1/32"), trials("First", 90.0, bits="2/2")
+    second = trials("Second", 91.0, bits="3(±4)/32")
+    figure = drawn(saved, full(99.0), one, missing, two, second)
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["1/32", "3(±4)/32", "2/2"]
+
+
 def test_many_methods_and_long_names_do_not_overlap(saved: list[Figure]) -> None:
     cells = [
         trials(f"A method of a long name {i}", 90.0 + i / 10, 90.4 + i / 10, bits=bits)
