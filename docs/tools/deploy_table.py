@@ -8,9 +8,12 @@ what a method does.
 from __future__ import annotations
 
 import itertools
+import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import nn
@@ -35,6 +38,7 @@ _OPTIONS = {  # that make methods fast
     "brecq": {"iterations": 5, "step_iterations": 5},
     "qdrop": {"iterations": 5},
 }
+_VARIANTS = {"xnor": {"scale_map": True}}  # further options that change what is computed
 _HEADINGS = ("method", "bits", "packed: weights", "ONNX: weights", "ONNX: activations", "QONNX")
 
 
@@ -45,20 +49,25 @@ def table() -> str:
     for name in registry.names("methods"):
         if name != FP32:
             lines += [_line(row) for row in rows(name, notes)]
+        if name in _VARIANTS:
+            lines += [_line(row) for row in rows(name, notes, _VARIANTS[name])]
     numbered = [f"{number}. {reason}" for number, reason in enumerate(notes, 1)]
     return "\n".join([*lines, "", *numbered]) + "\n"
 
 
-def rows(name: str, notes: list[str]) -> Iterator[list[str]]:
+def rows(
+    name: str, notes: list[str], options: Mapping[str, Any] = MappingProxyType({})
+) -> Iterator[list[str]]:
     """Yield the rows of a method. Widths that are written alike share one.
 
     Args:
         name: Name of the method.
         notes: Reasons so far. New ones are appended.
+        options: Options of the method that differ from the defaults.
     """
     found: dict[tuple[str, ...], list[str]] = {}
     for bits in _widths(name):
-        network = _hardened(name, bits)
+        network = _hardened(name, bits, options)
         cells = (
             _cell(_packed(network), notes),
             *(_cell(each, notes) for each in _written(network, "onnx")),
@@ -66,7 +75,8 @@ def rows(name: str, notes: list[str]) -> Iterator[list[str]]:
         )
         found.setdefault(cells, []).append(bits)
     for cells, widths in found.items():
-        yield [f"`{name}`", ", ".join(widths), *cells]
+        named = "".join(f", `{option}: {json.dumps(value)}`" for option, value in options.items())
+        yield [f"`{name}`{named}", ", ".join(widths), *cells]
 
 
 def _widths(name: str) -> list[str]:
@@ -78,14 +88,14 @@ def _widths(name: str) -> list[str]:
     return [bits for bits in _BOTH if supported(bits)] or [next(filter(supported, _ONE))]
 
 
-def _hardened(name: str, bits: str) -> HardNetwork:
+def _hardened(name: str, bits: str, options: Mapping[str, Any]) -> HardNetwork:
     """Return a network with a convolution and a linear layer, trained for a few steps."""
     torch.manual_seed(0)
     model = nn.Sequential(
         nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(128, 3)
     )
     x = torch.randn(32, 1, 6, 6)
-    method = build_method(name, _OPTIONS.get(name, {}))
+    method = build_method(name, {**_OPTIONS.get(name, {}), **options})
     handle = qbench.attach(model, method, bits=bits, layers="all", calibration=[x])
     if handle.method.trains:
         optimizer = torch.optim.SGD(handle.parameter_groups(0.02, 1e-4), lr=0.02, momentum=0.9)
@@ -101,7 +111,7 @@ def _hardened(name: str, bits: str) -> HardNetwork:
 
 
 def _packed(network: HardNetwork) -> list[str]:
-    reasons = [each.reason for each in network.activations if each.table is None]
+    reasons = [each.reason for each in network.activations if each.steps is None]
     if reasons:
         return [f"!{reasons[0]}"]
     forms = [packed.form for packed in network.weights.values()]
@@ -120,11 +130,11 @@ def _written(network: HardNetwork, to: str) -> tuple[list[str], list[str]]:
         except QbenchError as error:
             weights.append(f"!of weights: {error}")
     for each in network.activations:
-        if each.table is None:
+        if each.steps is None:
             activations.append(f"!{each.reason}")
             continue
         try:
-            activations.append(dialect.emitter_of(each.table, len(each.shape) + 1).name)
+            activations.append(dialect.emitter_of(each.steps, len(each.shape) + 1).name)
         except QbenchError as error:
             activations.append(f"!of activations: {error}")
     return list(dict.fromkeys(weights)), list(dict.fromkeys(activations))

@@ -10,8 +10,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from qbench.deployment.emitters import Emitter
+from qbench.deployment.function import StepFunction
 from qbench.deployment.nodes import Nodes, Run
-from qbench.deployment.steps import StepTable
 from qbench.deployment.weights import PackedWeight
 
 BuildWeight = Callable[[Nodes], Any]
@@ -23,7 +23,7 @@ class Dialect:
 
     Attributes:
         opsets: Versions of the operators, by domain.
-        emitter_of: Returns the nodes of a step table for a batch with a number of dimensions, or
+        emitter_of: Returns the nodes of a step function for a batch with a number of dimensions, or
             raises NoStepFunctionError.
         weight_nodes: Returns what adds the nodes of a packed weight of a module and returns their
             output, and how the weight is written, in words. Raises QbenchError if it cannot be
@@ -36,7 +36,7 @@ class Dialect:
     """
 
     opsets: Mapping[str, int]
-    emitter_of: Callable[[StepTable, int], Emitter]
+    emitter_of: Callable[[StepFunction, int], Emitter]
     weight_nodes: Callable[[PackedWeight, nn.Module], tuple[BuildWeight, str]]
     run: Run
     logits: Callable[[Path, Tensor], Mapping[str, Tensor]]

@@ -1,8 +1,8 @@
 """Step functions as nodes of ONNX.
 
-The emitters of a table are tried in order, the fastest first. One is accepted only if onnxruntime
-computes with it what the table says at every probe: at the numbers around each threshold, and at
-random ones. So nothing here needs to know what a method does.
+The emitters of a function are tried in order, the fastest first. One is accepted only if
+onnxruntime computes the function with it at every probe: at the numbers around each threshold, and
+at random ones. So nothing here needs to know what a method does.
 
 1. ``QDQ``: QuantizeLinear and DequantizeLinear, which round x / s half to even.
 2. ``QDQ between Mul and Div``: levels i/n.
@@ -10,6 +10,7 @@ random ones. So nothing here needs to know what a method does.
 4. ``comparisons``: a chain of Where, up to 7 steps.
 5. ``counts``: the number of thresholds that are reached, and a Gather of the level, up to 15 steps.
 6. ``search``: a binary search for the threshold by Gather.
+7. ``comparisons for each image``: comparisons with multiples of its mean size.
 """
 
 from __future__ import annotations
@@ -23,8 +24,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from qbench.deployment.function import StepFunction
+from qbench.deployment.image_steps import ImageSteps
 from qbench.deployment.nodes import Nodes, Run, channels_of, run_alone, run_in_onnxruntime
-from qbench.deployment.steps import NoStepFunctionError, StepTable, probed
+from qbench.deployment.steps import NoStepFunctionError, StepTable
 from qbench.deployment.weights import offset_of, scale_of
 
 _CHAIN, _COUNTS = 7, 15  # steps
@@ -45,38 +48,44 @@ class Emitter:
 
 
 def first_exact(
-    emitters: Iterable[Emitter], table: StepTable, rank: int, run: Run
+    emitters: Iterable[Emitter], steps: StepFunction, rank: int, run: Run
 ) -> Emitter | None:
-    """Return the first of some emitters that computes what a table says, or None.
+    """Return the first of some emitters that computes a step function, or None.
 
     Args:
         emitters: The emitters.
-        table: The table.
+        steps: The step function.
         rank: Number of dimensions of a batch.
         run: Runs a model.
     """
-    x, expected = probed(table, rank)
+    x, expected = steps.probed(rank)
     for emitter in emitters:
         if np.array_equal(run_alone(emitter.build, x.numpy(), run), expected.numpy()):
             return emitter
     return None
 
 
-def emitter_of(table: StepTable, rank: int) -> Emitter:
-    """Return the first emitter that computes in onnxruntime what a table says.
+def emitter_of(steps: StepFunction, rank: int) -> Emitter:
+    """Return the first emitter that computes a step function in onnxruntime.
 
     Args:
-        table: The table.
+        steps: The step function.
         rank: Number of dimensions of a batch.
 
     Raises:
         NoStepFunctionError: None does.
     """
-    found = first_exact(_emitters(table, rank), table, rank, run_in_onnxruntime)
+    if isinstance(steps, ImageSteps):
+        emitters = iter([Emitter("comparisons for each image", partial(for_each_image, steps))])
+    else:
+        emitters = _emitters(steps, rank)
+    found = first_exact(emitters, steps, rank, run_in_onnxruntime)
     if found is not None:
         return found
     raise NoStepFunctionError(
-        f"channels have up to {table.thresholds.shape[1]} steps of their own, and up to "
+        "onnxruntime computes other thresholds"
+        if isinstance(steps, ImageSteps)
+        else f"channels have up to {steps.thresholds.shape[1]} steps of their own, and up to "
         f"{_COUNTS} can be written to ONNX"
     )
 
@@ -167,6 +176,25 @@ def _chain(table: StepTable, rank: int, nodes: Nodes, x: Any) -> Any:
         y = nodes.add("Where", reached, constant(f"level.{step + 1}", table.levels[:, step + 1]), y)
     if not table.thresholds.shape[1]:  # one level, of the shape of the input
         return nodes.add("Expand", y, nodes.add("Shape", x))
+    return y
+
+
+def for_each_image(steps: ImageSteps, nodes: Nodes, x: Any) -> Any:
+    """Add a chain of Where with thresholds that are multiples of mean|x| of each image.
+
+    Args:
+        steps: The step function.
+        nodes: What to add to.
+        x: The input.
+    """
+    axes = nodes.constant("axes", np.arange(1, len(x.shape)))
+    size = nodes.add("ReduceMean", nodes.add("Abs", x), axes)
+    y = nodes.constant("level.0", steps.levels[0, 0].numpy())
+    rows = zip(steps.thresholds[0].numpy(), steps.levels[0, 1:].numpy(), steps.above, strict=True)
+    for step, (factor, level, above) in enumerate(rows):
+        threshold = nodes.add("Mul", nodes.constant(f"factor.{step}", factor), size)
+        reached = nodes.add("Greater" if above else "GreaterOrEqual", x, threshold)
+        y = nodes.add("Where", reached, nodes.constant(f"level.{step + 1}", level), y)
     return y
 
 

@@ -75,7 +75,7 @@ def compare_integers(
     model = onnx.load(path)
     received, levels, _ = activations_of(network, images[:_IMAGES])
     found = Integers()
-    for layer, place, nodes in _layers(model, written, found):
+    for layer, place, nodes in _layers(network, model, written, found):
         mine = _codes(levels[place], nodes.scale)
         theirs, sums = _run(onnx, model, nodes, received[place])
         if not np.array_equal(mine + nodes.zero, theirs):
@@ -113,16 +113,21 @@ class _Integer:
     weight: np.ndarray
 
 
-def _layers(model: Any, written: Written, found: Integers) -> Iterator[tuple[str, str, _Integer]]:
+def _layers(
+    network: HardNetwork, model: Any, written: Written, found: Integers
+) -> Iterator[tuple[str, str, _Integer]]:
     """Yield layers with the places of their quantizers. Others are noted as left out."""
     onnx = library("onnx")
     made = {name: node for node in model.graph.node for name in node.output}
     constants = {each.name: onnx.numpy_helper.to_array(each) for each in model.graph.initializer}
     places = {output: (place, source) for (place, output), source in written.inputs.items()}
+    parameters = {name for name, _ in network.model.named_parameters(remove_duplicate=False)}
     for node in model.graph.node:
         if node.op_type not in _LAYERS:
             continue
         name = node.input[1].removesuffix(".values")
+        if name not in parameters:
+            continue  # a filter that belongs to no layer
         layer = name.rpartition(".")[0]
         weight, x = made.get(node.input[1]), made.get(node.input[0])
         if name not in written.weights or node.input[0] not in places:

@@ -84,7 +84,7 @@ def write_onnx(
         QbenchError: A part cannot be expressed, or torch cannot export the network.
     """
     for each in network.activations:
-        if each.table is None:
+        if each.steps is None:
             raise QbenchError(f"the activation quantizer at '{each.name}': {each.reason}")
     ir = library("onnx_ir")
     written = Written()
@@ -199,11 +199,11 @@ def _write_activation(
     graph: Any, node: Any, network: HardNetwork, written: Written, dialect: Dialect
 ) -> None:
     place = node.attributes["place"].value
-    table = next(each.table for each in network.activations if each.name == place)
-    assert table is not None  # noqa: S101
+    steps = next(each.steps for each in network.activations if each.name == place)
+    assert steps is not None  # noqa: S101
     x, y = node.inputs[0], node.outputs[0]
     try:
-        emitter = dialect.emitter_of(table, len(x.shape))
+        emitter = dialect.emitter_of(steps, len(x.shape))
     except NoStepFunctionError as error:
         raise QbenchError(f"the activation quantizer at '{place}': {error}") from error
     calls = sum(name == place for name, _ in written.inputs)

@@ -1,4 +1,4 @@
-"""A hardened network as data: packed weights, step tables, and how to build the rest again."""
+"""A hardened network as data: packed weights, step functions, and how to build the rest again."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from qbench import registry
-from qbench.deployment.steps import NoStepFunctionError, StepTable, step_table
+from qbench.deployment.function import StepFunction, step_function
+from qbench.deployment.steps import NoStepFunctionError
 from qbench.deployment.weights import PackedWeight, pack_weight
 from qbench.errors import QbenchError
 from qbench.method import Layer
@@ -61,8 +62,8 @@ class Activation:
         points: Points between layers that it quantizes.
         seats: The submodules that contain it, with its name there.
         shape: Shape of what it receives, without the batch. Empty if no value passes through it.
-        table: The step table; None if it has none.
-        reason: Why it has none, or an empty string.
+        steps: Its step function; None if it is none.
+        reason: Why it is none, or an empty string.
     """
 
     name: str
@@ -70,7 +71,7 @@ class Activation:
     points: tuple[Point, ...]
     seats: tuple[tuple[nn.Module, str], ...]
     shape: tuple[int, ...]
-    table: StepTable | None
+    steps: StepFunction | None
     reason: str = ""
 
 
@@ -103,7 +104,7 @@ class HardNetwork:
 
 @torch.no_grad()
 def describe(handle: Handle, images: Any) -> HardNetwork:
-    """Describe a network by its weights and its step tables.
+    """Describe a network by its weights and its step functions.
 
     Args:
         handle: The attached method, after training. Its model is hardened if it is not yet.
@@ -183,14 +184,14 @@ def _activations(handle: Handle, images: Any) -> tuple[Activation, ...]:
         at = tuple(points.get(number, ()))
         inputs = () if at else tuple(modules[module] for module, _ in seats)
         shape = tuple(shapes.get(place.name, ()))
-        table, reason = None, ""
+        steps, reason = None, ""
         try:
             if not shape:
                 raise NoStepFunctionError("no value passes through it")
-            table = step_table(quantizer, shape)
+            steps = step_function(quantizer, shape)
         except NoStepFunctionError as error:
             reason = str(error)
-        found.append(Activation(place.name, inputs, at, seats, shape, table, reason))
+        found.append(Activation(place.name, inputs, at, seats, shape, steps, reason))
     return tuple(found)
 
 

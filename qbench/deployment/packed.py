@@ -22,8 +22,10 @@ from pydantic import Field, ValidationError
 from torch import Tensor, nn
 
 from qbench.deployment.extra import library
+from qbench.deployment.function import StepFunction, Steps
+from qbench.deployment.image_steps import ImageSteps
 from qbench.deployment.network import Architecture, HardNetwork
-from qbench.deployment.steps import Steps, StepTable
+from qbench.deployment.steps import StepTable
 from qbench.deployment.weights import Form, PackedWeight
 from qbench.errors import QbenchError
 from qbench.files import write_atomic
@@ -87,7 +89,7 @@ class WeightEntry(PlainData):
 
 
 class ActivationEntry(PlainData):
-    """The step table of an activation quantizer.
+    """The steps of an activation quantizer.
 
     Attributes:
         modules: Names of the modules whose input it quantizes.
@@ -96,6 +98,8 @@ class ActivationEntry(PlainData):
         rows: Number of rows.
         steps: Steps of a row.
         thresholds: Where the thresholds begin, (rows, steps), float32.
+        above: If thresholds are to be multiplied by mean|x| of each image: for each step, whether
+            it is above its threshold. Empty if they are numbers, at which steps are.
         levels: Where the levels begin, (rows, steps + 1), float32.
     """
 
@@ -104,6 +108,7 @@ class ActivationEntry(PlainData):
     axis: Literal[1, -1] | None = None
     rows: int = Field(ge=1)
     steps: int = Field(ge=0)
+    above: tuple[bool, ...] = ()
     thresholds: int
     levels: int
 
@@ -122,7 +127,7 @@ class Index(PlainData):
         weights: The packed weights.
         parameters: Parameters of full precision.
         buffers: Buffers, such as running statistics.
-        activations: Step tables.
+        activations: Steps of activation quantizers.
         sites: All sites of the model, if quantizers sit between layers.
         scales: Factors of outputs, by layer.
     """
@@ -150,7 +155,7 @@ class PackedSizes:
         payload: Codes, numbers of levels, and parameters of full precision: the packed size that
             tables print.
         buffers: Buffers, such as running statistics.
-        activations: Step tables of activation quantizers.
+        activations: Steps of activation quantizers.
         header: Everything else: the index.
     """
 
@@ -183,7 +188,7 @@ def write_packed(
         The sizes of the file.
 
     Raises:
-        QbenchError: An activation quantizer has no step table.
+        QbenchError: An activation quantizer is no step function.
     """
     blob = bytearray()
     index = Index(
@@ -200,20 +205,21 @@ def write_packed(
     index.buffers = [_put(blob, name, x) for name, x in network.buffers.items()]
     index.buffers_end = len(blob)
     for each in network.activations:
-        if each.table is None:
+        if each.steps is None:
             raise QbenchError(
                 f"the activation quantizer at '{each.name}' cannot be packed: {each.reason}"
             )
         _align(blob)
-        rows, steps = each.table.thresholds.shape
-        thresholds, levels = (_put(blob, "", x) for x in (each.table.thresholds, each.table.levels))
+        rows, steps = each.steps.thresholds.shape
+        thresholds, levels = (_put(blob, "", x) for x in (each.steps.thresholds, each.steps.levels))
         index.activations.append(
             ActivationEntry(
                 modules=each.modules,
                 points=each.points,
-                axis=each.table.axis,
+                axis=each.steps.axis,
                 rows=rows,
                 steps=steps,
+                above=each.steps.above if isinstance(each.steps, ImageSteps) else (),
                 thresholds=thresholds.offset,
                 levels=levels.offset,
             )
@@ -335,12 +341,13 @@ def wrong_part(network: HardNetwork, path: str | Path) -> str:
         if not torch.equal(_get(blob, tensor), floats[tensor.name]):
             return f"'{tensor.name}' in the file has other values"
     for each, activation in zip(network.activations, index.activations, strict=True):
-        table, wanted = _table(activation, blob), each.table
+        found, wanted = _steps(activation, blob), each.steps
         assert wanted is not None  # noqa: S101
         if not (
-            torch.equal(table.thresholds, wanted.thresholds)
-            and torch.equal(table.levels, wanted.levels)
-            and table.axis == wanted.axis
+            torch.equal(found.thresholds, wanted.thresholds)
+            and torch.equal(found.levels, wanted.levels)
+            and found.axis == wanted.axis
+            and getattr(found, "above", ()) == getattr(wanted, "above", ())
         ):
             return f"the steps at '{each.name}' in the file are not those of its quantizer"
     return ""
@@ -402,7 +409,7 @@ def _fill(model: nn.Module, index: Index, blob: bytes) -> nn.Module:
         insert_output_module(model.get_submodule(name), _attached(OutputScale(scale)))
     points: dict[Point, nn.Module] = {}
     for activation in index.activations:
-        quantizer = Hardened(Steps(_table(activation, blob)))
+        quantizer = Hardened(Steps(_steps(activation, blob)))
         for name in activation.modules:
             insert_input_quantizer(model.get_submodule(name), quantizer)
         points |= dict.fromkeys(activation.points, quantizer)
@@ -476,9 +483,9 @@ def _weight(index: Index, entry: WeightEntry, blob: bytes) -> PackedWeight:
     )
 
 
-def _table(entry: ActivationEntry, blob: bytes) -> StepTable:
-    return StepTable(
-        _floats(blob, entry.thresholds, entry.rows, entry.steps),
-        _floats(blob, entry.levels, entry.rows, entry.steps + 1),
-        entry.axis,
-    )
+def _steps(entry: ActivationEntry, blob: bytes) -> StepFunction:
+    thresholds = _floats(blob, entry.thresholds, entry.rows, entry.steps)
+    levels = _floats(blob, entry.levels, entry.rows, entry.steps + 1)
+    if entry.above:
+        return ImageSteps(thresholds, levels, entry.above)
+    return StepTable(thresholds, levels, entry.axis)

@@ -1,8 +1,8 @@
 """Check each part of an ONNX file on its own: the values of weights, and the step functions.
 
 A wrong scale, zero point, axis or rounding may change no prediction on the images at hand. So the
-nodes of each activation quantizer are cut out of the file and run at the probes of its step table,
-and the nodes of each weight are run and compared with the hardened weight.
+nodes of each activation quantizer are cut out of the file and run at the probes of its step
+function, and the nodes of each weight are run and compared with the hardened weight.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from qbench.deployment.extra import library
 from qbench.deployment.graph import Written
 from qbench.deployment.network import HardNetwork
 from qbench.deployment.nodes import Run
-from qbench.deployment.steps import probed
 
 _ROUNDING = 2.0**-22  # of code × (scale × factor), relative
 
@@ -39,11 +38,11 @@ def wrong_part(network: HardNetwork, path: Path, written: Written, run: Run) -> 
         got = None if part is None else run(part, {})[output]
         if got is None or not _is_weight(got, weight, written.folded.get(name)):
             return f"the values of '{name}' in the file are not the hardened weight"
-    tables = {each.name: each for each in network.activations}
+    places = {each.name: each for each in network.activations}
     for (place, output), source in written.inputs.items():
-        each = tables[place]
-        assert each.table is not None  # noqa: S101
-        x, levels = probed(each.table, len(each.shape) + 1)
+        each = places[place]
+        assert each.steps is not None  # noqa: S101
+        x, levels = each.steps.probed(len(each.shape) + 1)
         part = cut(model, source, output)
         if part is None:
             return f"the quantizer at '{place}' in the file reads other values than its input"

@@ -1,14 +1,16 @@
 """QONNX: the interchange of FINN and hls4ml, executed by the package ``qonnx``.
 
 Weights stay floats in the file. An operator ``Quant`` or ``BipolarQuant`` behind them says which
-integers they are. The operators of a step table are tried in order, and the first is taken that
-computes in qonnx's executor what the table says at its probes:
+integers they are. The operators of a step function are tried in order, and the first is taken that
+computes it in qonnx's executor at its probes:
 
 1. ``BipolarQuant``: two levels of opposite sign, with the threshold 0.
 2. ``Quant``: rounds x / s + z half to even, with a ``Clip`` where codes do not fill the integer, or
    for a wider integer without z.
 3. ``Quant between Mul and Div``: levels i/n.
 4. ``MultiThreshold``: any thresholds, also for each channel, with evenly spaced levels.
+5. ``Quant of comparisons for each image``: comparisons with multiples of its mean size, which are
+   operators of ONNX, and ``Quant`` behind them, which says which integers the levels are.
 """
 
 from __future__ import annotations
@@ -24,9 +26,11 @@ import torch
 from torch import Tensor, nn
 
 from qbench.deployment.dialect import BuildWeight, Dialect
-from qbench.deployment.emitters import Emitter, even_codes, first_exact
+from qbench.deployment.emitters import Emitter, even_codes, first_exact, for_each_image
 from qbench.deployment.extra import library
+from qbench.deployment.function import StepFunction
 from qbench.deployment.graph import INPUT, OUTPUT
+from qbench.deployment.image_steps import ImageSteps
 from qbench.deployment.nodes import Nodes
 from qbench.deployment.standard import integers_of
 from qbench.deployment.steps import NoStepFunctionError, StepTable
@@ -59,17 +63,18 @@ def _logits(path: Path, images: Tensor) -> dict[str, Tensor]:
     return {"qonnx": torch.from_numpy(np.concatenate(parts))}
 
 
-def emitter_of(table: StepTable, rank: int) -> Emitter:
-    """Return the first operator that computes in qonnx's executor what a table says.
+def emitter_of(steps: StepFunction, rank: int) -> Emitter:
+    """Return the first operator that computes a step function in qonnx's executor.
 
     Args:
-        table: The table.
+        steps: The step function.
         rank: Number of dimensions of a batch.
 
     Raises:
         NoStepFunctionError: None does.
     """
-    found = first_exact(_emitters(table, rank), table, rank, run_in_qonnx)
+    emitters = _of_images(steps) if isinstance(steps, ImageSteps) else _emitters(steps, rank)
+    found = first_exact(emitters, steps, rank, run_in_qonnx)
     if found is None:
         raise NoStepFunctionError(
             "its levels are not evenly spaced and rising, and QONNX has no lookup"
@@ -96,6 +101,16 @@ def _emitters(table: StepTable, rank: int) -> Iterator[Emitter]:
         if offset is not None:
             scale, base = map(float, offset)
             yield Emitter("MultiThreshold", partial(_thresholds, table, scale, base))
+
+
+def _of_images(steps: ImageSteps) -> Iterator[Emitter]:
+    even = even_codes(steps.levels[0])
+    if even is not None:
+        yield Emitter("Quant of comparisons for each image", partial(_quant_of_image, steps, even))
+
+
+def _quant_of_image(steps: ImageSteps, even: tuple[float, int, int], nodes: Nodes, x: Any) -> Any:
+    return _quant(*even, nodes, for_each_image(steps, nodes, x))
 
 
 def _bipolar(scale: float, nodes: Nodes, x: Any) -> Any:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -32,6 +33,10 @@ _ULPS = 3  # on both sides of a threshold, where a table is verified
 
 class NoStepFunctionError(QbenchError):
     """Raised for a quantizer that is no step function of one number. The message says why."""
+
+
+class DependsOnOthersError(NoStepFunctionError):
+    """Raised for a quantizer whose level of a value depends on other values."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,31 +79,31 @@ class StepTable:
             y = self.levels.gather(1, found).reshape(rows.shape).movedim(0, self.axis)
         return torch.empty_like(x).copy_(y)
 
+    def probed(self, rank: int) -> tuple[Tensor, Tensor]:
+        """Return the probes of the table as a batch, and their levels.
 
-class Steps(nn.Module):
-    """Activation quantizer that applies a step table.
+        Args:
+            rank: Number of dimensions of the batch.
 
-    Args:
-        table: The table.
-    """
+        Returns:
+            The batch, with one value for each channel of each image, and the levels, of its shape.
+        """
+        values = probes(self)
+        channels = len(self.thresholds)
+        x = values[:, None].expand(-1, channels).contiguous()
+        ones = [1] * (rank - 2)
+        shape = [channels, *ones] if self.axis != -1 else [*ones, channels]
+        x = x.reshape(len(values), *shape)
+        return x, self(x)
 
-    thresholds: Tensor
-    levels: Tensor
+    def agrees(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return which levels are those of a batch.
 
-    def __init__(self, table: StepTable) -> None:
-        super().__init__()
-        self.axis = table.axis
-        self.register_buffer("thresholds", table.thresholds)
-        self.register_buffer("levels", table.levels)
-
-    @property
-    def table(self) -> StepTable:
-        """The table."""
-        return StepTable(self.thresholds, self.levels, self.axis)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Quantize ``x``, (N, …), float32."""
-        return self.table(x)
+        Args:
+            x: Values, (N, …), float32.
+            y: Levels, shape of ``x``.
+        """
+        return self(x) == y
 
 
 @torch.no_grad()
@@ -126,23 +131,23 @@ def step_table(quantizer: nn.Module, shape: Sequence[int]) -> StepTable:
     reason = NoStepFunctionError("the level of a value depends on its position in the tensor")
     for axis in _axes(quantizer, tuple(shape)):
         try:
-            return _found(_Function(quantizer, tuple(shape), axis))
+            return _found(RowFunction(quantizer, tuple(shape), axis))
         except NoStepFunctionError as error:
             reason = error
     raise reason
 
 
-def _found(function: _Function) -> StepTable:
+def _found(function: RowFunction) -> StepTable:
     """Find and verify the table of a function."""
-    low, high = (float(_ordered(torch.tensor(end))) for end in (-_LARGEST, _LARGEST))
+    low, high = (float(ordered(torch.tensor(end))) for end in (-_LARGEST, _LARGEST))
     size = max(_GRID // function.rows, 2**12)
     grid = torch.linspace(low, high, size, dtype=torch.float64).long()
-    found = _bisect(function, grid)
+    found = bisect(function, grid)
     finite = found.thresholds[found.thresholds.isfinite()]
     if len(finite):  # again where steps are, with an even spacing
         span = 1.5 * float(finite.abs().max()) + 1e-30
-        even = _ordered(torch.linspace(-span, span, len(grid) // 2))
-        found = _bisect(function, torch.cat([grid, even]).unique())
+        even = ordered(torch.linspace(-span, span, len(grid) // 2))
+        found = bisect(function, torch.cat([grid, even]).unique())
     _verify(function, found)
     return found
 
@@ -157,9 +162,9 @@ def ordered_neighbours(thresholds: Tensor, ulps: int) -> Tensor:
     Returns:
         The numbers, ascending, each once, (n,).
     """
-    at = _ordered(thresholds[thresholds.isfinite()].flatten())
+    at = ordered(thresholds[thresholds.isfinite()].flatten())
     around = at[:, None] + torch.arange(-ulps, ulps + 1)
-    return _floats(around.flatten().unique()).unique()
+    return floats(around.flatten().unique()).unique()
 
 
 def probes(table: StepTable, seed: int = 1) -> Tensor:
@@ -176,32 +181,13 @@ def probes(table: StepTable, seed: int = 1) -> Tensor:
     finite = table.thresholds[table.thresholds.isfinite()]
     scale = float(finite.abs().max()) if len(finite) else 1.0
     some = torch.randn(_PROBED // 2, generator=random) * max(scale, 1e-30) / 2
-    low, high = (int(_ordered(torch.tensor(end))) for end in (-_LARGEST, _LARGEST))
-    every = _floats(torch.randint(low, high, (_PROBED // 2,), generator=random))
+    low, high = (int(ordered(torch.tensor(end))) for end in (-_LARGEST, _LARGEST))
+    every = floats(torch.randint(low, high, (_PROBED // 2,), generator=random))
     zeros = torch.tensor([-0.0, 0.0])
     return torch.cat([some, every, zeros, ordered_neighbours(table.thresholds, _ULPS)])
 
 
-def probed(table: StepTable, rank: int) -> tuple[Tensor, Tensor]:
-    """Return the probes of a table as a batch, and their levels.
-
-    Args:
-        table: The table.
-        rank: Number of dimensions of the batch.
-
-    Returns:
-        The batch, with one value for each channel of each image, and the levels, of its shape.
-    """
-    values = probes(table)
-    channels = len(table.thresholds)
-    x = values[:, None].expand(-1, channels).contiguous()
-    ones = [1] * (rank - 2)
-    shape = [channels, *ones] if table.axis != -1 else [*ones, channels]
-    x = x.reshape(len(values), *shape)
-    return x, table(x)
-
-
-class _Function:
+class RowFunction:
     """A quantizer as a function of numbers, or as one for each channel.
 
     Args:
@@ -213,25 +199,23 @@ class _Function:
     def __init__(
         self, quantizer: nn.Module, shape: tuple[int, ...], axis: Literal[1, -1] | None
     ) -> None:
-        self._quantizer, self._shape, self.axis = quantizer, shape, axis
+        self.quantizer, self.shape, self.axis = quantizer, shape, axis
         self.rows = 1 if axis is None else shape[axis - 1 if axis > 0 else axis]
-        tensors = (*quantizer.parameters(), *quantizer.buffers())
-        self._device = next((x.device for x in tensors), torch.device("cpu"))
 
     def __call__(self, values: Tensor) -> Tensor:
         """Return the levels of numbers, (rows, n) to (rows, n)."""
         width = values.shape[1]
-        places = math.prod(self._shape) // self.rows  # of a row in one image
+        places = math.prod(self.shape) // self.rows  # of a row in one image
         images = max(1, -(-width // places))
         padded = torch.zeros(self.rows, images * places)
         padded[:, :width] = values
         if self.axis is None:
-            x = padded.view(images, *self._shape)
+            x = padded.view(images, *self.shape)
         else:
-            others = list(self._shape)
+            others = list(self.shape)
             del others[self.axis - 1 if self.axis > 0 else self.axis]
             x = padded.view(self.rows, images, *others).movedim(0, self.axis).contiguous()
-        y = _levels(self._quantizer, x.to(self._device))
+        y = quantized(self.quantizer, x)
         rows = y if self.axis is None else y.movedim(self.axis, 0)
         return rows.reshape(self.rows, -1)[:, :width]
 
@@ -247,8 +231,18 @@ class _Function:
         return self(table)[rows, column]
 
 
-def _levels(quantizer: nn.Module, x: Tensor) -> Tensor:
-    y: Tensor = quantizer(x)
+def quantized(quantizer: nn.Module, x: Tensor) -> Tensor:
+    """Return the levels of a batch, float32, on the CPU.
+
+    Args:
+        quantizer: Quantizer in evaluation mode, on any device.
+        x: Values on the CPU, (N, …), float32.
+
+    Raises:
+        NoStepFunctionError: A level is NaN.
+    """
+    tensors = (*quantizer.parameters(), *quantizer.buffers())
+    y: Tensor = quantizer(x.to(next((each.device for each in tensors), torch.device("cpu"))))
     if y.isnan().any():
         raise NoStepFunctionError("it returns NaN for finite numbers")
     return y.to("cpu", torch.float32) + 0.0  # −0 becomes 0
@@ -261,22 +255,14 @@ def _axes(quantizer: nn.Module, shape: tuple[int, ...]) -> Iterator[Literal[1, -
         NoStepFunctionError: A value's level depends on other values.
     """
     random = torch.Generator().manual_seed(0)
-    device = _Function(quantizer, shape, None)._device
-
-    batch = max(4, -(-_PROBED // 4 // math.prod(shape)))
-
-    def draw() -> Tensor:
-        sizes = torch.exp(2 * torch.randn(batch, *shape, generator=random))
-        return sizes * torch.randn(batch, *shape, generator=random)
-
-    def levels(x: Tensor) -> Tensor:
-        return _levels(quantizer, x.to(device))
-
-    x = draw()
+    levels = partial(quantized, quantizer)
+    x = drawn(shape, random)
     y = levels(x)
     for others, whose in _others(x.shape, random):
-        if not torch.equal(levels(torch.where(others, 5 * draw(), x))[~others], y[~others]):
-            raise NoStepFunctionError(
+        if not torch.equal(
+            levels(torch.where(others, 5 * drawn(shape, random), x))[~others], y[~others]
+        ):
+            raise DependsOnOthersError(
                 f"the level of a value depends on other values of {whose}: it is no function of "
                 "one number"
             )
@@ -284,6 +270,13 @@ def _axes(quantizer: nn.Module, shape: tuple[int, ...]) -> Iterator[Literal[1, -
     for axis in axes:
         if (axis != -1 or x.dim() > 2) and _ignores_order(levels, x, axis, random):
             yield axis
+
+
+def drawn(shape: tuple[int, ...], random: torch.Generator) -> Tensor:
+    """Return a batch of random values of all sizes, (N, …), at least 4 images of a shape."""
+    batch = max(4, -(-_PROBED // 4 // math.prod(shape)))
+    sizes = torch.exp(2 * torch.randn(batch, *shape, generator=random))
+    return sizes * torch.randn(batch, *shape, generator=random)
 
 
 def _others(shape: torch.Size, random: torch.Generator) -> list[tuple[Tensor, str]]:
@@ -311,9 +304,15 @@ def _ignores_order(
     return torch.equal(forth(levels(back(rows[:, order]))), forth(levels(x))[:, order])
 
 
-def _bisect(function: _Function, grid: Tensor) -> StepTable:
-    """Find the steps between the numbers of a grid, ordered integers, ascending."""
-    values = function(_floats(grid).expand(function.rows, -1))
+def bisect(function: RowFunction, grid: Tensor) -> StepTable:
+    """Find the steps between numbers, and return them as a table.
+
+    Args:
+        function: The function.
+        grid: The numbers as `ordered` gives them, ascending. A step is found if the levels of the
+            numbers on both sides of it differ.
+    """
+    values = function(floats(grid).expand(function.rows, -1))
     rows, at = (values[:, 1:] != values[:, :-1]).nonzero(as_tuple=True)
     low, high = grid[at], grid[at + 1]
     before, after = values[rows, at], values[rows, at + 1]
@@ -327,7 +326,7 @@ def _bisect(function: _Function, grid: Tensor) -> StepTable:
             each[~adjacent] for each in (rows, low, high, before, after)
         )
         middle = torch.div(low + high, 2, rounding_mode="floor")
-        found = function.pairs(rows, _floats(middle))
+        found = function.pairs(rows, floats(middle))
         left, right = found != before, found != after
         rows, low, high, before, after = (
             torch.cat([a[left], b[right]])
@@ -339,7 +338,7 @@ def _bisect(function: _Function, grid: Tensor) -> StepTable:
 
 
 def _table(
-    function: _Function, first: Tensor, steps: Sequence[tuple[Tensor, Tensor, Tensor]]
+    function: RowFunction, first: Tensor, steps: Sequence[tuple[Tensor, Tensor, Tensor]]
 ) -> StepTable:
     """Return the table of the steps that were found, in rows of the same length."""
     rows, at, levels = (torch.cat(each) for each in zip(*steps, strict=True))
@@ -350,7 +349,7 @@ def _table(
     width = int(counts.max()) if len(rows) else 0
     column = torch.arange(len(rows)) - (counts.cumsum(0) - counts)[rows]
     thresholds = torch.full((function.rows, width), math.inf)
-    thresholds[rows, column] = _floats(at) + 0.0
+    thresholds[rows, column] = floats(at) + 0.0
     filled = first[:, None].repeat(1, width + 1)
     for row in range(function.rows):
         count = int(counts[row])
@@ -361,7 +360,7 @@ def _table(
     return StepTable(thresholds, filled, function.axis)
 
 
-def _verify(function: _Function, table: StepTable) -> None:
+def _verify(function: RowFunction, table: StepTable) -> None:
     """Raise NoStepFunctionError if a table differs from its function at the probes."""
     values = probes(table).expand(function.rows, -1).contiguous()
     expected = table.levels.gather(1, torch.searchsorted(table.thresholds, values, right=True))
@@ -374,24 +373,13 @@ def _verify(function: _Function, table: StepTable) -> None:
         )
 
 
-def _ordered(x: Tensor) -> Tensor:
+def ordered(x: Tensor) -> Tensor:
     """Return float32 numbers as integers in the same order; −0 comes just before 0."""
     bits = x.to(torch.float32).contiguous().view(torch.int32)
     return torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits).long()
 
 
-def _floats(ordered: Tensor) -> Tensor:
-    """Return the float32 numbers that `_ordered` numbers."""
+def floats(ordered: Tensor) -> Tensor:
+    """Return the float32 numbers that `ordered` numbers."""
     bits = ordered.int()
     return torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits).view(torch.float32)
-
-
-__all__ = [
-    "NoStepFunctionError",
-    "StepTable",
-    "Steps",
-    "ordered_neighbours",
-    "probed",
-    "probes",
-    "step_table",
-]

@@ -16,11 +16,14 @@ from qbench.deployment.emitters import emitter_of
 from qbench.deployment.exact import compare_integers
 from qbench.deployment.graph import Written, write_onnx
 from qbench.deployment.network import HardNetwork, describe
-from qbench.deployment.nodes import Nodes
+from qbench.deployment.nodes import Nodes, run_in_onnxruntime
+from qbench.deployment.parts import wrong_part
 from qbench.deployment.proof import prove
 from qbench.deployment.standard import ONNX
 from qbench.deployment.steps import step_table
 from qbench.errors import QbenchError
+from qbench.method import Binary, Layer, Method
+from qbench.quant.options import build_method
 from tests.helpers.hardened import images, trained
 
 ir = pytest.importorskip("onnx_ir")
@@ -124,10 +127,12 @@ class Residual(nn.Module):
         ("lq_nets", "2/3", "after_activation", {"comparisons"}),
         ("react_net", "1/1", None, {"comparisons"}),
         ("apot", "4/4", None, {"counts"}),
+        ("tbn", "1/2", None, {"comparisons for each image"}),
+        (build_method("xnor", {"scale_map": True}), "1/1", None, {"comparisons"}),
     ],
 )
 def test_residual_networks_and_levels_that_are_not_even_are_exported(
-    method: str, bits: str, placement: Any, emitters: set[str], tmp_path: Path
+    method: Any, bits: str, placement: Any, emitters: set[str], tmp_path: Path
 ) -> None:
     handle = trained(method, bits, Residual(), placement=placement)
     network = describe(handle, X)
@@ -253,6 +258,45 @@ def test_layers_are_the_same_on_integers(
     assert wrong == "sums of products of '3' differ"
 
 
+def next_factor(model: Any) -> None:
+    change(model, "3.factor.1", lambda factor: np.nextafter(factor, np.float32(9)))
+
+
+def at_threshold(model: Any) -> None:
+    node = next(n for n in model.graph if n.outputs[0].name == "3.levels").inputs[0].producer()
+    node.op_type = "GreaterOrEqual"
+
+
+@pytest.mark.parametrize("fault", [next_factor, at_threshold])
+def test_a_planted_fault_of_steps_for_each_image_is_red(
+    fault: Callable[[Any], None], tmp_path: Path
+) -> None:
+    network = describe(trained("tbn", "1/2"), X)
+    path = tmp_path / "net.onnx"
+    written = write_onnx(network, path, X, ONNX)
+    assert wrong_part(network, path, written, run_in_onnxruntime) == ""
+    model = ir.load(path)
+    fault(model)
+    ir.save(model, path)
+    assert "quantizer at '3'" in wrong_part(network, path, written, run_in_onnxruntime)
+
+
+class LargestOfImage(nn.Module):
+    """Steps at half of the largest value of an image."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x > x.flatten(1).amax(1).view(-1, *[1] * (x.dim() - 1)) / 2).float()
+
+
+class OwnMethod(Method):
+    """A method of a plugin whose levels depend on the image."""
+
+    activations = Binary(required=True)
+
+    def activation_quantizer(self, layer: Layer, sample: Tensor) -> nn.Module:
+        return LargestOfImage()
+
+
 def test_what_is_no_step_function_is_refused(tmp_path: Path) -> None:
     with pytest.raises(QbenchError, match="at '0': the level of a value depends on other values"):
-        qbench.deploy(trained("tbn", "1/2"), tmp_path / "net.onnx", X, to="onnx")
+        qbench.deploy(trained(OwnMethod(), "32/1"), tmp_path / "net.onnx", X, to="onnx")

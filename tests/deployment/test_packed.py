@@ -39,7 +39,7 @@ from tests.helpers.hardened import convnet, images, trained
 from tests.helpers.methods import FEW, NAMES
 from tests.helpers.transformers import tiny_vit
 
-WIDTHS = ("1/1", "2/2", "3/32", "4/4", "8/8", "32/2")
+WIDTHS = ("1/1", "2/2", "1/2", "3/32", "4/4", "8/8", "32/2")
 CELLS = [
     (name, next(b for b in order if built.supports(BitWidths.parse(b), "classification") is None))
     for name in NAMES
@@ -80,8 +80,15 @@ def test_codes_are_packed_with_the_lowest_bit_first() -> None:
 def test_every_method_is_reloaded_to_the_bit_at_the_size_of_its_row(
     name: str, bits: str, tmp_path: Path
 ) -> None:
-    options = FEW.get(name, {})
-    method, widths = build_method(name, options), BitWidths.parse(bits)
+    check_reloaded(build_method(name, FEW.get(name, {})), bits, tmp_path / "net.safetensors")
+
+
+def test_outputs_that_depend_on_the_input_are_reloaded_to_the_bit(tmp_path: Path) -> None:
+    """K of XNOR-Net is a part of the network that the method prepares."""
+    check_reloaded(build_method("xnor", {"scale_map": True}), "1/1", tmp_path / "net.safetensors")
+
+
+def check_reloaded(method: Method, bits: str, file: Path) -> None:
     x = images(8, size=8)
 
     def build() -> nn.Module:
@@ -89,17 +96,9 @@ def test_every_method_is_reloaded_to_the_bit_at_the_size_of_its_row(
         return registry.build_model("convnet_tiny", 10, 1)
 
     handle = trained(method, bits, build(), x)
-    file = tmp_path / "net.safetensors"
-    prepared = preparation_of(method, widths, build)
+    prepared = preparation_of(method, BitWidths.parse(bits), build)
     own = Architecture(model="convnet_tiny", num_classes=10, in_channels=1, prepared=prepared)
     network = describe(handle, x)
-    refused = [each.reason for each in network.activations if each.reason]
-    if refused:
-        assert name == "tbn"
-        assert "depends on other values of the image" in refused[0]
-        with pytest.raises(QbenchError, match="cannot be packed"):
-            write_packed(network, file, own)
-        return
     sizes = write_packed(network, file, own)
     assert network.undeclared == []
     loaded = load_packed(file)
@@ -211,6 +210,27 @@ def half_up(index: Index, blob: bytearray) -> None:
     at = index.activations[0].thresholds
     ties = np.frombuffer(blob, np.float32, index.activations[0].steps, at)
     blob[at : at + 4] = np.nextafter(ties[0], np.float32(-np.inf)).tobytes()
+
+
+def next_factor(index: Index, blob: bytearray) -> None:
+    blob[index.activations[0].thresholds] ^= 1  # the last bit
+
+
+def at_threshold(index: Index, blob: bytearray) -> None:
+    index.activations[0].above = (False, False)
+
+
+@pytest.mark.parametrize("fault", [next_factor, at_threshold])
+def test_a_planted_fault_of_steps_for_each_image_is_named(fault: Any, tmp_path: Path) -> None:
+    file = tmp_path / "net"
+    network = describe(trained("tbn", "1/2"), images())
+    write_packed(network, file)
+    index, blob = read_index(file), bytearray(stored(file))
+    fault(index, blob)
+    rewrite(file, index.model_dump_json(), blob)
+    assert wrong_part(network, file) == (
+        "the steps at '0' in the file are not those of its quantizer"
+    )
 
 
 @pytest.mark.parametrize("fault", [other_zero_point, next_scale, other_axis, half_up])

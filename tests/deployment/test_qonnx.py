@@ -31,6 +31,7 @@ def hard(method: str, bits: str) -> HardNetwork:
         ("lsq", "4/4", "Quant, 4 bits", {"Quant"}),
         ("react_net", "1/1", "BipolarQuant", {"MultiThreshold"}),
         ("bireal", "1/1", "BipolarQuant", {"BipolarQuant"}),
+        ("tbn", "1/2", "BipolarQuant", {"Quant of comparisons for each image"}),
     ],
 )
 def test_a_model_is_the_network_that_was_hardened(

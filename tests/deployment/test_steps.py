@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from qbench.deployment.function import Steps
 from qbench.deployment.steps import (
     NoStepFunctionError,
-    Steps,
     StepTable,
     ordered_neighbours,
     probes,
