@@ -25,8 +25,9 @@ from qbench.spec.words import counted
 from qbench.store.recording import WEIGHTS_FILE
 from qbench.store.tags import EDITED, was_changed, was_imported
 from qbench.train import fingerprint, weights
+from qbench.train.building import ExecutionEnvironment
 from qbench.train.provenance import environment
-from qbench.train.trial import INTERRUPTED, ExecutionEnvironment, Training, remeasure
+from qbench.train.trial import INTERRUPTED, Training, remeasure
 
 if TYPE_CHECKING:
     from qbench.store.mlflow import Store

@@ -32,7 +32,8 @@ from qbench.store.mlflow import Store
 from qbench.store.recording import PREDICTIONS_FILE, WEIGHTS_FILE
 from qbench.store.run import Run
 from qbench.store.tags import PREDICTIONS
-from qbench.train.trial import ExecutionEnvironment, rebuild
+from qbench.train.building import ExecutionEnvironment
+from qbench.train.trial import rebuild
 
 Status = Literal["green", "red", "refused"]
 

@@ -61,7 +61,8 @@ class WorkerConfig:
 
     def training(self, trial: Trial) -> Training:
         """Return the training of a trial in this process."""
-        from qbench.train.trial import ExecutionEnvironment, Training
+        from qbench.train.building import ExecutionEnvironment
+        from qbench.train.trial import Training
 
         for name, value in self.environment.items():
             os.environ.setdefault(name, value)

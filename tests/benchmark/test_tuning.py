@@ -16,7 +16,8 @@ from qbench.store.run import Run
 from qbench.store.tags import FINAL, REASON
 from qbench.suite.grid import PlannedTrial
 from qbench.suite.tuned import Search, TunedGrid, fresh_seeds
-from qbench.train.trial import ExecutionEnvironment, Training
+from qbench.train.building import ExecutionEnvironment
+from qbench.train.trial import Training
 from tests.helpers import fashion
 from tests.helpers.suites import load
 from tests.helpers.tuned import SUITE, record

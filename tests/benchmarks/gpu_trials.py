@@ -24,8 +24,9 @@ from qbench.quant.options import build_method, method_options
 from qbench.spec.recipe import Recipe
 from qbench.spec.result import Result
 from qbench.spec.trial import Trial
+from qbench.train.building import ExecutionEnvironment
 from qbench.train.checkpoint import load_weights
-from qbench.train.trial import ExecutionEnvironment, Training
+from qbench.train.trial import Training
 from tests.benchmarks.gpu_report import Options, Row, told
 
 LEAST_TOP1 = 90.0

@@ -35,8 +35,9 @@ from qbench.quant.options import build_method
 from qbench.spec.trial import Trial
 from qbench.suite.grid import expand
 from qbench.suite.suite import load_suite
+from qbench.train.building import ExecutionEnvironment
 from qbench.train.optimizer import build_optimizer
-from qbench.train.trial import ExecutionEnvironment, Training
+from qbench.train.trial import Training
 
 BARS = {"digits": 1.10, "14×14": 1.10, "fixed": 0.15, "suite": 0.55, "first": 8.0}
 METHODS = (("fp32", "32/32"), ("ste", "2/2"), ("lsq", "2/2"), ("quantization_networks", "2/2"))

@@ -26,7 +26,8 @@ import pandas as pd
 from qbench.spec.trial import FP32, Trial
 from qbench.suite.grid import expand
 from qbench.suite.suite import load_suite
-from qbench.train.trial import ExecutionEnvironment, Training
+from qbench.train.building import ExecutionEnvironment
+from qbench.train.trial import Training
 
 
 def main() -> None:

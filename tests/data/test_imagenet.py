@@ -15,8 +15,9 @@ from qbench.errors import QbenchError
 from qbench.spec.trial import Trial
 from qbench.suite.grid import expand
 from qbench.suite.suite import load_suite
+from qbench.train.building import ExecutionEnvironment
 from qbench.train.loading import evaluation_loader, training_loader
-from qbench.train.trial import ExecutionEnvironment, Training
+from qbench.train.trial import Training
 from tests.helpers.images import CPU, RECIPE, SIZE, imagenet, order
 
 SUITES = Path(__file__).parents[2] / "suites"

@@ -33,7 +33,8 @@ from qbench.quant.options import build_method
 from qbench.quant.preparation import preparation_of
 from qbench.report.cost import cost, multiply_adds
 from qbench.spec.bits import BitWidths
-from qbench.train.trial import ExecutionEnvironment, rebuild
+from qbench.train.building import ExecutionEnvironment
+from qbench.train.trial import rebuild
 from tests.helpers import training
 from tests.helpers.hardened import convnet, images, trained
 from tests.helpers.methods import FEW, NAMES

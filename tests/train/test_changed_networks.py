@@ -14,9 +14,10 @@ from qbench.spec.recipe import Recipe
 from qbench.spec.trial import Trial
 from qbench.suite.grid import expand
 from qbench.suite.suite import Suite
-from qbench.train import trial as trial_module
+from qbench.train import building
+from qbench.train.building import ExecutionEnvironment
 from qbench.train.checkpoint import load_weights, pack, unpack
-from qbench.train.trial import ExecutionEnvironment, Training
+from qbench.train.trial import Training
 from tests.helpers.checkpoints import Kept
 from tests.helpers.training import train
 
@@ -56,7 +57,7 @@ def attached(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Handle, dict[str, Te
         found.append((handle, state))
         return handle
 
-    monkeypatch.setattr(trial_module, "attach", recording)
+    monkeypatch.setattr(building, "attach", recording)
     return found
 
 

@@ -12,6 +12,7 @@ from qbench.quant.options import build_method, method_options
 from qbench.spec.recipe import Recipe
 from qbench.spec.result import Result
 from qbench.spec.trial import Trial
+from qbench.train.building import ExecutionEnvironment
 from qbench.train.checkpoint import (
     RefusedError,
     load_weights,
@@ -20,7 +21,7 @@ from qbench.train.checkpoint import (
     set_random_state,
     unpack,
 )
-from qbench.train.trial import ExecutionEnvironment, Training
+from qbench.train.trial import Training
 from tests.helpers.checkpoints import Kept, poison
 
 RECIPE = Recipe(

@@ -6,9 +6,10 @@ import torch
 from torch import nn
 
 from qbench.spec.recipe import Recipe
+from qbench.train.building import ExecutionEnvironment
 from qbench.train.checkpoint import load_weights
 from qbench.train.reestimation import norms_of, reestimate, repeated
-from qbench.train.trial import ExecutionEnvironment, remeasure
+from qbench.train.trial import remeasure
 from tests.helpers.training import RECIPE, train, trial
 
 AGAIN = Recipe.model_validate({**dict(RECIPE), "reestimate_batches": 3})

@@ -7,7 +7,8 @@ import pytest
 from qbench.spec.recipe import Recipe, Teacher
 from qbench.spec.result import Result
 from qbench.spec.trial import TeacherNetwork, Trial
-from qbench.train.trial import ExecutionEnvironment, Training
+from qbench.train.building import ExecutionEnvironment
+from qbench.train.trial import Training
 from tests.helpers.checkpoints import Kept
 from tests.helpers.training import RECIPE, train, trial
 

@@ -12,8 +12,9 @@ from qbench.plugins import Plugin, load_plugin
 from qbench.quant.options import build_method, method_options
 from qbench.spec.result import Result
 from qbench.spec.trial import Trial
+from qbench.train.building import ExecutionEnvironment
 from qbench.train.checkpoint import load_weights
-from qbench.train.trial import ExecutionEnvironment, Training, remeasure
+from qbench.train.trial import Training, remeasure
 from tests.helpers import plugins
 from tests.helpers.checkpoints import Kept, poison
 from tests.helpers.foreign_models import Branched
