@@ -87,6 +87,7 @@ def deploy(
     """
     from rich.console import Console
 
+    from qbench.benchmark.labels import data_options
     from qbench.cli import record
     from qbench.deployment.deploy import check_format
     from qbench.deployment.trials import deploy_finished, load_finished
@@ -101,7 +102,11 @@ def deploy(
         raise QbenchError(f"{what} has no finished trial: run it first")
     found = []
     for run in trials.runs:
-        finished = load_finished(trials.store, run, trials.data or {})
+        data = trials.data
+        if data is None:  # of a key
+            trial = trials.store.trial(run)
+            data = data_options(trial.dataset, trial.data)
+        finished = load_finished(trials.store, run, data)
         each = deploy_finished(finished, to, folder, fold_batch_norm, exact)
         found.append(each)
         if not as_json:

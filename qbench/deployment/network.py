@@ -101,6 +101,21 @@ class HardNetwork:
     buffers: Mapping[str, Tensor]
     undeclared: list[str] = field(default_factory=list)
 
+    @property
+    def channels_last(self) -> bool:
+        """Whether its convolutions are in channels-last memory format, which rounds otherwise."""
+
+        def strides(shape: torch.Size, layout: torch.memory_format) -> tuple[int, ...]:
+            return torch.empty(shape, memory_format=layout, device="meta").stride()
+
+        return any(
+            strides(weight.shape, torch.contiguous_format)
+            != weight.stride()
+            == strides(weight.shape, torch.channels_last)
+            for weight in self.model.parameters()
+            if weight.dim() == 4
+        )
+
 
 @torch.no_grad()
 def describe(handle: Handle, images: Any) -> HardNetwork:

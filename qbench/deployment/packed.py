@@ -130,6 +130,7 @@ class Index(PlainData):
         activations: Steps of activation quantizers.
         sites: All sites of the model, if quantizers sit between layers.
         scales: Factors of outputs, by layer.
+        channels_last: Whether convolutions are in channels-last memory format.
     """
 
     version: Literal[1] = 1
@@ -145,6 +146,7 @@ class Index(PlainData):
     activations: list[ActivationEntry] = Field(default_factory=list)
     sites: tuple[Site, ...] = ()
     scales: dict[str, float] = Field(default_factory=dict)
+    channels_last: bool = False
 
 
 @dataclass(frozen=True)
@@ -197,6 +199,7 @@ def write_packed(
         layers=network.layers,
         sites=network.sites,
         scales=dict(network.scales),
+        channels_last=network.channels_last,
         parameters=[_put(blob, name, x) for name, x in network.parameters.items()],
     )
     _put_weights(blob, index, network)
@@ -415,6 +418,8 @@ def _fill(model: nn.Module, index: Index, blob: bytes) -> nn.Module:
         points |= dict.fromkeys(activation.points, quantizer)
     if points:
         Insertion(model, index.sites, points)
+    if index.channels_last:
+        model.to(memory_format=torch.channels_last)
     return model.eval()
 
 

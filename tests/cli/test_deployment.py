@@ -4,23 +4,32 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from qbench import registry
 from qbench.deployment.packed import load_packed, read_index
 from qbench.plugins import Plugin, load_plugin
 from qbench.spec.predictions import Predictions
 from qbench.spec.trial import Trial
 from qbench.store.mlflow import Store
+from qbench.train.building import ExecutionEnvironment
+from qbench.train.trial import Training
 from tests.conftest import QbenchHere
-from tests.helpers import plugins, training
+from tests.helpers import fashion, plugins, training
 
 ONCE = training.RECIPE.model_copy(update={"epochs": 1})
 
 
-def record(results: Path, what: Trial, predicted: list[int] | None = None) -> Trial:
+def record(
+    results: Path, what: Trial, predicted: list[int] | None = None, data: Any = None
+) -> Trial:
     """Train a trial and record it, with other predictions if they are given."""
-    result, weights = training.train(what)
+    run = Training(what, execution=ExecutionEnvironment(data=data or {}))
+    for _ in run.epochs():
+        pass
+    result, weights = run.result, run.weights
     assert weights is not None, result.reason
     if predicted is not None:
         result.predictions = Predictions.of(predicted, 10)
@@ -45,6 +54,18 @@ def test_a_trial_is_deployed_and_proven(qbench_here: QbenchHere, tmp_path: Path)
     assert found["bytes"]["file"] == file.stat().st_size
     assert read_index(file).about == {"trial": trial.key, "name": trial.name}
     load_packed(file)
+
+
+def test_a_trial_tells_the_options_of_its_data(
+    qbench_here: QbenchHere, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = fashion.write(tmp_path / "data" / "fashion_mnist")
+    monkeypatch.setenv("QBENCH_DATA", str(folder.parent))
+    data = registry.build_dataset("fashion_mnist", {"image_size": 14}).identity()
+    recipe = ONCE.model_copy(update={"channels_last": True})
+    what = training.trial("twn", bits="2/32", dataset="fashion_mnist", data=data, recipe=recipe)
+    trial = record(tmp_path, what, data={"image_size": 14})
+    assert qbench_here("deploy", trial.key, "--results", tmp_path).startswith("green")
 
 
 def test_predictions_that_were_not_recorded_make_it_red(

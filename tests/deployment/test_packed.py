@@ -139,6 +139,18 @@ def test_quantizers_between_layers_are_reloaded(placement: Any, tmp_path: Path) 
         assert torch.equal(load_packed(tmp_path / "net")(x), handle.model(x))
 
 
+def test_the_memory_format_is_kept(tmp_path: Path) -> None:
+    """Convolutions round otherwise in another format."""
+    model = convnet().to(memory_format=torch.channels_last)
+    handle = trained("lsq", "4/4", model)
+    qbench.deploy(handle, tmp_path / "net", images())
+    loaded = load_packed(tmp_path / "net", convnet())
+    for name, parameter in loaded.named_parameters():
+        assert parameter.stride() == handle.model.get_parameter(name).stride()
+    with torch.no_grad():
+        assert torch.equal(loaded(images()), handle.model(images()))
+
+
 def test_a_method_of_a_plugin_is_not_needed_to_load(tmp_path: Path) -> None:
     handle = trained(OwnMethod(), "2/2")
     sizes = qbench.deploy(handle, tmp_path / "net", images())
