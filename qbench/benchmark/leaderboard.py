@@ -117,6 +117,7 @@ def _presentation(benchmark: Benchmark) -> Presentation:
         rehearsal=benchmark.rehearsal,
         tables=suite.tables,
         data=f"Data: {dataset.title} with {told}." if told else "",
+        effort=suite.tuning.effort if suite.is_tuned else "",
         chance=100 / dataset.num_classes if known else math.nan,
         test_items=test_items,
         date=_day(benchmark.runs.values()),

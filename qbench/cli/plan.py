@@ -112,18 +112,13 @@ def show(benchmark: Benchmark) -> None:
 def _stages(benchmark: Benchmark, awaited: int) -> str:
     """Return what both stages of a tuned suite are, and how much of them is not known yet."""
     tuning = benchmark.suite.tuning
-    text = (
-        f"Studies of each row: {tuning.studies}. Each tries "
-        f"{counted(tuning.trials, 'configuration')} on {tuning.validation:,} validation images, "
-        f"then trains the best one on {counted(tuning.seeds, 'seed')} and measures it on the test "
-        "split."
-    )
+    text = f"Studies of each row: {tuning.studies}. {tuning.effort}"
     if tuning.scheduler != "none":
         searched = [p.trial for p in benchmark.planned if p.study and p.trial.validation]
         for length in sorted({trial.recipe.epochs for trial in searched}):
             text += f" {_halving(tuning, length)}"
     if awaited:
-        text += f" {counted(awaited, 'trial')} follow from results to come."
+        text += f" Results decide on {counted(awaited, 'further trial')}."
     return text
 
 
@@ -138,9 +133,9 @@ def _halving(tuning: Tuning, length: int) -> str:
     )
     whole = tuning.trials * length
     return (
-        f"Of {counted(length, 'epoch')}, {tuning.scheduler} stops {stops}; the best "
-        f"{plan[-1].configurations:,} of {tuning.trials:,} train them all. A study spends "
-        f"{halving.epochs_of(plan):,} epochs on its configurations, in place of {whole:,}."
+        f"Of {counted(length, 'epoch')}, {tuning.scheduler} stops {stops}, and trains "
+        f"{plan[-1].configurations:,} to the end: {halving.epochs_of(plan):,} epochs for each "
+        f"study, in place of {whole:,}."
     )
 
 

@@ -18,6 +18,7 @@ from qbench.spec.result import Result
 from qbench.spec.trial import Trial
 
 _QUIET_SECONDS = 60.0
+_ON_VALIDATION = " on validation images"
 _STARTING = "Ray is starting; the first trial begins in about 20 seconds"
 
 
@@ -102,12 +103,13 @@ class Display:
         self._running.pop(trial.key, None)
         if result.status == "done":
             self._done += 1
-            best = self._best.get(trial.bits)
-            better = best is None or _score(result)[1] > _score(best)[1]
-            if better and not trial.stop_after:
-                self._best[trial.bits] = result
+            column = f"{trial.bits}{_ON_VALIDATION}" if trial.validation else trial.bits
+            best = self._best.get(column)
+            if not trial.stop_after and (best is None or _score(result)[1] > _score(best)[1]):
+                self._best[column] = result
             metric, value = _score(result)
-            what = f"{metric} {value:.2f}  {result.seconds:.1f} s"
+            where = _ON_VALIDATION if trial.validation else ""
+            what = f"{metric} {value:.2f}{where}  {result.seconds:.1f} s"
             if result.unreadable:
                 what += f"  [yellow]{escape(result.unreadable_text)}[/]"
             if result.audit_text:
@@ -140,9 +142,9 @@ class Display:
         for trial, epoch in list(self._running.values()):
             name = escape(self._names[trial.key])
             now.add_row("  training", name, f"epoch {epoch}/{trial.epochs}")
-        for bits, result in sorted(dict(self._best).items()):
+        for column, result in sorted(dict(self._best).items()):
             name = escape(self._names[result.trial.key])
-            now.add_row(f"  best {bits}", name, f"{_score(result)[1]:.2f}")
+            now.add_row(f"  best {column}", name, f"{_score(result)[1]:.2f}")
         state = f"{counts}; {self._left()}" if self._begun else f"{_STARTING} …"
         return Group(self._bar, state, now)
 

@@ -66,8 +66,8 @@ def train(
             console.print(f"{nothing_to_train(done)}; nothing to train.")
         tried: set[str] = set()
         while to_do:
-            to_train = counted(len(to_do), "trial")
-            console.print(f"{to_train} to train, {done} of {runnable} done already.")
+            to_train, further = counted(len(to_do), "trial"), _further(benchmark)
+            console.print(f"{to_train} to train, {done} of {runnable} done already{further}.")
             summary = _run(benchmark.part(to_do), to_do, console, address, budget)
             interrupted, stopped = summary.interrupted, summary.stopped
             unrecorded = summary.unrecorded
@@ -100,10 +100,17 @@ def train(
         if interrupted or stopped:
             left = len(benchmark.to_do())
             why = f"Stopped: {stopped}" if stopped else "Interrupted"
-            console.print(f"{why}: {runnable - left} of {counted(runnable, 'trial')} done.")
+            done = f"{runnable - left} of {counted(runnable, 'trial')} done"
+            console.print(f"{why}: {done}{_further(benchmark)}.")
             console.print(f"Go on with: {command}", soft_wrap=True, markup=False)
             return 130 if interrupted else 1
         return 1 if failed or unrecorded else 0
+
+
+def _further(benchmark: Benchmark) -> str:
+    """Return how many trials of a tuned suite follow from results to come, as a clause."""
+    count = len(benchmark.awaited())
+    return f"; results decide on {count:,} more" if count else ""
 
 
 def _run(

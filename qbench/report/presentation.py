@@ -25,6 +25,7 @@ class Presentation:
         rehearsal: Whether the trials are a rehearsal. If so, every cell says so.
         tables: Layouts of the tables, at least one.
         data: What the data are, if they are not the original of their name. Otherwise empty.
+        effort: What each study of a tuned suite does. Otherwise empty.
         chance: Accuracy (%) of guessing. NaN if it is not known.
         test_items: Number of test items. 0 if it is not known.
         date: Day on which the newest trial ended, such as ``2026-03-31``. Empty if it is not known.
@@ -37,6 +38,7 @@ class Presentation:
     rehearsal: bool = False
     tables: Sequence[TableLayout] = (TableLayout(),)
     data: str = ""
+    effort: str = ""
     chance: float = float("nan")
     test_items: int = 0
     date: str = ""

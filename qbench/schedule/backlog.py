@@ -133,7 +133,7 @@ class Backlog(Searcher):
     def _end(self, result: Result) -> None:
         key = result.trial.key
         weights = self._spool.folder(key) / "weights.pt"
-        if result.trial.method == FP32 and weights.exists():
+        if result.trial.method == FP32 and not result.trial.stop_after and weights.exists():
             self._spool.keep_weights(key, weights)
         self._summary.ended += 1
         self._summary.seconds += result.seconds

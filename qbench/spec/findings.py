@@ -20,6 +20,7 @@ _KINDS = {
     "list": "a list",
     "tuple": "a list",
     "dict": "a mapping",
+    "model": "a mapping",
 }
 _BOUNDS = {
     "greater_than": ("gt", "greater than"),

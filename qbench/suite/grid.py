@@ -69,9 +69,11 @@ class PlannedTrial:
 
     @property
     def name(self) -> str:
-        """Readable name, with the label of its row."""
+        """Readable name, with the label of its row and the values that are searched."""
         trial = self.trial
         name = f"{self.label} {trial.bits} {trial.model} {self.dataset} seed {trial.seed}"
+        if self.values:
+            name += f" ({', '.join(f'{axis} {value}' for axis, value in self.values.items())})"
         return f"{name}, {trial.length}" if trial.stop_after else name
 
 

@@ -8,9 +8,15 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from qbench.spec.booleans import no_boolean
+from qbench.spec.words import counted
 from qbench.suite import halving
 
 _LONG = 1000  # epochs, enough for all rungs
+_KINDS = {
+    "quasirandom": "quasirandom configuration",
+    "random": "random configuration",
+    "optuna": "configuration of optuna",
+}
 _START = 10  # configurations, at most, before the first that scores choose; as optuna's default
 
 
@@ -47,6 +53,17 @@ class Tuning(BaseModel):
         if self.search != "optuna":
             return self.trials
         return min(_START, math.ceil(self.trials / 2))
+
+    @property
+    def effort(self) -> str:
+        """What a study does, in a sentence."""
+        tried = counted(self.trials, _KINDS[self.search])
+        stopped = "" if self.scheduler == "none" else f"; {self.scheduler} stops the worse ones"
+        return (
+            f"Each study tries {tried} on {counted(self.validation, 'validation image')}{stopped}. "
+            f"It trains the best one on {counted(self.seeds, 'fresh seed')} and measures it on the "
+            "test split."
+        )
 
     @property
     def most_trials(self) -> int:

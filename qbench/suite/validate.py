@@ -88,9 +88,9 @@ def _tuning_problems(data: dict[str, Any]) -> Iterator[Problem]:
         yield ("tuning", "search"), reason
     if not tuned or data.get("dataset") not in registry.names("datasets"):
         return
-    wanted = Tuning().validation
+    wanted = Tuning().validation if tuning is None else None  # the schema finds another type
     if isinstance(tuning, dict):
-        wanted = tuning.get("validation", wanted)
+        wanted = tuning.get("validation", Tuning().validation)
     with contextlib.suppress(QbenchError):  # `_data_problems` finds it
         dataset = registry.build_dataset(
             data["dataset"], options if isinstance(options, dict) else {}

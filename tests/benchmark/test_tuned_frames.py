@@ -44,6 +44,7 @@ def test_the_report_has_the_aligned_table_the_tuned_one_and_what_lies_between(
         ["2/2", 3, 1.0, 0]
     ]
     text = (tuned.folder / "leaderboard.md").read_text(encoding="utf-8")
+    assert "Each study tries 2 quasirandom configurations on 50 validation images." in text
     for title in ("What tuning changes", "What tuning gains", "What tuning found", "Best conf"):
         assert f"## {title}" in text
     assert "Tuning curves" in (tuned.folder / "leaderboard.html").read_text(encoding="utf-8")

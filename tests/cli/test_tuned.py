@@ -54,11 +54,11 @@ def test_a_run_trains_both_stages_and_goes_on_after_an_interruption(
     runs, words = FakeRuns(monkeypatch, 2, 100, 100), command(tmp_path)
     first = CliRunner().invoke(app, words)
     assert first.exit_code == 130, first.output
-    assert "Interrupted: 2 of 3 trials done." in first.output
+    assert "Interrupted: 2 of 3 trials done; results decide on 2 more." in first.output
 
     second = CliRunner().invoke(app, words)
     assert second.exit_code == 0, second.output
-    assert "1 trial to train, 2 of 3 done already." in second.output
+    assert "1 trial to train, 2 of 3 done already; results decide on 2 more." in second.output
     assert "2 trials to train, 3 of 5 done already." in second.output  # the winner on two seeds
     assert len(set(runs.trained)) == len(runs.trained) == 5
 
@@ -75,14 +75,15 @@ def test_asha_goes_on_after_an_interruption_without_repeating_a_trial(
     runs, words = FakeRuns(monkeypatch, 3, 100, 2, 100, 100, 1, 1), command(tmp_path, *changes)
     plan = CliRunner().invoke(app, ["plan", *words[1:]])
     assert (
-        "Of 9 epochs, asha stops 4 after 1 epoch and 2 after 3 epochs; the best 1 of 7 train them "
-        "all. A study spends 19 epochs on its configurations, in place of 63."
+        "Of 9 epochs, asha stops 4 after 1 epoch and 2 after 3 epochs, and trains 1 to the end: "
+        "19 epochs for each study, in place of 63."
     ) in plan.output
-    assert "6 trials follow from results to come." in plan.output
+    assert "Results decide on 6 further trials." in plan.output
     outputs = [CliRunner().invoke(app, words) for _ in range(4)]
     assert [each.exit_code for each in outputs] == [130, 130, 130, 0], outputs[-1].output
     said = "".join(each.output for each in outputs)
-    for text in ("3 of 7 trials done", "7 of 10 done already", "9 of 10 trials done",
+    for text in ("3 of 7 trials done; results decide on 6 more", "7 of 10 done already",
+                 "9 of 10 trials done; results decide on 3 more",
                  "9 of 10 done already", "10 of 11 done already", "11 of 13 done already",
                  "12 of 13 trials done", "12 of 13 done already"):  # fmt: skip
         assert text in said
@@ -96,9 +97,9 @@ def test_optuna_goes_on_after_an_interruption_without_repeating_a_trial(
     runs = FakeRuns(monkeypatch, 1, 1, 100, 100, 100)
     words = command(tmp_path, "tuning.search=optuna", "tuning.trials=4")
     first = CliRunner().invoke(app, words)
-    assert "Interrupted: 1 of 2 trials done." in first.output
+    assert "Interrupted: 1 of 2 trials done; results decide on 4 more." in first.output
     second = CliRunner().invoke(app, words)
     assert second.exit_code == 0, second.output
     for said in ("1 of 2 done", "2 of 3 done", "3 of 4 done", "4 of 6 done"):
-        assert f"{said} already." in second.output
+        assert f"{said} already" in second.output
     assert len(set(runs.trained)) == len(runs.trained) == 6

@@ -144,6 +144,41 @@ def test_optuna_has_to_be_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     )
 
 
+def test_the_name_of_a_trial_tells_its_configuration(tmp_path: Path) -> None:
+    halved = ("tuning.scheduler=asha", "recipe.epochs=9", "methods=[dorefa]", "tuning.studies=1")
+    (search,) = TunedGrid(suite(tmp_path, *halved)).searches({})
+    assert len({each.name for each in search.known}) == 3
+    first = search.known[0]
+    values = ", ".join(f"{name} {value}" for name, value in first.values.items())
+    assert values.startswith("lr ")
+    assert first.name == (f"DoReFa-Net 2/2 convnet_tiny digits seed 1000 ({values}), 1 of 9 epochs")
+
+
+@pytest.mark.parametrize(
+    ("changes", "effort"),
+    [
+        ((), "Each study tries 3 quasirandom configurations on 50 validation images. It"),
+        (
+            ("tuning.search=random", "tuning.trials=1", "tuning.scheduler=asha"),
+            "Each study tries 1 random configuration on 50 validation images; asha stops the "
+            "worse ones. It",
+        ),
+    ],
+)
+def test_the_effort_is_told_in_a_sentence(
+    tmp_path: Path, changes: tuple[str, ...], effort: str
+) -> None:
+    assert suite(tmp_path, *changes).tuning.effort == (
+        f"{effort} trains the best one on 2 fresh seeds and measures it on the test split."
+    )
+
+
+def test_tuning_is_a_mapping(tmp_path: Path) -> None:
+    text = "\n".join(line for line in SUITE.splitlines() if not line.startswith("tuning"))
+    (wrong,) = problems(tmp_path, text + "\ntuning: 5\n")
+    assert wrong == "suite.yaml:9: tuning: must be a mapping, not 5"
+
+
 def test_a_scheduler_starts_configurations_with_the_first_rung(tmp_path: Path) -> None:
     halved = ("tuning.scheduler=asha", "tuning.trials=7", "recipe.epochs=12", "methods=[dorefa]")
     grid, plain = (TunedGrid(suite(tmp_path, *changes)) for changes in (halved, halved[1:]))

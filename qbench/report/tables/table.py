@@ -215,14 +215,15 @@ class _Builder:
         ]
         if within_model and layout.third == "tables":
             result.full_precision = captions.full_precision(trials, self._shown)
+        own = self._presentation
         result.caption = captions.caption(
             result.subject,
             trials,
             self._shown,
             result.full_precision,
-            [*filter(None, [self._presentation.data]), *result.doubts, *result.marks],
+            [*filter(None, [own.effort, own.data]), *result.doubts, *result.marks],
         )
-        if self._presentation.rehearsal:
+        if own.rehearsal:
             result.caption = captions.REHEARSAL_NOTE + result.caption
         return result
 
