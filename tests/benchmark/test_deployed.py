@@ -13,6 +13,8 @@ from qbench.benchmark import deployed, leaderboard
 from qbench.benchmark.benchmark import Benchmark
 from qbench.deployment.latency import Speed
 from qbench.deployment.trials import Deployment
+from qbench.errors import QbenchError
+from tests.helpers import tuned
 
 
 @pytest.fixture
@@ -76,3 +78,26 @@ def test_a_damaged_record_does_not_count(benchmark: Benchmark) -> None:
     for content in (b'{"key": "', b"\xff\xfe", b"[]"):
         file.write_bytes(content)
         assert "not deployed yet" in deployed.columns(benchmark, keys)["exported"][0]
+
+
+def test_trials_on_validation_images_are_not_deployed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_weights(*_: object) -> None:
+        raise QbenchError("no weights")
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setattr("qbench.deployment.trials.load_finished", no_weights)
+    path = tmp_path / "tuned.yaml"
+    path.write_text(tuned.SUITE, encoding="utf-8")
+    small = ("methods=[dorefa]", "recipe.initialization=scratch", "tuning.studies=1")
+    few = ("tuning.trials=1", "tuning.seeds=1")
+    benchmark = Benchmark.open(path, tmp_path / "results", (*small, *few))
+    for _ in range(2):  # the first stage, and the second
+        (planned,) = benchmark.to_do()
+        tuned.record(benchmark, planned, 90.0)
+        benchmark.refresh()
+    found: list[Deployment] = []
+    deployed.deploy(benchmark, found.append)
+    assert [each.key for each in found] == [planned.trial.key]
+    assert not planned.trial.validation
