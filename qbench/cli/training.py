@@ -100,8 +100,8 @@ def train(
         if interrupted or stopped:
             left = len(benchmark.to_do())
             why = f"Stopped: {stopped}" if stopped else "Interrupted"
-            done = f"{runnable - left} of {counted(runnable, 'trial')} done"
-            console.print(f"{why}: {done}{_further(benchmark)}.")
+            ended = f"{runnable - left} of {counted(runnable, 'trial')} done"
+            console.print(f"{why}: {ended}{_further(benchmark)}.")
             console.print(f"Go on with: {command}", soft_wrap=True, markup=False)
             return 130 if interrupted else 1
         return 1 if failed or unrecorded else 0
