@@ -138,7 +138,9 @@ def write(
             found,
             "the page",
             trials,
-            lambda rows: _page(presentation, arranged, summary, rows, histories, evidence, figures),
+            lambda rows: _page(
+                presentation, arranged, summary, rows, histories, evidence, figures, beneath
+            ),
             "",
         )
         texts |= {"leaderboard.html": page} if page else {}
@@ -202,13 +204,14 @@ def _page(
     histories: pd.DataFrame,
     evidence: Mapping[str, Evidence],
     figures: Sequence[Path],
+    beneath: Sequence[DetailsTable],
 ) -> str:
     from qbench.report.page.page import MIME_TYPES, render
 
     content = {path.name: path.read_bytes() for path in figures if path.suffix in MIME_TYPES}
     shown = summary[_results_in(summary, trials)]
     csv = _csv(_of_rehearsal(shown) if presentation.rehearsal else shown)
-    return render(presentation, arranged, shown, trials, histories, evidence, content, csv)
+    return render(presentation, arranged, shown, trials, histories, evidence, content, csv, beneath)
 
 
 def _details(

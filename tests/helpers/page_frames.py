@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -9,6 +10,7 @@ import pandas as pd
 from qbench.report.page import page
 from qbench.report.presentation import Presentation
 from qbench.report.summary import summarise
+from qbench.report.tables.details import DetailsTable
 from qbench.report.tables.table import tables as tables_of
 from qbench.store.evidence import Evidence
 from tests.helpers.frames import full, trials
@@ -44,6 +46,7 @@ def render(
     histories: pd.DataFrame | None = None,
     pictures: dict[str, bytes] | None = None,
     title: str = "Title",
+    beneath: Sequence[DetailsTable] = (),
     **known: Any,
 ) -> str:
     """The page of some cells."""
@@ -61,6 +64,7 @@ def render(
         evidence(frame, **known),
         pictures or {},
         summary.to_csv(index=False),
+        beneath,
     )
 
 

@@ -22,6 +22,7 @@ from qbench.report.columns import BY_NAME, Column
 from qbench.report.page.details import PageDetails, kind, published, value
 from qbench.report.presentation import Presentation
 from qbench.report.summary import columns_of, records
+from qbench.report.tables.details import DetailsTable
 from qbench.report.tables.table import ResultsTable
 from qbench.report.tables.text import one_line
 from qbench.spec.bits import FULL_PRECISION
@@ -47,6 +48,7 @@ def render(
     evidence: Mapping[str, Evidence],
     pictures: Mapping[str, bytes],
     csv: str,
+    beneath: Sequence[DetailsTable] = (),
 ) -> str:
     """Render the page.
 
@@ -62,6 +64,7 @@ def render(
         pictures: Contents of figures (SVG or PNG) by file name. If a figure has several files, the
             smallest one is embedded.
         csv: Content of ``leaderboard.csv``, which readers can save.
+        beneath: Further tables, beneath the results.
 
     Returns:
         The HTML document.
@@ -96,6 +99,7 @@ def render(
         common=_common(summary, columns),
         grids=grids,
         results=rows,
+        beneath=[(t, [(c, _alignment(c)) for c in t.columns]) for t in beneath],
         figures=_figures(pictures),
         glossary=columns_of(summary),
         suite=one_line(presentation.name),

@@ -14,7 +14,9 @@ import pandas as pd
 
 from qbench.benchmark import leaderboard
 from qbench.benchmark.benchmark import Benchmark
+from qbench.report.columns import BY_NAME
 from qbench.report.page import details
+from qbench.report.tables.details import DetailsTable
 from tests.conftest import Qbench, TinyRun
 from tests.helpers.frames import full, trials
 from tests.helpers.page_frames import HOSTILE, history, render, some
@@ -83,6 +85,18 @@ def test_the_policy_allows_this_script_and_this_style_and_no_network() -> None:
     urls = set(re.findall(r"https?://[^\"'\s]+", text))
     assert urls == {"http://www.w3.org/2000/svg"}
     assert not parsed.attributes("style")
+
+
+def test_further_tables_are_sections_whose_texts_are_never_markup() -> None:
+    columns = (BY_NAME["label"], BY_NAME["bits"], BY_NAME["mean"])
+    table = DetailsTable("What tuning found", columns, [[HOSTILE, "2/2", "90.00"]], "It is < 100.")
+    text = render(*some(), beneath=[table])
+    parsed = Parsed(text)
+    assert ("h2", "What tuning found") in parsed.texts
+    assert ("p", "It is < 100.") in parsed.texts
+    assert ("th", HOSTILE) in parsed.texts
+    assert ("td", "90.00") in parsed.texts
+    assert "What tuning found" not in render(*some())
 
 
 def test_the_same_trials_give_the_same_bytes() -> None:
