@@ -166,15 +166,17 @@ def resolutions(results: Sequence[Row]) -> list[Resolution]:
     return found
 
 
-def sentence(found: Sequence[Resolution]) -> str:
+def sentence(found: Sequence[Resolution], unit: str = "seeds") -> str:
     """Return a sentence on how finely columns tell methods apart.
 
     Args:
         found: The columns of one table.
+        unit: What n counts, ``seeds`` (default) or ``studies``.
 
     Returns:
-        ``Resolution with a power of 80 %, between two rows named beforehand (between the best and
-        one of all rows): 2/2 1.2 (2.2) points at n = 5.`` Empty if there is no column.
+        ``Differences that n = 5 seeds find with a power of 80 %, between two rows named beforehand
+        (and between the best and any other row): 2/2 1.2 (2.2) points.`` Empty if there is no
+        column.
     """
     if not found:
         return ""
@@ -187,7 +189,7 @@ def sentence(found: Sequence[Resolution]) -> str:
     seeds = sorted({each.seeds for each in found})
     over = str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
     return (
-        f"Differences that n = {over} seeds find with a power of 80 %, between two rows named "
+        f"Differences that n = {over} {unit} find with a power of 80 %, between two rows named "
         f"beforehand (and between the best and any other row): {', '.join(parts)} points."
     )
 

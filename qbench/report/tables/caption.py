@@ -18,6 +18,7 @@ RECIPES = {
     "paper": "recipe paper: each method's published recipe",
     "tuned": "recipe tuned: every method tuned with the same effort on validation images",
 }
+UNITS = ("study", "studies")  # of a tuned table, in place of seeds
 BOLD = (
     "Bold: the best of its bit-widths, where a moderated paired t-test over seeds tells it apart "
     "from every other row (p < 0.05)."
@@ -65,18 +66,21 @@ def caption(
     if untrained := list(able.loc[able["epochs"] == 0, "label"].unique()):
         recipe += f"; calibrated only, without training: {', '.join(untrained)}"
     seeds = quantized["seed"].nunique()
-    over = f"mean ± standard deviation over n = {seeds} seeds" if seeds > 1 else "one seed (n = 1)"
+    one, many = UNITS if name == "tuned" else ("seed", "seeds")
+    over = (
+        f"mean ± standard deviation over n = {seeds} {many}" if seeds > 1 else f"one {one} (n = 1)"
+    )
     metrics = "/".join(TITLES[name] for name in shown)
     text = (
         f"{what}: {metrics} in % on the test split, of the hard-quantized "
         f"network after the last epoch, {over}; {recipe}."
     )
     if name == "tuned":
-        text += " A seed of this table is a study: the mean over the fresh seeds of its winner."
+        text += " A study is the mean over the fresh seeds of its winner. Tests take it as a seed."
     if full:
         text += f" Full precision: {full}."
     if seeds == 1:
-        text += " With one seed no difference is tested, and none is bold."
+        text += f" With one {one} no difference is tested, and none is bold."
     return one_line(" ".join([text, *sentences]))
 
 

@@ -207,7 +207,9 @@ class _Builder:
             places = dict.fromkeys(
                 tuple(row[name] for name in RESULT) for row in records(quantized)
             )
-            resolution = sentence(resolutions([self._standings[place] for place in places]))
+            unit = captions.UNITS[1] if (quantized["recipe"] == "tuned").any() else "seeds"
+            found = resolutions([self._standings[place] for place in places])
+            resolution = sentence(found, unit)
             result.marks += [resolution] if resolution else []
         models = trials["model"].unique()
         result.doubts = [

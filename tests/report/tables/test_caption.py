@@ -30,6 +30,15 @@ def test_the_caption_names_the_papers_recipes() -> None:
     )
 
 
+def test_a_tuned_table_counts_studies() -> None:
+    rows = (trials("A", 97.0, 98.0, recipe="tuned"), trials("B", 90.0, 91.1, recipe="tuned"))
+    found = only(full(99.0, 99.0), *rows)
+    assert "mean ± standard deviation over n = 2 studies; recipe tuned:" in found.caption
+    assert "A study is the mean over the fresh seeds of its winner." in found.caption
+    assert "Differences that n = 2 studies find with a power of 80 %" in found.caption
+    assert "one study (n = 1)" in only(trials("A", 97.0, recipe="tuned")).caption
+
+
 def test_full_precision_that_has_not_finished_has_no_number() -> None:
     found = only(full("missing"), trials("A", "missing"))
     assert "Full precision: not finished (n = 0)." in found.caption
