@@ -30,6 +30,11 @@ from qbench.files import write_atomic
 
 _EXPORTED = 23  # torch writes this opset; nodes of the later one are added afterwards
 _DOMAIN, _MARK = "qbench", "Steps"
+_MULTIPLYING = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+_MOVING = (  # nodes that move values and change none of them
+    *("Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Identity", "MaxPool", "Slice"),
+    *("Split", "Concat", "Pad", "Expand", "Gather"),
+)
 INPUT, OUTPUT = "images", "logits"
 
 
@@ -95,11 +100,11 @@ def write_onnx(
     remove_unused = library("onnx_ir.passes.common").RemoveUnusedNodesPass()
     remove_unused(model)
     written.full = _without_marks(ir.to_proto(model))
+    for name in network.weights:
+        _write_weight(graph, name, network, written, dialect)
     for node in list(graph):
         if node.domain == _DOMAIN:
             _write_activation(graph, node, network, written, dialect)
-    for name in network.weights:
-        _write_weight(graph, name, network, written, dialect)
     if fold_batch_norm:
         written.folded, written.kept = fold(graph, network)
         remove_unused(model)
@@ -210,11 +215,39 @@ def _write_activation(
     again = f".{calls}" if calls else ""  # a module called twice
     nodes = Nodes(f"{place}{again}.")
     out = emitter.build(nodes, x)
+    if out.producer().op_type == "DequantizeLinear" and _meets_float_weight(y, written):
+        # Otherwise onnxruntime quantizes the weight to 8 bits. All levels are between these.
+        ends = (
+            nodes.constant(name, level.numpy())
+            for name, level in (("least", steps.levels.min()), ("most", steps.levels.max()))
+        )
+        out = nodes.add("Clip", out, *ends)
     out.name = f"{place}{again}.levels"
     written.inputs[place, out.name] = x.name
     _put(graph, nodes, out, y, node)
     graph.remove(node, safe=True)
     written.activations[place] = emitter.name
+
+
+def _meets_float_weight(levels: Any, written: Written) -> bool:
+    """Return whether levels are multiplied by a weight that no DequantizeLinear gives."""
+    values, seen = [levels], set()
+    while values:
+        value = values.pop()
+        for node, index in value.uses():
+            if node.op_type in _MULTIPLYING and index == 0:
+                weight = node.inputs[1]
+                while (made := weight.producer()) is not None and made.op_type == "Transpose":
+                    weight = made.inputs[0]
+                made = weight.producer()
+                if weight.is_initializer() or (
+                    weight.name in written.outputs.values() and made.op_type != "DequantizeLinear"
+                ):
+                    return True
+            elif node.op_type in _MOVING and node not in seen:
+                seen.add(node)
+                values += node.outputs
+    return False
 
 
 def _put(graph: Any, nodes: Nodes, out: Any, old: Any, before: Any) -> None:

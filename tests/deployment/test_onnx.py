@@ -142,6 +142,29 @@ def test_residual_networks_and_levels_that_are_not_even_are_exported(
         assert prove(network, tmp_path / "net.onnx", written, X, handle.model(X), ONNX).reason == ""
 
 
+@pytest.mark.parametrize(
+    ("bits", "weights", "options"),
+    [
+        ("2/2", "dorefa", {}),  # looked up
+        ("32/4", "ste", {}),  # of floats
+        ("4/4", "ste", {"granularity": "per_group(3)"}),
+    ],
+)
+def test_onnxruntime_quantizes_no_weight_again(
+    bits: str, weights: str, options: dict[str, Any], tmp_path: Path
+) -> None:
+    """It does by default where Q/DQ of activations meets a weight that is not dequantized."""
+    network = describe(trained(weights, bits, **options), X)
+    written = write_onnx(network, tmp_path / "net.onnx", X, ONNX)
+    assert set(written.activations.values()) == {"QDQ"}
+    with torch.no_grad():
+        expected = network.model(X)
+    proof = prove(network, tmp_path / "net.onnx", written, X, expected, ONNX)
+    assert proof.reason == ""
+    for got in proof.logits.values():
+        torch.testing.assert_close(got, expected, rtol=0, atol=1e-5)
+
+
 def zero_point(model: Any) -> None:
     nodes = Nodes("fault.")
     zero = nodes.constant("zero", np.uint8(1))
