@@ -27,7 +27,8 @@ from qbench.spec.metrics import SHORT
 from qbench.spec.trial import FP32
 
 ACROSS = 4  # panels side by side, at most
-PANEL = 3.2  # inches: width of a panel with its labels
+PANEL = 3.6  # inches: width of a panel with its labels
+LETTERS = 28  # of a label, at most
 ROW = 0.18  # inches for a method
 AROUND = 0.75  # inches above and below the methods of a panel
 TICKS = 4  # intervals between ticks, at most
@@ -144,7 +145,10 @@ def _panel(axes: Axes, results: pd.DataFrame, full: float) -> list[str]:
     axes.set_xlim(low, high)
     ticks = MaxNLocator(TICKS, steps=[1, 2, 5, 10]).tick_values(low, min(high, PERCENT))
     axes.set_xticks([tick for tick in ticks if low <= tick <= min(high, PERCENT)])
-    axes.set_yticks(range(len(ordered)), list(ordered["label"]), fontsize=8)
+    names = [
+        label if len(label) <= LETTERS else f"{label[: LETTERS - 1]}…" for label in ordered["label"]
+    ]
+    axes.set_yticks(range(len(ordered)), names, fontsize=8)
     axes.grid(visible=False, axis="x")
     return used
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -39,6 +40,7 @@ FRONT: dict[str, Any] = {
 FULL_PRECISION_POINT: dict[str, Any] = {"color": "0.15", "marker": "*", "markersize": 11, **POINTS}
 ON_FRONT: dict[str, Any] = {"color": COLORS[0], "marker": "o", "zorder": 2.5, **POINTS}
 BEATEN: dict[str, Any] = {"color": "0.72", "marker": "o", "markersize": 4, **POINTS}
+LEADER: dict[str, Any] = {"color": "0.5", "linewidth": 0.6, "zorder": 1.4}
 MOST_TICKS = 6
 PLOT = (4.2, 2.8)  # inches, approximately
 LETTER = 0.063  # inches
@@ -148,21 +150,28 @@ def _panel(axes: Axes, results: pd.DataFrame, cost: str) -> None:
 
 
 def _name_points(axes: Axes, best: pd.DataFrame, cost: str) -> None:
-    """Name each point of the front at one of its corners, by bit-width alone if room is scarce."""
+    """Name each point of the front beside it, if need be at the end of a line.
+
+    Where nothing else is free, the bit-width alone is its name.
+    """
     place = axes.transData - axes.transAxes
     points = [place.transform((row[cost], row["mean"])) * PLOT for _, row in best.iterrows()]
     taken = [Bbox.from_bounds(x - 0.06, y - 0.06, 0.12, 0.12) for x, y in points]
     whole = Bbox.from_bounds(0, 0, *PLOT)
     for (x, y), (_, result) in zip(points, best.iterrows(), strict=True):
         names = [f"{result['label']} {result['bits']}", str(result["bits"])]
-        for name, (across, below) in itertools.product(names, ((1, 1), (1, 0), (0, 1), (0, 0))):
-            width, height = LETTER * len(name), 0.13
-            left = x + 0.07 if across else x - 0.07 - width
-            box = Bbox.from_bounds(left, y - 0.02 - height if below else y + 0.02, width, height)
+        for name, lines, right, down in itertools.product(names, range(6), (1, 0), (1, 0)):
+            width, height, away = LETTER * len(name), 0.13, 0.02 + 0.15 * lines
+            left = x + 0.07 if right else x - 0.07 - width
+            box = Bbox.from_bounds(left, y - away - height if down else y + away, width, height)
             inside = whole.x0 <= box.x0 and box.x1 <= whole.x1 and box.y1 <= whole.y1
             if inside and not any(box.overlaps(other) for other in taken):
                 corner = (box.x0 / PLOT[0], box.y0 / PLOT[1])
                 axes.text(*corner, name, fontsize=8, va="bottom", transform=axes.transAxes)
+                if lines:
+                    ends = (x, box.x0 if right else box.x1), (y, box.y1 if down else box.y0)
+                    xs, ys = (np.array(end) / size for end, size in zip(ends, PLOT, strict=True))
+                    axes.plot(xs, ys, transform=axes.transAxes, **LEADER)
                 taken.append(box)
                 break
 

@@ -148,7 +148,9 @@ def drawn(looks: Looks, rows: pd.DataFrame) -> Looks:
 
 
 def apart(looks: Looks, means: pd.Series[float]) -> tuple[Looks, Looks]:
-    """Give the `MOST_METHODS` methods that rank best looks of their own. The others are grey.
+    """Give the `MOST_METHODS` methods that rank best in any panel looks of their own.
+
+    The others are grey. Of two that have the same best rank, that of the better mean rank is first.
 
     Args:
         looks: Looks by label, as of `looks_of`.
@@ -161,12 +163,15 @@ def apart(looks: Looks, means: pd.Series[float]) -> tuple[Looks, Looks]:
     """
     panel = list(range(means.index.nlevels - 1))
     ranks = means.groupby(level=panel).rank(ascending=False)
-    order = ranks.groupby(level=-1, sort=False).mean().sort_values(kind="stable")
-    best = set(order.index[:MOST_METHODS])
-    named = {label: look for label, look in looks.items() if label in best}
+    order = ranks.groupby(level=-1, sort=False).agg(["min", "mean"]).sort_values(["min", "mean"])
+    leading = set(order.index[:MOST_METHODS])
+    best = [label for label in looks if label in leading]
+    colors = COLORS[: len(best)]
+    named = {name: looks[name] | {"color": c} for name, c in zip(best, colors, strict=True)}
+    found = {label: named.get(label, OTHERS) for label in looks}
     if len(named) < len(looks):
         named["other methods"] = OTHERS
-    return {label: look if label in best else OTHERS for label, look in looks.items()}, named
+    return found, named
 
 
 def legend(figure: Figure, named: Looks) -> None:

@@ -156,3 +156,15 @@ def test_no_text_stands_on_another(saved: list[Figure], count: int) -> None:
     training.soft_and_hard(trials, with_soft(histories), Path())
     for figure in saved:
         assert overlapping(figure) == []
+
+
+def test_the_best_of_each_panel_have_colours_of_their_own() -> None:
+    names = [f"m{i:02}" for i in range(12)]
+    first = pd.Series(range(12), index=pd.MultiIndex.from_product([["1/1"], names]))
+    second = pd.Series([99.0, 1.0], index=pd.MultiIndex.from_product([["2/2"], ["m00", "m01"]]))
+    looks = {name: {"color": "black", "marker": "o"} for name in names}
+    found, named = figure_style.apart(looks, pd.concat([first.astype(float), second]))
+    own = [name for name in names if found[name] is not figure_style.OTHERS]
+    assert own == ["m00", "m01", *names[-6:]]  # m00 is last of the first panel, best of the second
+    assert len({found[name]["color"] for name in own}) == 8
+    assert list(named) == [*own, "other methods"]
