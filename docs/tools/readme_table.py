@@ -1,4 +1,4 @@
-"""Write the leaderboard in the README: the results of a suite as one small table.
+"""Write the leaderboard in the README: the best rows of a suite as one small table.
 
 ``python docs/tools/readme_table.py`` writes the table between its two markers. A test checks that
 the README matches the results.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import textwrap
+from heapq import nlargest
 from pathlib import Path
 
 import pandas as pd
@@ -17,7 +18,10 @@ from qbench.report.summary import records
 from qbench.spec.trial import FP32
 
 README = Path(__file__).parents[2] / "README.md"
-RESULTS = README.parent / "results" / "digits_start" / "leaderboard.csv"
+SUITE = "fashion_quick"
+RESULTS = README.parent / "results" / SUITE / "leaderboard.csv"
+BEST = 3
+ALWAYS = ("ste", "quantization_networks")
 _BETWEEN = re.compile(
     r"(?<=<!-- leaderboard: docs/tools/readme_table.py writes it -->\n).*?(?=<!-- end -->)",
     re.DOTALL,
@@ -30,33 +34,35 @@ def table(results: pd.DataFrame) -> str:
     full = next(row for row in rows if row["method"] == FP32)
     rows = [row for row in rows if row["method"] != FP32]  # without full-precision bases
     bits = list(dict.fromkeys(row["bits"] for row in rows))
+    labels = list(dict.fromkeys(row["label"] for row in rows))
+    shown = {row["label"] for row in rows if row["method"] in ALWAYS}
+    for width in bits:
+        column = [row for row in rows if row["bits"] == width and row["n"]]
+        shown |= {row["label"] for row in nlargest(BEST, column, key=lambda row: row["mean"])}
     lines = [["method", *bits], ["---", *["---:"] * len(bits)]]
-    for label in dict.fromkeys(row["label"] for row in rows):
+    for label in labels:
         cells = {row["bits"]: row for row in rows if row["label"] == label}
-        lines.append([label, *(_cell(cells[width]) for width in bits)])
+        if label in shown:
+            lines.append([label, *(_cell(cells[width]) for width in bits)])
     caption = (
-        f"Top-1 accuracy in %, mean ± standard deviation over {full['seeds']} seeds. Columns are "
-        f"bits of weights/activations. Full precision reaches {value(full)}."
+        f"Fashion-MNIST at 14×14. Top-1 accuracy in %, mean ± standard deviation over "
+        f"{full['seeds']} seeds. Columns are bits of weights/activations. Full precision reaches "
+        f"{value(full)}. Shown are the best {BEST} of each column, STE and Quantization Networks, "
+        f"of [{len(labels)} rows](results/{SUITE}/leaderboard.md). †: not a candidate for the best "
+        "of its column (moderated paired t-test over seeds with Holm's correction)."
     )
     if any(row["bold"] for row in rows):
-        caption += (
-            " Bold marks the best of a column, where a moderated paired t-test over seeds tells it "
-            "apart from every other row."
-        )
-    else:
-        caption += (
-            " In no column does a moderated paired t-test over seeds tell the best apart from "
-            "every other row."
-        )
+        caption += " Bold: the test tells the best apart from every other row."
     return (
         "\n".join("| " + " | ".join(line) + " |" for line in lines)
-        + f"\n\n{textwrap.fill(caption, 100)}\n"
+        + f"\n\n{textwrap.fill(caption, 100, break_long_words=False)}\n"
     )
 
 
 def _cell(row: dict[str, object]) -> str:
     text = value(row).replace(" ", "\u00a0")  # never broken at the ±
-    return f"**{text}**" if row["bold"] else text
+    text = f"**{text}**" if row["bold"] else text
+    return f"{text}\u00a0†" if row["standing"] == "worse" else text
 
 
 def current() -> str:
