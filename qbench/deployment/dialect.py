@@ -31,7 +31,7 @@ class Dialect:
         run: Executes a model, or a part of it.
         logits: Executes the model in a file on images, and returns the logits, (N, classes), by
             what computed them. The first one computes without optimizations.
-        moving: What quantizes weights and biases again if batch normalization is folded. Its
+        moving: What quantizes biases if batch normalization is folded. Its
             predictions are reported and not judged.
     """
 
