@@ -52,7 +52,7 @@ def test_a_model_is_the_network_that_was_hardened(
     ("method", "bits", "reason"),
     [
         ("dorefa", "3/32", "the weight '0.weight': its levels are no integers times a scale"),
-        ("lq_nets", "1/2", "the activation quantizer at '.*': its levels are not evenly spaced"),
+        ("quest", "2/2", "the activation quantizer at '.*': its levels are not evenly spaced"),
     ],
 )
 def test_levels_that_are_not_even_are_refused(
