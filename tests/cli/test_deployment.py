@@ -100,10 +100,10 @@ def test_a_trial_of_a_plugin_is_deployed(qbench_here: QbenchHere, tmp_path: Path
 def test_what_a_format_cannot_express_is_refused_with_the_reason(
     qbench_here: QbenchHere, tmp_path: Path
 ) -> None:
-    trial = record(tmp_path, training.trial("tbn", bits="1/2", recipe=ONCE))
-    told = qbench_here("deploy", trial.key, "--results", tmp_path)
+    trial = record(tmp_path, training.trial("dorefa", bits="2/32", recipe=ONCE))
+    told = qbench_here("deploy", trial.key, "--results", tmp_path, "--to", "qonnx")
     assert told.startswith("refused")
-    assert "depends on other values of the image" in told
+    assert "its levels are no integers times a scale" in told
 
 
 @pytest.mark.parametrize(
