@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import os
+import re
 import shutil
 import signal
 import socket
@@ -225,7 +226,11 @@ def test_a_killed_run_loses_no_finished_trial(tiny_run: TinyRun, killed_run: Kil
     done = [t for t in qbench.plan(tiny_run.suite) if t["status"] == "done"]
     assert len(done) >= 4
     output = qbench("run", tiny_run.suite)
-    assert f"{16 - len(done)} trials to train, {len(done)} of 16 done already" in output
+    counts = re.search(r"(\d+) trials to train, (\d+) of 16 done already", output)
+    assert counts is not None, output
+    waiting, there = map(int, counts.groups())
+    assert waiting + there == 16
+    assert there >= len(done)  # a worker may have delivered one since
     assert tables(qbench.results / "tiny") == tables(tiny_run.folder)
 
 
