@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,18 +19,22 @@ from tests.helpers.frames import full, trials
 HOSTILE = """</script><img src=x onerror="window.broken=1">'"{{ 7*7 }}&lt;<!--"""
 
 
-def evidence(frame: pd.DataFrame, **more: Any) -> dict[str, Evidence]:
-    """What is known of the trials of a frame that have ended."""
+def evidence(
+    frame: pd.DataFrame, environments: Sequence[dict[str, Any]] = ({"torch": "2.0"},), **more: Any
+) -> dict[str, Evidence]:
+    """What is known of the trials of a frame that have ended, in environments by turns."""
     ended = frame[frame["status"].isin(["done", "failed"])]
     count = {"layer": "conv", "tensor": "weight", "levels": 3, "promised": 4, "scope": "layer"}
     known = {
         "trial": {"method": "a", "recipe": {"lr": 0.5, "milestones": [3, 4]}},
-        "environment": {"torch": "2.0"},
         "audit": [count],
         "log": "",
         **more,
     }
-    return {str(key): Evidence(**known) for key in ended["key"]}
+    return {
+        str(key): Evidence(**{"environment": environment, **known})
+        for key, environment in zip(ended["key"], itertools.cycle(environments), strict=False)
+    }
 
 
 def history(key: str, epochs: int) -> pd.DataFrame:

@@ -258,13 +258,13 @@ def _data_url(mime_type: str, content: bytes) -> str:
 
 def _origin(presentation: Presentation, evidence: Mapping[str, Evidence]) -> str:
     """Return when and with which versions of qbench the trials were run, to end a sentence with."""
-    versions = dict.fromkeys(
+    versions = {
         (known.environment.get("qbench", ""), known.environment.get("git_commit", "")[:10])
         for known in evidence.values()
-    )
+    }
     told = [
         f"qbench {version}" + (f", commit {commit}" if commit else "")
-        for version, commit in versions
+        for version, commit in sorted(versions)
         if version
     ]
     newest = [f"the newest trial is of {presentation.date}"] if presentation.date else []

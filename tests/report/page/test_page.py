@@ -157,6 +157,17 @@ def test_the_foot_says_where_the_numbers_come_from() -> None:
     assert len(content.splitlines()) == 3
 
 
+def test_the_order_of_trials_does_not_change_the_foot() -> None:
+    one, two = ({"qbench": "0.2.0", "git_commit": letter * 12} for letter in "ab")
+    feet = [
+        text[text.index("<footer>") : text.index("The results as a table")]
+        for known in ([one, two], [two, one])
+        if (text := render(full(99.0), trials("A", 97.0), environments=known))
+    ]
+    assert "commit aaaaaaaaaa; qbench 0.2.0, commit bbbbbbbbbb" in feet[0]
+    assert feet[0] == feet[1]
+
+
 def test_a_doubtful_baseline_is_named_above_the_results() -> None:
     text = render(full(10.0), trials("A", 97.0))
     assert '<p class="doubt">Doubtful: full precision of net on digits (10.00 %) is no' in text
