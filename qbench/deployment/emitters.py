@@ -75,19 +75,20 @@ def emitter_of(steps: StepFunction, rank: int) -> Emitter:
     Raises:
         NoStepFunctionError: None does.
     """
+    emitters: Iterable[Emitter]
     if isinstance(steps, ImageSteps):
-        emitters = iter([Emitter("comparisons for each image", partial(for_each_image, steps))])
+        emitters = [Emitter("comparisons for each image", partial(for_each_image, steps))]
+        reason = "onnxruntime computes other thresholds"
     else:
         emitters = _emitters(steps, rank)
+        reason = (
+            f"channels have up to {steps.thresholds.shape[1]} steps of their own, and up to "
+            f"{_COUNTS} can be written to ONNX"
+        )
     found = first_exact(emitters, steps, rank, run_in_onnxruntime)
-    if found is not None:
-        return found
-    raise NoStepFunctionError(
-        "onnxruntime computes other thresholds"
-        if isinstance(steps, ImageSteps)
-        else f"channels have up to {steps.thresholds.shape[1]} steps of their own, and up to "
-        f"{_COUNTS} can be written to ONNX"
-    )
+    if found is None:
+        raise NoStepFunctionError(reason)
+    return found
 
 
 def _emitters(table: StepTable, rank: int) -> Iterator[Emitter]:

@@ -30,14 +30,8 @@ from qbench.deployment.steps import (
 
 _MOST = 16  # steps
 _PAIRS, _VALUES = 12, 2**18  # images in which steps are bisected together, and their values
-_BANDS = (
-    1.0,
-    1.15,
-    1.32,
-    1.52,
-    1.74,
-)  # of their other value, so that mean sizes have all mantissas
-_SPREAD = 1.05  # within a band
+# Bands of their other value, so that mean sizes have all mantissas, and the width of a band.
+_BANDS, _SPREAD = (1.0, 1.15, 1.32, 1.52, 1.74), 1.05
 _PROBED = 128  # images with a value beside a threshold
 _MARGIN = 1e-3  # around where random values show a step, relative
 _ULPS = 8  # how far from its estimate a factor is searched
@@ -257,6 +251,3 @@ def _probes(steps: ImageSteps, count: int) -> Iterator[Tensor]:
         x[:, 0] = floats(ordered(factor * others / (count - abs(factor))) + offsets)
         x[:, 1] = others
         yield x
-
-
-__all__ = ["ImageSteps", "image_steps", "mean_size"]

@@ -103,18 +103,19 @@ class HardNetwork:
 
     @property
     def channels_last(self) -> bool:
-        """Whether its convolutions are in channels-last memory format, which rounds otherwise."""
+        """Whether its convolutions are in channels-last memory format.
 
-        def strides(shape: torch.Size, layout: torch.memory_format) -> tuple[int, ...]:
-            return torch.empty(shape, memory_format=layout, device="meta").stride()
+        Their sums are then added in another order, and round differently.
+        """
+        return any(_is_channels_last(w) for w in self.model.parameters() if w.dim() == 4)
 
-        return any(
-            strides(weight.shape, torch.contiguous_format)
-            != weight.stride()
-            == strides(weight.shape, torch.channels_last)
-            for weight in self.model.parameters()
-            if weight.dim() == 4
-        )
+
+def _is_channels_last(weight: Tensor) -> bool:
+    """Return whether the strides of a weight are those of channels-last alone."""
+    formats = torch.channels_last, torch.contiguous_format
+    empty = (torch.empty(weight.shape, memory_format=each, device="meta") for each in formats)
+    last, contiguous = (each.stride() for each in empty)
+    return weight.stride() == last != contiguous
 
 
 @torch.no_grad()

@@ -222,7 +222,7 @@ def write_packed(
                 axis=each.steps.axis,
                 rows=rows,
                 steps=steps,
-                above=each.steps.above if isinstance(each.steps, ImageSteps) else (),
+                above=each.steps.above,
                 thresholds=thresholds.offset,
                 levels=levels.offset,
             )
@@ -350,7 +350,7 @@ def wrong_part(network: HardNetwork, path: str | Path) -> str:
             torch.equal(found.thresholds, wanted.thresholds)
             and torch.equal(found.levels, wanted.levels)
             and found.axis == wanted.axis
-            and getattr(found, "above", ()) == getattr(wanted, "above", ())
+            and found.above == wanted.above
         ):
             return f"the steps at '{each.name}' in the file are not those of its quantizer"
     return ""

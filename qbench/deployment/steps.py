@@ -15,7 +15,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +49,7 @@ class StepTable:
         levels: Values before the first step and from each step on, (rows, steps + 1), float32. Any
             order; short rows end with their last level.
         axis: Dimension of a batch whose channels have a row each: 1 or −1. None for one row.
+        above: Empty: thresholds are numbers, not multiples of a mean size.
 
     Example:
         >>> table = StepTable(torch.tensor([[0.5]]), torch.tensor([[0.0, 1.0]]))
@@ -59,6 +60,7 @@ class StepTable:
     thresholds: Tensor
     levels: Tensor
     axis: Literal[1, -1] | None = None
+    above: ClassVar[tuple[bool, ...]] = ()
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return the levels of a batch.

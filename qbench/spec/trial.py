@@ -195,7 +195,7 @@ class Trial(KeyContent):
 
     @property
     def length(self) -> str:
-        """How many epochs it trains, as in ``12 epochs`` or ``4 of 12 epochs``."""
+        """The number of epochs that it trains in words: ``12 epochs``, or ``4 of 12 epochs``."""
         part = f"{self.stop_after} of " if self.stop_after else ""
         return part + counted(self.recipe.epochs, "epoch")
 

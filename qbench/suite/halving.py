@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from qbench.suite.grid import PlannedTrial
 
 FACTOR = 3
-"""Of the configurations of a rung, one in so many goes on, rounded up."""
+"""The reduction factor: of n configurations of a rung, the best ⌈n / FACTOR⌉ go on."""
 
 _STOPS = 2  # rungs before the last epoch
 
@@ -55,14 +55,8 @@ def rungs(configurations: int, epochs: int) -> list[Rung]:
     lengths = sorted({math.ceil(epochs / FACTOR**i) for i in range(_STOPS + 1)})
     counts = [math.ceil(configurations / FACTOR**i) for i in range(len(lengths))]
     every = [Rung(*each) for each in zip(lengths, counts, strict=True)]
-    following = [*counts[1:], 0]
-    # Without a configuration to stop, a rung is left out, but for the end.
-    last = every[-1]
-    return [
-        rung
-        for rung, further in zip(every, following, strict=True)
-        if rung is last or further < rung.configurations
-    ]
+    go_on = [*counts[1:], 0]
+    return [rung for rung, count in zip(every, go_on, strict=True) if count < rung.configurations]
 
 
 def epochs_of(plan: Sequence[Rung]) -> int:
@@ -73,8 +67,7 @@ def epochs_of(plan: Sequence[Rung]) -> int:
     Args:
         plan: The rungs, as `rungs` returns them.
     """
-    before = 0
-    total = 0
+    total = before = 0
     for rung in plan:
         total += rung.configurations * (rung.epochs - before)
         before = rung.epochs
@@ -114,11 +107,13 @@ def _promoted(
     longer = [lengthened(each, rung, following) for each in at]
     reached = [scores[each.trial.key] for each in at]
     passed = [place for place, score in enumerate(reached) if not math.isnan(score)]
-    chosen, left = set[int](), following.configurations
+    chosen, room = [], following.configurations
     for place in sorted(passed, key=lambda place: -reached[place]):
-        if left:
-            chosen.add(place)
-            left -= not math.isnan(scores.get(longer[place].trial.key, 0.0))
+        if not room:
+            break
+        chosen.append(place)
+        if not math.isnan(scores.get(longer[place].trial.key, 0.0)):
+            room -= 1
     return [longer[place] for place in sorted(chosen)]
 
 

@@ -56,7 +56,7 @@ class Tuning(BaseModel):
 
     @property
     def effort(self) -> str:
-        """What a study does, in a sentence."""
+        """Description of a study, in two sentences."""
         tried = counted(self.trials, _KINDS[self.search])
         stopped = "" if self.scheduler == "none" else f"; {self.scheduler} stops the worse ones"
         return (

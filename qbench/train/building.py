@@ -1,4 +1,4 @@
-"""What a trial is built of: its data, its network, its quantizers and its optimizer."""
+"""Build a trial: its data, its network, its quantizers and its optimizer."""
 
 from __future__ import annotations
 
@@ -169,10 +169,10 @@ def check_unchanged(trial: Trial, execution: ExecutionEnvironment) -> None:
     """
     dataset = _dataset_of(trial, execution)
     method, bits = build_method(trial.method, trial.options), BitWidths.parse(trial.bits)
-    build = functools.partial(_build, trial, dataset)
+    unchanged = functools.partial(_build, trial, dataset)
     declared = method.network_for(trial.model, bits)
     another = trial.method != FP32 and trial.architecture != declared
-    if another or preparation_of(method, bits, build) is not None:
+    if another or preparation_of(method, bits, unchanged) is not None:
         raise TrainingError(
             f"the weights that it starts from are of the unchanged {trial.model}, and "
             f"{trial.method} changes it"

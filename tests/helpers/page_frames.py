@@ -22,7 +22,10 @@ HOSTILE = """</script><img src=x onerror="window.broken=1">'"{{ 7*7 }}&lt;<!--""
 def evidence(
     frame: pd.DataFrame, environments: Sequence[dict[str, Any]] = ({"torch": "2.0"},), **more: Any
 ) -> dict[str, Evidence]:
-    """What is known of the trials of a frame that have ended, in environments by turns."""
+    """What is known of the trials of a frame that have ended.
+
+    Each has one of the environments, which are repeated in order.
+    """
     ended = frame[frame["status"].isin(["done", "failed"])]
     count = {"layer": "conv", "tensor": "weight", "levels": 3, "promised": 4, "scope": "layer"}
     known = {

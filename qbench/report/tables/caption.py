@@ -18,7 +18,6 @@ RECIPES = {
     "paper": "recipe paper: each method's published recipe",
     "tuned": "recipe tuned: every method tuned with the same effort on validation images",
 }
-UNITS = ("study", "studies")  # of a tuned table, in place of seeds
 BOLD = (
     "Bold: the best of its bit-widths, where a moderated paired t-test over seeds tells it apart "
     "from every other row (p < 0.05)."
@@ -34,6 +33,15 @@ REHEARSAL_NOTE = (
     "A rehearsal of a few steps on a stand-in for the data, to see that everything runs: "
     "no number measured here is a result. "
 )
+
+
+def unit(rows: pd.DataFrame) -> tuple[str, str]:
+    """Return what the n of a table counts, as one and as many.
+
+    Args:
+        rows: Rows of the table. Required column: ``recipe``.
+    """
+    return ("study", "studies") if (rows["recipe"] == "tuned").any() else ("seed", "seeds")
 
 
 def caption(
@@ -66,7 +74,7 @@ def caption(
     if untrained := list(able.loc[able["epochs"] == 0, "label"].unique()):
         recipe += f"; calibrated only, without training: {', '.join(untrained)}"
     seeds = quantized["seed"].nunique()
-    one, many = UNITS if name == "tuned" else ("seed", "seeds")
+    one, many = unit(quantized)
     over = (
         f"mean ± standard deviation over n = {seeds} {many}" if seeds > 1 else f"one {one} (n = 1)"
     )

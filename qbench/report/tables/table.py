@@ -207,9 +207,8 @@ class _Builder:
             places = dict.fromkeys(
                 tuple(row[name] for name in RESULT) for row in records(quantized)
             )
-            unit = captions.UNITS[1] if (quantized["recipe"] == "tuned").any() else "seeds"
             found = resolutions([self._standings[place] for place in places])
-            resolution = sentence(found, unit)
+            resolution = sentence(found, captions.unit(quantized)[1])
             result.marks += [resolution] if resolution else []
         models = trials["model"].unique()
         result.doubts = [
