@@ -72,7 +72,7 @@ class PublishedNumbers:
         notes = [note for note in rows["note"].unique() if note]
         if not row.published or any(row.published in note for note in notes):
             return ""
-        where = f"{self._wanted.paper}, Table {self._wanted.table}, {self._wanted.model}"
+        where = f"{self._wanted.source}, {self._wanted.model}"
         return (
             f"{row.method}: no note of {where} has the words '{row.published}' of published"
             f"{nearest(row.published, notes)} ({self._path})"
@@ -103,7 +103,7 @@ class PublishedNumbers:
         values = _values(found, "")
         first = next(iter(_values(found, "fp_").values()), None)
         full = f", where full precision has {first:g}" if first is not None else ""
-        source = f"{wanted.model} on {wanted.dataset}{full} ({wanted.paper}, Table {wanted.table})"
+        source = f"{wanted.model} on {wanted.dataset}{full} ({wanted.source})"
         return Number(values, source, found.get("network"))
 
 

@@ -37,7 +37,8 @@ def suite_schema() -> Schema:
     found = Suite.model_json_schema()
     properties = _described(Suite, found["properties"])
     properties["title"].pop("default")
-    published = _described(Published, Published.model_json_schema()["properties"])
+    numbers = Published.model_json_schema()
+    published = _described(Published, numbers["properties"])
     for value in published.values():
         value["type"] = ["string", "number"]
     layers = [form for form in properties["layers"]["anyOf"] if form != _ANY_TEXT]
@@ -55,7 +56,7 @@ def suite_schema() -> Schema:
         "layers": {"anyOf": [{"enum": list(POLICIES)}, *layers]},
         "placement": {"enum": list(PLACEMENTS)},
         "resources": resources,
-        "published": _one_or_more(_object(published, required=list(published))),
+        "published": _one_or_more(_object(published, required=numbers["required"])),
         "tables": _one_or_more(_any_of(TableLayout)),
         "weights": {"anyOf": [_ANY_TEXT, {"type": "object", "additionalProperties": _ANY_TEXT}]},
     }

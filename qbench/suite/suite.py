@@ -166,7 +166,7 @@ class Published(BaseModel):
 
     Attributes:
         paper: Paper as ``suites/published.csv`` names it.
-        table: Number of the table in the paper.
+        table: Number of the table in the paper. Empty if the source has none, as a README.
         dataset: Dataset that the numbers were measured on.
         model: Model that the numbers were measured with.
     """
@@ -174,9 +174,14 @@ class Published(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
 
     paper: str
-    table: str
+    table: str = ""
     dataset: str
     model: str
+
+    @property
+    def source(self) -> str:
+        """The paper, and the table if it has one."""
+        return f"{self.paper}, Table {self.table}" if self.table else self.paper
 
 
 class Suite(BaseModel):

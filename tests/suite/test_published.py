@@ -57,6 +57,20 @@ def test_a_number_says_where_it_is_from() -> None:
     )
 
 
+def test_a_source_without_tables_is_named_alone() -> None:
+    wanted = Published(
+        paper="zkkli/RepQ-ViT README", dataset="imagenet", model="timm:deit_tiny_patch16_224"
+    )
+    row = MethodRow(method="rep_q_vit")
+    found = PublishedNumbers(Path("nowhere"), wanted).find(row, BitWidths.parse("4/4"))
+    assert found is not None
+    assert found.values == {"top1": 57.43}
+    assert found.source == (
+        "timm:deit_tiny_patch16_224 on imagenet, where full precision has 72.21 "
+        "(zkkli/RepQ-ViT README)"
+    )
+
+
 def test_one_of_several_rows_is_chosen_by_its_note() -> None:
     ablation = table("5", "alexnet_bn")
     bits = BitWidths.parse("2/32")
