@@ -3,14 +3,14 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import os
-import re
 import shutil
 import signal
 import socket
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -189,7 +189,7 @@ def test_stale_results_are_told_and_trained_again(
     output = qbench("run", *with_method, "--again", "stale")
     assert "2 finished trials to train again." in output
     assert "stale" not in (results / "tiny/leaderboard.md").read_text(encoding="utf-8")
-    qbench("run", tiny_run.suite)
+    qbench("leaderboard", tiny_run.suite)
     assert tables(results / "tiny") == tables(tiny_run.folder)
 
 
@@ -213,6 +213,10 @@ def killed_run(
     finally:
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
+    until = time.monotonic() + 60
+    while any(map(is_worker, processes(str(qbench.results)))):  # it may deliver one more result
+        assert time.monotonic() < until, "workers of a killed run go on"
+        time.sleep(0.1)
     return KilledRun(qbench, heard)
 
 
@@ -226,11 +230,7 @@ def test_a_killed_run_loses_no_finished_trial(tiny_run: TinyRun, killed_run: Kil
     done = [t for t in qbench.plan(tiny_run.suite) if t["status"] == "done"]
     assert len(done) >= 4
     output = qbench("run", tiny_run.suite)
-    counts = re.search(r"(\d+) trials to train, (\d+) of 16 done already", output)
-    assert counts is not None, output
-    waiting, there = map(int, counts.groups())
-    assert waiting + there == 16
-    assert there >= len(done)  # a worker may have delivered one since
+    assert f"{16 - len(done)} trials to train, {len(done)} of 16 done already" in output
     assert tables(qbench.results / "tiny") == tables(tiny_run.folder)
 
 
@@ -246,8 +246,10 @@ def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(
     assert "Interrupted:" in output
     assert f"Go on with: qbench run {tiny_run.suite}" in output
     assert "Traceback" not in output
-    qbench("run", tiny_run.suite)
-    assert tables(tmp_path / "tiny") == tables(tiny_run.folder)
+    # What it told is what a run that goes on finds.
+    done = [t for t in qbench.plan(tiny_run.suite) if t["status"] == "done"]
+    assert f"{len(done)} of 16 trials done" in output
+    assert len(done) >= 3
 
 
 def is_loopback(address: str) -> bool:
@@ -267,9 +269,25 @@ def listening(environment: str) -> list[str]:
                 whole = b"".join(words[i : i + 4][::-1] for i in range(0, len(words), 4))
                 sockets[f"socket:[{inode}]"] = socket.inet_ntop(family, whole)
     found = []
+    for each in processes(environment):
+        with contextlib.suppress(OSError):  # it has ended since
+            links = {os.readlink(file) for file in (each / "fd").iterdir()}
+            found += [sockets[link] for link in links & sockets.keys()]
+    return found
+
+
+def processes(environment: str) -> Iterator[Path]:
+    """Folders in /proc of the processes that have a text in their environment."""
     for each in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             if environment in (each / "environ").read_text(errors="replace"):
-                links = {os.readlink(file) for file in (each / "fd").iterdir()}
-                found += [sockets[link] for link in links & sockets.keys()]
-    return found
+                yield each
+
+
+def is_worker(process: Path) -> bool:
+    """Whether a process in /proc is a worker of Ray. Its agents live on for a while, idle."""
+    try:
+        command = (process / "cmdline").read_bytes()
+    except OSError:  # it has ended since
+        return False
+    return command.startswith(b"ray::") and b"Agent" not in command
