@@ -19,10 +19,6 @@ from filelock import FileLock
 # tensors. Torch reads the number when it is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# One thread for each worker of pytest, and for what it starts: more wait for each other on small
-# tensors. Torch reads the number when it is imported.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-
 from qbench import local_modules, plugins, registry
 from tests.helpers import forked
 

@@ -149,7 +149,9 @@ def test_the_tiny_detectors_backbone_is_named() -> None:
     assert [name for name in names if name.startswith("backbone")][1:] == TINY
 
 
-@pytest.mark.parametrize("name", ["ste", "quantization_networks"])
+@pytest.mark.parametrize(
+    "name", ["ste", pytest.param("quantization_networks", marks=pytest.mark.slow)]
+)
 def test_a_detector_of_separable_convolutions_takes_a_step(name: str) -> None:
     model = ssdlite320_mobilenet_v3_large(6)
     layers = [
@@ -224,7 +226,14 @@ def tiny() -> nn.Module:
     return model
 
 
-@pytest.mark.parametrize(("name", "bits"), [(n, b) for n in NAMES for b in accepted(n)])
+@pytest.mark.parametrize(
+    ("name", "bits"),
+    [
+        pytest.param(name, bits, marks=[pytest.mark.slow] if name == "obq" else [])
+        for name in NAMES
+        for bits in accepted(name)
+    ],
+)
 def test_every_method_trains_a_detector(tiny: nn.Module, name: str, bits: str) -> None:
     take_a_step(copy.deepcopy(tiny), name, bits, TINY, batch())
 

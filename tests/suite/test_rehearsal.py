@@ -60,6 +60,7 @@ def test_a_rehearsal_tries_every_cell_and_calls_none_a_result(tiny_run: TinyRun)
     assert "All 8 trials are done" in tiny_run.qbench("rehearse", tiny_run.suite)
 
 
+@pytest.mark.slow
 def test_a_rehearsal_of_imagenet_makes_its_images(tmp_path: Path, qbench_in: MakeQbench) -> None:
     suite = tmp_path / "little.yaml"
     suite.write_text(IMAGENET, encoding="utf-8")
