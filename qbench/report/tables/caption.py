@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
@@ -35,13 +35,13 @@ REHEARSAL_NOTE = (
 )
 
 
-def unit(rows: pd.DataFrame) -> tuple[str, str]:
-    """Return what the n of a table counts, as one and as many.
+def unit(recipes: Iterable[str]) -> tuple[str, str]:
+    """Return what the n of results counts, as one and as many.
 
     Args:
-        rows: Rows of the table. Required column: ``recipe``.
+        recipes: Names of the recipes of their trials.
     """
-    return ("study", "studies") if (rows["recipe"] == "tuned").any() else ("seed", "seeds")
+    return ("study", "studies") if "tuned" in set(recipes) else ("seed", "seeds")
 
 
 def caption(
@@ -74,7 +74,7 @@ def caption(
     if untrained := list(able.loc[able["epochs"] == 0, "label"].unique()):
         recipe += f"; calibrated only, without training: {', '.join(untrained)}"
     seeds = quantized["seed"].nunique()
-    one, many = unit(quantized)
+    one, many = unit(quantized["recipe"])
     over = (
         f"mean ± standard deviation over n = {seeds} {many}" if seeds > 1 else f"one {one} (n = 1)"
     )

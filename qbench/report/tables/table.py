@@ -208,7 +208,7 @@ class _Builder:
                 tuple(row[name] for name in RESULT) for row in records(quantized)
             )
             found = resolutions([self._standings[place] for place in places])
-            resolution = sentence(found, captions.unit(quantized)[1])
+            resolution = sentence(found, captions.unit(quantized["recipe"])[1])
             result.marks += [resolution] if resolution else []
         models = trials["model"].unique()
         result.doubts = [
@@ -331,13 +331,14 @@ class _Builder:
 def _notes(trials: list[Row], done: list[Row]) -> list[str]:
     """Return the footnotes of a cell: failed and missing trials, and faults of finished ones."""
     count, notes = len(trials), []
+    many = captions.unit(trial["recipe"] for trial in trials)[1]
     failed = [str(trial["reason"]) for trial in trials if trial["status"] == "failed"]
     firsts = Counter(next(iter(reason.strip().splitlines()), "") for reason in failed)
     for reason, times in firsts.items():
-        which = f"{times} of {count} seeds failed" if count > 1 else "failed"
+        which = f"{times} of {count} {many} failed" if count > 1 else "failed"
         notes.append(f"{which}: {reason}")
     if missing := sum(trial["status"] == "missing" for trial in trials):
-        run = f"{count - missing} of {count} seeds run"
+        run = f"{count - missing} of {count} {many} run"
         notes.append("not run yet" if missing == count else run)
     for name, what in (
         ("audit", "not k-bit: "),

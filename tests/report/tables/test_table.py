@@ -164,6 +164,11 @@ def test_what_has_not_run_is_told(seeds: list[float | str], text: str, note: str
     assert found.notes == [note]
 
 
+def test_of_a_tuned_suite_studies_are_counted() -> None:
+    found = only(trials("A", 97.0, "missing", "failed", reason="it broke", recipe="tuned"))
+    assert found.notes == ["1 of 3 studies failed: it broke", "2 of 3 studies run"]
+
+
 def test_what_is_not_k_bit_is_told() -> None:
     found = only(trials("A", 97.0, 97.0, audit="body.0.weight has 9 levels, 4 promised"))
     assert texts(found) == {"A": ["97.00 ± 0.00"]}
