@@ -5,12 +5,12 @@ Every function also works in a process that trains alone, without a process grou
 
 from __future__ import annotations
 
-import os
-import sys
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, distributed, nn
+
+from qbench import process
 
 
 def world() -> int:
@@ -85,14 +85,11 @@ def end_process() -> NoReturn:
     """Leave the process group and end this process with exit code 0.
 
     Call it last in a process whose group has the backend gloo. Threads of gloo sometimes abort a
-    process while its interpreter shuts down, so the interpreter does not: output is flushed, but
-    functions registered with `atexit` are not called.
+    process while its interpreter shuts down, so the interpreter does not (`qbench.process.end`).
     """
     distributed.barrier()  # no process ends while another one still needs it
     distributed.destroy_process_group()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)
+    process.end()
 
 
 class _Total(torch.autograd.Function):

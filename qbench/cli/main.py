@@ -13,11 +13,11 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from qbench import __version__
+from qbench import __version__, process
 from qbench.cli import data, deployment, lookup, methods, results, verify
 from qbench.cli.command import HELP_NAMES, PlainCommand
 from qbench.cli.options import (
@@ -73,6 +73,13 @@ def main() -> None:
         where = f"{error.filename}: " if error.filename else ""
         print(f"qbench: {where}{error.strerror or error}", file=sys.stderr)
         raise SystemExit(2) from None
+
+
+def _exit(code: int, *, early: bool = False) -> NoReturn:
+    """End a command that trained. After an early end, threads of Ray may crash the shutdown."""
+    if early or code == 130:
+        process.end(code)
+    raise typer.Exit(code)
 
 
 def _version(wanted: bool) -> None:
@@ -156,7 +163,7 @@ def rehearse(
         plugins = plugin_files(methods, models, datasets)
         benchmark = Benchmark.rehearse(suite, results, assignments or (), plugins)
     command = _resume_command("rehearse", suite, assignments, plugins, results, address)
-    raise typer.Exit(training.train(benchmark, console, address, command, Budget(None)))
+    _exit(training.train(benchmark, console, address, command, Budget(None)))
 
 
 @verb()
@@ -218,7 +225,7 @@ def run(
     code = training.train(benchmark, console, address, command, limit, again or ())
     if resolve and code != 130 and not limit.spent:
         code = max(code, training.resolve(benchmark, console, address, command, resolve, limit))
-    raise typer.Exit(code)
+    _exit(code, early=limit.spent)
 
 
 @verb()

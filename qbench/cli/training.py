@@ -122,8 +122,11 @@ def _run(
 ) -> Summary:
     """Train what a benchmark has to do within a budget, and show the progress."""
     names = {planned.trial.key: planned.name for planned in to_do}
-    with Display(console, names) as display, budget.limit():
-        summary = benchmark.run(display, address)
+    try:
+        with Display(console, names) as display, budget.limit():
+            summary = benchmark.run(display, address)
+    except KeyboardInterrupt:  # before Ray has started
+        summary = Summary(interrupted=True)
     if budget.spent and summary.interrupted:
         summary.interrupted, summary.stopped = False, f"the budget of {budget.text} is spent"
     console.print(

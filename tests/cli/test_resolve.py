@@ -32,6 +32,14 @@ def test_it_prints_and_writes_which_neighbours_are_told_apart(
     )  # fmt: skip
 
 
+def test_a_budget_that_is_spent_before_ray_has_started_is_told(
+    suite: Path, tmp_path: Path, qbench_in: MakeQbench
+) -> None:
+    told = qbench_in(tmp_path / "results")("run", suite, "--budget", "0.1s", code=1)
+    assert "Stopped: the budget of 0.1s is spent: 0 of 15 trials done" in told
+    assert "Go on with: qbench run" in told
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [(("--budget", "2 hours"), "'2 hours' is no time; write for example"),
