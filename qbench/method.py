@@ -92,7 +92,7 @@ class Layer:
             its quantizer.
         activation_quantizer: Quantizer of the input, once attached.
         clipped_share: Share of the calibration inputs that are negative, if the quantizer treats
-            negative values as zero; else 0.
+            negative values as zero or shifts them to levels of which none is negative; else 0.
         optimizer: Optimizer that trains the model, once it is attached. Its type tells a method
             whose authors scale gradients for SGD in another way than for Adam.
 

@@ -146,25 +146,29 @@ def _misfit(model: nn.Module, batch: object) -> str:
 
 @torch.no_grad()
 def clipped_share(quantizer: nn.Module, sample: Tensor) -> float:
-    """Return the share of an input's values that are negative and that a quantizer clips.
+    """Return the share of an input's values that are negative and whose sign a quantizer loses.
+
+    It clips them to what zero becomes, or shifts them to levels of which none is negative.
 
     Args:
         quantizer: Quantizer of the input.
         sample: Inputs on training data, (images, …).
 
     Returns:
-        The share of negative values, or 0 if the quantizer tells them from zero.
+        The share of negative values, or 0 if some of them keep their sign.
     """
     negative = sample < 0
     if not negative.any():
         return 0.0
     with evaluation_mode(quantizer):
-        clips = torch.equal(quantizer(sample), quantizer(sample.relu()))
-    return float(negative.double().mean()) if clips else 0.0
+        quantized = quantizer(sample)
+        lost = bool((quantized[negative] >= 0).all())
+        lost = lost or torch.equal(quantized, quantizer(sample.relu()))
+    return float(negative.double().mean()) if lost else 0.0
 
 
 def check_signed(model: nn.Module, method: Method) -> None:
-    """Check that no quantizer inside attention treats negative values as zero.
+    """Check that no quantizer inside attention loses the sign of negative values.
 
     Queries, keys, values and the inputs of projections have as many negative values as positive
     ones. Levels that start at zero lose half of them.
@@ -200,7 +204,7 @@ def clipped_text(places: Sequence[Layer]) -> str:
     low, high = f"{min(shares):.0f}", f"{max(shares):.0f}"
     percent = high if low == high else f"{low} to {high}"
     return (
-        f"{len(shares)} of {len(places)} quantized inputs lose their negative values, "
+        f"{len(shares)} of {len(places)} quantized inputs lose the sign of their negative values, "
         f"{percent} % of them"
     )
 

@@ -426,7 +426,8 @@ TRIAL_COLUMNS = {
     "paper_network": "Whether the network is the one that the published number was measured on: "
     "yes; or no, and why.",
     "unreadable": "Items of the data set that could not be read and were skipped.",
-    "clipped": "How many quantized inputs lose their negative values; empty if none does.",
+    "clipped": "How many quantized inputs lose the sign of their negative values; empty if none "
+    "does.",
     "placed": "How many quantizers of activations sit where; empty for `layer_inputs`.",
     "w_coverage": "Share of the weights of products that are quantized, %.",
     "mac_coverage": "Share of the multiply-adds whose factors are quantized, %.",

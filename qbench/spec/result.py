@@ -201,7 +201,8 @@ class Result(WeightObservations):
         environment: Software and hardware that it ran on, by name.
         code: Fingerprint of the code that it was trained with.
         unreadable: Items of the data that could not be read and were left out.
-        clipped: How many quantized inputs lose their negative values; empty if none does.
+        clipped: How many quantized inputs lose the sign of their negative values; empty if none
+            does.
         predictions: Predicted classes of the hardened network on the split that `metrics` are of.
             None for tasks without classes, and in results that were recorded without it.
         coverage: Shares of the network that are quantized. None if they were not measured.

@@ -59,7 +59,10 @@ def attached(method: str, bits: str) -> Handle:
     return attach(model, method, bits=bits, calibration=[torch.randn(8, 1, 14, 14)])
 
 
-@pytest.mark.parametrize("method", ["apot", "dorefa", "hwgq", "lq_nets", "n2uq", "pact", "wrpn"])
+@pytest.mark.parametrize(
+    "method",
+    ["apot", "dorefa", "ewgs", "hwgq", "lq_nets", "n2uq", "pact", "quantization_networks", "wrpn"],
+)
 def test_levels_that_start_at_zero_are_refused_by_name(method: str) -> None:
     bits = "1/2" if method == "hwgq" else "4/4"
     message = rf"'block1.attention.in_proj' has \d+ % negative values, .* of {method} start at zero"
@@ -67,6 +70,6 @@ def test_levels_that_start_at_zero_are_refused_by_name(method: str) -> None:
         attached(method, bits)
 
 
-@pytest.mark.parametrize("method", ["dsq", "ewgs", "lsq", "ptq_minmax", "qil", "quest", "stats_q"])
+@pytest.mark.parametrize("method", ["dsq", "lsq", "ptq_minmax", "qil", "quest", "stats_q"])
 def test_other_levels_lose_no_negative_value(method: str) -> None:
     assert {place.clipped_share for place in attached(method, "4/4").method.places} == {0}
