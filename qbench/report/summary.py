@@ -332,19 +332,24 @@ def _standing(p: float, corrected: float) -> str:
 
 
 def _mark_protocols(results: list[_Result]) -> None:
-    """Set how the protocol of each result differs from that of most rows, if there are three."""
+    """Set how the protocol of each result differs from that of most rows, if there are three.
+
+    Results with and without quantized activations are compared apart: layers that a suite keeps at
+    8 bits are 8/8 in the former and 8/32 in the latter.
+    """
     if len({result.row["label"] for result in results}) < _FEWEST_ROWS:
         return
     protocols = [_protocol(result) for result in results]
-    counts: dict[str, Counter[str]] = {}
-    for protocol in protocols:
+    weights_only = [str(result.row["bits"]).endswith("/32") for result in results]
+    counts: dict[tuple[str, bool], Counter[str]] = {}
+    for protocol, group in zip(protocols, weights_only, strict=True):
         for name, value in protocol.items():
-            counts.setdefault(name, Counter())[json.dumps(value)] += 1
-    for result, protocol in zip(results, protocols, strict=True):
+            counts.setdefault((name, group), Counter())[json.dumps(value)] += 1
+    for result, protocol, group in zip(results, protocols, weights_only, strict=True):
         result.row["differs"] = ", ".join(
             f"{name} {setting_text(value)}"
             for name, value in protocol.items()
-            if json.dumps(value) != counts[name].most_common(1)[0][0]
+            if json.dumps(value) != counts[name, group].most_common(1)[0][0]
         )
 
 

@@ -226,6 +226,20 @@ def test_protocols_that_are_not_as_most_are_marked() -> None:
     }
 
 
+def test_layers_whose_activations_are_not_quantized_differ_from_none_of_their_kind() -> None:
+    cells = [
+        trials(label, 9.0, bits=bits, first_layer=f"8/{activations}")
+        for label in "ABC"
+        for bits, activations in (("2/2", "8"), ("4/4", "8"), ("2/32", "32"))
+    ]
+    other = trials("D", 9.0, bits="2/32", first_layer="32/32")
+    found = summary(*cells, other)
+    assert found.set_index(["label", "bits"])["differs"].to_dict() == {
+        **{(label, bits): "" for label in "ABC" for bits in ("2/2", "4/4", "2/32")},
+        ("D", "2/32"): "first layer 32/32",
+    }
+
+
 @pytest.mark.parametrize(
     ("levels", "most"), [([3, 3], 3.0), ([3.0, 4.0], 4.0), ([float("nan"), 3.0], 3.0)]
 )
