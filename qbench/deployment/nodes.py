@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from qbench.deployment.extra import library
+from qbench.errors import QbenchError
 
 OPSET = 25  # the first with 2-bit integers
 IR_VERSION = 13
@@ -119,6 +120,9 @@ def open_session(model: str | bytes, optimizations: str, threads: int = 1) -> An
         model: Path of a file, or its content.
         optimizations: One of `OPTIMIZATIONS`.
         threads: Number of threads of an operator.
+
+    Raises:
+        QbenchError: onnxruntime cannot load the model.
     """
     runtime = library("onnxruntime")
     level, disabled = OPTIMIZATIONS[optimizations]
@@ -126,12 +130,18 @@ def open_session(model: str | bytes, optimizations: str, threads: int = 1) -> An
     options.graph_optimization_level = getattr(runtime.GraphOptimizationLevel, level)
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
-    return runtime.InferenceSession(
-        model,
-        options,
-        providers=["CPUExecutionProvider"],
-        disabled_optimizers=list(disabled),
-    )
+    try:
+        return runtime.InferenceSession(
+            model,
+            options,
+            providers=["CPUExecutionProvider"],
+            disabled_optimizers=list(disabled),
+        )
+    except Exception as error:  # those of onnxruntime have no common class
+        raise QbenchError(
+            f"onnxruntime cannot load the model (optimizations: {optimizations}): "
+            f"{' '.join(str(error).split())}"
+        ) from error
 
 
 def channels_of(axis: int | None, rank: int) -> tuple[int, ...]:

@@ -16,7 +16,7 @@ from qbench.deployment.emitters import emitter_of
 from qbench.deployment.exact import compare_integers
 from qbench.deployment.graph import Written, write_onnx
 from qbench.deployment.network import HardNetwork, describe
-from qbench.deployment.nodes import Nodes, run_in_onnxruntime
+from qbench.deployment.nodes import Nodes, open_session, run_in_onnxruntime
 from qbench.deployment.parts import wrong_part
 from qbench.deployment.proof import prove
 from qbench.deployment.standard import ONNX
@@ -323,3 +323,9 @@ class OwnMethod(Method):
 def test_what_is_no_step_function_is_refused(tmp_path: Path) -> None:
     with pytest.raises(QbenchError, match="at '0': the level of a value depends on other values"):
         qbench.deploy(trained(OwnMethod(), "32/1"), tmp_path / "net.onnx", X, to="onnx")
+
+
+def test_a_model_that_onnxruntime_cannot_load_is_refused_with_its_reason() -> None:
+    told = r"onnxruntime cannot load the model \(optimizations: all\): \[ONNXRuntimeError\] .+"
+    with pytest.raises(QbenchError, match=told):
+        open_session(b"no model", "all")
