@@ -13,7 +13,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -61,6 +61,10 @@ def main() -> None:
     gc.set_threshold(10_000)  # ten thousand runs are many objects, and none of them garbage
     try:
         app()
+    except SystemExit as error:
+        if isinstance(error.code, int) and error.code in (1, 130) and "ray" in sys.modules:
+            process.end(error.code)  # what Ray had begun may crash the interpreter's shutdown
+        raise
     except QbenchError as error:
         print(f"qbench: {error}" if "\n" not in str(error) else str(error), file=sys.stderr)
         raise SystemExit(2) from None
@@ -73,13 +77,6 @@ def main() -> None:
         where = f"{error.filename}: " if error.filename else ""
         print(f"qbench: {where}{error.strerror or error}", file=sys.stderr)
         raise SystemExit(2) from None
-
-
-def _exit(code: int, *, early: bool = False) -> NoReturn:
-    """End a command that trained. After an early end, threads of Ray may crash the shutdown."""
-    if early or code == 130:
-        process.end(code)
-    raise typer.Exit(code)
 
 
 def _version(wanted: bool) -> None:
@@ -163,7 +160,7 @@ def rehearse(
         plugins = plugin_files(methods, models, datasets)
         benchmark = Benchmark.rehearse(suite, results, assignments or (), plugins)
     command = _resume_command("rehearse", suite, assignments, plugins, results, address)
-    _exit(training.train(benchmark, console, address, command, Budget(None)))
+    raise typer.Exit(training.train(benchmark, console, address, command, Budget(None)))
 
 
 @verb()
@@ -225,7 +222,7 @@ def run(
     code = training.train(benchmark, console, address, command, limit, again or ())
     if resolve and code != 130 and not limit.spent:
         code = max(code, training.resolve(benchmark, console, address, command, resolve, limit))
-    _exit(code, early=limit.spent)
+    raise typer.Exit(code)
 
 
 @verb()
