@@ -189,7 +189,7 @@ def test_stale_results_are_told_and_trained_again(
     output = qbench("run", *with_method, "--again", "stale")
     assert "2 finished trials to train again." in output
     assert "stale" not in (results / "tiny/leaderboard.md").read_text(encoding="utf-8")
-    qbench("leaderboard", tiny_run.suite)
+    qbench("run", tiny_run.suite)
     assert tables(results / "tiny") == tables(tiny_run.folder)
 
 
@@ -246,8 +246,8 @@ def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(
     assert "Interrupted:" in output
     assert f"Go on with: qbench run {tiny_run.suite}" in output
     assert "Traceback" not in output
-    done = [t for t in qbench.plan(tiny_run.suite) if t["status"] == "done"]
-    assert len(done) >= 3
+    qbench("run", tiny_run.suite)
+    assert tables(tmp_path / "tiny") == tables(tiny_run.folder)
 
 
 def is_loopback(address: str) -> bool:
@@ -283,7 +283,7 @@ def processes(environment: str) -> Iterator[Path]:
 
 
 def is_worker(process: Path) -> bool:
-    """Whether a process in /proc is a worker of Ray. Its agents live on for a while, idle."""
+    """Return whether a process in /proc is a Ray worker, and not an agent, which ends later."""
     try:
         command = (process / "cmdline").read_bytes()
     except OSError:  # it has ended since

@@ -18,7 +18,7 @@ NAMES = [name for name in registry.names("methods") if name != "fp32" and is_the
 
 # The first of them is without regularization.
 FEW = {
-    "adaround": {"iterations": 2},
-    "brecq": {"iterations": 2, "step_iterations": 2},
-    "qdrop": {"iterations": 2},
+    "adaround": {"iterations": 5},
+    "brecq": {"iterations": 5, "step_iterations": 5},
+    "qdrop": {"iterations": 5},
 }

@@ -22,7 +22,7 @@ HOSTILE = """</script><img src=x onerror="window.broken=1">'"{{ 7*7 }}&lt;<!--""
 def evidence(
     frame: pd.DataFrame, environments: Sequence[dict[str, Any]] = ({"torch": "2.0"},), **more: Any
 ) -> dict[str, Evidence]:
-    """What is known of the trials of a frame that have ended.
+    """Return evidence of the finished trials of a frame, by key.
 
     Each has one of the environments, which are repeated in order.
     """
