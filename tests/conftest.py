@@ -171,7 +171,7 @@ def qbench_here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[s
         monkeypatch.setattr("sys.argv", ["qbench", *map(str, words)])
         monkeypatch.setenv("COLUMNS", os.environ.get("COLUMNS", "200"))
         with pytest.raises(SystemExit) as ended:
-            cli.main()
+            cli.invoke()
         captured = capsys.readouterr()
         assert ended.value.code in ((0, 1) if code is None else (code,)), captured
         return captured.out + captured.err

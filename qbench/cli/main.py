@@ -57,14 +57,24 @@ verb = functools.partial(app.command, cls=PlainCommand)
 
 
 def main() -> None:
-    """Run the command line. An error of the user ends with a message and exit code 2."""
-    gc.set_threshold(10_000)  # ten thousand runs are many objects, and none of them garbage
+    """Run the command line in a process of its own, and end that process."""
     try:
-        app()
+        invoke()
     except SystemExit as error:
         if isinstance(error.code, int) and error.code in (1, 130) and "ray" in sys.modules:
             process.end(error.code)  # what Ray had begun may crash the interpreter's shutdown
         raise
+
+
+def invoke() -> None:
+    """Run the command line. An error of the user ends with a message and exit code 2.
+
+    Raises:
+        SystemExit: At the end, with the exit code.
+    """
+    gc.set_threshold(10_000)  # ten thousand runs are many objects, and none of them garbage
+    try:
+        app()
     except QbenchError as error:
         print(f"qbench: {error}" if "\n" not in str(error) else str(error), file=sys.stderr)
         raise SystemExit(2) from None

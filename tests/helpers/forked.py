@@ -59,7 +59,7 @@ def run(words: Sequence[str], environment: Mapping[str, str], timeout: float) ->
 
 def _command(words: list[str], environment: dict[str, str], cwd: Path, streams: list[Path]) -> None:
     """Run the command line in this process, which nothing else uses."""
-    from qbench.cli.main import main
+    from qbench.cli.main import invoke
 
     for number, (name, path) in enumerate(zip(("stdout", "stderr"), streams, strict=True), 1):
         file = path.open("w", encoding="utf-8", buffering=1)
@@ -71,6 +71,6 @@ def _command(words: list[str], environment: dict[str, str], cwd: Path, streams: 
     sys.argv = ["qbench", *words]
     sys.orig_argv = [sys.executable, "-m", "qbench", *words]  # some commands start it again
     try:
-        main()
+        invoke()
     finally:
         atexit._run_exitfuncs()  # a forked process does not call them at its end
