@@ -136,20 +136,21 @@ def even_codes(levels: torch.Tensor) -> tuple[float, int, int] | None:
 
 
 def _qdq(scale: float, low: int, high: int, nodes: Nodes, x: Any) -> Any:
-    """Clip to the range of the codes, quantize and dequantize."""
+    """Clip to the range of the codes, quantize and dequantize.
+
+    Signed codes are uint8 too. On x86 onnxruntime makes uint8 of int8, and fails at a pair that it
+    has moved behind a Transpose or a Reshape before: that keeps its ``output_dtype``.
+    """
     signed = -128 <= low < 0 and high <= 127
-    zero, kind = (0, np.int8) if signed else (-min(low, 0), np.uint8)
-    if low > 0:
-        zero, kind = 0, np.uint8
+    zero = 128 if signed else -min(low, 0)
     s = np.float32(scale)
-    full = (-128, 127) if signed else (0, 255)
-    if (low + zero, high + zero) != full:
+    if (low + zero, high + zero) != (0, 255):
         ends = [
             nodes.constant(name, np.float32(code) * s)
             for name, code in (("low", low), ("high", high))
         ]
         x = nodes.add("Clip", x, *ends)
-    scale_value, zero_value = nodes.constant("scale", s), nodes.constant("zero", kind(zero))
+    scale_value, zero_value = nodes.constant("scale", s), nodes.constant("zero", np.uint8(zero))
     codes = nodes.add("QuantizeLinear", x, scale_value, zero_value)
     return nodes.add("DequantizeLinear", codes, scale_value, zero_value)
 

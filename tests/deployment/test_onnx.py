@@ -23,6 +23,7 @@ from qbench.deployment.standard import ONNX
 from qbench.deployment.steps import step_table
 from qbench.errors import QbenchError
 from qbench.method import Binary, Layer, Method
+from qbench.models.vit import VisionTransformerTiny
 from qbench.quant.options import build_method
 from tests.helpers.hardened import images, trained
 
@@ -163,6 +164,18 @@ def test_onnxruntime_quantizes_no_weight_again(
     assert proof.reason == ""
     for got in proof.logits.values():
         torch.testing.assert_close(got, expected, rtol=0, atol=1e-5)
+
+
+def test_signed_activations_may_be_transposed_before_a_layer_reads_them(tmp_path: Path) -> None:
+    """Onnxruntime moves Q/DQ pairs, and cannot load int8 pairs that it has moved."""
+    x = images(48, size=14)
+    handle = trained("lsq", "4/4", VisionTransformerTiny(10, 1, width=8, depth=1, heads=2), x)
+    network = describe(handle, x)
+    written = write_onnx(network, tmp_path / "net.onnx", x, ONNX)
+    assert set(written.activations.values()) == {"QDQ"}
+    with torch.no_grad():
+        proof = prove(network, tmp_path / "net.onnx", written, x, handle.model(x), ONNX)
+    assert proof.reason == ""
 
 
 def zero_point(model: Any) -> None:
