@@ -208,7 +208,7 @@ def option_problems(cls: type[Method]) -> Iterator[tuple[str, str]]:
     """
     from qbench.method import Method
 
-    known = {*vars(Method), *Method.__annotations__} - {"granularity"}
+    known = {*vars(Method), *Method.__annotations__} - {"granularity", "lr_factor"}
     for name in _options_of(cls):
         if name in known:
             yield (

@@ -18,10 +18,12 @@ from qbench.quant.options import (
     determining_options,
     method_options,
     option_fields,
+    option_problems,
     validate_method,
 )
 from qbench.suite.grid import expand
 from qbench.suite.suite import Suite
+from tests.helpers.methods import NAMES
 from tests.helpers.plugins import BOUNDED
 
 
@@ -115,6 +117,11 @@ def test_an_option_of_an_installed_method_that_cannot_be_recorded_is_named(
     monkeypatch.setitem(registry._of_files["methods"], "typed", Typed)
     with pytest.raises(QbenchError, match="typed: option 'dtype': a suite cannot write"):
         method_options(build_method("typed", {}))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_built_in_method_declares_its_options_as_a_plugin_must(name: str) -> None:
+    assert list(option_problems(registry.method_class(name))) == []
 
 
 @pytest.mark.parametrize("name", ["scope", "granularity"])
