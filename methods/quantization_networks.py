@@ -25,7 +25,8 @@ what ``recipe: paper`` sets. docs/methodology.md shows what they change.
 
 Levels: weights of k bits are {−1, 1} (k = 1) or −(2^(k−1) − 1)…2^(k−1) − 1 (so 2 bits are ternary),
 ``3(±2)`` and ``3(±4)`` as written, or those of the option ``weight_levels``; activations of k bits
-are 0…2^k − 1.
+are 0…2^k − 1. The paper quantizes activations behind a ReLU only. Elsewhere, as in attention, they
+have negative values and, from 2 bits on, the levels of weights, whose offset is ½Σs_i.
 
 Activations are quantized behind each ReLU, or behind the max-pooling that follows it (Section 4.1):
 ``placement`` is ``after_activation``.
@@ -56,7 +57,7 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor, nn
 
-from qbench.functional import hard_staircase, kmeans_1d, staircase
+from qbench.functional import hard_staircase, is_signed, kmeans_1d, staircase
 from qbench.method import (
     Binary,
     Field,
@@ -109,7 +110,7 @@ class QuantizationNetworks(Method):
     paper = "Yang et al., CVPR 2019, arXiv:1911.09464"
     activations = Integers(bits=range(1, 9), signed=False)
     soft = True
-    revision = 2
+    revision = 3
     paper_options = {"temperature_rate": 5.0, "alpha": "reciprocal", "lr_factor": 1.0}
     later_options = frozenset({"final_temperature", "final_activation_temperature", "alpha"})
     placement = "after_activation"
@@ -159,8 +160,11 @@ class QuantizationNetworks(Method):
         """Build the function of an activation."""
         if self.compat == "official" and is_released_stem(layer):
             return None
+        width = layer.activation_bits
+        signed = is_signed(sample, width.bits)
+        levels = SYMMETRIC.codes(width) if signed else range(width.count)
         kind = OfficialActivations if self.compat == "official" else SigmoidStaircase
-        return self._function("activation", kind, range(layer.activation_bits.count), sample)
+        return self._function("activation", kind, levels, sample)
 
     def on_epoch_start(self, epoch: int, epochs: int) -> None:
         """Train what the phase of the epoch trains (Section 4.1)."""
@@ -190,7 +194,7 @@ class QuantizationNetworks(Method):
         if self.share == "network":
             function, samples = self._shared.setdefault((tensor, *levels), (function, []))
             samples.append(_sample(x))
-        function.initialise(torch.cat(samples))  # from every layer so far
+        function.initialise(torch.cat(samples), around_zero=tensor == "weight")  # of all so far
         return function
 
 
@@ -223,14 +227,19 @@ class SigmoidStaircase(Quantizer):
         self.fixed = False
 
     @torch.no_grad()
-    def initialise(self, x: Tensor) -> None:
-        """Set β, α and b from the tensor to be quantized, any shape (Section 4.1)."""
+    def initialise(self, x: Tensor, *, around_zero: bool) -> None:
+        """Set β, α and b from the tensor to be quantized, any shape (Section 4.1).
+
+        Args:
+            x: The tensor.
+            around_zero: Whether the biases around zero are the paper's of weights, ∓0.05 or 0.
+        """
         levels = torch.tensor(self.levels, dtype=torch.float64)
         p, q = float(levels.abs().max()), float(x.abs().max().clamp(min=1e-8))
         beta = 5 * p / (4 * q)
         centres = levels if self.uniform else kmeans_1d(x * beta, len(levels)).cpu()
         biases = (centres[1:] + centres[:-1]) / 2
-        around_zero = self.levels[0] < 0 < self.levels[-1]
+        around_zero = around_zero and self.levels[0] < 0 < self.levels[-1]
         if around_zero and len(levels) == 2:
             biases = torch.zeros(1)
         elif around_zero and 0 in self.levels and not self.uniform:
@@ -302,9 +311,9 @@ class OfficialWeights(ReleasedWeights, SigmoidStaircase):
 class OfficialActivations(ReleasedActivations, SigmoidStaircase):
     """`SigmoidStaircase` of an activation, with the released code's departures."""
 
-    def initialise(self, x: Tensor) -> None:
+    def initialise(self, x: Tensor, *, around_zero: bool) -> None:
         """Set β and α as ever, and the bias of two levels as released."""
-        super().initialise(x)
+        super().initialise(x, around_zero=around_zero)
         if len(self.levels) == 2 and not self.uniform:
             nn.init.constant_(self.biases, RELEASED_BIAS)
 

@@ -94,6 +94,32 @@ def test_quantization_networks_inputs_take_levels_from_zero(bits: int) -> None:
     np.testing.assert_allclose(found, np.arange(2**bits), atol=1e-9)
 
 
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_inputs_with_negative_values_take_the_levels_of_weights(bits: int) -> None:
+    x = torch.linspace(-3, 3, 20_001, dtype=torch.float64)
+    quantizer = activation_quantizer(NAME, x, bits).eval()
+    found = quantizer(x).detach().unique().numpy() / parameter_of(quantizer, "alpha")
+    top = 2 ** (bits - 1) - 1
+    np.testing.assert_allclose(found, np.arange(-top, top + 1), atol=1e-9)
+
+
+def test_binary_inputs_are_zero_or_one_whatever_their_sign() -> None:
+    x = normal(1000)
+    quantizer = activation_quantizer(NAME, x, 1).eval()
+    found = quantizer(x).detach().unique().numpy() / parameter_of(quantizer, "alpha")
+    np.testing.assert_allclose(found, [0, 1])
+
+
+@pytest.mark.parametrize("bits", [2, 3])
+def test_no_bias_of_an_input_with_negative_values_is_fixed(bits: int) -> None:
+    x = normal(2000)
+    quantizer = activation_quantizer(NAME, x, bits)
+    beta = parameter_of(quantizer, "beta")
+    centres = least_inertia_centres(x.numpy() * beta, 2**bits - 1)
+    expected = (centres[1:] + centres[:-1]) / 2
+    np.testing.assert_allclose(parameter_of(quantizer, "biases"), expected, atol=1e-5)
+
+
 @pytest.mark.parametrize("bits", LEVELS)
 def test_beta_is_five_quarters_of_the_largest_level_over_the_largest_weight(bits: str) -> None:
     w = normal(8, 100, scale=0.03)

@@ -61,7 +61,7 @@ def attached(method: str, bits: str) -> Handle:
 
 @pytest.mark.parametrize(
     "method",
-    ["apot", "dorefa", "ewgs", "hwgq", "lq_nets", "n2uq", "pact", "quantization_networks", "wrpn"],
+    ["apot", "dorefa", "ewgs", "hwgq", "lq_nets", "n2uq", "pact", "wrpn"],
 )
 def test_levels_that_start_at_zero_are_refused_by_name(method: str) -> None:
     bits = "1/2" if method == "hwgq" else "4/4"
@@ -70,6 +70,8 @@ def test_levels_that_start_at_zero_are_refused_by_name(method: str) -> None:
         attached(method, bits)
 
 
-@pytest.mark.parametrize("method", ["dsq", "lsq", "ptq_minmax", "qil", "quest", "stats_q"])
+@pytest.mark.parametrize(
+    "method", ["dsq", "lsq", "ptq_minmax", "qil", "quantization_networks", "quest", "stats_q"]
+)
 def test_other_levels_lose_no_negative_value(method: str) -> None:
     assert {place.clipped_share for place in attached(method, "4/4").method.places} == {0}

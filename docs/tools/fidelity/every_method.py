@@ -82,7 +82,8 @@ OTHERS = {
     "ptq_percentile": "The percentile of the paper could not be confirmed; it is an option.",
     "quantization_networks": "α starts at the least error, not at 1/β. α and β have a tenth of the "
     "learning rate. k-means starts evenly spaced. The threshold of 1-bit activations is a midpoint "
-    "of k-means, 0.05 in the release. See above.",
+    "of k-means, 0.05 in the release. An input with negative values has the levels of a weight, "
+    "where the paper has inputs behind a ReLU only. See above.",
     "stable_qat": "The code quantizes weights of language models; no recipe for images is public.",
     "wrpn": "At 1 bit the scale is that of a filter, which could not be confirmed.",
 }
