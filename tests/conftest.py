@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 from filelock import FileLock
@@ -20,7 +22,11 @@ from filelock import FileLock
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from qbench import local_modules, plugins, registry
-from tests.helpers import forked
+from qbench.store.connection import Connection
+from tests.helpers import forked, ray_cluster
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 TINY = """\
 name: tiny
@@ -49,28 +55,84 @@ def no_plugins_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         sys.modules.pop(name, None)
 
 
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all workers of pytest-xdist share."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+
+CopyDatabase = Callable[[Path], None]
+
+
+@pytest.fixture(scope="session")
+def copy_database(shared_folder: Path) -> CopyDatabase:
+    """Put a database without runs where there is no file. MLflow takes seconds to create one."""
+    folder, create = shared_folder / "database", Connection.open
+
+    def copy(database: Path) -> None:
+        if database.exists():
+            return
+        with FileLock(f"{folder}.lock"):
+            if not (folder / "mlflow.db").exists():
+                create(Connection(folder, local=True))
+        with suppress(OSError):  # what cannot be written is for the code under test to tell
+            copied = shutil.copyfile(folder / "mlflow.db", database.with_suffix(".copy"))
+            copied.rename(database)
+
+    return copy
+
+
+@pytest.fixture(scope="session", autouse=True)
+def databases_are_copies(copy_database: CopyDatabase) -> Iterator[None]:
+    """A store that this process creates has a copy of one empty database."""
+    create = Connection.open
+
+    def open_(connection: Connection) -> MlflowClient:
+        if connection.is_default and connection.database is not None:
+            copy_database(connection.database)
+        return create(connection)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Connection, "open", open_)
+        yield
+
+
 @dataclass
 class Qbench:
     """The command line, writing into one results folder."""
 
     results: Path
     environment: dict[str, str]
+    cluster: Callable[[], str]
 
     def __call__(self, *arguments: str | Path, code: int = 0, timeout: float = 300) -> str:
         """Run `qbench`, expect an exit code, return what it printed.
 
-        A command that does not start Ray is forked, which saves it the imports.
+        A command that trains uses a Ray cluster of the tests, unless its environment names another.
+        All others are forked, which saves them the imports.
         """
         words = [*map(str, arguments)]
         if words[0] in ("run", "rehearse"):  # Ray reads the environment when it is imported
-            return self.fresh(*arguments, code=code, timeout=timeout)
+            address = self.environment.get("RAY_ADDRESS") or self.cluster()
+            environment = {**self.environment, "RAY_ADDRESS": address}
+            return self._fresh(arguments, environment, code, timeout)
         return self._expect(code, *forked.run(words, self.environment, timeout))
 
     def fresh(self, *arguments: str | Path, code: int = 0, timeout: float = 300) -> str:
-        """Run `qbench` as a shell does, with all imports, which takes seconds more."""
+        """Run `qbench` as a shell does, with all imports and a Ray of its own."""
+        return self._fresh(arguments, self.environment, code, timeout)
+
+    def _fresh(
+        self,
+        arguments: Sequence[str | Path],
+        environment: Mapping[str, str],
+        code: int,
+        timeout: float,
+    ) -> str:
         done = subprocess.run(
             self.command(*arguments),
-            env=self.environment,
+            env=environment,
             capture_output=True,
             text=True,
             timeout=timeout,
@@ -96,14 +158,24 @@ MakeQbench = Callable[[Path], Qbench]
 
 
 @pytest.fixture(scope="session")
-def qbench_in() -> MakeQbench:
-    """Make a command line for a results folder."""
+def cluster() -> Iterator[Callable[[], str]]:
+    """Return the address of a Ray cluster, which the first call starts."""
+    with ExitStack() as stack:
+        yield functools.cache(lambda: stack.enter_context(ray_cluster.running()))
+
+
+@pytest.fixture(scope="session")
+def qbench_in(copy_database: CopyDatabase, cluster: Callable[[], str]) -> MakeQbench:
+    """Make a command line for a results folder, whose store is empty if it is new."""
 
     def make(results: Path) -> Qbench:
+        results.mkdir(parents=True, exist_ok=True)
+        copy_database(results / "mlflow.db")
         kept = {
             k: v for k, v in os.environ.items() if k not in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS")
         }
-        return Qbench(results, {**kept, "QBENCH_RESULTS": str(results), "COLUMNS": "160"})
+        environment = {**kept, "QBENCH_RESULTS": str(results), "COLUMNS": "160"}
+        return Qbench(results, environment, cluster)
 
     return make
 
@@ -134,19 +206,17 @@ def tiny_suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_run(
     tiny_suite: Path,
     tmp_path_factory: pytest.TempPathFactory,
-    qbench_in: Callable[[Path], Qbench],
+    shared_folder: Path,
+    qbench_in: MakeQbench,
 ) -> TinyRun:
     """The tiny suite, run undisturbed.
 
     One worker of pytest-xdist runs it, and each has a copy of its results, which tests may change.
     """
-    folder = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        folder = folder.parent  # of the temporary folders of all workers
-    original, output = folder / "tiny_run", folder / "tiny_run.txt"
-    with FileLock(folder / "tiny_run.lock"):
+    original, output = shared_folder / "tiny_run", shared_folder / "tiny_run.txt"
+    with FileLock(shared_folder / "tiny_run.lock"):
         if not output.exists():
-            ran = qbench_in(original)("run", tiny_suite)
+            ran = qbench_in(original).fresh("run", tiny_suite)
             output.write_text(ran, encoding="utf-8")
     results = shutil.copytree(original, tmp_path_factory.mktemp("results") / "tiny_run")
     return TinyRun(tiny_suite, qbench_in(Path(results)), output.read_text(encoding="utf-8"))

@@ -104,7 +104,7 @@ def assert_done(trials: list[dict[str, Any]]) -> None:
     assert [trial["stale"] for trial in current] == [""] * (TRIALS - 2), NOT_STALE
     for trial in supported:
         if trial["method"] == CHANGED:
-            assert "revision 2, and was at 1" in trial["stale"]
+            assert "revision 3, and was at 1" in trial["stale"]
 
 
 def test_a_plan_finds_everything_done_and_nothing_stale(finished: Qbench) -> None:
