@@ -169,7 +169,7 @@ def test_an_interrupted_trial_is_resumed_to_the_same_bits(qbench: Qbench) -> Non
     first_epochs = content["history"]
     assert [record["epoch"] for record in first_epochs] == [1, 2]
     # What has changed in the method since is how training starts, and this trial has started.
-    code = {"revision": 2}
+    code = {"revision": 3}
     torch.save({**content, "code": code, "train_seconds": TRAINED_BEFORE}, checkpoint)
 
     changes = (
