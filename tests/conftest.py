@@ -8,7 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,39 +100,37 @@ def databases_are_copies(copy_database: CopyDatabase) -> Iterator[None]:
 
 @dataclass
 class Qbench:
-    """The command line, writing into one results folder."""
+    """The command line, writing into one results folder.
+
+    Attributes:
+        results: The folder.
+        environment: Environment of the commands.
+        ray_address: Returns the address of a Ray cluster for commands that train if the
+            environment names none. None: each of them starts Ray.
+    """
 
     results: Path
     environment: dict[str, str]
-    cluster: Callable[[], str]
+    ray_address: Callable[[], str] | None = None
 
     def __call__(self, *arguments: str | Path, code: int = 0, timeout: float = 300) -> str:
         """Run `qbench`, expect an exit code, return what it printed.
 
-        A command that trains uses a Ray cluster of the tests, unless its environment names another.
-        All others are forked, which saves them the imports.
+        A command that does not train is forked, which saves it the imports.
         """
         words = [*map(str, arguments)]
-        if words[0] in ("run", "rehearse"):  # Ray reads the environment when it is imported
-            address = self.environment.get("RAY_ADDRESS") or self.cluster()
-            environment = {**self.environment, "RAY_ADDRESS": address}
-            return self._fresh(arguments, environment, code, timeout)
-        return self._expect(code, *forked.run(words, self.environment, timeout))
+        if words[0] not in ("run", "rehearse"):  # Ray reads the environment when it is imported
+            return self._expect(code, *forked.run(words, self.environment, timeout))
+        if self.ray_address is None or "RAY_ADDRESS" in self.environment:
+            return self.fresh(*arguments, code=code, timeout=timeout)
+        there = {**self.environment, "RAY_ADDRESS": self.ray_address()}
+        return Qbench(self.results, there).fresh(*arguments, code=code, timeout=timeout)
 
     def fresh(self, *arguments: str | Path, code: int = 0, timeout: float = 300) -> str:
-        """Run `qbench` as a shell does, with all imports and a Ray of its own."""
-        return self._fresh(arguments, self.environment, code, timeout)
-
-    def _fresh(
-        self,
-        arguments: Sequence[str | Path],
-        environment: Mapping[str, str],
-        code: int,
-        timeout: float,
-    ) -> str:
+        """Run `qbench` as a shell does, with all imports and without that cluster."""
         done = subprocess.run(
             self.command(*arguments),
-            env=environment,
+            env=self.environment,
             capture_output=True,
             text=True,
             timeout=timeout,
@@ -158,14 +156,14 @@ MakeQbench = Callable[[Path], Qbench]
 
 
 @pytest.fixture(scope="session")
-def cluster() -> Iterator[Callable[[], str]]:
+def ray_address() -> Iterator[Callable[[], str]]:
     """Return the address of a Ray cluster, which the first call starts."""
     with ExitStack() as stack:
         yield functools.cache(lambda: stack.enter_context(ray_cluster.running()))
 
 
 @pytest.fixture(scope="session")
-def qbench_in(copy_database: CopyDatabase, cluster: Callable[[], str]) -> MakeQbench:
+def qbench_in(copy_database: CopyDatabase, ray_address: Callable[[], str]) -> MakeQbench:
     """Make a command line for a results folder, whose store is empty if it is new."""
 
     def make(results: Path) -> Qbench:
@@ -175,7 +173,7 @@ def qbench_in(copy_database: CopyDatabase, cluster: Callable[[], str]) -> MakeQb
             k: v for k, v in os.environ.items() if k not in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS")
         }
         environment = {**kept, "QBENCH_RESULTS": str(results), "COLUMNS": "160"}
-        return Qbench(results, environment, cluster)
+        return Qbench(results, environment, ray_address)
 
     return make
 

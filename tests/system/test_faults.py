@@ -69,10 +69,10 @@ def test_a_disk_that_is_full_is_told_and_costs_nothing_that_was_finished(
     small_disk: Path, tiny_run: TinyRun, qbench_in: MakeQbench
 ) -> None:
     qbench = qbench_in(small_disk / "results")
-    output = qbench("run", tiny_run.suite, code=2)
+    output = qbench.fresh("run", tiny_run.suite, code=2)
     assert "No space left on device; tried 3 times" in output
     assert output.endswith("qbench: No space left on device\n")
     subprocess.run(["mount", "-o", "remount,size=60m", str(small_disk)], check=True)
-    output = qbench("run", tiny_run.suite)
+    output = qbench.fresh("run", tiny_run.suite)
     assert "16 trials to train, 0 of 16" not in output
     assert tables(small_disk / "results/tiny") == tables(tiny_run.folder)

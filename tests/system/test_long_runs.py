@@ -98,7 +98,7 @@ def test_processes_train_a_trial_together_through_the_command_line(
     changes: list[str | Path] = ["--methods", bad]
     changes += ["--set", "methods=[quantization_networks, raises, dies]"]
     qbench = qbench_in(tmp_path / "results")
-    qbench("run", suite, *changes, "--set", "resources={processes: 2, cpus: 2}", code=1)
+    qbench.fresh("run", suite, *changes, "--set", "resources={processes: 2, cpus: 2}", code=1)
     frame = pd.read_csv(qbench.results / "long" / "trials.csv")
     trials = {str(row["method"]): row for row in frame.to_dict("records")}
     trained = trials["quantization_networks"]
@@ -110,5 +110,7 @@ def test_processes_train_a_trial_together_through_the_command_line(
     assert record["trial"]["processes"] == 2
     alone = {trial["key"] for trial in qbench.plan(suite, *changes)}
     assert not alone & set(frame["key"])
-    told = qbench("run", suite, *changes, "--set", "resources={processes: 9, cpus: 90}", code=2)
+    told = qbench.fresh(
+        "run", suite, *changes, "--set", "resources={processes: 9, cpus: 90}", code=2
+    )
     assert "10 CPUs and 0 GPUs for each of 9 processes, and the largest node has" in told

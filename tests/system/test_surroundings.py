@@ -45,11 +45,11 @@ def test_a_clock_that_jumps_by_days_changes_no_table(
     (tmp_path / "sitecustomize.py").write_text(CLOCK, encoding="utf-8")
     qbench = qbench_in(tmp_path / "results")
     qbench.environment["PYTHONPATH"] = str(tmp_path)
-    qbench("run", tiny_run.suite)
+    qbench.fresh("run", tiny_run.suite)
     assert tables(qbench.results / "tiny") == tables(tiny_run.folder)
     trials = pd.read_csv(qbench.results / "tiny/trials.csv")
     assert trials["seconds"].dropna().between(0, 300).all()
-    assert "nothing to train" in qbench("run", tiny_run.suite)
+    assert "nothing to train" in qbench.fresh("run", tiny_run.suite)
 
 
 def test_a_database_that_somebody_locks_loses_nothing(
@@ -94,7 +94,7 @@ def cramped(tmp_path: Path, qbench_in: MakeQbench) -> Cramped:
 def test_without_shared_memory_what_needs_none_is_trained(
     cramped: Cramped, tiny_run: TinyRun
 ) -> None:
-    cramped("run", tiny_run.suite)
+    cramped.fresh("run", tiny_run.suite)
     assert tables(cramped.results / "tiny") == tables(tiny_run.folder)
 
 
@@ -103,7 +103,7 @@ def test_without_shared_memory_what_needs_some_fails_and_says_so(
 ) -> None:
     imagenet_like.write(tmp_path / "data", classes=10, per_class=10, size=64)
     (tmp_path / "loaded.yaml").write_text(LOADED.format(data=tmp_path / "data"), encoding="utf-8")
-    output = cramped("run", tmp_path / "loaded.yaml", code=1)
+    output = cramped.fresh("run", tmp_path / "loaded.yaml", code=1)
     assert "shared memory" in output
     assert "1 failed" in output
     output = qbench_in(cramped.results)("run", tmp_path / "loaded.yaml")
