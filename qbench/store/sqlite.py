@@ -96,6 +96,9 @@ def move_artifacts(database: Path, experiment: str, old: str, new: str) -> None:
 
 
 def _read(connection: sqlite3.Connection, marked: str) -> list[Run]:
+    # Other processes write meanwhile. What ends after this first query is not listed, and neither
+    # is what is deleted after it.
+    runs = connection.execute(_RUNS, (marked,)).fetchall()
     tags: defaultdict[str, dict[str, str]] = defaultdict(dict)
     metrics: defaultdict[str, dict[str, float]] = defaultdict(dict)
     for run, key, value in connection.execute(_TAGS, (marked,)):
@@ -104,5 +107,6 @@ def _read(connection: sqlite3.Connection, marked: str) -> list[Run]:
         metrics[run][key] = math.nan if is_nan else value
     return [
         Run(run, name, str(experiment), status, start, end, uri or "", tags[run], metrics[run])
-        for run, name, experiment, status, start, end, uri in connection.execute(_RUNS, (marked,))
+        for run, name, experiment, status, start, end, uri in runs
+        if marked in tags[run]
     ]
