@@ -227,6 +227,12 @@ class Benchmark:
             self.runs = self.store.runs(keys)
             if self.tuned is not None:  # what is planned may have ended already
                 self.planned = tuning.planned(self.tuned, self.runs, self.dataset.shown[0])
+        # A result counts where it could not be trained again, as without the library of its method.
+        done = {key for key, run in self.runs.items() if run.status == "FINISHED"}
+        self.planned = [
+            replace(each, unsupported="") if each.trial.key in done else each
+            for each in self.planned
+        ]
         self._stale = None
 
     def part(self, planned: Sequence[PlannedTrial]) -> Benchmark:

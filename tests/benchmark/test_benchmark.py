@@ -11,6 +11,7 @@ import pytest
 from qbench.benchmark import exchange, finished, leaderboard
 from qbench.benchmark.benchmark import Benchmark
 from qbench.errors import QbenchError
+from qbench.registry import method_class
 from tests.helpers.exchanged import BEFORE, SUITE, filled
 from tests.helpers.permissions import only_readable
 
@@ -73,3 +74,22 @@ def test_nothing_is_trained_if_it_could_not_be_recorded(
     with pytest.raises(QbenchError, match="read-only"):
         benchmark.run(Mock())
     train.assert_not_called()
+
+
+def test_a_result_counts_where_the_library_of_its_method_is_not_installed(
+    suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    results = tmp_path / "results"
+    before = filled(suite, results, BEFORE)
+    needed = "needs a library: pip install it"
+    monkeypatch.setattr(method_class("dorefa"), "supports", lambda *_: needed)
+
+    elsewhere = Benchmark.open(suite, tmp_path / "elsewhere")
+    reasons = {elsewhere.reason(each) for each in elsewhere.planned}
+    assert reasons == {"", needed}
+
+    here = Benchmark.open(suite, results)
+    assert {here.status(each) for each in here.planned} == {"done"}
+    assert here.trials()["top1"].tolist() == before.trials()["top1"].tolist()
+    assert exchange.export(here, tmp_path)[1] == len(before.planned)
