@@ -348,7 +348,7 @@ class Store:
         """Return the detections of a run in the first test images.
 
         Returns:
-            Detections of each image. Empty if the run trained no detector.
+            Detections of each image. Empty if the run trained no detector, or was imported.
 
         Raises:
             QbenchError: The detections cannot be fetched.

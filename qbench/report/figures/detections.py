@@ -50,7 +50,8 @@ def detections(
         images: Tensor of shape (N, 3, H, W) with values in [0, 1]. The first four are drawn.
         targets: The objects of each image: ``boxes`` of shape (n, 4), in pixels as x1, y1, x2, y2,
             and ``difficult`` of shape (n,).
-        found: The detections of each network in each image, by the name of the network.
+        found: The detections of each network in each image, by the name of the network. One whose
+            list is empty, as of an imported trial, is left out.
         classes: Names of the classes. The first one has label 1.
         folder: An existing folder for the files.
         stem: Name of the files without suffix.
@@ -62,6 +63,7 @@ def detections(
     Raises:
         OSError: The folder cannot be written.
     """
+    found = {network: each for network, each in found.items() if each}
     columns = min(len(images), ACROSS)
     if not columns or not found:
         return []

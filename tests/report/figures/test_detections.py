@@ -44,6 +44,15 @@ def test_certain_detections_are_named_and_others_are_not(tmp_path: Path) -> None
     assert "0.10" not in text
 
 
+def test_a_network_without_detections_has_no_row(tmp_path: Path) -> None:
+    found = {"Imported": [], "STE": [ImageDetections(boxes=[A], scores=[0.6], labels=[1])]}
+    pixels = torch.zeros(1, 3, 64, 64)
+    paths = detection_figure.detections(pixels, [objects(A)], found, ("cat",), tmp_path)
+    text = paths[1].read_text(encoding="utf-8")
+    assert "<!-- STE -->" in text
+    assert "Imported" not in text
+
+
 def test_at_most_four_images_stand_side_by_side(tmp_path: Path) -> None:
     widths = [matplotlib.image.imread(drawn(tmp_path, n)[0]).shape[1] for n in (1, 4, 6)]
     assert widths[0] < widths[1] == widths[2]
