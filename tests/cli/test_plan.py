@@ -58,11 +58,12 @@ def test_a_plan_of_missing_data_exits_with_2(
 
 
 def test_a_plan_with_nothing_to_train_says_whether_it_is_done_or_refused(
-    small_suite: Path, small_results: Path, qbench_here: QbenchHere
+    small_suite: Path, small_results: Path, elsewhere: Path, qbench_here: QbenchHere
 ) -> None:
     plan = ("plan", small_suite, "--results", small_results)
     assert "All 6 trials are done; a run would train nothing." in qbench_here(*plan)
-    refused = qbench_here(*plan, "--set", 'layers=["!13"]')
+    mistaken = ("--set", 'layers=["!13"]')
+    refused = qbench_here("plan", small_suite, "--results", elsewhere, *mistaken)
     assert "No trial of this suite can run; a run would train nothing." in refused
     one = ("--set", "methods=[fp32]", "--set", "seeds=[0]")
     assert "The only trial is done; a run would train nothing." in qbench_here(*plan, *one)
