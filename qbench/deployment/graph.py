@@ -105,6 +105,8 @@ def write_onnx(
     for node in list(graph):
         if node.domain == _DOMAIN:
             _write_activation(graph, node, network, written, dialect)
+    for name, output in written.outputs.items():
+        _keep_inputs(graph, name, output, network)
     if fold_batch_norm:
         written.folded, written.kept = fold(graph, network)
         remove_unused(model)
@@ -288,6 +290,45 @@ def _write_weight(
     _put(graph, nodes, out, value, value.uses()[0][0] if value.uses() else graph[0])
     graph.initializers.pop(found)
     written.weights[name], written.outputs[name] = how, out.name
+
+
+def _keep_inputs(graph: Any, name: str, output: str, network: HardNetwork) -> None:
+    """Put a Clip behind a weight that MatMul multiplies by floats.
+
+    onnxruntime makes MatMulNBits of DequantizeLinear and MatMul, which by default quantizes the
+    other factor to 8 bits. All values of the weight are between the ends of the Clip.
+    """
+    value = next(v for node in graph for v in node.outputs if v.name == output)
+    if value.producer().op_type != "DequantizeLinear" or not _meets_floats(value):
+        return
+    users, weight = list(value.uses()), network.model.get_parameter(name).detach()
+    nodes = Nodes(f"{name}.")
+    ends = (weight.min(), weight.max())
+    named = zip(("least", "most"), ends, strict=True)
+    out = nodes.add("Clip", value, *(nodes.constant(each, end.numpy()) for each, end in named))
+    out.type, out.shape = value.type, value.shape
+    for constant in nodes.constants:
+        graph.register_initializer(constant)
+    graph.insert_after(value.producer(), nodes.nodes)
+    for user, index in users:
+        user.replace_input_with(index, out)
+
+
+def _meets_floats(weight: Any) -> bool:
+    """Return whether MatMul multiplies a weight by values that no DequantizeLinear gives."""
+    values = [weight]
+    while values:
+        value = values.pop()
+        for node, index in value.uses():
+            if node.op_type == "Transpose":
+                values += node.outputs
+            elif node.op_type == "MatMul" and index == 1:
+                factor = node.inputs[0]
+                while (made := factor.producer()) is not None and made.op_type in _MOVING:
+                    factor = made.inputs[0]
+                if made is None or made.op_type != "DequantizeLinear":
+                    return True
+    return False
 
 
 def _drop_zero_biases(graph: Any, model: nn.Module) -> None:

@@ -178,6 +178,23 @@ def test_signed_activations_may_be_transposed_before_a_layer_reads_them(tmp_path
     assert proof.reason == ""
 
 
+@pytest.mark.parametrize(("method", "bits"), [("ste", "8/32"), ("lsq_plus", "8/8")])
+def test_onnxruntime_quantizes_no_factor_of_a_weight(
+    method: str, bits: str, tmp_path: Path
+) -> None:
+    """It does by default where MatMul reads a dequantized weight and floats (MatMulNBits)."""
+    x = images(48, size=14)
+    handle = trained(method, bits, VisionTransformerTiny(10, 1, width=32, depth=1, heads=2), x)
+    network = describe(handle, x)
+    written = write_onnx(network, tmp_path / "net.onnx", x, ONNX)
+    with torch.no_grad():
+        expected = network.model(x)
+    logits = prove(network, tmp_path / "net.onnx", written, x, expected, ONNX).logits
+    plain, *optimized = logits.values()
+    for got in optimized:
+        torch.testing.assert_close(got, plain, rtol=0, atol=1e-5)
+
+
 def zero_point(model: Any) -> None:
     nodes = Nodes("fault.")
     zero = nodes.constant("zero", np.uint8(1))
