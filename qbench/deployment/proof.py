@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from qbench.deployment.dialect import Dialect
 from qbench.deployment.extra import library
@@ -288,7 +289,8 @@ def _exact(
     """Return what a quantizer receives in float64, and how much rounding in float32 may change it.
 
     The outputs of layers are exact up to n u Σ|w x|, where n is the number of products of a sum.
-    How far that moves what the quantizer receives is measured by adding it to the outputs.
+    How far that moves what the quantizer receives is measured by adding it to the outputs. Products
+    and softmax of attention are moved too.
     """
     model = copy.deepcopy(network.model).double()
     seats = _seats(network)
@@ -303,7 +305,8 @@ def _exact(
             layer.register_forward_hook(_moving(sign))
             for layer in quantizable_layers(model).values()
         ]
-        model(images.double())
+        with _MovedAttention(sign):
+            model(images.double())
         for hook in hooks:
             hook.remove()
         seen = forced[place].seen
@@ -312,6 +315,40 @@ def _exact(
     exact, up, down = moved
     bound = torch.maximum((up - exact).abs(), (down - exact).abs())
     return exact, _SAFETY * (bound + _UNIT * exact.abs()) + 1e-30
+
+
+class _MovedAttention(TorchFunctionMode):
+    """Adds the bounds of rounding, times a sign, to the products and the softmax of attention.
+
+    A product is exact up to n u Σ|q k|. Scores that are moved by up to δ change a softmax y by up
+    to 2 δ y, and the sum of its m terms by m u y more. A common change of all scores of a row
+    cancels, so that the δ of the last product is applied to y itself.
+
+    Args:
+        sign: The sign, or 0 to change nothing.
+    """
+
+    def __init__(self, sign: float) -> None:
+        super().__init__()
+        self.sign = sign
+        self.relative = 0.0  # the bound of the last product, over its largest value
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Call a function of torch, and move what it returns."""
+        out = func(*args, **(kwargs or {}))
+        if not self.sign:
+            return out
+        if func in (torch.matmul, Tensor.matmul, Tensor.__matmul__):
+            moved = args[0].shape[-1] * _UNIT * (args[0].abs() @ args[1].abs())
+            self.relative = float(moved.max() / out.abs().max().clamp(min=1e-30))
+            return out + self.sign * moved
+        if func in (torch.softmax, Tensor.softmax):
+            scores = args[0][args[0].isfinite()]  # masked ones are not
+            share = 2 * self.relative * scores.abs().max() + (out.shape[-1] + 4) * _UNIT
+            return out * (1 + self.sign * share)
+        return out
 
 
 def _moving(sign: float) -> Any:

@@ -12,13 +12,14 @@ import torch
 from torch import Tensor, nn
 
 import qbench
+from qbench.deployment import proof
 from qbench.deployment.emitters import emitter_of
 from qbench.deployment.exact import compare_integers
 from qbench.deployment.graph import Written, write_onnx
 from qbench.deployment.network import HardNetwork, describe
 from qbench.deployment.nodes import Nodes, open_session, run_in_onnxruntime
 from qbench.deployment.parts import wrong_part
-from qbench.deployment.proof import prove
+from qbench.deployment.proof import activations_of, prove
 from qbench.deployment.standard import ONNX
 from qbench.deployment.steps import step_table
 from qbench.errors import QbenchError
@@ -176,6 +177,18 @@ def test_signed_activations_may_be_transposed_before_a_layer_reads_them(tmp_path
     with torch.no_grad():
         proof = prove(network, tmp_path / "net.onnx", written, x, handle.model(x), ONNX)
     assert proof.reason == ""
+
+
+def test_rounding_bounds_of_attention_hold_and_are_narrow() -> None:
+    x = images(48, size=14)
+    model = VisionTransformerTiny(10, 1, width=32, depth=1, heads=2)
+    network = describe(trained("lsq", "4/4", model, x), x)
+    with torch.no_grad():
+        inputs, levels, order = activations_of(network, x)
+        for place in ("block1.attention.softmax", "block1.attention.out_proj"):
+            exact, bound = proof._exact(network, x, place, order, levels)
+            assert ((inputs[place].double() - exact).abs() <= bound).all()
+            assert bound.max() < 1e-4 * exact.abs().max()
 
 
 @pytest.mark.parametrize(("method", "bits"), [("ste", "8/32"), ("lsq_plus", "8/8")])
