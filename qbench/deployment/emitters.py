@@ -138,8 +138,8 @@ def even_codes(levels: torch.Tensor) -> tuple[float, int, int] | None:
 def _qdq(scale: float, low: int, high: int, nodes: Nodes, x: Any) -> Any:
     """Clip to the range of the codes, quantize and dequantize.
 
-    Signed codes are uint8 too. On x86 onnxruntime makes uint8 of int8, and fails at a pair that it
-    has moved behind a Transpose or a Reshape before: that keeps its ``output_dtype``.
+    Signed codes are uint8 too: on x86, onnxruntime cannot load an int8 pair that its optimizer has
+    moved behind a Transpose.
     """
     signed = -128 <= low < 0 and high <= 127
     zero = 128 if signed else -min(low, 0)

@@ -105,8 +105,7 @@ def write_onnx(
     for node in list(graph):
         if node.domain == _DOMAIN:
             _write_activation(graph, node, network, written, dialect)
-    for name, output in written.outputs.items():
-        _keep_inputs(graph, name, output, network)
+    _keep_inputs(graph, network, written)
     if fold_batch_norm:
         written.folded, written.kept = fold(graph, network)
         remove_unused(model)
@@ -218,12 +217,8 @@ def _write_activation(
     nodes = Nodes(f"{place}{again}.")
     out = emitter.build(nodes, x)
     if out.producer().op_type == "DequantizeLinear" and _meets_float_weight(y, written):
-        # Otherwise onnxruntime quantizes the weight to 8 bits. All levels are between these.
-        ends = (
-            nodes.constant(name, level.numpy())
-            for name, level in (("least", steps.levels.min()), ("most", steps.levels.max()))
-        )
-        out = nodes.add("Clip", out, *ends)
+        # Otherwise onnxruntime quantizes the weight to 8 bits.
+        out = _between_ends(nodes, out, steps.levels)
     out.name = f"{place}{again}.levels"
     written.inputs[place, out.name] = x.name
     _put(graph, nodes, out, y, node)
@@ -253,13 +248,14 @@ def _meets_float_weight(levels: Any, written: Written) -> bool:
 
 
 def _put(graph: Any, nodes: Nodes, out: Any, old: Any, before: Any) -> None:
-    """Insert nodes, and let all that read a value read their output."""
+    """Insert nodes, and let all others that read a value read their output."""
     out.type, out.shape = old.type, old.shape
     for constant in nodes.constants:
         graph.register_initializer(constant)
     graph.insert_before(before, nodes.nodes)
     for user, index in list(old.uses()):
-        user.replace_input_with(index, out)
+        if user not in nodes.nodes:
+            user.replace_input_with(index, out)
     for index, output in enumerate(graph.outputs):
         if output is old:
             graph.outputs[index] = out
@@ -292,26 +288,25 @@ def _write_weight(
     written.weights[name], written.outputs[name] = how, out.name
 
 
-def _keep_inputs(graph: Any, name: str, output: str, network: HardNetwork) -> None:
-    """Put a Clip behind a weight that MatMul multiplies by floats.
+def _keep_inputs(graph: Any, network: HardNetwork, written: Written) -> None:
+    """Put a Clip behind each weight that MatMul multiplies by floats.
 
     onnxruntime makes MatMulNBits of DequantizeLinear and MatMul, which by default quantizes the
-    other factor to 8 bits. All values of the weight are between the ends of the Clip.
+    other factor to 8 bits.
     """
-    value = next(v for node in graph for v in node.outputs if v.name == output)
-    if value.producer().op_type != "DequantizeLinear" or not _meets_floats(value):
-        return
-    users, weight = list(value.uses()), network.model.get_parameter(name).detach()
-    nodes = Nodes(f"{name}.")
-    ends = (weight.min(), weight.max())
-    named = zip(("least", "most"), ends, strict=True)
-    out = nodes.add("Clip", value, *(nodes.constant(each, end.numpy()) for each, end in named))
-    out.type, out.shape = value.type, value.shape
-    for constant in nodes.constants:
-        graph.register_initializer(constant)
-    graph.insert_after(value.producer(), nodes.nodes)
-    for user, index in users:
-        user.replace_input_with(index, out)
+    values = {value.name: value for node in graph for value in node.outputs}
+    for name, output in written.outputs.items():
+        value = values[output]
+        if value.producer().op_type == "DequantizeLinear" and _meets_floats(value):
+            first, nodes = value.uses()[0][0], Nodes(f"{name}.")
+            out = _between_ends(nodes, value, network.model.get_parameter(name).detach())
+            _put(graph, nodes, out, value, first)
+
+
+def _between_ends(nodes: Nodes, x: Any, levels: Tensor) -> Any:
+    """Add a Clip that changes no level."""
+    ends = (("least", levels.min()), ("most", levels.max()))
+    return nodes.add("Clip", x, *(nodes.constant(name, end.numpy()) for name, end in ends))
 
 
 def _meets_floats(weight: Any) -> bool:
