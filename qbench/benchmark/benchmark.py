@@ -352,8 +352,6 @@ class Benchmark:
         if reason := self.dataset.missing():
             raise QbenchError(reason)
         trials = [planned.trial for planned in self.to_do()]
-        if trials:
-            self.store.check(self.suite.name, trials)
         failed = starting_weights.bring_given(trials, self.suite, self.dataset, self.spool)
         without = [trial for trial in trials if trial.weights and trial.model in failed]
         for trial in without:
@@ -372,6 +370,7 @@ class Benchmark:
             self.suite.name,
             trials,
             self.spool,
+            lambda: self.store.check(self.suite.name, trials),
             self.record,
             listener,
             self.suite.resources,

@@ -37,7 +37,7 @@ class Backlog(Searcher):
 
     Attributes:
         waiting: Trials that no worker has started.
-        running: Trials in training, by Tune's id.
+        running: Trials in training, or that wait for their worker to start, by Tune's id.
         errors: Exceptions that ended workers, by Tune's id.
     """
 
@@ -105,6 +105,9 @@ class Backlog(Searcher):
     def take_back(self, error: BaseException) -> None:
         """Put trials in training back, or end them, after Tune itself has failed."""
         for trial_id in reversed(list(self.running)):  # each goes to the front
+            if trial_id not in self._began:  # no worker had started it, so that is no attempt
+                self.waiting.insert(0, self.running.pop(trial_id))
+                continue
             self.errors[trial_id] = error
             self.on_trial_complete(trial_id, error=True)
 

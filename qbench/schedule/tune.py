@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import ray
@@ -33,6 +34,7 @@ def run(
     suite: str,
     trials: Sequence[Trial],
     spool: Spool,
+    check: Callable[[], None],
     record: Callable[[Result], None],
     listener: ProgressListener,
     resources: Resources,
@@ -47,6 +49,8 @@ def run(
         suite: Name of the suite, under which results are recorded.
         trials: Trials to train. One whose base is neither here nor in the spool fails.
         spool: Folder in which workers leave results.
+        check: Function that raises QbenchError if results cannot be stored; called in a thread of
+            its own while Ray starts, before the first trial.
         record: Function that stores a result; called once for each, in a thread of its own.
         listener: Is called as trials progress.
         resources: Resources of one trial.
@@ -59,7 +63,8 @@ def run(
         How the grid ended.
 
     Raises:
-        QbenchError: No cluster answers at the address, or no node can hold a trial.
+        QbenchError: No cluster answers at the address, no node can hold a trial, or ``check``
+            raised it.
     """
     for name in ("ray", "ray.tune", "ray.train"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -71,7 +76,8 @@ def run(
         while backlog.waiting and falls < TRIES:
             ended = summary.ended
             try:
-                _train(backlog, suite, spool, resources, address, plugins, data, loader_workers)
+                _connect(address, check)
+                _train(backlog, suite, spool, resources, plugins, data, loader_workers)
             except QbenchError as error:
                 if falls == 0:
                     raise
@@ -93,19 +99,25 @@ def run(
     return summary
 
 
+def _connect(address: str | None, check: Callable[[], None]) -> None:
+    """Connect to Ray anew, and run a check meanwhile, as Ray mostly waits while it starts."""
+    disconnect()
+    with ThreadPoolExecutor(max_workers=1) as threads:
+        checked = threads.submit(check)
+        connect(address)
+    checked.result()
+
+
 def _train(
     backlog: Backlog,
     suite: str,
     spool: Spool,
     resources: Resources,
-    address: str | None,
     plugins: Sequence[Plugin],
     data: Mapping[str, Any] | None,
     loader_workers: float,
 ) -> None:
     """Have Tune train the waiting trials until none waits."""
-    disconnect()
-    connect(address)
     scratch = tempfile.mkdtemp(prefix="qbench-tune-")
     try:
         nodes = nodes_of_cluster()
@@ -122,6 +134,8 @@ def _train(
             resources.limits,
         )
         together = resources.processes > 1
+        at_once = trials_at_once(process, resources.processes, nodes)
+        os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(at_once)  # or workers start one by one
         tune.run(
             tune.with_parameters(TrialActor, worker=worker),
             name="grid",
@@ -132,9 +146,7 @@ def _train(
             resources_per_trial=(
                 {"memory": 1} if together else {"cpu": process.cpus, "gpu": process.gpus}
             ),
-            max_concurrent_trials=(
-                trials_at_once(process, resources.processes, nodes) if together else None
-            ),
+            max_concurrent_trials=at_once if together else None,
             reuse_actors=True,
             max_failures=0,
             raise_on_failed_trial=False,

@@ -126,10 +126,10 @@ class Store:
         Raises:
             QbenchError: The store cannot be reached.
         """
-        client = self._connection.open()  # reports an error before the training
         if self._connection.is_default:  # a results folder has a lock file
             yield
             return
+        client = self._connection.open()
         with ExitStack() as stack:
             with self._connection.reporting("cannot write to"):
                 experiment = self._connection.experiment(lock.EXPERIMENT)

@@ -4,13 +4,11 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from unittest.mock import Mock
 
 import pytest
 
 from qbench.benchmark import exchange, finished, leaderboard
 from qbench.benchmark.benchmark import Benchmark
-from qbench.errors import QbenchError
 from qbench.registry import method_class
 from tests.helpers.exchanged import BEFORE, SUITE, filled
 from tests.helpers.permissions import only_readable
@@ -61,19 +59,6 @@ def test_results_that_may_only_be_read_can_be_looked_at(shared: Path) -> None:
     written = leaderboard.write(benchmark).files
     assert written
     assert all(not path.is_relative_to(shared) for path in written)
-
-
-def test_nothing_is_trained_if_it_could_not_be_recorded(
-    suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    benchmark = Benchmark.open(suite, tmp_path / "results")
-    train = Mock()
-    monkeypatch.setattr("qbench.schedule.tune.run", train)
-    monkeypatch.setattr(benchmark.store, "check", Mock(side_effect=QbenchError("read-only")))
-    with pytest.raises(QbenchError, match="read-only"):
-        benchmark.run(Mock())
-    train.assert_not_called()
 
 
 def test_a_result_counts_where_the_library_of_its_method_is_not_installed(

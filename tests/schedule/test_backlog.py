@@ -8,7 +8,7 @@ import pytest
 import ray
 
 from qbench.schedule import recorder
-from qbench.schedule.backlog import reason_of
+from qbench.schedule.backlog import TRIES, reason_of
 from qbench.spec.recipe import Teacher
 from qbench.spec.trial import TeacherNetwork, Trial
 from qbench.store.spool import Spool
@@ -131,6 +131,17 @@ def test_when_tune_falls_what_was_running_waits_again(tmp_path: Path) -> None:
     assert not grid.backlog.running
     grid.close()
     assert grid.recorded == [trials[1].key]
+
+
+def test_a_trial_that_no_worker_had_started_when_tune_fell_was_not_tried(tmp_path: Path) -> None:
+    trials = [trial("ste", seed=seed) for seed in (0, 1)]
+    grid = Grid(tmp_path, trials)
+    for _ in range(TRIES + 1):
+        grid.backlog.suggest("waits for its worker")
+        grid.backlog.take_back(ray.exceptions.OutOfMemoryError("gone"))
+    grid.close()
+    assert grid.backlog.waiting == trials
+    assert not grid.heard.results
 
 
 def test_a_failure_that_cannot_be_written_down_is_told(
