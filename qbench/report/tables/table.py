@@ -199,7 +199,7 @@ class _Builder:
         else:
             self._add_rows(result, shown)
         self._add_published(result)
-        result.settings = settings(shown)
+        result.settings = settings(shown[shown["status"] != "unsupported"])
         result.marks = self._marks(result)
         networks = captions.paper_networks(records(quantized))
         result.marks += [networks] if networks else []

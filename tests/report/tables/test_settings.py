@@ -40,6 +40,16 @@ def test_a_method_that_is_not_trained_is_named_and_has_no_recipe() -> None:
     assert "5 epochs; calibrated only, without training: B" in found.caption
 
 
+def test_a_cell_that_has_no_result_by_design_has_no_settings() -> None:
+    found = only(
+        trials("A", 9.0, bits="2/2", options='{"x": 1}', training='{"epochs": 5}'),
+        trials(
+            "A", "unsupported", bits="1/1", options='{"x": 1}', training='{"epochs": 5, "lr": 0.1}',
+        ),
+    )  # fmt: skip
+    assert found.settings == ["Recipe: epochs = 5", "A: x = 1"]
+
+
 def test_settings_are_told_apart_by_method() -> None:
     found = only(
         trials("A", 9.0, method="m", options='{"phases": [1.0, 0.5], "on": true}', training="{}"),
