@@ -56,8 +56,8 @@ static inline double tanh_float64(double v) { return tanh(v); }
 
 #undef INTERVAL_HERE
 
-/* y = 2 round((tanh(w) / twice + 1/2) steps) / steps - 1. close: for each block, how many values
- * before rounding are closer than margin to the middle between two integers. */
+/* y = 2 round((tanh(w) / twice + 1/2) steps) / steps - 1, or NaN if the value before rounding is
+ * closer than margin to the middle between two integers. close: how many are so, for each block. */
 void NAME(tanh_weight)(const REAL *restrict w, REAL *restrict y, double *restrict close,
                        int64_t columns, REAL twice, REAL steps, REAL margin, int threads) {
     const int64_t rows = 1;
@@ -66,8 +66,9 @@ void NAME(tanh_weight)(const REAL *restrict w, REAL *restrict y, double *restric
         REAL near = 0;
         SIMD_SUM(near) for (int64_t i = start; i < start + count; i++) {
             const REAL v = (NAME(tanh)(w[i]) / twice + (REAL)0.5) * steps, code = ROUND(v);
-            y[i] = 2 * (code / steps) - 1;
-            near += SIZE(v - code) > (REAL)0.5 - margin ? 1 : 0;
+            const int is_near = SIZE(v - code) > (REAL)0.5 - margin;
+            y[i] = is_near ? NAN : 2 * (code / steps) - 1;
+            near += is_near ? 1 : 0;
         }
         close[block] = near;
     }
@@ -92,11 +93,13 @@ void NAME(tanh_weight_backward)(const REAL *restrict g, const REAL *restrict w, 
         sums[2 * block] = to_twice;
         sums[2 * block + 1] = ties;
     }
+    const double ties_of_first = sums[1];
     add_blocks(sums, rows, columns, 2);
     if (!passes) return;
     const REAL t = NAME(tanh)(largest);
     const REAL share = (REAL)(-2 * sums[0] / twice / sums[1]) * (1 - t * t);
     FOR_BLOCKS {
+        if ((block ? sums[2 * block + 1] : ties_of_first) == 0) continue;
         BLOCK_HERE
         SIMD for (int64_t i = start; i < start + count; i++)
             gx[i] += w[i] == largest ? share : w[i] == -largest ? -share : 0;
@@ -119,8 +122,9 @@ INLINE double NAME(interval_block)(const REAL *restrict x, REAL *restrict y, int
     SIMD_SUM(near) for (int i = 0; i < count; i++) {
         INTERVAL_HERE
         const REAL w = steps * power, code = ROUND(w);
-        y[i] = is_signed ? sign * (code / steps) : code / steps;
-        near += SIZE(w - code) > (REAL)0.5 - margin ? 1 : 0;
+        const int is_near = has_gamma & (SIZE(w - code) > (REAL)0.5 - margin);
+        y[i] = is_near ? NAN : is_signed ? sign * (code / steps) : code / steps;
+        near += is_near ? 1 : 0;
     }
     return near;
 }

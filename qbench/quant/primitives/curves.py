@@ -38,11 +38,13 @@ def tanh_weight(w: Tensor, steps: int) -> Tensor:
         >>> [round(v, 2) for v in y.tolist()]
         [-1.0, 0.33, 0.33, 1.0]
     """
-    return _TanhWeight(float(steps))(w) if w.numel() else w
+    return _TanhWeight(float(steps))(w, _largest(w)) if w.numel() else w
 
 
 @dataclass(frozen=True)
 class _TanhWeight(Primitive):
+    """Its parameter is the largest |x|, which the loops need beforehand. It gets no gradient."""
+
     steps: float
 
     def formula(self, x: Tensor, *parameters: Tensor | None) -> Tensor:
@@ -55,25 +57,26 @@ class _TanhWeight(Primitive):
     def forward(self, x: Tensor, *parameters: Tensor | None) -> Tensor:
         if x.dtype == torch.float32:
             y, close = torch.empty_like(x), block_sums(1, x.numel(), 1)
-            twice = 2 * _at_least_tiny(_largest(x).tanh())
+            (largest,) = given(parameters)
+            twice = 2 * _at_least_tiny(largest.tanh())
             margin = self.steps * (_ERROR / float(twice) + _ERROR)
             numbers = float(twice), self.steps, margin
             if LOOPS.run("tanh_weight", (x, y, close), (x.numel(),), numbers):
                 settle(x, y, close, lambda w: self._quantize(w.tanh(), twice))
                 return y
-        return self.formula(x)
+        return self.formula(x, *parameters)
 
     def backward(
         self, needed: Sequence[bool], g: Tensor, x: Tensor, *parameters: Tensor | None
     ) -> tuple[Tensor | None, ...]:
-        largest = _largest(x)
+        (largest,) = given(parameters)
         t = largest.tanh()
         passes = bool(t >= torch.finfo(t.dtype).tiny)
         gx, sums = torch.empty_like(x), block_sums(1, x.numel(), 2)
         numbers = float(2 * _at_least_tiny(t)), self.steps, float(largest)
         if LOOPS.run("tanh_weight_backward", (g, x, gx, sums), (x.numel(), passes), numbers):
-            return (gx,)
-        return by_formula(self, needed, g, x)
+            return gx, None
+        return by_formula(self, needed, g, x, *parameters)
 
 
 def _at_least_tiny(x: Tensor) -> Tensor:
@@ -86,19 +89,21 @@ def _largest(x: Tensor) -> Tensor:
 
 
 def settle(x: Tensor, y: Tensor, close: Tensor, exactly: Callable[[Tensor], Tensor]) -> None:
-    """Compute again what a loop has rounded from an approximation, in blocks where that is close.
+    """Compute what a loop has left open, as its approximation may be rounded the wrong way.
 
     Args:
         x: A `dense` tensor.
-        y: Its result, laid out alike. It is changed in place.
-        close: Number of values of each block that may be rounded the wrong way, (blocks, 1).
+        y: Its result, laid out alike, with NaN where it is open. It is changed in place.
+        close: Number of open values of each block, (blocks, 1).
         exactly: Computes the result of some values, (n,), with torch.
     """
     blocks = close.squeeze(1).nonzero()
     if len(blocks):
         places = (blocks * BLOCK + torch.arange(BLOCK)).flatten()
-        places = places[places < x.numel()]
+        if places[-1] >= x.numel():  # of the last block
+            places = places[places < x.numel()]
         values, results = (t.as_strided((t.numel(),), (1,)) for t in (x, y))
+        places = places[results[places].isnan()]
         results[places] = exactly(values[places])
 
 
