@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,13 @@ import torch
 from torch import Tensor, nn
 
 import qbench
-from qbench.deployment import proof
 from qbench.deployment.emitters import emitter_of
 from qbench.deployment.exact import compare_integers
 from qbench.deployment.graph import Written, write_onnx
 from qbench.deployment.network import HardNetwork, describe
 from qbench.deployment.nodes import Nodes, open_session, run_in_onnxruntime
 from qbench.deployment.parts import wrong_part
-from qbench.deployment.proof import activations_of, prove
+from qbench.deployment.proof import activations_of, exact_values, prove
 from qbench.deployment.standard import ONNX
 from qbench.deployment.steps import step_table
 from qbench.errors import QbenchError
@@ -179,16 +179,92 @@ def test_signed_activations_may_be_transposed_before_a_layer_reads_them(tmp_path
     assert proof.reason == ""
 
 
-def test_rounding_bounds_of_attention_hold_and_are_narrow() -> None:
+class Across(nn.Module):
+    """Attention of learned queries to the tokens of an image, some of which are masked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Conv2d(1, 16, 4, stride=2, padding=1)
+        self.queries = nn.Parameter(torch.randn(1, 5, 16))
+        self.attention = nn.MultiheadAttention(16, 2, batch_first=True)
+        self.linear = nn.Linear(16, 10)
+        self.register_buffer("mask", torch.full((5, 49), -1e9).triu(30))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(input=x).flatten(2).transpose(1, 2)
+        queries = self.queries.expand(x.shape[0], -1, -1)
+        x = self.attention(queries, x, x, need_weights=False, attn_mask=self.mask)[0]
+        return self.linear(x.mean(1))
+
+
+@pytest.mark.parametrize(
+    "layers",
+    ["all", ["*", "!block1.attention.*"], ["linear", "attention.*"]],
+    ids=["all", "attention of floats", "queries of their own and a mask"],
+)
+def test_rounding_bounds_hold_and_are_narrow(layers: Any) -> None:
     x = images(48, size=14)
-    model = VisionTransformerTiny(10, 1, width=32, depth=1, heads=2)
-    network = describe(trained("lsq", "4/4", model, x), x)
+    torch.manual_seed(0)
+    across = "linear" in layers
+    model = Across() if across else VisionTransformerTiny(10, 1, width=32, depth=1, heads=2)
+    network = describe(trained("lsq", "8/8", model, x, layers=layers), x)
     with torch.no_grad():
         inputs, levels, order = activations_of(network, x)
-        for place in ("block1.attention.softmax", "block1.attention.out_proj"):
-            exact, bound = proof._exact(network, x, place, order, levels)
-            assert ((inputs[place].double() - exact).abs() <= bound).all()
-            assert bound.max() < 1e-4 * exact.abs().max()
+        found = exact_values(network, x, levels)
+        for call in order:
+            each = found[call]
+            assert ((inputs[call].double() - each.exact).abs() <= each.bound).all()
+            assert each.bound.max() < 3e-4 * each.exact.abs().max()
+
+
+class Again(nn.Module):
+    """A layer that is called a number of times, between layers of full precision.
+
+    Args:
+        calls: The number.
+    """
+
+    def __init__(self, calls: int) -> None:
+        super().__init__()
+        self.calls = calls
+        torch.manual_seed(0)
+        self.first = nn.Conv2d(1, 32, 3, padding=1)
+        self.again = nn.Conv2d(32, 32, 3, padding=1)
+        self.then = nn.Conv2d(32, 32, 3, padding=1)
+        self.last = nn.Linear(32, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x).relu()
+        for _ in range(self.calls):
+            x = self.again(x).relu()
+        x = self.then(x).relu()
+        return self.last(x.mean((2, 3)))
+
+
+def shifted(model: bytes, inputs: Any) -> Any:
+    """Run a model on images that are larger by a few units, which moves some levels."""
+    if "images" in inputs:
+        inputs = {"images": inputs["images"] * np.float32(1 + 2**-20)}
+    return run_in_onnxruntime(model, inputs)
+
+
+@pytest.mark.parametrize("calls", [1, 2])
+def test_a_fault_behind_a_difference_by_rounding_is_red(calls: int, tmp_path: Path) -> None:
+    x, path = images(96, size=12), tmp_path / "net.onnx"
+    network = describe(trained("lsq", "8/8", Again(calls), x, layers=["again", "then"]), x)
+    written = write_onnx(network, path, x, ONNX)
+    moving = replace(ONNX, run=shifted)
+    with torch.no_grad():
+        expected = network.model(x)
+    proof = prove(network, path, written, x, expected, moving)
+    assert proof.reason == ""
+    assert proof.first is not None
+    assert proof.first.count > proof.first.unexplained == 0
+    model = ir.load(path)
+    change(model, "last.bias", lambda bias: bias + 0.01)  # which changes no prediction
+    ir.save(model, path)
+    reason = prove(network, path, written, x, expected, moving).reason
+    assert "logits are not what rounding explains" in reason
 
 
 @pytest.mark.parametrize(("method", "bits"), [("ste", "8/32"), ("lsq_plus", "8/8")])
