@@ -103,7 +103,7 @@ class HardNetwork:
 
     @property
     def channels_last(self) -> bool:
-        """Whether the weight of any convolution is in channels-last memory format.
+        """Whether a convolution stores its weight in channels-last memory format.
 
         Their sums are then added in another order, and round differently.
         """

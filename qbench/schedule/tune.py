@@ -100,7 +100,7 @@ def run(
 
 
 def _connect(address: str | None, check: Callable[[], None]) -> None:
-    """Connect to Ray anew, and run a check meanwhile, as Ray mostly waits while it starts."""
+    """Connect to Ray anew. A check runs in a thread until Ray has started."""
     disconnect()
     with ThreadPoolExecutor(max_workers=1) as threads:
         checked = threads.submit(check)
