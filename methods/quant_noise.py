@@ -21,6 +21,7 @@ public, and so there is no recipe.
 
 from __future__ import annotations
 
+import math
 import zlib
 from typing import Annotated
 
@@ -43,6 +44,7 @@ class QuantNoise(Method):
 
     title = "Quant-Noise"
     paper = "Fan et al., ICLR 2021, arXiv:2004.07320"
+    revision = 2
     weights = Integers(scales=2, offset=True)
     activations = Integers(signed=False, scales=2, offset=True)
     p: Annotated[float, Field(gt=0, le=1)] = 0.5
@@ -57,18 +59,22 @@ class QuantNoise(Method):
         return NoisyActivation(layer, sample, self)
 
 
-def uniform_noise(seed: Tensor, like: Tensor) -> Tensor:
-    """Return numbers in [0, 1) that are a function of a seed and of the position alone.
+def chosen(seed: Tensor, p: float, like: Tensor) -> Tensor:
+    """Return 1 with probability p, else 0: a function of a seed and of the position alone.
 
     Args:
         seed: Non-negative integer, a scalar below 2³¹.
-        like: Tensor whose shape, dtype and device they have.
+        p: Probability, above 0.
+        like: Tensor whose shape, dtype and device the result has.
     """
-    h = torch.arange(like.numel(), device=like.device) + seed * 0x9E3779B1 % 2**32
-    for _ in range(2):
-        h = (h ^ (h >> 16)) * 0x45D9F3B % 2**32
-    h = h ^ (h >> 16)
-    return (h.to(torch.float32) / 2**32).to(like.dtype).reshape(like.shape)
+    start = (seed * 0x9E3779B1 + 2**31) % 2**32 - 2**31
+    h = torch.arange(like.numel(), dtype=torch.int32, device=like.device)
+    h += start.to(torch.int32)
+    for _ in range(2):  # products of 32 bits wrap around
+        h ^= (h >> 16).bitwise_and_(0xFFFF)
+        h *= 0x45D9F3B
+    h ^= (h >> 16).bitwise_and_(0xFFFF)
+    return h.le_(math.ceil(p * 2**32) - 2**31 - 1).to(like.dtype).reshape(like.shape)
 
 
 class _Noisy(Quantizer):
@@ -90,10 +96,10 @@ class _Noisy(Quantizer):
 
     def noisy(self, x: Tensor, low: Tensor, high: Tensor) -> Tensor:
         """Quantize a share of ``x`` in training and all of it in evaluation."""
-        quantized = affine(x.detach(), low, high, self.n)
+        latent = x.detach()
+        quantized = affine(latent, low, high, self.n)
         if self.training:
-            chosen = uniform_noise(self.seed, x.detach()) < self.p
-            quantized = torch.where(chosen, quantized, x.detach())
+            quantized = latent.lerp(quantized, chosen(self.seed, self.p, latent))
         return straight_through(x, quantized)
 
     def observe(self, x: Tensor) -> None:
