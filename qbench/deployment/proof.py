@@ -12,28 +12,25 @@ from __future__ import annotations
 import copy
 import importlib.metadata
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
-from torch.utils._pytree import tree_map_only
+from torch.utils._python_dispatch import _disable_current_modes
 
 from qbench.deployment.dialect import Dialect
 from qbench.deployment.extra import library
+from qbench.deployment.function import StepFunction
 from qbench.deployment.graph import INPUT, OUTPUT, Written
 from qbench.deployment.latency import processor
 from qbench.deployment.network import HardNetwork
 from qbench.deployment.nodes import Run
 from qbench.deployment.parts import wrong_part
+from qbench.deployment.rounding import Exact, Rounding, in_operations
 
-_UNIT = 2.0**-24  # of rounding in float32
-_SAFETY = 4.0
 _PROBES = 16  # passes in which results are moved, at most
 _TOGETHER = 256  # images whose levels are compared at once, at most
 _VALUES = 2**25  # levels that are compared at once, since memory is finite
@@ -193,18 +190,12 @@ def compare_levels(
     first, text = None, ""
     if differing:
         call = differing[0]
-        first = _explained(
-            network,
-            places[call],
-            call,
-            levels[call],
-            inputs[call],
-            theirs,
-            differs[call],
-            exact[call],
-        )
+        steps = next(each.steps for each in network.activations if each.name == places[call])
+        assert steps is not None  # noqa: S101
+        mine, its = (inputs[call], levels[call]), (received[call], own[call])
+        first = _explained(steps, call, mine, its, exact[call])
     for call in (*order, OUTPUT):
-        wrong = ~_within_bound(received[call], exact[call])
+        wrong = ~exact[call].explains(received[call])
         if wrong.any():
             at = tuple(wrong.nonzero()[0].tolist())
             what = "logits are" if call == OUTPUT else f"what the quantizer at '{call}' receives is"
@@ -292,50 +283,31 @@ def _of_onnx(
     }
 
 
-class Exact:
-    """Numbers in float64, and how far rounding in float32 may move them."""
-
-    exact: Tensor
-    bound: Tensor
-
-    def __init__(self) -> None:
-        self.passes = 0
-
-    def take(self, x: Tensor) -> None:
-        """Take the numbers of a pass. Nothing is moved in the first one."""
-        if self.passes:
-            self.bound = torch.maximum(self.bound, _SAFETY * (x - self.exact).abs())
-        else:
-            self.exact = x.clone()
-            self.bound = _SAFETY * _UNIT * x.abs() + 1e-30
-        self.passes += 1
-
-
-def _within_bound(x: Tensor, exact: Exact) -> Tensor:
-    return (x.double() - exact.exact).abs() <= exact.bound
-
-
 def _explained(
-    network: HardNetwork,
-    place: str,
+    steps: StepFunction,
     call: str,
-    levels: Tensor,
-    mine: Tensor,
-    theirs: Mapping[str, Tensor],
-    differs: Tensor,
+    mine: tuple[Tensor, Tensor],
+    its: tuple[Tensor, Tensor],
     exact: Exact,
 ) -> FirstDifference:
-    """Compare the values that differ with exact ones, computed from the same levels before them."""
-    steps = next(each.steps for each in network.activations if each.name == place)
-    assert steps is not None  # noqa: S101
-    other, its = theirs[f"{call}.input"], theirs[f"{call}.levels"]
+    """Compare the values that differ with exact ones, computed from the same levels before them.
+
+    Args:
+        steps: Steps of the quantizer.
+        call: Name of the call.
+        mine: What the quantizer receives and returns in torch.
+        its: The same in ONNX.
+        exact: What it receives, in float64.
+    """
+    (x, levels), (other, theirs) = mine, its
+    differs = levels != theirs
     # The quantizer of ONNX itself must have these steps: only a mean size is rounded.
-    good = _within_bound(mine, exact) & _within_bound(other, exact) & steps.agrees(other, its)
+    good = exact.explains(x) & exact.explains(other) & steps.agrees(other, theirs)
     wrong = differs & ~good
     at = tuple((wrong if wrong.any() else differs).nonzero()[0].tolist())
     example = (
-        f"at {list(at)} torch quantizes {float(mine[at]):.9g} to {float(levels[at]):.9g}, "
-        f"onnxruntime {float(other[at]):.9g} to {float(its[at]):.9g}; exactly it is "
+        f"at {list(at)} torch quantizes {float(x[at]):.9g} to {float(levels[at]):.9g}, "
+        f"onnxruntime {float(other[at]):.9g} to {float(theirs[at]):.9g}; exactly it is "
         f"{float(exact.exact[at]):.12g}, and rounding changes it by {float(exact.bound[at]):.2g}"
     )
     return FirstDifference(call, int(differs.sum()), differs.numel(), int(wrong.sum()), example)
@@ -371,10 +343,7 @@ def exact_values(
 ) -> dict[str, Exact]:
     """Return what quantizers receive in float64, and how much rounding in float32 may change it.
 
-    Every result is moved by a bound of its own rounding, in a random direction for each number
-    (`_Rounding`). How far that moves what a quantizer receives is measured: its largest change in a
-    few passes. One direction for all would cancel in normalizations, in softmax, and in sums with
-    weights of both signs.
+    The bound is the largest change that a few passes with `Rounding` find.
 
     Args:
         network: The network.
@@ -401,10 +370,10 @@ def exact_values(
         for place, module in forced.items()
         for number, each in enumerate(module.seen)
     } | {OUTPUT: logits}
-    with _in_operations():
+    with in_operations():
         for probe in range(_PROBES + 1):
             if probe:
-                with _Rounding(probe):
+                with Rounding(probe):
                     y = model(images.double())
             else:
                 y = model(images.double())
@@ -412,99 +381,7 @@ def exact_values(
             if (
                 probe
                 and received is not None
-                and all(_within_bound(x, found[call]).all() for call, x in received)
+                and all(found[call].explains(x).all() for call, x in received)
             ):
                 break
     return found
-
-
-@contextmanager
-def _in_operations() -> Iterator[None]:
-    """Context manager in which attention runs operation by operation."""
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with sdpa_kernel(SDPBackend.MATH):
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
-
-
-_PRODUCTS = ("convolution", "mm", "bmm", "addmm", "baddbmm", "mv", "addmv", "dot")
-_SUMS = ("sum", "mean", "avg_pool", "adaptive_avg_pool", "cumsum")
-
-
-class _Rounding(TorchDispatchMode):
-    """Moves the result of each operation by a bound of its rounding in float32.
-
-    A sum of n terms is exact up to about √n u Σ|terms|, in any order: rounding errors hardly ever
-    have one sign (Higham and Mary, SIAM J. Sci. Comput. 41(5), 2019). It is twice that here, since
-    they have one where all terms are the same, until onnxruntime has added 256 of them. Certain is
-    n u Σ|terms|, 10,000 times what happens in the last layers of ResNet-18, so that a fault of a
-    percent would be explained. Other operations are exact up to a few units, and their inputs are
-    moved by a unit too: that is what they lose where they subtract numbers inside, as
-    normalizations do.
-
-    Args:
-        seed: Seed of the directions.
-    """
-
-    def __init__(self, seed: int) -> None:
-        super().__init__()
-        self._random = torch.Generator().manual_seed(seed)
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # with True, torch imports its compiler on the first call
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Call an operation of torch, and move what it returns."""
-        kwargs = kwargs or {}
-        name = func._overloadpacket.__name__.strip("_")
-        mutable = func._schema.is_mutable
-        if func.is_view:
-            return func(*args, **kwargs)
-        if name in _PRODUCTS or name.startswith(_SUMS):
-            out = func(*args, **kwargs)
-            size = tree_map_only(Tensor, Tensor.abs, (args, kwargs))
-            size = _growth(_terms(name, args, out)) * func(*size[0], **size[1])
-            return self._moved(out, size, mutable)
-        given = [x for x in args if _is_real(x)]
-        if not mutable:
-            args = tuple(self._moved(x, x.abs()) if _is_real(x) else x for x in args)
-        result = func(*args, **kwargs)
-        out = result[0] if isinstance(result, tuple | list) and result else result
-        if not given or not _is_real(out):
-            return result
-        size = 2 * out.abs()
-        if name == "gelu":
-            size = size + given[0].abs()  # 1 + erf cancels
-        elif name == "softmax":
-            size = (_growth(out.shape[args[1]]) + 4) * out
-        out = self._moved(out, size, mutable)
-        return out if isinstance(result, Tensor) else (out, *result[1:])
-
-    def _moved(self, x: Tensor, size: Tensor, in_place: bool = False) -> Tensor:
-        """Return ``x``, moved by a unit of ``size`` where that is finite."""
-        signs = 2 * torch.randint(0, 2, x.shape, generator=self._random).to(x) - 1
-        by = torch.where(size.isfinite(), signs * _UNIT * size, 0.0).to(x.dtype)
-        return x.add_(by) if in_place else x + by
-
-
-def _is_real(x: Any) -> bool:
-    return isinstance(x, Tensor) and x.is_floating_point()
-
-
-def _growth(terms: int) -> float:
-    """Return a bound of the rounding of a sum, in units of Σ|terms|."""
-    return min(terms, 2 * math.sqrt(terms))
-
-
-def _terms(name: str, args: Any, out: Tensor) -> int:
-    """Return the number of terms of the sums that an operation computes."""
-    if name == "convolution":
-        weight = args[1]
-        return 1 + (weight[:, 0].numel() // args[8] if args[6] else weight[0].numel())
-    if name in _PRODUCTS:
-        return 1 + int(args[-2].shape[-1])
-    return 1 + (args[0].shape[args[1]] if name == "cumsum" else args[0].numel() // out.numel())
