@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +12,7 @@ from qbench.benchmark import consistency, exported
 from qbench.benchmark.consistency import Refusal
 from qbench.benchmark.exported import Exported
 from qbench.benchmark.further_seeds import with_further_seeds
+from qbench.benchmark.tuned_frames import with_aligned_recipe
 from qbench.errors import QbenchError
 from qbench.spec.result import Result
 from qbench.spec.words import counted
@@ -55,9 +56,11 @@ class Merged:
 
 
 def export(benchmark: Benchmark, folder: Path | None = None) -> tuple[Path, int, list[str]]:
-    """Write the finished trials of a suite to a file ``trials.jsonl.gz``, also of further seeds.
+    """Write the finished trials of a suite to a file ``trials.jsonl.gz``.
 
-    Those of further seeds, which `qbench.benchmark.further_seeds` trains, are among them.
+    Trials of further seeds, which `qbench.benchmark.further_seeds` trains, are among them. Of a
+    tuned suite, so are configurations that failed, since a study ends with all of its
+    configurations, and the trials with the aligned recipe, which stand beside the tuned ones.
 
     Args:
         benchmark: The benchmark of the suite.
@@ -70,32 +73,49 @@ def export(benchmark: Benchmark, folder: Path | None = None) -> tuple[Path, int,
 
     Raises:
         QbenchError: The folder cannot be written, the store cannot be read, or the file has trials
-            of the suite that the store lacks and that would be lost.
+            that would be lost.
     """
     from qbench.store.tags import was_changed  # MLflow: `compare` needs none
 
-    benchmark = with_further_seeds(benchmark)
-    done = [planned.trial for planned in benchmark.planned if benchmark.status(planned) == "done"]
-    edited = {trial.key for trial in done if was_changed(benchmark.runs[trial.key])}
+    parts = [with_further_seeds(benchmark)]
+    if benchmark.tuned is not None:
+        parts.append(with_aligned_recipe(benchmark))
+    ended = {key: run for part in parts for key, run in _ended(part).items()}
+    edited = {key for key, run in ended.items() if was_changed(run)}
     file = folder / exported.FILE if folder else benchmark.file
-    planned = {planned.trial.key for planned in benchmark.planned}
-    lost = (exported.keys_in(file).keys() & planned) - {trial.key for trial in done}
-    if lost:
-        raise QbenchError(
-            f"{file} has {counted(len(lost), 'trial')} of {benchmark.suite.name} that the store "
-            f"lacks, such as {min(lost)}; `qbench import {file}` adds them, then export again"
-        )
-    results = [
-        benchmark.store.result(benchmark.runs[trial.key])
-        for trial in done
-        if trial.key not in edited
-    ]
+    if lost := exported.keys_in(file).keys() - ended.keys():
+        planned = lost & {each.trial.key for part in parts for each in part.planned}
+        raise QbenchError(_loss(file, benchmark.suite.name, lost, planned))
+    results = [benchmark.store.result(run) for key, run in ended.items() if key not in edited]
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         exported.write(file, benchmark.suite.name, results)
     except OSError as error:
         raise QbenchError(f"{file.parent}: {error.strerror}") from error
-    return file, len(results), [trial.name for trial in done if trial.key in edited]
+    return file, len(results), [benchmark.store.trial(ended[key]).name for key in sorted(edited)]
+
+
+def _ended(benchmark: Benchmark) -> dict[str, Run]:
+    """Return the runs of the trials that a file needs, by key."""
+    return {
+        planned.trial.key: benchmark.runs[planned.trial.key]
+        for planned in benchmark.planned
+        if (status := benchmark.status(planned)) == "done"
+        or (status == "failed" and planned.trial.validation)
+    }
+
+
+def _loss(file: Path, suite: str, lost: Set[str], planned: Set[str]) -> str:
+    """Return why a file is not replaced."""
+    if planned:
+        return (
+            f"{file} has {counted(len(planned), 'trial')} of {suite} that the store lacks, such as "
+            f"{min(planned)}; `qbench import {file}` adds them, then export again"
+        )
+    return (
+        f"{file} has {counted(len(lost), 'trial')} that are none of {suite} as it is now, such as "
+        f"{min(lost)}, and they would be lost; remove the file, or export to another folder"
+    )
 
 
 def merge(found: Iterable[Exported], store: Store) -> Merged:
@@ -118,7 +138,9 @@ def merge(found: Iterable[Exported], store: Store) -> Merged:
     others = _OtherSeeds(store, files)
     for place, result in files:
         key = result.trial.key
-        if key not in known:
+        if result.status == "failed" and key in runs:
+            merged.duplicates.append(place)
+        elif key not in known:
             if refusal := others.refusal(place, result):
                 merged.refused.append(refusal)
                 continue

@@ -13,9 +13,9 @@ from qbench.benchmark import exported
 from qbench.errors import QbenchError, nearest
 from qbench.plugins import Plugin, load_plugin
 from qbench.quant.options import build_method, method_options
+from qbench.report.studies import NUMBERS, means
 from qbench.report.summary import RESULT
 from qbench.spec.metrics import MEASURED
-from qbench.spec.result import Result
 from qbench.spec.trial import FP32, Trial
 from qbench.suite.bundled import bundled_suites
 
@@ -29,7 +29,9 @@ _MAIN_METRICS = tuple(names[0] for names in MEASURED.values())  # the first of e
 def load(path: Path, results: Path, plugins: Sequence[Plugin] = ()) -> pd.DataFrame:
     """Read finished trials from anything that qbench writes.
 
-    Trials that are measured on validation images are left out.
+    Trials that are measured on validation images are left out. In tables of a tuned suite, a study
+    takes the place of its trials, which share their winner: its value is their mean, and its seed
+    is the number of the study.
 
     Args:
         path: YAML file or name of a suite; folder with a store, with the tables of a suite, with
@@ -44,7 +46,8 @@ def load(path: Path, results: Path, plugins: Sequence[Plugin] = ()) -> pd.DataFr
         result is stale, or an empty string) and ``value`` (the first metric of the task, in %).
 
     Raises:
-        QbenchError: The path is none of these, cannot be read, or holds no finished trial.
+        QbenchError: The path is none of these, cannot be read, or holds no finished trial; or it is
+            an exported file of a tuned suite, in which nothing tells studies apart.
     """
     for plugin in plugins:
         load_plugin(plugin)
@@ -63,7 +66,13 @@ def load(path: Path, results: Path, plugins: Sequence[Plugin] = ()) -> pd.DataFr
         content = exported.read([path])
         if content.refused:
             raise QbenchError("\n".join(map(str, content.refused)))
-        read = (result for _, result in content.good if _tested(result))
+        for place, result in content.good:
+            if result.trial.validation:
+                raise QbenchError(
+                    f"{place}: a trial of a tuned suite, whose studies are not in this file; "
+                    "compare the suite, or the folder of its tables"
+                )
+        read = (result for _, result in content.good if result.status == "done")
         found = _from_trials((result.trial, result.metrics) for result in read)
     else:
         raise QbenchError(
@@ -75,22 +84,39 @@ def load(path: Path, results: Path, plugins: Sequence[Plugin] = ()) -> pd.DataFr
     return found
 
 
-def _tested(result: Result) -> bool:
-    """Return whether a trial is done and was measured on the test split."""
-    return result.status == "done" and not result.trial.validation
-
-
 def _from_suite(path: Path, results: Path, plugins: Sequence[Plugin]) -> pd.DataFrame:
     from qbench.benchmark import tuned_frames
     from qbench.benchmark.benchmark import Benchmark
 
     benchmark = Benchmark.open(path, results, plugins=plugins)
     benchmark.read_file()
-    trials = tuned_frames.tested(benchmark, benchmark.trials())
+    trials = benchmark.trials()
+    if benchmark.tuned is not None:
+        trials = _studies(tuned_frames.second_stage(benchmark, trials))
     return _done(trials, benchmark.dataset.shown[0])
 
 
+def _studies(trials: pd.DataFrame) -> pd.DataFrame:
+    """Return the means of studies. The key of each is those of its trials."""
+    found = means(trials)
+    keys = trials.groupby([*RESULT, "study"], sort=False)["key"].agg(" ".join)
+    return found.assign(key=list(keys))
+
+
 def _from_csv(path: Path) -> pd.DataFrame:
+    frame, metric = _read_csv(path)
+    if "study" in frame:
+        frame = frame.assign(study=frame["study"].astype(int), audit=frame.get("audit", ""))
+        for name in NUMBERS:
+            if name in frame:
+                frame[name] = pd.to_numeric(frame[name])
+        tuned = frame[frame["study"] > 0]
+        frame = _studies(tuned.assign(values=tuned["searched"].map(json.loads)))
+    return _done(frame, metric)
+
+
+def _read_csv(path: Path) -> tuple[pd.DataFrame, str]:
+    """Return the texts of a ``trials.csv``, and the metric that is compared."""
     try:
         frame = pd.read_csv(path, dtype=str, keep_default_na=False)
     except (OSError, ValueError) as error:
@@ -101,7 +127,7 @@ def _from_csv(path: Path) -> pd.DataFrame:
     metric = next((name for name in _MAIN_METRICS if name in frame), None)
     if metric is None:
         raise QbenchError(f"{path}: has no column of {' or '.join(_MAIN_METRICS)}")
-    return _done(frame, metric)
+    return frame, metric
 
 
 def _done(trials: pd.DataFrame, metric: str) -> pd.DataFrame:
@@ -126,7 +152,7 @@ def _from_store(path: Path) -> pd.DataFrame:
 
 def _named_as_in_tables(found: pd.DataFrame, path: Path) -> pd.DataFrame:
     """Return trials with the names of rows and datasets that tables beside the store have."""
-    tables = [_from_csv(file) for file in sorted(path.glob(f"*/{_TRIALS}"))]
+    tables = [_read_csv(file)[0] for file in sorted(path.glob(f"*/{_TRIALS}"))]
     if found.empty or not tables:
         return found
     named = pd.concat(tables).drop_duplicates("key").set_index("key")

@@ -17,6 +17,7 @@ from qbench.report.problems import noted
 from qbench.report.tables.text import setting_text
 from qbench.spec.bits import FULL_PRECISION, BitWidths
 from qbench.suite.published import differences
+from qbench.suite.tuned import fresh_seeds
 
 if TYPE_CHECKING:
     from qbench.benchmark.benchmark import Benchmark
@@ -76,8 +77,9 @@ def write(benchmark: Benchmark, html: bool = False) -> Report:
     tuning = benchmark.suite.tuning
     # The figure is of configurations that no score has chosen or stopped.
     alike = tuning.search != "optuna" and tuning.scheduler == "none"
-    if configurations is not None and alike and not benchmark.rehearsal:
-        further += _draw_tuning(benchmark, presentation, trials, configurations, problems)
+    if configurations is not None:
+        of_search = configurations if alike and not benchmark.rehearsal else configurations[:0]
+        further += _draw_tuning(benchmark, presentation, trials, of_search, problems)
     evidence = None
     if html:
         from qbench.store.evidence import evidence_of
@@ -171,14 +173,18 @@ def _draw_tuning(
     drawn: list[Path] = []
     with noted(problems, "the figure tuning_curves"):
         drawn += tuning_curves(trials, configurations, benchmark.folder, metric, chance)
+    if not drawn:  # of an earlier report
+        for suffix in (".png", ".svg"):
+            (benchmark.folder / f"tuning_curves{suffix}").unlink(missing_ok=True)
     return drawn
 
 
 def _draw_examples(benchmark: Benchmark, problems: list[str]) -> list[Path]:
     """Draw what detectors find in a few test images: at full precision, and with each method.
 
-    Draws one picture for each model and pair of bit-widths, from the first seed. Draws nothing in a
-    rehearsal, for other tasks than detection, or without the dataset's images.
+    Draws one picture for each model and pair of bit-widths, from the first seed, or from that of
+    the first study. Draws nothing in a rehearsal, for other tasks than detection, or without the
+    dataset's images.
     """
     dataset, suite = benchmark.dataset, benchmark.suite
     if dataset.task != "detection" or benchmark.rehearsal or dataset.missing():
@@ -186,7 +192,9 @@ def _draw_examples(benchmark: Benchmark, problems: list[str]) -> list[Path]:
     from qbench.report.figures.detections import detections
     from qbench.tasks.detection import EXAMPLE_IMAGES
 
-    first = [planned for planned in benchmark.planned if planned.trial.seed == suite.seeds[0]]
+    seed = fresh_seeds(1, 1)[0] if benchmark.tuned is not None else suite.seeds[0]
+    tested = [each for each in benchmark.planned if not each.trial.validation]
+    first = [planned for planned in tested if planned.trial.seed == seed]
     done = [planned for planned in first if benchmark.status(planned) == "done"]
     found: dict[str, list[ImageDetections]] = {}
     for planned in done:

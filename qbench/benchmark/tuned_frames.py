@@ -13,9 +13,11 @@ import pandas as pd
 
 from qbench.benchmark.benchmark import Benchmark
 from qbench.benchmark.tuning import scores_of, study_of
+from qbench.errors import QbenchError
 from qbench.files import write_atomic
-from qbench.report.summary import RESULT
-from qbench.suite.grid import PlannedTrial, expand
+from qbench.report.studies import comparable
+from qbench.suite.grid import PlannedTrial, every_row
+from qbench.suite.tuned import Search
 
 FILE = "tuning.csv"
 EFFECT_FILE = "tuning_effect.csv"
@@ -25,13 +27,20 @@ CONFIGURATION = [
 
 
 def tested(benchmark: Benchmark, trials: pd.DataFrame) -> pd.DataFrame:
-    """Return the trials that are measured on the test split.
+    """Return the trials that are measured on the test split, for ``trials.csv``.
 
     Args:
-        benchmark: The benchmark.
+        benchmark: The benchmark of a tuned suite.
         trials: Frame as `Benchmark.trials` returns it.
+
+    Returns:
+        The trials, with the columns ``study`` and ``searched``.
     """
-    return trials[[not planned.trial.validation for planned in benchmark.planned]]
+    found = trials.assign(
+        study=[planned.study for planned in benchmark.planned],
+        searched=[json.dumps(dict(planned.values)) for planned in benchmark.planned],
+    )
+    return found[[not planned.trial.validation for planned in benchmark.planned]]
 
 
 def second_stage(benchmark: Benchmark, trials: pd.DataFrame) -> pd.DataFrame:
@@ -43,6 +52,9 @@ def second_stage(benchmark: Benchmark, trials: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         The trials in the order of the rows, with the columns ``study`` and ``values``.
+
+    Raises:
+        QbenchError: There are none.
     """
     grid = benchmark.tuned
     if grid is None:
@@ -51,12 +63,13 @@ def second_stage(benchmark: Benchmark, trials: pd.DataFrame) -> pd.DataFrame:
         place for place, p in enumerate(benchmark.planned) if p.study > 0 and not p.trial.validation
     ]
     planned = [benchmark.planned[place] for place in places]
-    present = {(p.label, p.trial.model, p.trial.bits, p.study) for p in planned}
+    present = set(map(_study, planned))
     searches = grid.searches(scores_of(benchmark.runs, benchmark.dataset.shown[0]))
+    stale = {_study(search.known[0]): _stale(benchmark, search) for search in searches}
     unknown = [
         each
         for first in (search.known[0] for search in searches)
-        if (first.label, first.trial.model, first.trial.bits, first.study) not in present
+        if _study(first) not in present
         for each in grid.second_stage(first)
     ]
     frames = [trials.iloc[places]]
@@ -64,11 +77,29 @@ def second_stage(benchmark: Benchmark, trials: pd.DataFrame) -> pd.DataFrame:
         row = benchmark.rows.row(each, status="missing", reason="", stale="", run=None)
         frames.append(pd.DataFrame([row]))
     every = [*planned, *unknown]
+    if not every:
+        raise QbenchError(f"{benchmark.suite.name} has no trials: its rows have other bit-widths")
     found = pd.concat([frame for frame in frames if len(frame)], ignore_index=True)
     values: Any = [dict(each.values) for each in every]
     found = found.assign(study=[each.study for each in every], values=values)
+    # A winner counts as little as the scores that it was chosen by.
+    found["stale"] = [
+        own or stale.get(_study(each), "") for own, each in zip(found["stale"], every, strict=True)
+    ]
     order = sorted(range(len(every)), key=lambda i: _place(benchmark, every[i]))
     return found.iloc[order].reset_index(drop=True)
+
+
+def _study(planned: PlannedTrial) -> tuple[str, str, str, int]:
+    """Return the study of a trial."""
+    return planned.label, planned.trial.model, planned.trial.bits, planned.study
+
+
+def _stale(benchmark: Benchmark, search: Search) -> str:
+    """Return why a configuration of a study is stale, or an empty string."""
+    reasons = (benchmark.stale.get(each.trial.key) for each in search.known)
+    found = next(filter(None, reasons), "")
+    return f"so is a configuration of its study: {found}" if found else ""
 
 
 def _place(benchmark: Benchmark, planned: PlannedTrial) -> tuple[int, int, int]:
@@ -121,7 +152,9 @@ def with_aligned_recipe(benchmark: Benchmark) -> Benchmark:
     suite = benchmark.suite
     recipe = suite.recipe.model_copy(update={"name": "aligned"})
     suite = suite.model_copy(update={"recipe": recipe})
-    other = replace(benchmark, suite=suite, planned=expand(suite, benchmark.rehearsal), tuned=None)
+    other = replace(
+        benchmark, suite=suite, planned=every_row(suite, benchmark.rehearsal), tuned=None
+    )
     other.refresh()
     return other
 
@@ -133,11 +166,10 @@ def aligned(benchmark: Benchmark) -> pd.DataFrame:
         benchmark: The benchmark of a tuned suite.
 
     Returns:
-        A frame as `Benchmark.trials` returns it, of those rows whose seeds the store all has.
+        A frame as `Benchmark.trials` returns it, of those rows whose results of all seeds the store
+        has, and that can be compared (`qbench.report.studies.comparable`).
     """
-    trials = with_aligned_recipe(benchmark).trials()
-    done = trials["status"].eq("done").groupby([trials[name] for name in RESULT], sort=False)
-    return trials[done.transform("all")]
+    return comparable(with_aligned_recipe(benchmark).trials())
 
 
 def write(found: pd.DataFrame, effects: pd.DataFrame, folder: Path) -> list[Path]:
@@ -155,6 +187,8 @@ def write(found: pd.DataFrame, effects: pd.DataFrame, folder: Path) -> list[Path
     frames = {FILE: found.assign(values=[json.dumps(each) for each in found["values"]])}
     if len(effects):
         frames[EFFECT_FILE] = effects
+    else:  # of an earlier report
+        (folder / EFFECT_FILE).unlink(missing_ok=True)
     for name, frame in frames.items():
         text = frame.to_csv(index=False, float_format="%.6g", lineterminator="\n")
         with write_atomic(folder / name) as scratch:

@@ -190,7 +190,7 @@ def _done_of_all(benchmark: Benchmark, group: list[PlannedTrial]) -> str:
     if not group:
         return ""
     statuses = Counter(benchmark.status(planned) for planned in group)
-    if statuses["unsupported"]:
+    if statuses["unsupported"] == len(group):
         return "–"
     failed = f" ({statuses['failed']} failed)" if statuses["failed"] else ""
     return f"{statuses['done']}/{len(group)}{failed}"

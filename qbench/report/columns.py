@@ -394,7 +394,8 @@ TRIAL_COLUMNS = {
     "w_bits": "Bits of the weight of a quantized layer.",
     "a_bits": "Bits of the input of a quantized layer.",
     "seed": "Seed of everything random.",
-    "recipe": "aligned: one recipe for all methods; paper: the published recipe of each method.",
+    "recipe": "aligned: one recipe for all methods; paper: the published recipe of each method; "
+    "tuned: what a search with the same effort for all has found.",
     "epochs": "Passes over the training data; 0: quantized and evaluated only.",
     "status": "done, failed, missing (not run yet) or unsupported.",
     "reason": "Why the trial failed or is not supported.",
@@ -454,4 +455,7 @@ TRIAL_COLUMNS = {
     "flips": "Predictions that differ from the recorded ones in any setting of onnxruntime.",
     "onnx_mb": "Size of the ONNX model, in 10^6 bytes.",
     "latency_ratio": "Time of one image in onnxruntime over that in full precision.",
+    "study": "Number of the study whose winner the trial is, from 1; 0 if it is none. Only in "
+    "tuned suites, like the next one.",
+    "searched": "Values that the study has found, as JSON.",
 }

@@ -22,9 +22,12 @@ from qbench.spec.recipe import DECAYS, RATES
 BEST = 3  # configurations that are listed: the first is the true best in a third of cases
 _FIRST_OF = ("reason", "stale", "audit", "unreadable", "clipped", "placed")
 _MEANS = (
-    *("top1", "top5", "test_loss", "map50", "map", "soft_gap", "reestimation", "train_seconds"),
-    "seconds",
+    *("top1", "top5", "test_loss", "map50_voc07", "map50", "map", "soft_gap", "reestimation"),
+    *("train_seconds", "seconds"),
 )
+_WORST = ("flips", "onnx_mb")
+NUMBERS = (*_MEANS, *_WORST, "latency_ratio")
+"""Columns that have numbers in the trials that `means` takes, where they have them."""
 _OPTIMISTIC = (
     "The score on validation images is that of the run that won. It is the highest of several and "
     "therefore optimistic, by 0.5 to 1.2 points in simulations. That run is none of the seeds that "
@@ -72,6 +75,13 @@ def _mean(group: list[Row]) -> Row:
     row["seed"] = first["study"]
     for name in _FIRST_OF:
         row[name] = next((trial[name] for trial in group if trial.get(name)), "")
+    for name in ("exported", *_WORST):
+        if name in first:
+            row[name] = _worst([trial[name] for trial in group])
+    if "latency_ratio" in first:
+        row["latency_ratio"] = float(
+            pd.Series([trial["latency_ratio"] for trial in group]).median()
+        )
     if row["status"] == "done":
         for name in _MEANS:
             if name in first:
@@ -81,9 +91,28 @@ def _mean(group: list[Row]) -> Row:
     return row
 
 
+def _worst(values: list[Any]) -> Any:
+    """Return the largest number, or the first text that is not 'yes'."""
+    if isinstance(values[0], str):
+        return next((value for value in values if value != "yes"), "yes")
+    return float(np.nanmax(values)) if not np.isnan(values).all() else np.nan
+
+
 def _without(mapping: str, names: set[str]) -> str:
     """Return a mapping in JSON without some names."""
     return json.dumps({k: v for k, v in json.loads(mapping).items() if k not in names})
+
+
+def comparable(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of those results that are complete and that nothing casts doubt on.
+
+    Args:
+        rows: Trials, or means of studies. Required columns: those of
+            `qbench.report.summary.RESULT`, ``status``, ``stale`` and ``audit``.
+    """
+    sound = rows["status"].eq("done") & rows["stale"].eq("") & rows["audit"].eq("")
+    groups = sound.groupby([rows[name] for name in RESULT], sort=False)
+    return rows[groups.transform("all").astype(bool)]
 
 
 def means_of(trials: pd.DataFrame, metric: str) -> dict[tuple[str, str, str], float]:
@@ -125,7 +154,7 @@ def tables(
     for group in grouped(records(configurations), "model"):
         model = group[0]["model"]
         cells = grouped(group, "label", "bits")
-        done = studies[(studies["model"] == model) & (studies["status"] == "done")]
+        done = comparable(studies[studies["model"] == model])
         gains = [_gain(cell, done, aligned, metric) for cell in cells]
         best = [_best(cell) for cell in cells]
         found += [

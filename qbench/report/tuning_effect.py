@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from qbench.report.columns import BY_NAME, Column
 from qbench.report.significance import LEVEL, PairedTests
+from qbench.report.studies import comparable
 from qbench.report.summary import COLUMN, by_seed, grouped, records, summarise
 from qbench.report.tables.details import DetailsTable
 from qbench.report.tables.text import one_line
@@ -158,7 +159,9 @@ def _effect(
     both = [pair for pair, *marks in zip(pairs, *told, strict=True) if all(marks)]
     flips = [(a, b) for a, b in both if (before[a] > before[b]) != (after[a] > after[b])]
     moves = float(np.median(np.abs(after - before)))
-    low, high = np.percentile(_bootstrap(_matrix(aligned), _matrix(tuned)), _RANGE)
+    drawn = _bootstrap(_matrix(aligned), _matrix(tuned))
+    # A draw in which all means are equal has no correlation.
+    low, high = np.nanpercentile(drawn, _RANGE) if np.isfinite(drawn).any() else (np.nan, np.nan)
     return Effect(
         model=model,
         bits=bits,
@@ -194,11 +197,12 @@ def _told(values: Values, pairs: Sequence[tuple[int, int]], items: int) -> list[
 
 
 def _correlation(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return Spearman's rank correlation of each column of two matrices."""
+    """Return Spearman's rank correlation of each column of two matrices; NaN where all tie."""
     ranks = (pd.DataFrame(each).rank().to_numpy() for each in (a, b))
     first, second = (each - each.mean(axis=0) for each in ranks)
     scale = np.sqrt((first**2).sum(axis=0) * (second**2).sum(axis=0))
-    found: NDArray[np.float64] = (first * second).sum(axis=0) / scale
+    with np.errstate(invalid="ignore"):
+        found: NDArray[np.float64] = (first * second).sum(axis=0) / scale
     return found
 
 
@@ -232,7 +236,8 @@ def tables(
 
     Args:
         found: Effects, as `effects` returns them.
-        studies: Means of studies, as `qbench.report.studies.means` returns them.
+        studies: Means of studies, as `qbench.report.studies.means` returns them. Those of
+            complete and sound results are used.
         aligned: Mean with the aligned recipe (%), by model, label and bit-widths, where known.
         metric: Metric of the means.
 
@@ -241,7 +246,8 @@ def tables(
         method, if there are any.
     """
     made = []
-    done = studies[(studies["status"] == "done") & (studies["method"] != FP32)]
+    done = comparable(studies)
+    done = done[done["method"] != FP32]
     for model, group in done.groupby("model", sort=False):
         own = [each for each in found if each.model == model]
         if own:
@@ -258,11 +264,14 @@ def tables(
 
 
 def _texts(found: Effect) -> list[str]:
-    interval = f"({found.correlation_low:.2f} to {found.correlation_high:.2f})"
+    correlation = ""  # where all means of a table are equal
+    if np.isfinite(found.correlation):
+        ends = f"{found.correlation_low:.2f} to {found.correlation_high:.2f}"
+        correlation = f"{found.correlation:.2f} ({ends})"
     return [
         found.bits,
         str(found.rows),
-        f"{found.correlation:.2f} {interval}",
+        correlation,
         *map(str, (found.pairs, found.told_aligned, found.told_tuned, found.told_both)),
         str(found.flips),
         f"{found.moves:.2f}",

@@ -116,6 +116,7 @@ def write(
         list[ResultsTable](),
     )
     texts: dict[str, str] = {}
+    beneath = _marked(presentation, beneath)
     beside = [*beneath, *_details(presentation, claims, summary, found)]
     single = _details(presentation, protocol_and_cost, summary, found)
     title = presentation.heading
@@ -220,12 +221,16 @@ def _details(
     summary: pd.DataFrame,
     problems: list[str],
 ) -> list[DetailsTable]:
-    """Make tables of details. Of a rehearsal, each title says so, since it may be read alone."""
     what = make.__name__.replace("_", " ")
     found = make_of_sound(problems, f"the tables of {what}", summary, make, list[DetailsTable]())
+    return _marked(presentation, found)
+
+
+def _marked(presentation: Presentation, tables: Sequence[DetailsTable]) -> list[DetailsTable]:
+    """Return tables. Of a rehearsal, each title says so, since it may be read alone."""
     if not presentation.rehearsal:
-        return found
-    return [replace(each, title=f"{REHEARSAL_HEADING}: {each.title}") for each in found]
+        return list(tables)
+    return [replace(each, title=f"{REHEARSAL_HEADING}: {each.title}") for each in tables]
 
 
 def _csv(frame: pd.DataFrame) -> str:

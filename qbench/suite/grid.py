@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -88,10 +88,47 @@ def expand(suite: Suite, rehearsal: bool = False) -> list[PlannedTrial]:
         The trials in the order of models, methods, widths and seeds.
 
     Raises:
-        QbenchError: Changes contradict their recipe, or given weights do not exist.
+        QbenchError: Changes contradict their recipe, given weights do not exist, or two rows are
+            the same.
     """
-    trials = _Grid(suite, rehearsal).trials()
-    return list({planned.trial.key: planned for planned in trials}.values())
+    return distinct(every_row(suite, rehearsal), lambda planned: planned.trial.key)
+
+
+def every_row(suite: Suite, rehearsal: bool = False) -> list[PlannedTrial]:
+    """Return what `expand` does, but a trial once for each row that it belongs to.
+
+    Args:
+        suite: The suite.
+        rehearsal: Whether the trials are marked as a rehearsal.
+
+    Raises:
+        QbenchError: As in `expand`, but rows may be the same.
+    """
+    return list({(p.trial.key, p.label): p for p in _Grid(suite, rehearsal).trials()}.values())
+
+
+def distinct(
+    trials: Iterable[PlannedTrial], identity: Callable[[PlannedTrial], Hashable]
+) -> list[PlannedTrial]:
+    """Return trials, if no two of different rows are the same.
+
+    Args:
+        trials: The trials.
+        identity: What is equal of the same ones.
+
+    Raises:
+        QbenchError: Two rows are the same.
+    """
+    found: dict[Hashable, PlannedTrial] = {}
+    for planned in trials:
+        own_row = planned.label if planned.unsupported else ""
+        other = found.setdefault((identity(planned), own_row), planned)
+        if other.label != planned.label:
+            raise QbenchError(
+                f"methods: '{other.label}' and '{planned.label}' are the same at "
+                f"{planned.trial.bits}: leave one of them out"
+            )
+    return list(found.values())
 
 
 class _Grid:

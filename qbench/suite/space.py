@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -83,11 +83,17 @@ def tuned(
         else:
             whole = option_fields(trial.method)[name].annotation is int
             searched[name] = values[name] = round(at) if whole else at
-    own = trial.options
-    if searched:
-        own = determining_options(build_method(trial.method, {**options, **searched}))
-    changed = trial.changed(recipe=recipe, options=own)
+    if not searched:
+        return trial.changed(recipe=recipe), values
+
+    def with_searched(names: Iterable[str]) -> dict[str, Any]:
+        chosen = {name: searched[name] for name in names}
+        return determining_options(build_method(trial.method, {**options, **chosen}))
+
+    changed = trial.changed(recipe=recipe, options=with_searched(searched))
     if trial.prepared is not None and trial.prepared.method == trial.method:
+        # A learning rate changes no network, and all configurations start from the same one.
+        own = with_searched(searched.keys() - {LR_FACTOR})
         changed = changed.changed(prepared=trial.prepared.model_copy(update={"options": own}))
     return changed, values
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 
 from qbench.spec.trial import FP32
 from qbench.suite import halving, optuna_search, space
-from qbench.suite.grid import PlannedTrial, expand
+from qbench.suite.grid import PlannedTrial, distinct, every_row
 from qbench.suite.suite import Suite
 
 _STRIDE = 1000  # seeds of a study, so that those of studies never overlap
@@ -73,12 +73,17 @@ class TunedGrid:
         unsupported: Trials of the second stage that cannot be trained.
 
     Raises:
-        QbenchError: Changes contradict their recipe, or given weights do not exist.
+        QbenchError: Changes contradict their recipe, given weights do not exist, or two rows are
+            the same.
     """
 
     def __init__(self, suite: Suite, rehearsal: bool = False) -> None:
         self._tuning = suite.tuning
-        grid = expand(suite.model_copy(update={"seeds": [search_seed(1)]}), rehearsal)
+        grid = distinct(
+            every_row(suite.model_copy(update={"seeds": [search_seed(1)]}), rehearsal),
+            # Rows that differ only in whether an option is searched have equal trials here.
+            lambda each: (each.trial.key, tuple(space.axes(each.trial, each.row.options))),
+        )
         self._labels = {planned.trial.key: planned.label for planned in grid}
         listed = any(row.method == FP32 for row in suite.methods)
         cells = [

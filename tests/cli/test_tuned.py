@@ -103,3 +103,17 @@ def test_optuna_goes_on_after_an_interruption_without_repeating_a_trial(
     for said in ("1 of 2 done", "2 of 3 done", "3 of 4 done", "4 of 6 done"):
         assert f"{said} already" in second.output
     assert len(set(runs.trained)) == len(runs.trained) == 6
+
+
+def test_the_plan_counts_a_row_of_which_a_study_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    words = command(tmp_path, "tuning.studies=2", "tuning.seeds=1")
+    changes = [word for word in words[4:] if word != "--set"]
+    benchmark = Benchmark.open(tmp_path / "tuned.yaml", tmp_path / "results", changes)
+    for planned in benchmark.to_do():
+        record(benchmark, planned, 50.0 if planned.study == 1 else None)
+    plan = CliRunner().invoke(app, ["plan", *words[1:]])
+    row = next(line for line in plan.output.splitlines() if "DoReFa-Net" in line)
+    assert row.split()[-3:] == ["3/8", "(3", "failed)"], plan.output

@@ -25,6 +25,7 @@ def trials(label: str, *top1: float | str, bits: str = "1/32", **more: object) -
             "status": value if isinstance(value, str) else "done",
             "reason": "",
             "top1": float("nan") if isinstance(value, str) else value,
+            "stale": "",
             "audit": "",
             **more,
         }

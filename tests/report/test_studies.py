@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from qbench.report.studies import means, tables
+from qbench.report.studies import comparable, means, tables
 from qbench.report.summary import summarise
 
 
@@ -19,6 +19,7 @@ def finals(label: str, *studies: list[float], status: str = "done", **more: Any)
             "key": f"{label}{study}{i}", "method": label, "label": label, "model": "net",
             "dataset": "d", "bits": "2/2", "seed": 1000 * study + 1 + i, "recipe": "tuned",
             "epochs": 3, "status": status, "reason": "", "top1": top1, "study": study,
+            "stale": "", "audit": "",
             "values": {"lr": 0.1 * study, "rho": study},
             "options": json.dumps({"rho": study, "scope": "layer"}),
             "training": json.dumps({"lr": 0.1 * study, "epochs": 3, "weight_decay": 0.0}),
@@ -55,6 +56,33 @@ def test_a_study_is_done_once_all_of_its_seeds_are() -> None:
     assert found["status"].tolist() == ["done", "failed"]
     assert found["reason"].tolist() == ["", "it broke"]
     assert summarise(found).iloc[0]["n"] == 1
+
+
+def test_a_study_is_exported_as_badly_as_the_worst_of_its_seeds() -> None:
+    trials = finals("lsq", [90, 92, 91], exported="yes", flips=0.0, onnx_mb=1.0, latency_ratio=2.0)
+    worst: dict[str, Any] = {"exported": "red: wrong", "flips": 3.0, "latency_ratio": math.nan}
+    for name, value in worst.items():
+        trials.at[1, name] = value
+    (row,) = means(trials).to_dict("records")
+    assert (row["exported"], row["flips"], row["onnx_mb"]) == ("red: wrong", 3, 1)
+    assert row["latency_ratio"] == 2
+
+
+def test_results_are_comparable_if_all_of_their_studies_are_done_and_sound() -> None:
+    rows = pd.concat([means(finals(name, [90], [80])) for name in "abcd"], ignore_index=True)
+    rows.loc[0, "status"] = "missing"
+    rows.loc[3, "stale"] = "its code has changed"
+    rows.loc[5, "audit"] = "9 levels"
+    assert comparable(rows)["label"].tolist() == ["d", "d"]
+
+
+def test_an_incomplete_row_has_no_gain() -> None:
+    columns = ["label", "model", "bits", "study", "place", "score", "values", "stop_after"]
+    configurations = pd.DataFrame([["lsq", "net", "2/2", 1, 1, 90.0, {}, 0]], columns=columns)
+    studies = means(finals("lsq", [90, 92], [80, 82]))
+    studies.loc[1, "status"] = "missing"
+    gain, _ = tables(configurations, studies, {("net", "lsq", "2/2"): 91.5}, "top1")
+    assert gain.rows == [["lsq", "2/2", "91.50", "", "", "90.00", "default"]]
 
 
 def test_tables_show_the_gain_the_winners_and_the_three_best() -> None:

@@ -54,6 +54,27 @@ def test_the_rank_correlation_is_spearmans_and_has_an_interval() -> None:
     assert (sure.correlation_low, sure.correlation_high) == pytest.approx((1, 1))
 
 
+def cells(**tops: tuple[float, ...]) -> pd.DataFrame:
+    """Rows with these values over their seeds."""
+    rows = [trials(label, *values, bits="2/2") for label, values in tops.items()]
+    return pd.concat([full(95, 95.1, 95.2), *rows], ignore_index=True)
+
+
+def test_draws_in_which_all_rows_tie_do_not_hide_the_interval() -> None:
+    aligned = cells(A=(50, 50, 50.4), B=(50, 50, 50.5), C=(50, 52.3, 50))
+    found = only(aligned, table({"A": 80, "B": 85, "C": 90}))
+    assert np.isfinite([found.correlation, found.correlation_low, found.correlation_high]).all()
+
+
+def test_rows_that_all_tie_have_no_rank_correlation() -> None:
+    aligned = cells(A=(50, 51, 52), B=(51, 52, 50), C=(52, 50, 51))
+    tuned = table({"A": 80, "B": 85, "C": 90})
+    found = only(aligned, tuned)
+    assert np.isnan(found.correlation)
+    changes, *_ = tables([found], tuned, {}, "top1")
+    assert changes.rows[0][2] == ""
+
+
 def test_published_differences_are_counted_at_the_same_bits() -> None:
     aligned, tuned = table({"A": 80, "B": 85, "C": 90}), table({"A": 81, "B": 86, "C": 91})
     found = only(aligned, tuned, published={("2", "2"): [0.3, 0.9, 1.5], ("1", "1"): [0.1]})

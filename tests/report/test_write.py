@@ -74,7 +74,7 @@ def test_trials_csv_has_every_trial_and_column(tmp_path: Path) -> None:
     assert list(read.columns) == list(frame.columns)
     assert list(read["key"]) == list(frame["key"])
     assert ",98.1235," in text
-    assert text.splitlines()[-1].endswith('of, text",,,')
+    assert text.splitlines()[-1].endswith('of, text",,,,')
 
 
 def test_nothing_finished_is_a_table_without_figures(tmp_path: Path) -> None:

@@ -281,6 +281,18 @@ def test_a_default_written_out_makes_no_other_trial_and_an_order_does(tmp_path: 
     assert key("{phases: [1, 2, 3]}") != key("{phases: [2, 1, 3]}")
 
 
+def test_two_rows_that_are_the_same_are_refused(tmp_path: Path) -> None:
+    rows = "methods=[quantization_networks, {quantization_networks: {phases: [1, 1, 1]}}]"
+    with pytest.raises(
+        QbenchError,
+        match=r"'Quantization Networks' and .*phases.* are the same at .* leave one",
+    ):
+        expand(load(tmp_path, GOOD, rows))
+    for label in ("methods=[dorefa, {dorefa: {}, label: again}]", "methods=[dorefa, dorefa]"):
+        with pytest.raises(QbenchError):
+            expand(load(tmp_path, GOOD, label))
+
+
 def test_given_weights_are_a_trial_without_training(tmp_path: Path) -> None:
     grid = expand(load(tmp_path, BY_MODEL))
     given, trained = (c.trial for c in grid if c.trial.method == "fp32")

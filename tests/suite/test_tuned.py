@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from qbench.errors import QbenchError
 from qbench.spec.trial import FP32
 from qbench.suite.grid import PlannedTrial, expand
 from qbench.suite.suite import Suite
@@ -86,6 +87,29 @@ def test_a_trial_of_the_second_stage_is_that_of_a_suite_with_its_values(tmp_path
 def test_equal_configurations_are_trained_once(tmp_path: Path) -> None:
     grid = TunedGrid(suite(tmp_path, "methods=[ptq_minmax]"))
     assert [len(candidates) for candidates in studies(grid)] == [1, 1]
+
+
+def test_a_row_that_fixes_a_searched_option_stands_beside_one_that_does_not(
+    tmp_path: Path,
+) -> None:
+    rows = "methods=[dsq, {dsq: {alpha: 0.2}}]"  # its default
+    first, fixed, *_ = studies(TunedGrid(suite(tmp_path, rows)))
+    assert [first[0].label, fixed[0].label] == ["DSQ", "DSQ (alpha=0.2)"]
+    assert "alpha" in first[0].values
+    assert "alpha" not in fixed[0].values
+    with pytest.raises(QbenchError, match="'DoReFa-Net' and 'other' are the same at 2/2"):
+        TunedGrid(suite(tmp_path, "methods=[dorefa, {dorefa: {}, label: other}]"))
+
+
+def test_a_network_that_a_method_changes_is_the_same_for_all_learning_rates(
+    tmp_path: Path,
+) -> None:
+    grid = TunedGrid(suite(tmp_path, "methods=[n2uq]", "tuning.studies=1"))
+    (search,) = studies(grid)
+    assert len({each.trial.options["lr_factor"] for each in search}) == 3
+    labels = [each.label for each in first_stage(grid) if each.trial.method == FP32]
+    assert len(labels) == 1
+    assert labels[0].startswith("Full precision, changed")
 
 
 def test_what_a_method_does_not_support_is_planned_and_not_trained(tmp_path: Path) -> None:
