@@ -78,12 +78,12 @@ OTHERS = {
     "that choose levels, and the nearest level in all others; here it is always the nearest. "
     "Shrinkage and annealed weight decay, off by default there, are left out.",
     "ptq_mse": "Factors around the best of the 80 are tried too: at 8 bits the error of the 80 is "
-    "up to 35 % larger. Weights are symmetric, where those of BRECQ have a zero point.",
+    "up to a third larger. Weights are symmetric, where those of BRECQ have a zero point.",
     "ptq_percentile": "The percentile of the paper could not be confirmed; it is an option.",
     "quantization_networks": "α starts at the least error, not at 1/β. α and β have a tenth of the "
-    "learning rate. k-means starts evenly spaced. The threshold of 1-bit activations is a midpoint "
-    "of k-means, 0.05 in the release. An input with negative values has the levels of a weight, "
-    "where the paper has inputs behind a ReLU only. See above.",
+    "learning rate. k-means is solved to the optimum. The threshold of 1-bit activations is a "
+    "midpoint of k-means, 0.05 in the release. An input with negative values has the levels of a "
+    "weight, where the paper has inputs behind a ReLU only. See above.",
     "stable_qat": "The code quantizes weights of language models; no recipe for images is public.",
     "wrpn": "At 1 bit the scale is that of a filter, which could not be confirmed.",
 }
