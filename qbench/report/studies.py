@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from qbench.report.columns import BY_NAME, Column
-from qbench.report.summary import RESULT, Row, grouped, records
+from qbench.report.summary import RESULT, Row, deployment, grouped, records
 from qbench.report.tables.details import DetailsTable
 from qbench.report.tables.text import mean_and_deviation, one_line, setting_text
 from qbench.spec.recipe import DECAYS, RATES
@@ -25,8 +25,7 @@ _MEANS = (
     *("top1", "top5", "test_loss", "map50_voc07", "map50", "map", "soft_gap", "reestimation"),
     *("train_seconds", "seconds"),
 )
-_WORST = ("flips", "onnx_mb")
-NUMBERS = (*_MEANS, *_WORST, "latency_ratio")
+NUMBERS = (*_MEANS, "flips", "onnx_mb", "latency_ratio")
 """Columns that have numbers in the trials that `means` takes, where they have them."""
 _OPTIMISTIC = (
     "The score on validation images is that of the run that won. It is the highest of several and "
@@ -75,13 +74,8 @@ def _mean(group: list[Row]) -> Row:
     row["seed"] = first["study"]
     for name in _FIRST_OF:
         row[name] = next((trial[name] for trial in group if trial.get(name)), "")
-    for name in ("exported", *_WORST):
-        if name in first:
-            row[name] = _worst([trial[name] for trial in group])
-    if "latency_ratio" in first:
-        row["latency_ratio"] = float(
-            pd.Series([trial["latency_ratio"] for trial in group]).median()
-        )
+    if "exported" in first:
+        row |= deployment(group)
     if row["status"] == "done":
         for name in _MEANS:
             if name in first:
@@ -89,13 +83,6 @@ def _mean(group: list[Row]) -> Row:
     row["options"] = _without(first["options"], searched)
     row["training"] = _without(first["training"], {*RATES, *DECAYS} if searched else set())
     return row
-
-
-def _worst(values: list[Any]) -> Any:
-    """Return the largest number, or the first text that is not 'yes'."""
-    if isinstance(values[0], str):
-        return next((value for value in values if value != "yes"), "yes")
-    return float(np.nanmax(values)) if not np.isnan(values).all() else np.nan
 
 
 def _without(mapping: str, names: set[str]) -> str:

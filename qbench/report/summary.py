@@ -233,7 +233,7 @@ class _Result:
             if name in first and name != metric:
                 self.row[name] = _mean_and_deviation([trial[name] for trial in self.done])[0]
         if "exported" in first:
-            self.row |= _deployment(self.done)
+            self.row |= deployment(self.done)
         doubts = ["it is not k-bit"] if audits else []
         doubts += ["it is partly quantized"] if self.row["partly"] else []
         doubts += dict.fromkeys(t["stale"] for t in self.done if t["stale"])
@@ -371,8 +371,13 @@ def _status(found: set[str]) -> str:
     return next(status for status in ("unsupported", "failed", "missing") if status in found)
 
 
-def _deployment(done: list[Row]) -> Row:
-    """Return how the trials of a result were exported."""
+def deployment(done: list[Row]) -> Row:
+    """Return how trials were exported: as badly as the worst of them, in the median as fast.
+
+    Args:
+        done: The trials, with the columns ``exported``, ``flips``, ``onnx_mb`` and
+            ``latency_ratio``.
+    """
     reasons = [trial["exported"] for trial in done]
     ratios = [t["latency_ratio"] for t in done if not np.isnan(t["latency_ratio"])]
     return {
